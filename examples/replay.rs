@@ -1,0 +1,361 @@
+//! Runs a recorded stream of edits through a method, and reports what it did to the weight.
+//!
+//! ```sh
+//! cargo run --release --features safetensors --example replay -- \
+//!     --stream tests/data/smollm2-layer10-slice.safetensors --method betaedit --plot curves.svg
+//! ```
+
+#![allow(non_snake_case)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use betaedit_core::adapter::{RecordedStream, write_delta};
+use betaedit_core::editor::{ClosedFormEditor, METHODS, Penalty, method};
+use betaedit_core::faer::Par;
+use betaedit_core::metrics::{Measurement, Retention, RunningTotal, write_errors};
+use betaedit_core::{
+    Adapter, EditBatch, Editor, HistoryWeighting, Hyperparameters, Refresh, RefreshReport, RefreshRule, Scalar,
+    Spectrum, Threshold,
+};
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use support::plot::{self, Curve, Panel};
+
+/// Runs a recorded stream of edits through a method, and reports leakage, drift, stability and write error.
+///
+/// The recording holds the keys and residuals of one layer, so nothing of the language model is needed.
+#[derive(Parser)]
+#[command(
+    after_help = "The stream is a safetensors file with the f32 tensors second_moment [d_in, d_in] (the mean of \
+k k^T), weight [d_out, d_in], keys [N, d_in] and residuals [N, d_out]; row t is edit t.
+
+Example:
+  replay --stream tests/data/smollm2-layer10-slice.safetensors --method betaedit --lambda1 300 \\
+         --refresh-every 50 --history sum --report report.json --plot curves.svg"
+)]
+struct Arguments {
+    /// The recorded stream, a safetensors file
+    #[arg(long, value_name = "FILE")]
+    stream: PathBuf,
+    /// How to edit
+    #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>())]
+    method: String,
+    /// MEMIT: weight of the statistics, in units of one edited key
+    #[arg(long, default_value_t = 15_000.0)]
+    lambda: f64,
+    /// BetaEdit: weight of the statistics in the solve
+    #[arg(long, default_value_t = 3_000.0)]
+    lambda1: f64,
+    /// AlphaEdit, BetaEdit: ridge on the norm of the update
+    #[arg(long, default_value_t = 10.0)]
+    lambda2: f64,
+    /// AlphaEdit, BetaEdit: directions with eigenvalues of C below this may be edited
+    #[arg(long, default_value_t = 0.02)]
+    threshold: f64,
+    /// BetaEdit: edits between refreshes of the projector, 0 = never
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    refresh_every: usize,
+    /// BetaEdit: how past keys join the statistics at a refresh
+    #[arg(long, value_enum, default_value_t = Weighting::Mean)]
+    history: Weighting,
+    /// BetaEdit: no lambda1 C in the solve (C stays in the projector)
+    #[arg(long)]
+    without_penalty: bool,
+    /// Run only the first N edits [default: all]
+    #[arg(long, value_name = "N")]
+    edits: Option<usize>,
+    /// Edits a batch
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Number type of the engine; statistics and metrics are f64 always
+    #[arg(long, value_enum, default_value_t = Precision::F64)]
+    precision: Precision,
+    /// Threads, 0 = all cores
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Write all numbers, a value a step, as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write the cumulative update as the f64 tensor `delta` [d_out, d_in]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Draw the curves as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Weighting {
+    /// (H / t + lambda1 C) / (lambda1 + 1), the published program
+    Mean,
+    /// C + H, the paper's text
+    Sum,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Precision {
+    F64,
+    F32,
+}
+
+impl Arguments {
+    fn hyperparameters(&self) -> Hyperparameters {
+        let weighting = match self.history {
+            Weighting::Mean => HistoryWeighting::Mean { lambda1: self.lambda1 },
+            Weighting::Sum => HistoryWeighting::Sum,
+        };
+        let mut hyperparameters = Hyperparameters::default();
+        hyperparameters.lambda = self.lambda;
+        hyperparameters.lambda1 = self.lambda1;
+        hyperparameters.lambda2 = self.lambda2;
+        hyperparameters.threshold = Threshold::Absolute(self.threshold);
+        hyperparameters.refresh = match self.refresh_every {
+            0 => Refresh::Never,
+            edits => Refresh::Every { edits, rule: RefreshRule::Full(weighting) },
+        };
+        hyperparameters.penalty = if self.without_penalty { Penalty::Dropped } else { Penalty::Kept };
+        hyperparameters
+    }
+}
+
+/// What one step, an edit or a batch, came to.
+struct Step {
+    measured: Measurement,
+    s: f64,
+    gain: f64,
+    write_error: f64,
+}
+
+/// How well all edits so far hold.
+struct Checkpoint {
+    edits: usize,
+    errors: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.precision {
+        Precision::F64 => run::<f64>(&arguments),
+        Precision::F32 => run::<f32>(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    let started = Instant::now();
+    let mut stream = RecordedStream::<T>::open(&arguments.stream, par)?;
+    let layer = stream.layers()[0];
+    let (d_out, d_in) = stream.weight_shape(layer)?;
+    let edits = arguments.edits.unwrap_or(stream.len());
+    if arguments.batch == 0 || edits == 0 || edits > stream.len() {
+        return Err(
+            format!("--edits must be 1 to {} (the length of the stream) and --batch at least 1", stream.len()).into()
+        );
+    }
+    let weight_norm = stream.weight().norm_l2().to_f64();
+
+    let moment = Arc::new(stream.second_moment().clone());
+    let spectrum = Arc::new(Spectrum::of(&moment, par)?);
+    let entry = method(&arguments.method)?;
+    let recipe = entry.recipe(&arguments.hyperparameters());
+    let mut editor = ClosedFormEditor::<T>::new(entry.name, recipe, &spectrum, par)?;
+    let build_seconds = started.elapsed().as_secs_f64();
+    let kept_first = editor.state().kept_directions;
+    let (below, above) = editor.projector().gap();
+    println!("{}: {edits} edits of a {d_out} x {d_in} weight, {} per batch, {}", entry.name, arguments.batch, T::NAME);
+    println!(
+        "projector: {kept_first} of {d_in} directions kept, eigenvalues {} | {} at the cut, capacity {:.0}",
+        below.map_or("none".into(), |s| format!("{s:.6}")),
+        above.map_or("none".into(), |s| format!("{s:.6}")),
+        editor.projector().capacity(),
+    );
+
+    let bar = ProgressBar::new(edits as u64)
+        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} edits  {per_sec}  {eta} left  {msg}")?);
+    let mut total = RunningTotal::new(&moment, d_out, 1, par)?;
+    let mut retention = Retention::new(d_in, d_out);
+    let (mut steps, mut checkpoints, mut refreshes) = (Vec::<Step>::new(), Vec::new(), Vec::new());
+    let mut edit_seconds = 0.0;
+    let requests: Vec<usize> = (0..edits).collect();
+    for batch in requests.chunks(arguments.batch) {
+        let (K, R) = (stream.keys(layer, batch)?, stream.residuals(layer, batch)?);
+        let batch = EditBatch::new(K.as_ref(), R.as_ref())?;
+        let clock = Instant::now();
+        refreshes.extend(editor.refresh_if_due()?);
+        let update = editor.propose(&batch)?;
+        stream.apply(layer, &update)?;
+        editor.commit(&update)?;
+        edit_seconds += clock.elapsed().as_secs_f64();
+
+        retention.record(&batch, total.total(), par)?;
+        let measured = total.record(&update)?.ok_or("the stride is 1")?;
+        let errors = write_errors(&update, &batch, par)?;
+        steps.push(Step {
+            measured,
+            s: editor.stability(batch.keys())?.into_iter().fold(0.0, f64::max),
+            gain: update.gains().iter().copied().fold(0.0, f64::max),
+            write_error: errors.iter().map(|e| e * e).sum::<f64>().sqrt(),
+        });
+        let done = measured.edits;
+        // Ten looks back over the run; each costs as much as a product of all past keys with the total.
+        if done == edits || done * 10 / edits > (done - batch.len()) * 10 / edits {
+            checkpoints.push(Checkpoint { edits: done, errors: retention.errors(total.total(), par)? });
+        }
+        bar.set_message(format!("leakage {:.4}  drift {:.3}", measured.leakage, measured.drift));
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+
+    let last = steps.last().ok_or("no step was made")?;
+    let held = checkpoints.last().ok_or("no step was made")?;
+    for refresh in &refreshes {
+        println!(
+            "refresh after {} edits: {} -> {} directions, |P' - P|^2 = {:.2}",
+            refresh.edits, refresh.kept_before, refresh.kept_after, refresh.moved
+        );
+    }
+    println!("leakage tr(D C D^T)   {:.6}", last.measured.leakage);
+    println!(
+        "drift |D|_F           {:.6}  ({:.2} % of |W|_F)",
+        last.measured.drift,
+        100.0 * last.measured.drift / weight_norm
+    );
+    println!("largest s             {:.4}", steps.iter().map(|step| step.s).fold(0.0, f64::max));
+    println!("write error, median   {:.6}", median(steps.iter().map(|step| step.write_error)));
+    println!(
+        "retention error now   {:.6} median, {:.6} largest",
+        median(held.errors.iter().copied()),
+        held.errors.iter().copied().fold(0.0, f64::max)
+    );
+    println!(
+        "time                  {build_seconds:.2} s to build, {:.3} ms an edit (refreshes included)",
+        1e3 * edit_seconds / edits as f64
+    );
+
+    if let Some(path) = &arguments.report {
+        let state = editor.state();
+        let mut report = report(arguments, &steps, &checkpoints, &refreshes);
+        report["d_in"] = json!(d_in);
+        report["d_out"] = json!(d_out);
+        report["edits"] = json!(edits);
+        report["weight_norm"] = json!(weight_norm);
+        report["kept_directions_first"] = json!(kept_first);
+        report["kept_directions_last"] = json!(state.kept_directions);
+        report["capacity_last"] = json!(state.capacity);
+        report["seconds"] = json!({ "build": build_seconds, "edits": edit_seconds });
+        write(path, &serde_json::to_string_pretty(&report)?)?;
+        println!("report                {}", path.display());
+    }
+    if let Some(path) = &arguments.out {
+        let metadata = HashMap::from([("method".into(), entry.name.into()), ("edits".into(), edits.to_string())]);
+        write_delta(path, total.total(), metadata)?;
+        println!("update                {}", path.display());
+    }
+    if let Some(path) = &arguments.plot {
+        plot::save(path, &format!("{} on {} edits", entry.name, edits), "edits", &panels(&steps, &checkpoints))
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("curves                {}", path.display());
+    }
+    Ok(())
+}
+
+fn report(arguments: &Arguments, steps: &[Step], checkpoints: &[Checkpoint], refreshes: &[RefreshReport]) -> Value {
+    let values = |value: fn(&Step) -> f64| steps.iter().map(value).collect::<Vec<_>>();
+    json!({
+        "method": arguments.method,
+        "precision": match arguments.precision { Precision::F64 => "f64", Precision::F32 => "f32" },
+        "batch": arguments.batch,
+        "hyperparameters": {
+            "lambda": arguments.lambda,
+            "lambda1": arguments.lambda1,
+            "lambda2": arguments.lambda2,
+            "threshold": arguments.threshold,
+            "refresh_every": arguments.refresh_every,
+            "history": match arguments.history { Weighting::Mean => "mean", Weighting::Sum => "sum" },
+            "without_penalty": arguments.without_penalty,
+        },
+        "edits_done": steps.iter().map(|step| step.measured.edits).collect::<Vec<_>>(),
+        "leakage": values(|step| step.measured.leakage),
+        "drift": values(|step| step.measured.drift),
+        "s": values(|step| step.s),
+        "write_error": values(|step| step.write_error),
+        "gain": values(|step| step.gain),
+        "update_leakage": values(|step| step.measured.update_leakage),
+        "update_norm": values(|step| step.measured.update_norm),
+        "interference": values(|step| step.measured.interference),
+        "retention": checkpoints.iter().map(|checkpoint| json!({
+            "edits": checkpoint.edits,
+            "median": median(checkpoint.errors.iter().copied()),
+            "largest": checkpoint.errors.iter().copied().fold(0.0, f64::max),
+        })).collect::<Vec<_>>(),
+        "retention_errors": checkpoints.last().map(|checkpoint| checkpoint.errors.clone()),
+        "refreshes": refreshes.iter().map(|refresh| json!({
+            "edits": refresh.edits,
+            "kept_before": refresh.kept_before,
+            "kept_after": refresh.kept_after,
+            "moved": refresh.moved,
+            "gap": [refresh.gap.0, refresh.gap.1],
+            "capacity": refresh.capacity,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn panels(steps: &[Step], checkpoints: &[Checkpoint]) -> Vec<Panel> {
+    let curve = |name: &str, value: fn(&Step) -> f64| Curve {
+        name: name.into(),
+        points: steps.iter().map(|step| (step.measured.edits as f64, value(step))).collect(),
+    };
+    let retained = |name: &str, value: fn(&[f64]) -> f64| Curve {
+        name: name.into(),
+        points: checkpoints.iter().map(|c| (c.edits as f64, value(&c.errors))).collect(),
+    };
+    let panel = |title: &str, y: &str, curves| Panel { title: title.into(), y: y.into(), curves };
+    vec![
+        panel("Leakage of the total update", "tr(D C Dᵀ)", vec![curve("", |step| step.measured.leakage)]),
+        panel("Drift", "|D|", vec![curve("", |step| step.measured.drift)]),
+        panel(
+            "Stability of the keys",
+            "s",
+            vec![curve("s = kᵀ A0⁻¹ k", |step| step.s), curve("now: kᵀ Q k", |step| step.gain)],
+        ),
+        panel(
+            "Error of an edit",
+            "norm",
+            vec![
+                curve("when written", |step| step.write_error),
+                retained("all so far, median", |errors| median(errors.iter().copied())),
+                retained("all so far, largest", |errors| errors.iter().copied().fold(0.0, f64::max)),
+            ],
+        ),
+    ]
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[middle],
+        _ => 0.5 * (values[middle - 1] + values[middle]),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()).into())
+}

@@ -1,0 +1,57 @@
+//! Who supplies keys and residuals, and who applies an update.
+
+#[cfg(feature = "safetensors")]
+mod recorded;
+
+#[cfg(feature = "safetensors")]
+pub use recorded::{RecordedStream, write_delta};
+
+use faer::Mat;
+
+use crate::edit::Update;
+use crate::error::Result;
+use crate::scalar::Scalar;
+
+/// The seam between the engine and a model.
+///
+/// The engine knows matrices only. An adapter knows a model: it runs the requests (facts, prompts, whatever
+/// [`Request`](Self::Request) is) on the model **as edited so far**, and hands over the key of each at a layer and the
+/// residual that is still missing there. Layers are edited in ascending order, each on a model in which the lower ones
+/// are edited already, so an adapter is asked for one layer's keys and residuals only after the updates of the layers
+/// below were applied.
+///
+/// An error of the adapter's own goes into [`EditError::Adapter`](crate::EditError::Adapter).
+pub trait Adapter {
+    /// The number type of keys, residuals and updates.
+    type Scalar: Scalar;
+    /// What an edit is, to the model: a fact, an index into a recording.
+    type Request;
+
+    /// The layers that can be edited, ascending.
+    fn layers(&self) -> &[usize];
+
+    /// `(d_out, d_in)` of a layer's edited weight.
+    ///
+    /// # Errors
+    /// An unknown layer.
+    fn weight_shape(&self, layer: usize) -> Result<(usize, usize)>;
+
+    /// The keys of the requests at a layer, `d_in x n`, on the model as it is now.
+    ///
+    /// # Errors
+    /// An unknown layer or request, or any failure of the model.
+    fn keys(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>>;
+
+    /// The whole change of the layer's output that the requests still ask for, `d_out x n`, on the model as it is now.
+    /// Dividing it among the layers left is the caller's part.
+    ///
+    /// # Errors
+    /// An unknown layer or request, or any failure of the model.
+    fn residuals(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>>;
+
+    /// Adds an update to the layer's weight.
+    ///
+    /// # Errors
+    /// An unknown layer, an update of another shape, or any failure of the model. The weight is unchanged then.
+    fn apply(&mut self, layer: usize, update: &Update<Self::Scalar>) -> Result<()>;
+}

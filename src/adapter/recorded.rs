@@ -1,0 +1,219 @@
+//! Recorded edit streams: keys and residuals of one layer, written down from a real model.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+
+use faer::{Mat, MatRef, Par};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::Adapter;
+use crate::check;
+use crate::edit::{Orientation, Update};
+use crate::error::{EditError, Result};
+use crate::moment::SecondMoment;
+use crate::scalar::Scalar;
+
+/// A recorded stream of edits of one layer, from a safetensors file with the tensors
+///
+/// | tensor | shape | what |
+/// |---|---|---|
+/// | `second_moment` | `d_in x d_in` | `C`, the mean of `k kᵀ` |
+/// | `weight` | `d_out x d_in` | the weight before the first edit |
+/// | `keys` | `N x d_in` | row `t`: key of edit `t` |
+/// | `residuals` | `N x d_out` | row `t`: residual of edit `t` |
+///
+/// all `f32` or `f64`. A request is the number of an edit. The keys and residuals are those of the recording, whatever
+/// was edited since. It has one layer; its number is `layer` in the file's metadata, or 0.
+#[derive(Clone, Debug)]
+pub struct RecordedStream<T: Scalar> {
+    moment: SecondMoment,
+    weight: Mat<T>,
+    keys: Mat<T>,
+    residuals: Mat<T>,
+    layers: [usize; 1],
+    par: Par,
+}
+
+impl<T: Scalar> RecordedStream<T> {
+    /// Reads a stream. Every entry is checked to be finite, and the second moment to be symmetric and on the scale of
+    /// a mean (held against the recording's own keys).
+    ///
+    /// # Errors
+    /// A file that cannot be read, is no safetensors file, is truncated, lacks a tensor, or has one of the wrong type
+    /// or shape; NaN; a second moment that is a sum.
+    pub fn open(path: impl AsRef<Path>, par: Par) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = read(path)?;
+        Self::from_bytes(path, &bytes, par)
+    }
+
+    fn from_bytes(path: &Path, bytes: &[u8], par: Par) -> Result<Self> {
+        let malformed = |problem: String| EditError::Format { path: path.to_owned(), problem };
+        let file = SafeTensors::deserialize(bytes)
+            .map_err(|error| malformed(format!("not a readable safetensors file: {error}")))?;
+        let tensor = |name: &str| {
+            let view = file.tensor(name).map_err(|_| {
+                malformed(format!("tensor `{name}` is missing; there are: {}", file.names().join(", ")))
+            })?;
+            let [rows, cols] = view.shape() else {
+                return Err(malformed(format!("tensor `{name}` has {} dimensions, expected 2", view.shape().len())));
+            };
+            if *rows == 0 || *cols == 0 {
+                return Err(malformed(format!("tensor `{name}` is empty: {rows} x {cols}")));
+            }
+            Ok((*rows, *cols, view))
+        };
+        let (rows, d_in, second_moment) = tensor("second_moment")?;
+        let (d_out, weight_cols, weight) = tensor("weight")?;
+        let (N, key_cols, keys) = tensor("keys")?;
+        let (residual_rows, residual_cols, residuals) = tensor("residuals")?;
+        for (name, found, expected) in [
+            ("second_moment", (rows, d_in), (d_in, d_in)),
+            ("weight", (d_out, weight_cols), (d_out, d_in)),
+            ("keys", (N, key_cols), (N, d_in)),
+            ("residuals", (residual_rows, residual_cols), (N, d_out)),
+        ] {
+            if found != expected {
+                let ((r, c), (er, ec)) = (found, expected);
+                return Err(malformed(format!("tensor `{name}` is {r} x {c}, expected {er} x {ec} from the others")));
+            }
+        }
+        let metadata = SafeTensors::read_metadata(bytes)
+            .ok()
+            .and_then(|(_, metadata)| metadata.metadata().clone())
+            .unwrap_or_default();
+        let dtype =
+            |view: TensorView<'_>| malformed(format!("a tensor is of type {:?}, expected F32 or F64", view.dtype()));
+        // Rows are edits, contiguous: as columns of a column-major matrix they are read in order.
+        let columns = |view: &TensorView<'_>, rows: usize, cols: usize| {
+            numbers::<T>(view, cols, rows).ok_or_else(|| dtype(view.clone()))
+        };
+        let keys = columns(&keys, N, d_in)?;
+        let residuals = columns(&residuals, N, d_out)?;
+        let weight = columns(&weight, d_out, d_in)?.transpose().to_owned();
+        let C = numbers::<f64>(&second_moment, d_in, d_in).ok_or_else(|| dtype(second_moment.clone()))?;
+        check::finite("keys", keys.as_ref())?;
+        check::finite("residuals", residuals.as_ref())?;
+        check::finite("weight", weight.as_ref())?;
+        // The file says that it is a mean, so only a gross mismatch (as with any unknown count) is refused.
+        let moment = SecondMoment::from_mean(C.as_ref(), None, keys.as_ref())?;
+        let layer = metadata.get("layer").and_then(|layer| layer.parse().ok()).unwrap_or(0);
+        Ok(Self { moment, weight, keys, residuals, layers: [layer], par })
+    }
+
+    /// The second moment of the layer's keys.
+    #[must_use]
+    pub fn second_moment(&self) -> &SecondMoment {
+        &self.moment
+    }
+
+    /// The weight as edited so far, `d_out x d_in`.
+    #[must_use]
+    pub fn weight(&self) -> MatRef<'_, T> {
+        self.weight.as_ref()
+    }
+
+    /// Number of recorded edits `N`.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.ncols()
+    }
+
+    /// Whether there is none. Never so: a file without edits is refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn check_layer(&self, layer: usize) -> Result<()> {
+        if self.layers.contains(&layer) {
+            Ok(())
+        } else {
+            Err(EditError::UnknownLayer { layer, known: self.layers.to_vec() })
+        }
+    }
+
+    fn columns(&self, layer: usize, of: &Mat<T>, requests: &[usize]) -> Result<Mat<T>> {
+        self.check_layer(layer)?;
+        if let Some(&index) = requests.iter().find(|&&request| request >= self.len()) {
+            return Err(EditError::UnknownRequest { index, len: self.len() });
+        }
+        Ok(Mat::from_fn(of.nrows(), requests.len(), |i, j| of[(i, requests[j])]))
+    }
+}
+
+impl<T: Scalar> Adapter for RecordedStream<T> {
+    type Scalar = T;
+    type Request = usize;
+
+    fn layers(&self) -> &[usize] {
+        &self.layers
+    }
+
+    fn weight_shape(&self, layer: usize) -> Result<(usize, usize)> {
+        self.check_layer(layer)?;
+        Ok(self.weight.shape())
+    }
+
+    fn keys(&mut self, layer: usize, requests: &[usize]) -> Result<Mat<T>> {
+        self.columns(layer, &self.keys, requests)
+    }
+
+    fn residuals(&mut self, layer: usize, requests: &[usize]) -> Result<Mat<T>> {
+        self.columns(layer, &self.residuals, requests)
+    }
+
+    fn apply(&mut self, layer: usize, update: &Update<T>) -> Result<()> {
+        self.check_layer(layer)?;
+        update.apply_to(self.weight.as_mut(), Orientation::OutputsByInputs, self.par)
+    }
+}
+
+/// Writes a weight change (`d_out x d_in`) as the `f64` tensor `delta` of a safetensors file. The file is written
+/// beside its place and renamed into it, so that it is whole or not there.
+///
+/// # Errors
+/// A path that cannot be written.
+pub fn write_delta(path: impl AsRef<Path>, delta: MatRef<'_, f64>, metadata: HashMap<String, String>) -> Result<()> {
+    let path = path.as_ref();
+    let bytes: Vec<u8> = delta.row_iter().flat_map(|row| row.iter().copied()).flat_map(f64::to_le_bytes).collect();
+    let io = |source: std::io::Error| EditError::Io { path: path.to_owned(), source };
+    let view = TensorView::new(Dtype::F64, vec![delta.nrows(), delta.ncols()], &bytes)
+        .map_err(|error| EditError::Format { path: path.to_owned(), problem: error.to_string() })?;
+    let file = safetensors::serialize([("delta", view)], Some(metadata))
+        .map_err(|error| EditError::Format { path: path.to_owned(), problem: error.to_string() })?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".partial");
+    let written = std::fs::write(&beside, file).and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // Nothing half-written stays behind; the error that matters is the first one.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written.map_err(io)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let io = |source: std::io::Error| EditError::Io { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(io)?;
+    Ok(bytes)
+}
+
+/// The tensor's numbers as a `rows x cols` matrix, column after column; `None` for a type that is not a float.
+fn numbers<T: Scalar>(view: &TensorView<'_>, rows: usize, cols: usize) -> Option<Mat<T>> {
+    let data = view.data();
+    let at = |i: usize, j: usize| i + j * rows;
+    match view.dtype() {
+        Dtype::F32 => Some(Mat::from_fn(rows, cols, |i, j| {
+            let (bytes, _) = data[4 * at(i, j)..].split_first_chunk().expect("the file was validated");
+            T::of_f64(f64::from(f32::from_le_bytes(*bytes)))
+        })),
+        Dtype::F64 => Some(Mat::from_fn(rows, cols, |i, j| {
+            let (bytes, _) = data[8 * at(i, j)..].split_first_chunk().expect("the file was validated");
+            T::of_f64(f64::from_le_bytes(*bytes))
+        })),
+        _ => None,
+    }
+}

@@ -1,0 +1,84 @@
+//! Checks of arguments, all of them made before the first arithmetic.
+
+use faer::MatRef;
+
+use crate::error::{EditError, Result, Shape};
+use crate::scalar::Scalar;
+
+pub(crate) fn shape<T>(argument: &'static str, matrix: MatRef<'_, T>, rows: usize, cols: usize) -> Result<()> {
+    let expected = Shape { rows, cols };
+    let found = Shape::from(matrix.shape());
+    if found == expected { Ok(()) } else { Err(EditError::Shape { argument, expected, found }) }
+}
+
+/// At least one row and one column, and `rows` rows.
+pub(crate) fn columns<T>(argument: &'static str, matrix: MatRef<'_, T>, rows: usize) -> Result<()> {
+    shape(argument, matrix, rows, matrix.ncols())?;
+    not_empty(argument, matrix)
+}
+
+pub(crate) fn square<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
+    shape(argument, matrix, matrix.nrows(), matrix.nrows())?;
+    not_empty(argument, matrix)
+}
+
+pub(crate) fn not_empty<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
+    if matrix.nrows() == 0 || matrix.ncols() == 0 { Err(EditError::Empty { argument }) } else { Ok(()) }
+}
+
+pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
+    for (col, column) in matrix.col_iter().enumerate() {
+        for (row, x) in column.iter().enumerate() {
+            let value = x.to_f64();
+            if !value.is_finite() {
+                return Err(EditError::NonFinite { argument, row, col, value });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Like [`finite`], for results: finite inputs can still overflow.
+pub(crate) fn no_overflow<T: Scalar>(step: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
+    match finite(step, matrix) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(EditError::Overflow { step, scalar: T::NAME }),
+    }
+}
+
+/// Symmetric to a relative `tolerance` of the largest entry.
+pub(crate) fn symmetric<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>, tolerance: f64) -> Result<()> {
+    let (mut worst, mut at, mut largest) = (0.0_f64, (0, 0), 0.0_f64);
+    for j in 0..matrix.ncols() {
+        largest = largest.max(matrix[(j, j)].to_f64().abs());
+        for i in j + 1..matrix.nrows() {
+            let (lower, upper) = (matrix[(i, j)].to_f64(), matrix[(j, i)].to_f64());
+            largest = largest.max(lower.abs()).max(upper.abs());
+            let difference = (lower - upper).abs();
+            if difference > worst {
+                (worst, at) = (difference, (i, j));
+            }
+        }
+    }
+    if worst <= tolerance * largest {
+        Ok(())
+    } else {
+        Err(EditError::NotSymmetric { argument, row: at.0, col: at.1, difference: worst })
+    }
+}
+
+pub(crate) fn non_negative(parameter: &'static str, value: f64) -> Result<()> {
+    if value >= 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(EditError::Parameter { parameter, value, allowed: "a finite number that is not negative" })
+    }
+}
+
+pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        Ok(())
+    } else {
+        Err(EditError::Parameter { parameter, value, allowed: "a finite number above zero" })
+    }
+}

@@ -1,0 +1,108 @@
+//! The few dense kernels that every room of the library needs, on top of faer.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+
+use crate::error::{EditError, Result};
+use crate::scalar::Scalar;
+
+/// Zeros, or a typed error where the memory is not there.
+pub(crate) fn zeros<T: Scalar>(rows: usize, cols: usize, purpose: &'static str) -> Result<Mat<T>> {
+    let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<T>());
+    let out_of_memory = EditError::OutOfMemory { bytes, purpose };
+    if bytes > isize::MAX as usize {
+        return Err(out_of_memory);
+    }
+    let mut matrix = Mat::new();
+    if matrix.try_reserve(rows, cols).is_err() {
+        return Err(out_of_memory);
+    }
+    matrix.resize_with(rows, cols, |_, _| T::default());
+    Ok(matrix)
+}
+
+/// `lhs * rhs`.
+pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Mat<T> {
+    let mut dst = Mat::zeros(lhs.nrows(), rhs.ncols());
+    matmul(&mut dst, Accum::Replace, lhs, rhs, T::of_f64(1.0), par);
+    dst
+}
+
+/// `dst += alpha F Fᵀ` for a symmetric `dst`, which stays exactly symmetric.
+pub(crate) fn add_self_outer<T: Scalar>(mut dst: MatMut<'_, T>, F: MatRef<'_, T>, alpha: f64, par: Par) {
+    triangular::matmul(
+        dst.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Add,
+        F,
+        BlockStructure::Rectangular,
+        F.transpose(),
+        BlockStructure::Rectangular,
+        T::of_f64(alpha),
+        par,
+    );
+    mirror(dst);
+}
+
+/// Copies the lower triangle onto the upper one, tile by tile so that both sides stay in cache.
+pub(crate) fn mirror<T: Scalar>(mut matrix: MatMut<'_, T>) {
+    const TILE: usize = 32;
+    let n = matrix.nrows();
+    for col in (0..n).step_by(TILE) {
+        for row in (col..n).step_by(TILE) {
+            for j in col..(col + TILE).min(n) {
+                for i in row.max(j + 1)..(row + TILE).min(n) {
+                    matrix[(j, i)] = matrix[(i, j)];
+                }
+            }
+        }
+    }
+}
+
+/// The lower Cholesky factor of a symmetric matrix (the lower triangle is read), the strict upper triangle zero.
+///
+/// `floor` gives, for a diagonal entry, the smallest squared pivot that is more than rounding.
+pub(crate) fn cholesky(
+    mut matrix: Mat<f64>,
+    floor: impl Fn(f64) -> f64,
+    singular: impl FnOnce() -> EditError,
+    par: Par,
+) -> Result<Mat<f64>> {
+    let n = matrix.nrows();
+    let floors: Vec<f64> = (0..n).map(|i| floor(matrix[(i, i)])).collect();
+    let scratch = llt::factor::cholesky_in_place_scratch::<f64>(n, par, Default::default());
+    let mut buffer = MemBuffer::try_new(scratch)
+        .map_err(|_| EditError::OutOfMemory { bytes: scratch.size_bytes(), purpose: "a Cholesky factorisation" })?;
+    let factored = llt::factor::cholesky_in_place(
+        matrix.as_mut(),
+        Default::default(),
+        par,
+        MemStack::new(&mut buffer),
+        Default::default(),
+    );
+    if factored.is_err() || !(0..n).all(|i| matrix[(i, i)] * matrix[(i, i)] > floors[i]) {
+        return Err(singular());
+    }
+    for j in 1..n {
+        matrix.as_mut().col_mut(j).subrows_mut(0, j).fill(0.0);
+    }
+    Ok(matrix)
+}
+
+/// `tr(A Bᵀ)`, the inner product of two matrices of the same shape.
+pub(crate) fn inner(A: MatRef<'_, f64>, B: MatRef<'_, f64>) -> f64 {
+    A.col_iter().zip(B.col_iter()).map(|(a, b)| a.iter().zip(b.iter()).map(|(x, y)| x * y).sum::<f64>()).sum()
+}
+
+/// The squared Euclidean norm of every column.
+pub(crate) fn squared_column_norms<T: Scalar>(matrix: MatRef<'_, T>) -> Vec<f64> {
+    matrix.col_iter().map(|column| column.iter().map(|x| x.to_f64() * x.to_f64()).sum()).collect()
+}
+
+/// Columns `[A, B]` side by side.
+pub(crate) fn side_by_side(A: MatRef<'_, f64>, B: MatRef<'_, f64>) -> Mat<f64> {
+    Mat::from_fn(A.nrows(), A.ncols() + B.ncols(), |i, j| if j < A.ncols() { A[(i, j)] } else { B[(i, j - A.ncols())] })
+}

@@ -1,0 +1,280 @@
+//! What goes into an editor and what comes out: a batch of keys and residuals, an update of low rank.
+
+use std::sync::Arc;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
+
+use crate::error::{EditError, Result};
+use crate::inverse_gram::Solution;
+use crate::scalar::{Scalar, cast};
+use crate::spectrum::Spectrum;
+use crate::{check, dense};
+
+/// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Orientation {
+    /// `d_out x d_in`, `y = W k`: PyTorch's `Linear`, that is, nearly every model.
+    OutputsByInputs,
+    /// `d_in x d_out`, `y = k W` for a row `k`: GPT-2's `Conv1D`.
+    InputsByOutputs,
+}
+
+/// A batch of edits for one layer: keys and residuals, checked.
+///
+/// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column an edit
+/// * `residuals`: `d_out x n`, what the matrix's output must change by for each of them
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{EditBatch, EditError, faer::mat};
+///
+/// let keys = mat![[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]];
+/// let residuals = mat![[0.5, f64::NAN], [0.0, 0.25]];
+/// let refused = EditBatch::new(keys.as_ref(), residuals.as_ref());
+/// assert!(matches!(refused, Err(EditError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
+/// # Ok::<(), EditError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct EditBatch<'a, T: Scalar> {
+    keys: MatRef<'a, T>,
+    residuals: MatRef<'a, T>,
+}
+
+impl<'a, T: Scalar> EditBatch<'a, T> {
+    /// Checks a batch.
+    ///
+    /// # Errors
+    /// A different number of keys and residuals, an empty batch, NaN or infinity.
+    pub fn new(keys: MatRef<'a, T>, residuals: MatRef<'a, T>) -> Result<Self> {
+        check::not_empty("keys", keys)?;
+        check::not_empty("residuals", residuals)?;
+        check::shape("residuals", residuals, residuals.nrows(), keys.ncols())?;
+        check::finite("keys", keys)?;
+        check::finite("residuals", residuals)?;
+        Ok(Self { keys, residuals })
+    }
+
+    /// The keys `K`, `d_in x n`.
+    #[must_use]
+    pub fn keys(&self) -> MatRef<'a, T> {
+        self.keys
+    }
+
+    /// The residuals `R`, `d_out x n`.
+    #[must_use]
+    pub fn residuals(&self) -> MatRef<'a, T> {
+        self.residuals
+    }
+
+    /// Number of edits `n` in the batch.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.keys.ncols()
+    }
+}
+
+/// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
+///
+/// As factors an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
+/// subtracted again.
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{Orientation, Update, faer::{mat, Mat, Par}};
+///
+/// let update = Update::from_factors(mat![[1.0], [2.0]], mat![[0.5, 0.0, -1.0]])?;
+/// let mut W = Mat::<f64>::zeros(2, 3);
+/// update.apply_to(W.as_mut(), Orientation::OutputsByInputs, Par::Seq)?;
+/// assert_eq!(W, mat![[0.5, 0.0, -1.0], [1.0, 0.0, -2.0]]);
+/// assert!((update.frobenius_norm() - 6.25_f64.sqrt()).abs() < 1e-15);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Update<T: Scalar> {
+    left: Mat<T>,
+    /// The transpose of the right factor, so that one edit is one contiguous column.
+    right: Mat<T>,
+    pub(crate) proposal: Option<Proposal<T>>,
+}
+
+/// What an editor needs to commit an update that it proposed: not to be made by anyone else.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal<T: Scalar> {
+    pub(crate) keys: Mat<T>,
+    pub(crate) solution: Solution<T>,
+    /// The state that the update was proposed in.
+    pub(crate) state: Arc<()>,
+}
+
+impl<T: Scalar> Update<T> {
+    /// An update from its factors, for example one read from a file. An editor commits only updates that it proposed.
+    ///
+    /// * `left`: `d_out x n`
+    /// * `right`: `n x d_in`
+    ///
+    /// # Errors
+    /// Factors that do not fit each other, empty ones, NaN or infinity.
+    pub fn from_factors(left: Mat<T>, right: Mat<T>) -> Result<Self> {
+        check::not_empty("left", left.as_ref())?;
+        check::not_empty("right", right.as_ref())?;
+        check::shape("right", right.as_ref(), left.ncols(), right.ncols())?;
+        check::finite("left", left.as_ref())?;
+        check::finite("right", right.as_ref())?;
+        Self { left, right: right.transpose().to_owned(), proposal: None }.representable()
+    }
+
+    /// `Delta = R (I + G)⁻¹ Zᵀ`, as an editor proposes it.
+    pub(crate) fn proposed(batch: &EditBatch<'_, T>, solution: Solution<T>, state: Arc<()>) -> Result<Self> {
+        let (left, right) = (batch.residuals.to_owned(), solution.directions().to_owned());
+        Self { left, right, proposal: Some(Proposal { keys: batch.keys.to_owned(), solution, state }) }.representable()
+    }
+
+    /// Refuses factors whose product leaves the range of `T`.
+    fn representable(self) -> Result<Self> {
+        let (left, right) = (self.left.as_ref(), self.right.as_ref());
+        let norms = dense::squared_column_norms(left).into_iter().zip(dense::squared_column_norms(right));
+        // An upper bound of every entry of the product.
+        let bound: f64 = norms.map(|(l, r)| l.sqrt() * r.sqrt()).sum();
+        if bound <= T::MAX { Ok(self) } else { Err(EditError::Overflow { step: "the update", scalar: T::NAME }) }
+    }
+
+    /// The left factor, `d_out x n`: for a proposed update, the residuals.
+    #[must_use]
+    pub fn left(&self) -> MatRef<'_, T> {
+        self.left.as_ref()
+    }
+
+    /// The right factor, `n x d_in`.
+    #[must_use]
+    pub fn right(&self) -> MatRef<'_, T> {
+        self.right.transpose()
+    }
+
+    /// Number of columns `n` of the left factor, an upper bound of the rank.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.left.ncols()
+    }
+
+    /// Rows of the update, `d_out`.
+    #[must_use]
+    pub fn d_out(&self) -> usize {
+        self.left.nrows()
+    }
+
+    /// Columns of the update, `d_in`.
+    #[must_use]
+    pub fn d_in(&self) -> usize {
+        self.right.nrows()
+    }
+
+    /// `g = kᵀ Q k` of every key of the batch, for an update that an editor proposed (else empty): see
+    /// [`Solution::gains`].
+    #[must_use]
+    pub fn gains(&self) -> &[f64] {
+        self.proposal.as_ref().map_or(&[], |proposal| proposal.solution.gains())
+    }
+
+    /// `Delta` as a dense matrix, `d_out x d_in`.
+    #[must_use]
+    pub fn dense(&self, par: Par) -> Mat<T> {
+        dense::product(self.left(), self.right(), par)
+    }
+
+    /// `Delta X` for a `d_in x m` matrix, through the factors: `2 n m (d_in + d_out)` flops.
+    ///
+    /// # Errors
+    /// Wrong shape.
+    pub fn product(&self, X: MatRef<'_, T>, par: Par) -> Result<Mat<T>> {
+        check::shape("X", X, self.d_in(), X.ncols())?;
+        Ok(dense::product(self.left(), dense::product(self.right(), X, par).as_ref(), par))
+    }
+
+    /// `W <- W + Delta` in a weight of either orientation. Cost: one pass over the weight for `n = 1`.
+    ///
+    /// # Errors
+    /// A weight of another shape; it is unchanged then.
+    pub fn apply_to(&self, weight: MatMut<'_, T>, orientation: Orientation, par: Par) -> Result<()> {
+        self.add_to(weight, orientation, 1.0, par)
+    }
+
+    /// `W <- W - Delta`: takes back what [`apply_to`](Self::apply_to) added, up to the rounding of the additions.
+    ///
+    /// # Errors
+    /// A weight of another shape; it is unchanged then.
+    pub fn subtract_from(&self, weight: MatMut<'_, T>, orientation: Orientation, par: Par) -> Result<()> {
+        self.add_to(weight, orientation, -1.0, par)
+    }
+
+    fn add_to(&self, weight: MatMut<'_, T>, orientation: Orientation, sign: f64, par: Par) -> Result<()> {
+        let weight = match orientation {
+            Orientation::OutputsByInputs => {
+                check::shape("weight", weight.as_ref(), self.d_out(), self.d_in())?;
+                weight
+            }
+            Orientation::InputsByOutputs => {
+                check::shape("weight", weight.as_ref(), self.d_in(), self.d_out())?;
+                weight.transpose_mut()
+            }
+        };
+        matmul(weight, Accum::Add, self.left(), self.right(), T::of_f64(sign), par);
+        Ok(())
+    }
+
+    /// The same update with factors in another number type, each entry rounded once.
+    ///
+    /// # Errors
+    /// [`EditError::Overflow`] if a factor or their product leaves the range of `U`.
+    pub fn cast<U: Scalar>(&self) -> Result<Update<U>> {
+        let (left, right) = (cast::<T, U>(self.left()), cast::<T, U>(self.right.as_ref()));
+        check::no_overflow("the conversion of the update", left.as_ref())?;
+        check::no_overflow("the conversion of the update", right.as_ref())?;
+        Update { left, right, proposal: None }.representable()
+    }
+
+    /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`.
+    #[must_use]
+    pub fn frobenius_norm(&self) -> f64 {
+        self.inner_unchecked(self).max(0.0).sqrt()
+    }
+
+    /// The spectral norm `|Delta|_2`, the largest singular value, in `f64` from the factors:
+    /// `O(n² (d_in + d_out) + n³)`.
+    ///
+    /// # Errors
+    /// A failed decomposition of an `n x n` matrix.
+    pub fn spectral_norm(&self) -> Result<f64> {
+        let [L, R] = [self.left(), self.right.as_ref()].map(|factor| {
+            let factor = cast::<T, f64>(factor);
+            dense::product(factor.transpose(), factor.as_ref(), Par::Seq)
+        });
+        // |left right|² is the largest eigenvalue of L R, and of the symmetric R^(1/2) L R^(1/2).
+        let spectrum = Spectrum::decompose("the Gram matrix of the right factor", R, Par::Seq)?;
+        let n = spectrum.dim();
+        let root = Mat::from_fn(n, n, |i, j| spectrum.vectors()[(i, j)] * spectrum.values()[j].sqrt());
+        let LR = dense::product(L.as_ref(), root.as_ref(), Par::Seq);
+        let product = dense::product(root.transpose(), LR.as_ref(), Par::Seq);
+        Ok(Spectrum::decompose("the Gram matrix of the update", product, Par::Seq)?.largest().sqrt())
+    }
+
+    /// `<Delta, Other> = tr(Delta Otherᵀ)`, in `f64` from the factors: how two updates interfere. Negative means that
+    /// one undoes part of the other.
+    ///
+    /// # Errors
+    /// Updates of different weights.
+    pub fn inner(&self, other: &Self) -> Result<f64> {
+        check::shape("other", other.left.as_ref(), self.d_out(), other.rank())?;
+        check::shape("other", other.right.as_ref(), self.d_in(), other.rank())?;
+        Ok(self.inner_unchecked(other))
+    }
+
+    fn inner_unchecked(&self, other: &Self) -> f64 {
+        let gram = |a: &Mat<T>, b: &Mat<T>| {
+            let (a, b) = (cast::<T, f64>(a.as_ref()), cast::<T, f64>(b.as_ref()));
+            dense::product(a.transpose(), b.as_ref(), Par::Seq)
+        };
+        dense::inner(gram(&self.left, &other.left).as_ref(), gram(&self.right, &other.right).as_ref())
+    }
+}

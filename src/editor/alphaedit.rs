@@ -1,0 +1,72 @@
+//! AlphaEdit and AlphaEdit-H.
+
+use super::{History, Method, Recipe, Space};
+use crate::projector::Threshold;
+use crate::refresh::Refresh;
+
+/// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` in place of `K Kᵀ`.
+///
+/// It writes only in directions that the model hardly uses: `P` projects onto the eigenvectors of `C` with eigenvalues
+/// below the threshold.
+///
+/// # References
+/// Fang et al., "AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models", ICLR 2025 (equation 4 of
+/// the BetaEdit paper). The released program always carries the history, which the BetaEdit paper calls AlphaEdit-H.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct AlphaEdit {
+    /// Ridge on the norm of the update. Default: `10.0`.
+    pub lambda2: f64,
+    /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
+    pub threshold: Threshold,
+    /// Whether past keys are protected. Default: [`History::Ignored`].
+    pub history: History,
+}
+
+impl Default for AlphaEdit {
+    fn default() -> Self {
+        Self { lambda2: 10.0, threshold: Threshold::default(), history: History::Ignored }
+    }
+}
+
+impl AlphaEdit {
+    /// Sets the ridge.
+    #[must_use]
+    pub fn with_lambda2(mut self, lambda2: f64) -> Self {
+        self.lambda2 = lambda2;
+        self
+    }
+
+    /// Sets where the null space ends.
+    #[must_use]
+    pub fn with_threshold(mut self, threshold: Threshold) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// Sets whether past keys are protected.
+    #[must_use]
+    pub fn with_history(mut self, history: History) -> Self {
+        self.history = history;
+        self
+    }
+}
+
+impl Method for AlphaEdit {
+    fn name(&self) -> &'static str {
+        match self.history {
+            History::Ignored => "alphaedit",
+            History::Absorbed => "alphaedit-h",
+        }
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            weight: 0.0,
+            ridge: self.lambda2,
+            space: Space::Null(self.threshold),
+            history: self.history,
+            refresh: Refresh::Never,
+        }
+    }
+}

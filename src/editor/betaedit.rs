@@ -1,0 +1,109 @@
+//! BetaEdit and its two ablations.
+
+use super::{History, Method, Recipe, Space};
+use crate::projector::{HistoryWeighting, Threshold};
+use crate::refresh::{Refresh, RefreshRule};
+
+/// BetaEdit: `Delta = R Kᵀ P (K Kᵀ P + (lambda1 C + H) P + lambda2 I)⁻¹`, `P` refreshed every `T` edits.
+///
+/// AlphaEdit with three additions: what leaks into the model's knowledge through the imperfect null space is penalised
+/// (`lambda1`), past edits are protected by the solve (`H`), and by the projector, which is rebuilt as they gather.
+///
+/// # References
+/// Liu, Liu, Li, "BetaEdit: Null-Space Constrained Sequential Model Editing", arXiv 2605.09285, equations 7 to 9.
+/// Ablations: "w/o KL" is [`Penalty::Dropped`], "w/o NS" is [`Refresh::Never`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BetaEdit {
+    /// Weight of the statistics in the solve. Default: `3_000.0`, in units of one edited key.
+    pub lambda1: f64,
+    /// Ridge on the norm of the update. Default: `10.0`.
+    pub lambda2: f64,
+    /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
+    pub threshold: Threshold,
+    /// When and how the projector is rebuilt. Default: before edits 1001, 2001, ..., by a full eigendecomposition of
+    /// `(H / t + lambda1 C) / (lambda1 + 1)`, as the published program does it.
+    pub refresh: Refresh,
+    /// Whether the solve penalises leakage. Default: [`Penalty::Kept`].
+    pub penalty: Penalty,
+}
+
+/// Whether the solve has the leakage penalty `lambda1 C`. The statistics stay in the projector either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Penalty {
+    /// Yes.
+    #[default]
+    Kept,
+    /// No: the ablation "w/o KL".
+    Dropped,
+}
+
+impl Default for BetaEdit {
+    fn default() -> Self {
+        let rule = RefreshRule::Full(HistoryWeighting::Mean { lambda1: 3_000.0 });
+        Self {
+            lambda1: 3_000.0,
+            lambda2: 10.0,
+            threshold: Threshold::default(),
+            refresh: Refresh::Every { edits: 1_000, rule },
+            penalty: Penalty::Kept,
+        }
+    }
+}
+
+impl BetaEdit {
+    /// Sets the weight of the statistics in the solve. The weighting of a refresh has its own, see
+    /// [`HistoryWeighting::Mean`].
+    #[must_use]
+    pub fn with_lambda1(mut self, lambda1: f64) -> Self {
+        self.lambda1 = lambda1;
+        self
+    }
+
+    /// Sets the ridge.
+    #[must_use]
+    pub fn with_lambda2(mut self, lambda2: f64) -> Self {
+        self.lambda2 = lambda2;
+        self
+    }
+
+    /// Sets where the null space ends.
+    #[must_use]
+    pub fn with_threshold(mut self, threshold: Threshold) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// Sets when and how the projector is rebuilt.
+    #[must_use]
+    pub fn with_refresh(mut self, refresh: Refresh) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// Sets whether the solve penalises leakage.
+    #[must_use]
+    pub fn with_penalty(mut self, penalty: Penalty) -> Self {
+        self.penalty = penalty;
+        self
+    }
+}
+
+impl Method for BetaEdit {
+    fn name(&self) -> &'static str {
+        "betaedit"
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            weight: match self.penalty {
+                Penalty::Kept => self.lambda1,
+                Penalty::Dropped => 0.0,
+            },
+            ridge: self.lambda2,
+            space: Space::Null(self.threshold),
+            history: History::Absorbed,
+            refresh: self.refresh,
+        }
+    }
+}

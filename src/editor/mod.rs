@@ -1,0 +1,190 @@
+//! The editors: every closed-form method of the field as a row of one table.
+//!
+//! All of them compute
+//!
+//! ```text
+//! Delta = R (I + G)⁻¹ Zᵀ,    Z = Q K,    G = Kᵀ Z
+//! ```
+//!
+//! and differ only in how `Q` starts, whether the keys of past edits join it, and whether its projector is refreshed:
+//!
+//! | method | `Q` at the start | history | projector |
+//! |---|---|---|---|
+//! | [`Memit`] | `(lambda C)⁻¹` | no | none |
+//! | [`Memit`] with [`History::Absorbed`] | `(lambda C)⁻¹` | yes | none |
+//! | [`AlphaEdit`] | `P / lambda2` | no | from `C`, once |
+//! | [`AlphaEdit`] with [`History::Absorbed`] | `P / lambda2` | yes | from `C`, once |
+//! | [`BetaEdit`] | `V diag(1 / (lambda1 s_i + lambda2)) Vᵀ` | yes | refreshed as history grows |
+//! | [`BetaEdit`] with [`Penalty::Dropped`] | `P / lambda2` | yes | refreshed |
+//! | [`BetaEdit`] with [`Refresh::Never`] | as BetaEdit | yes | from `C`, once |
+//!
+//! A row is a [`Recipe`]; a [`Method`] is anything that has one; [`ClosedFormEditor`] runs it. [`METHODS`] finds rows
+//! by name.
+
+mod alphaedit;
+mod betaedit;
+mod closed_form;
+mod memit;
+mod table;
+
+pub use alphaedit::AlphaEdit;
+pub use betaedit::{BetaEdit, Penalty};
+pub use closed_form::ClosedFormEditor;
+pub use memit::Memit;
+pub use table::{Hyperparameters, METHODS, MethodEntry, method};
+
+use std::sync::Arc;
+
+use faer::{MatRef, Par};
+
+use crate::edit::{EditBatch, Update};
+use crate::error::Result;
+use crate::projector::Threshold;
+use crate::refresh::{Refresh, RefreshReport};
+use crate::scalar::Scalar;
+use crate::spectrum::Spectrum;
+
+/// Whether the keys of past edits are protected by later ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum History {
+    /// No: every edit is computed as if it were the first.
+    #[default]
+    Ignored,
+    /// Yes: `A` grows by `K Kᵀ` with every committed batch.
+    Absorbed,
+}
+
+/// The space in which edits are allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Space {
+    /// All of it, `P = I`.
+    Whole,
+    /// The eigendirections that the model hardly uses.
+    Null(Threshold),
+}
+
+/// A method as its row in the table: `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ` at the start, and what happens later.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Recipe {
+    /// Weight of the statistics `C` in the protected Gram matrix: `lambda` of MEMIT, `lambda1` of BetaEdit.
+    pub weight: f64,
+    /// Ridge on the norm of the update: `lambda2`.
+    pub ridge: f64,
+    /// Where edits are allowed.
+    pub space: Space,
+    /// Whether past keys are protected.
+    pub history: History,
+    /// When the projector is rebuilt.
+    pub refresh: Refresh,
+}
+
+/// A closed-form editing method: something that has a [`Recipe`].
+pub trait Method {
+    /// The name in the table of methods, such as `"memit-h"`.
+    fn name(&self) -> &'static str;
+
+    /// The method's row in the table.
+    fn recipe(&self) -> Recipe;
+
+    /// An editor for one layer, from the spectrum of the layer's second moment. `par` is used for all its work.
+    ///
+    /// # Errors
+    /// Hyperparameters outside their range, a threshold that keeps nothing, or a singular start: see
+    /// [`InverseGram::diagonal`](crate::InverseGram::diagonal).
+    fn editor<T: Scalar>(&self, spectrum: &Arc<Spectrum>, par: Par) -> Result<ClosedFormEditor<T>>
+    where
+        Self: Sized,
+    {
+        ClosedFormEditor::new(self.name(), self.recipe(), spectrum, par)
+    }
+}
+
+/// What an editor has done so far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct EditorState {
+    /// Edits committed.
+    pub edits: usize,
+    /// Projector refreshes made.
+    pub refreshes: usize,
+    /// Kept directions of the present projector (`d_in` if there is none).
+    pub kept_directions: usize,
+    /// Remaining capacity of the present projector, see [`Projector::capacity`](crate::Projector::capacity). It
+    /// changes at a refresh only.
+    pub capacity: f64,
+}
+
+/// Edits one layer: proposes updates, and remembers those that are committed.
+///
+/// [`propose`](Self::propose) changes nothing, so an update can be looked at, guarded, rejected and forgotten without
+/// a trace. [`commit`](Self::commit) records one that was applied. [`edit`](Self::edit) is the two in one.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::{EditBatch, Editor, Memit, Method, SecondMoment, Spectrum, faer::{mat, Mat, Par}};
+///
+/// let mut moment = SecondMoment::new(2);
+/// moment.observe(mat![[2.0, 0.0], [0.0, 1.0]].as_ref(), Par::Seq)?;
+/// let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq)?);
+/// let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
+///
+/// let (k, r) = (mat![[0.0], [1.0]], mat![[3.0]]);
+/// let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
+/// // Delta = r kᵀ (C + k kᵀ)⁻¹ with C = diag(2, 1/2)
+/// assert!((update.dense(Par::Seq) - mat![[0.0, 2.0]]).norm_l2() < 1e-15);
+/// editor.commit(&update)?;
+/// assert_eq!(editor.state().edits, 1);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+pub trait Editor<T: Scalar>: Send + Sync {
+    /// The method's name.
+    fn name(&self) -> &str;
+
+    /// Length of the keys.
+    fn d_in(&self) -> usize;
+
+    /// What the editor has done so far.
+    fn state(&self) -> EditorState;
+
+    /// Refreshes the projector if that is due; to be called before [`propose`](Self::propose). Returns what was done.
+    ///
+    /// # Errors
+    /// A refresh that is impossible, for example because the history leaves no direction. The editor is unchanged
+    /// then.
+    fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>>;
+
+    /// Computes the update for a batch and changes nothing.
+    ///
+    /// # Errors
+    /// Keys of another length, a due refresh, overflow, a singular small system.
+    fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Update<T>>;
+
+    /// Records an update that was proposed by this editor in its present state, so that later ones know of it.
+    ///
+    /// # Errors
+    /// [`EditError::StaleUpdate`](crate::EditError::StaleUpdate) if anything was committed since the proposal, or if
+    /// the update is not this editor's. Nothing is changed then.
+    fn commit(&mut self, update: &Update<T>) -> Result<()>;
+
+    /// Protects keys without editing them: they join the history as if they had been edited with residual zero, in
+    /// editors without history, too. They do not count as edits.
+    ///
+    /// # Errors
+    /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
+    fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()>;
+
+    /// Refreshes if due, proposes, and commits.
+    ///
+    /// # Errors
+    /// Those of the three. A refresh that was made stays; nothing else is changed then.
+    fn edit(&mut self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
+        crate::check::shape("keys", batch.keys(), self.d_in(), batch.len())?;
+        self.refresh_if_due()?;
+        let update = self.propose(batch)?;
+        self.commit(&update)?;
+        Ok(update)
+    }
+}

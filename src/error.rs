@@ -1,0 +1,244 @@
+//! The one error type: what was wrong, in which argument, and what to do about it.
+
+use std::fmt;
+
+/// `Result` with [`EditError`] as its error.
+pub type Result<T, E = EditError> = std::result::Result<T, E>;
+
+/// Rows and columns of a matrix, as they stand in an error message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.rows, self.cols)
+    }
+}
+
+impl From<(usize, usize)> for Shape {
+    fn from((rows, cols): (usize, usize)) -> Self {
+        Self { rows, cols }
+    }
+}
+
+/// Everything that can go wrong in this crate.
+///
+/// A function that returns an error has changed nothing: neither its arguments nor the state behind
+/// `&mut self`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EditError {
+    /// A matrix has the wrong shape.
+    #[error("`{argument}` is {found}, expected {expected}")]
+    Shape {
+        /// Name of the argument.
+        argument: &'static str,
+        /// The shape that the other arguments ask for.
+        expected: Shape,
+        /// The shape that was given.
+        found: Shape,
+    },
+
+    /// A matrix that must hold at least one column (one edit, one key) holds none.
+    #[error("`{argument}` is empty: give at least one row and one column")]
+    Empty {
+        /// Name of the argument.
+        argument: &'static str,
+    },
+
+    /// An input holds a NaN or an infinity.
+    #[error("`{argument}` holds {value} at row {row}, column {col}: every entry must be finite")]
+    NonFinite {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Row of the first such entry.
+        row: usize,
+        /// Column of the first such entry.
+        col: usize,
+        /// The entry.
+        value: f64,
+    },
+
+    /// Finite inputs led to a result beyond the range of the number type.
+    #[error("{step} left the range of {scalar}: rescale the keys and residuals, or compute in f64")]
+    Overflow {
+        /// The computation that overflowed.
+        step: &'static str,
+        /// The number type, `f32` or `f64`.
+        scalar: &'static str,
+    },
+
+    /// A number is outside its allowed range.
+    #[error("`{parameter}` is {value}, allowed is {allowed}")]
+    Parameter {
+        /// Name of the parameter.
+        parameter: &'static str,
+        /// The value that was given.
+        value: f64,
+        /// The values that are allowed, in words.
+        allowed: &'static str,
+    },
+
+    /// A method name that is not in the table of methods.
+    #[error("unknown method `{name}`, known are: {known}")]
+    UnknownMethod {
+        /// The name that was given.
+        name: String,
+        /// The names in the table, separated by commas.
+        known: String,
+    },
+
+    /// A matrix that must be symmetric is not.
+    #[error(
+        "`{argument}` is not symmetric: entries ({row}, {col}) and ({col}, {row}) differ by {difference:e}, \
+         more than rounding; pass the symmetric second moment itself"
+    )]
+    NotSymmetric {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Row of the worst pair.
+        row: usize,
+        /// Column of the worst pair.
+        col: usize,
+        /// Absolute difference of the pair.
+        difference: f64,
+    },
+
+    /// Statistics have a clearly negative eigenvalue.
+    #[error(
+        "`{argument}` is not positive semidefinite: smallest eigenvalue {smallest:e}, largest {largest:e}; \
+         a second moment cannot have negative eigenvalues, so the statistics are damaged or are not a second moment"
+    )]
+    NotPositiveSemidefinite {
+        /// Name of the argument.
+        argument: &'static str,
+        /// The smallest eigenvalue.
+        smallest: f64,
+        /// The largest eigenvalue.
+        largest: f64,
+    },
+
+    /// A matrix passed as a mean is a sum, or the other way round.
+    #[error(
+        "`{argument}` does not look like {claimed}: it stands for keys of mean squared norm {implied:e}, the witness \
+         keys have {witnessed:e}; {advice}"
+    )]
+    Scale {
+        /// Name of the argument.
+        argument: &'static str,
+        /// What the caller says the matrix is.
+        claimed: &'static str,
+        /// Mean squared key norm if the claim were true (the trace).
+        implied: f64,
+        /// Mean squared norm of the witness keys.
+        witnessed: f64,
+        /// What to do.
+        advice: &'static str,
+    },
+
+    /// Statistics without a token count cannot be merged or extended.
+    #[error("the statistics do not say how many tokens they are a mean of, so nothing can be added to them")]
+    UnknownTokenCount,
+
+    /// The threshold leaves no direction to edit in.
+    #[error(
+        "the projector keeps no direction: the threshold is {threshold:e}, the smallest eigenvalue {smallest:e}; raise \
+         the threshold, or start over with a fresh history"
+    )]
+    NothingKept {
+        /// The threshold, as an absolute eigenvalue.
+        threshold: f64,
+        /// The smallest eigenvalue of the protected matrix.
+        smallest: f64,
+    },
+
+    /// A matrix that must be inverted is singular to working precision.
+    #[error("{step}: the matrix is singular to working precision; {advice}")]
+    Singular {
+        /// The computation that needed the inverse.
+        step: &'static str,
+        /// What to change.
+        advice: &'static str,
+    },
+
+    /// An eigendecomposition failed its verification.
+    #[error(
+        "the eigendecomposition of `{argument}` failed its check of the {check}: {measured:e}, allowed is {allowed:e}; \
+         the matrix may span too many orders of magnitude"
+    )]
+    Decomposition {
+        /// Name of the matrix.
+        argument: &'static str,
+        /// The property that was checked.
+        check: &'static str,
+        /// The measured error.
+        measured: f64,
+        /// The largest error that passes.
+        allowed: f64,
+    },
+
+    /// An update was committed to an editor that has moved on since it was proposed, or to another editor.
+    #[error("the update was not proposed by this editor in its present state: propose it again, then commit")]
+    StaleUpdate,
+
+    /// A projector refresh is due and has to come before the next proposal.
+    #[error("a projector refresh is due after {edits} edits: call `refresh_if_due`, or use `edit`, which does")]
+    RefreshDue {
+        /// Edits committed so far.
+        edits: usize,
+    },
+
+    /// Not enough memory.
+    #[error("could not allocate {bytes} bytes for {purpose}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What they were for.
+        purpose: &'static str,
+    },
+
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Path of the file.
+        path: std::path::PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+
+    /// A file was read, but its contents cannot be used.
+    #[error("{path}: {problem}")]
+    Format {
+        /// Path of the file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// An adapter was asked for a layer that it does not have.
+    #[error("layer {layer} is not one of the adapter's layers {known:?}")]
+    UnknownLayer {
+        /// The layer asked for.
+        layer: usize,
+        /// The layers there are.
+        known: Vec<usize>,
+    },
+
+    /// An adapter was asked for a request that it does not have.
+    #[error("request {index} does not exist: there are {len}")]
+    UnknownRequest {
+        /// The request asked for.
+        index: usize,
+        /// How many there are.
+        len: usize,
+    },
+
+    /// An adapter failed for reasons of its own.
+    #[error("the adapter failed: {0}")]
+    Adapter(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

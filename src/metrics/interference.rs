@@ -1,0 +1,83 @@
+//! Whether updates help or undo each other.
+
+use faer::{Mat, MatRef, Par};
+
+use crate::dense;
+use crate::edit::Update;
+use crate::error::{EditError, Result};
+use crate::scalar::{Scalar, cast};
+
+/// The inner products `<Delta_i, Delta_j> = tr(Delta_i Delta_jᵀ)` of a list of updates.
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{Update, faer::{mat, Par}, metrics::Interference};
+///
+/// let a = Update::from_factors(mat![[1.0]], mat![[1.0, 1.0]])?;
+/// let b = Update::from_factors(mat![[-1.0]], mat![[0.0, 1.0]])?;
+/// let interference = Interference::of(&[a, b], Par::Seq)?;
+/// assert_eq!(interference.matrix()[(0, 1)], -1.0);
+/// assert_eq!(interference.worst(), Some((1, 0, -1.0 / 2.0_f64.sqrt())));
+/// assert!(!interference.is_non_conflicting(1e-12));
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Interference {
+    matrix: Mat<f64>,
+}
+
+impl Interference {
+    /// Computes all pairs, in `f64`. Cost: `O(N² (d_in + d_out))` for updates of `N` columns together, and two `N x N`
+    /// matrices: for the updates of a long run, take a sample.
+    ///
+    /// # Errors
+    /// An empty list, or updates of different weights.
+    pub fn of<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
+        let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
+        let total: usize = updates.iter().map(Update::rank).sum();
+        let mut L = Mat::<f64>::zeros(first.d_out(), total);
+        let mut R = Mat::<f64>::zeros(first.d_in(), total);
+        let mut starts = Vec::with_capacity(updates.len());
+        let mut start = 0;
+        for update in updates {
+            let n = update.rank();
+            crate::check::shape("updates", update.left(), first.d_out(), n)?;
+            crate::check::shape("updates", update.right(), n, first.d_in())?;
+            L.as_mut().subcols_mut(start, n).copy_from(cast::<T, f64>(update.left()));
+            R.as_mut().subcols_mut(start, n).copy_from(cast::<T, f64>(update.right().transpose()));
+            starts.push((start, n));
+            start += n;
+        }
+        let LL = dense::product(L.transpose(), L.as_ref(), par);
+        let RR = dense::product(R.transpose(), R.as_ref(), par);
+        let matrix = Mat::from_fn(updates.len(), updates.len(), |i, j| {
+            let ((a, n), (b, m)) = (starts[i], starts[j]);
+            dense::inner(LL.as_ref().submatrix(a, b, n, m), RR.as_ref().submatrix(a, b, n, m))
+        });
+        Ok(Self { matrix })
+    }
+
+    /// The symmetric matrix of inner products; the diagonal holds the squared norms.
+    #[must_use]
+    pub fn matrix(&self) -> MatRef<'_, f64> {
+        self.matrix.as_ref()
+    }
+
+    /// The pair that conflicts most, `(later, earlier, cosine)`, or the one that agrees least if none conflicts. `None`
+    /// with fewer than two updates that are not zero.
+    #[must_use]
+    pub fn worst(&self) -> Option<(usize, usize, f64)> {
+        let M = &self.matrix;
+        let pairs = (0..M.nrows()).flat_map(|i| (0..i).map(move |j| (i, j)));
+        pairs
+            .map(|(i, j)| (i, j, M[(i, j)] / (M[(i, i)] * M[(j, j)]).sqrt()))
+            .filter(|(_, _, cosine)| cosine.is_finite())
+            .min_by(|a, b| a.2.total_cmp(&b.2))
+    }
+
+    /// Whether no pair has a cosine below `-tolerance`: the non-conflict assumption of the BetaEdit paper's Theorem 1.
+    #[must_use]
+    pub fn is_non_conflicting(&self, tolerance: f64) -> bool {
+        self.worst().is_none_or(|(_, _, cosine)| cosine >= -tolerance)
+    }
+}

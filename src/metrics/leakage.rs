@@ -1,0 +1,38 @@
+//! How much an update changes what the model already knows.
+
+use faer::Par;
+
+use crate::dense;
+use crate::edit::Update;
+use crate::error::Result;
+use crate::moment::SecondMoment;
+use crate::scalar::{Scalar, cast};
+
+/// Leakage of one update, `tr(Delta C Deltaᵀ) = E |Delta k|²`: the mean squared change of the layer's output over the
+/// keys that the statistics were made of (the BetaEdit paper's `|Delta K0|²`, per token).
+///
+/// For an update inside a null space with threshold `tau` it is at most `tau |Delta|_F²`; one step of BetaEdit leaks at
+/// most `|r|² / lambda1`.
+///
+/// Cost: one pass over `C`.
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{SecondMoment, Update, faer::{mat, Par}, metrics};
+///
+/// let mut moment = SecondMoment::new(2);
+/// moment.observe(mat![[2.0], [0.0]].as_ref(), Par::Seq)?; // C = diag(4, 0)
+/// let update = Update::from_factors(mat![[3.0]], mat![[1.0, 7.0]])?;
+/// assert_eq!(metrics::leakage(&update, &moment, Par::Seq)?, 36.0);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+///
+/// # Errors
+/// Statistics of another key length.
+pub fn leakage<T: Scalar>(update: &Update<T>, moment: &SecondMoment, par: Par) -> Result<f64> {
+    let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
+    let CR = moment.product(R.as_ref(), par)?;
+    let LL = dense::product(L.transpose(), L.as_ref(), par);
+    let RCR = dense::product(R.transpose(), CR.as_ref(), par);
+    Ok(dense::inner(LL.as_ref(), RCR.as_ref()).max(0.0))
+}

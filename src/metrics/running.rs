@@ -1,0 +1,161 @@
+//! Leakage and drift of everything edited so far.
+
+use std::sync::Arc;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+
+use crate::edit::Update;
+use crate::error::{EditError, Result};
+use crate::moment::SecondMoment;
+use crate::scalar::{Scalar, cast};
+use crate::{check, dense};
+
+/// The sum `D` of all updates, with its leakage and drift kept up to date.
+///
+/// A dense `tr(D C Dᵀ)` costs `2 d_out d_in²` flops. Here both quantities are carried along, `leak(D + Delta) = leak(D) +
+/// 2 tr(D C Deltaᵀ) + leak(Delta)`, which takes one pass over `C` and two over `D` per measurement, about the cost of the
+/// edit itself. With a stride, updates are gathered and the passes shared.
+///
+/// # Memory
+/// `D` (`d_out x d_in`, `f64`); with a stride, the factors gathered. The statistics are shared.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::{SecondMoment, Update, faer::{mat, Par}, metrics::RunningTotal};
+///
+/// let mut moment = SecondMoment::new(2);
+/// moment.observe(mat![[1.0], [0.0]].as_ref(), Par::Seq)?;
+/// let mut total = RunningTotal::new(&Arc::new(moment), 1, 1, Par::Seq)?;
+/// let update = Update::from_factors(mat![[2.0]], mat![[1.0, 1.0]])?;
+/// let first = total.record(&update)?.expect("stride 1 measures at every update");
+/// let second = total.record(&update)?.expect("stride 1 measures at every update");
+/// assert!((second.drift - 32.0_f64.sqrt()).abs() < 1e-14);
+/// assert!((second.leakage - 16.0).abs() < 1e-14);
+/// assert!((second.interference - 8.0).abs() < 1e-14); // <D before, Delta>
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RunningTotal {
+    moment: Arc<SecondMoment>,
+    total: Mat<f64>,
+    leakage: f64,
+    drift_squared: f64,
+    stride: usize,
+    edits: usize,
+    /// Updates recorded since the last measurement, and their factors: `left`, transposed `right`.
+    waiting: usize,
+    left: Mat<f64>,
+    right: Mat<f64>,
+    par: Par,
+}
+
+/// One measurement of a [`RunningTotal`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Measurement {
+    /// Edits so far.
+    pub edits: usize,
+    /// Leakage of the total, `tr(D C Dᵀ)`.
+    pub leakage: f64,
+    /// Drift, `|D|_F`.
+    pub drift: f64,
+    /// Leakage of the change since the last measurement.
+    pub update_leakage: f64,
+    /// Frobenius norm of the change since the last measurement.
+    pub update_norm: f64,
+    /// `<D before, change>`: negative when the change undoes part of what was there.
+    pub interference: f64,
+}
+
+impl RunningTotal {
+    /// A total of zero for a weight with `d_out` rows, measured at every `stride`-th update.
+    ///
+    /// # Errors
+    /// A stride or `d_out` of zero, or not enough memory.
+    pub fn new(moment: &Arc<SecondMoment>, d_out: usize, stride: usize, par: Par) -> Result<Self> {
+        for (parameter, value) in [("stride", stride), ("d_out", d_out)] {
+            if value == 0 {
+                return Err(EditError::Parameter { parameter, value: 0.0, allowed: "at least 1" });
+            }
+        }
+        let d_in = moment.d_in();
+        Ok(Self {
+            moment: Arc::clone(moment),
+            total: dense::zeros(d_out, d_in, "the total update")?,
+            leakage: 0.0,
+            drift_squared: 0.0,
+            stride,
+            edits: 0,
+            waiting: 0,
+            left: Mat::zeros(d_out, 0),
+            right: Mat::zeros(d_in, 0),
+            par,
+        })
+    }
+
+    /// Adds an update, and measures if the stride says so.
+    ///
+    /// # Errors
+    /// An update of another shape; nothing is recorded then.
+    pub fn record<T: Scalar>(&mut self, update: &Update<T>) -> Result<Option<Measurement>> {
+        check::shape("update", update.left(), self.total.nrows(), update.rank())?;
+        check::shape("update", update.right(), update.rank(), self.total.ncols())?;
+        let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
+        self.left = dense::side_by_side(self.left.as_ref(), L.as_ref());
+        self.right = dense::side_by_side(self.right.as_ref(), R.as_ref());
+        self.edits += update.rank();
+        self.waiting += 1;
+        if self.waiting < self.stride { Ok(None) } else { self.measure().map(Some) }
+    }
+
+    /// Measures now, whatever the stride.
+    ///
+    /// # Errors
+    /// None in practice: shapes were checked when the updates were recorded.
+    pub fn measure(&mut self) -> Result<Measurement> {
+        let par = self.par;
+        let (L, R, D) = (self.left.as_ref(), self.right.as_ref(), self.total.as_ref());
+        let n = L.ncols();
+        let CR = self.moment.product(R, par)?;
+        let LL = dense::product(L.transpose(), L, par);
+        let of_change = |X: MatRef<'_, f64>| dense::inner(LL.as_ref(), dense::product(R.transpose(), X, par).as_ref());
+        let (update_norm_squared, update_leakage) = (of_change(R).max(0.0), of_change(CR.as_ref()).max(0.0));
+        // One pass over D for both cross terms, <D, L Rᵀ> and <D C, L Rᵀ>.
+        let DX = dense::product(D, dense::side_by_side(R, CR.as_ref()).as_ref(), par);
+        let interference = dense::inner(L, DX.as_ref().subcols(0, n));
+        let cross_leakage = dense::inner(L, DX.as_ref().subcols(n, n));
+
+        self.leakage = (self.leakage + 2.0 * cross_leakage + update_leakage).max(0.0);
+        self.drift_squared = (self.drift_squared + 2.0 * interference + update_norm_squared).max(0.0);
+        matmul(&mut self.total, Accum::Add, &self.left, self.right.transpose(), 1.0, par);
+        self.waiting = 0;
+        self.left = Mat::zeros(self.total.nrows(), 0);
+        self.right = Mat::zeros(self.total.ncols(), 0);
+        Ok(Measurement {
+            edits: self.edits,
+            leakage: self.leakage,
+            drift: self.drift_squared.sqrt(),
+            update_leakage,
+            update_norm: update_norm_squared.sqrt(),
+            interference,
+        })
+    }
+
+    /// The total `D`, `d_out x d_in`, up to the last measurement.
+    #[must_use]
+    pub fn total(&self) -> MatRef<'_, f64> {
+        self.total.as_ref()
+    }
+
+    /// Leakage and drift `(tr(D C Dᵀ), |D|_F)` of [`total`](Self::total), computed afresh: `2 d_out d_in²` flops. What
+    /// is carried along differs from it by rounding only.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn afresh(&self) -> Result<(f64, f64)> {
+        let CD = self.moment.product(self.total.transpose(), self.par)?;
+        Ok((dense::inner(self.total.transpose(), CD.as_ref()), self.total.norm_l2()))
+    }
+}

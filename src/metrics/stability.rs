@@ -1,0 +1,40 @@
+//! The honest stability diagnostic.
+
+use faer::{MatRef, Par};
+
+use crate::error::Result;
+use crate::projector::Projector;
+use crate::scalar::{Scalar, cast};
+use crate::{check, dense};
+
+/// `s = kᵀ A0⁻¹ k` of every key, with `A0 = weight C + ridge I` on the projector's space: the squared norm of the key,
+/// whitened by what protects the model.
+///
+/// At `s <= 1` history-aware editing drifts less than history-agnostic editing under the conditions of
+/// [`Theorem1`](super::Theorem1); far above 1 a key overwhelms the protection. An edit reaches the share `s / (1 + s)`
+/// of its residual if nothing is in the history.
+///
+/// * `projector`: cut from the spectrum of `C`
+/// * `keys`: `d_in x n`
+///
+/// Cost: one pass over `V`, `2 d_in r n` flops in `f64`.
+///
+/// # Errors
+/// Wrong shape, empty, NaN.
+pub fn stability<T: Scalar>(
+    projector: &Projector,
+    weight: f64,
+    ridge: f64,
+    keys: MatRef<'_, T>,
+    par: Par,
+) -> Result<Vec<f64>> {
+    check::columns("keys", keys, projector.dim())?;
+    check::finite("keys", keys)?;
+    check::non_negative("weight", weight)?;
+    check::non_negative("ridge", ridge)?;
+    let coordinates = dense::product(projector.basis().transpose(), cast::<T, f64>(keys).as_ref(), par);
+    let whitened = |column: faer::ColRef<'_, f64>| {
+        column.iter().zip(projector.kept_values()).map(|(x, s)| x * x / (weight * s + ridge)).sum()
+    };
+    Ok(coordinates.col_iter().map(whitened).collect())
+}

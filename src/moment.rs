@@ -1,0 +1,269 @@
+//! What the model already knows: the second moment of a layer's keys.
+
+use faer::{Mat, MatRef, Par};
+
+use crate::check;
+use crate::dense;
+use crate::error::{EditError, Result};
+use crate::scalar::Scalar;
+use crate::tolerance;
+
+/// Keys wait here, one column each, until a block of them can be added by one matrix product.
+const BLOCK: usize = 64;
+
+/// How far, as a factor, the trace of a mean may be from the witness keys' mean squared norm: at least and at most.
+/// Edit keys are not typical keys, so the bound is wide; statistics are collected over 10^5 to 10^8 tokens, so a sum
+/// is still far outside.
+const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
+
+/// The second moment of a layer's keys, `C = E[k kᵀ]` (not centred), as a running sum and a count.
+///
+/// The papers write `K0 K0ᵀ` for it. Every program of the field divides by the number of tokens, and every
+/// hyperparameter that is published (thresholds, `lambda`, `lambda1`) is on the scale of that **mean**. Statistics
+/// files, on the other hand, store the **sum**. Taking one for the other changes every result by a factor of
+/// millions without any error, so this type cannot be made from a bare matrix: it is either accumulated by
+/// [`observe`](Self::observe), or made by [`from_sum`](Self::from_sum) or [`from_mean`](Self::from_mean), which say
+/// what the matrix is and hold it against a few keys of the same layer (`tr C = E |k|²`).
+///
+/// The same type accumulates the keys of past edits (`H`, a sum) for the projector's refresh.
+///
+/// # Memory
+/// One `d_in x d_in` matrix of `f64` and a block of 64 keys, whatever the number of tokens.
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{SecondMoment, faer::{Mat, Par}};
+///
+/// let K = Mat::from_fn(3, 100, |i, j| ((i + 1) * (j % 7)) as f64 * 0.1);
+/// let mut moment = SecondMoment::new(3);
+/// moment.observe(K.as_ref().subcols(0, 60), Par::Seq)?;
+///
+/// // Another worker counted the rest.
+/// let mut rest = SecondMoment::new(3);
+/// rest.observe(K.as_ref().subcols(60, 40), Par::Seq)?;
+/// moment.merge(&rest)?;
+///
+/// assert_eq!(moment.tokens(), Some(100));
+/// let C = moment.mean(Par::Seq);
+/// let expected = &K * K.transpose() / 100.0;
+/// assert!((C - expected).norm_l2() < 1e-12);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SecondMoment {
+    /// `sum k kᵀ` over the folded keys, both triangles; the mean itself where `tokens` is `None`.
+    sum: Mat<f64>,
+    tokens: Option<u64>,
+    /// Keys not yet in `sum`: the first `waiting` columns.
+    block: Mat<f64>,
+    waiting: usize,
+}
+
+impl SecondMoment {
+    /// Statistics of no token yet, for keys of length `d_in`.
+    #[must_use]
+    pub fn new(d_in: usize) -> Self {
+        Self { sum: Mat::zeros(d_in, d_in), tokens: Some(0), block: Mat::zeros(d_in, BLOCK), waiting: 0 }
+    }
+
+    /// Statistics from a **sum** `sum k kᵀ` over `tokens` keys, such as `mom2.mom2` of the MEMIT family's files.
+    ///
+    /// * `sum`: `d_in x d_in`, symmetric
+    /// * `witness`: `d_in x m`, any keys of the same layer (those of a first batch of edits will do)
+    ///
+    /// # Errors
+    /// [`EditError::Scale`] if `sum / tokens` is far smaller than the witness keys say, which is what a mean looks
+    /// like: the trace is held against the mean squared norm of `witness`, and may be off by a factor `sqrt(tokens)`
+    /// (at least 16, at most 10⁴). Wrong shapes, NaN, asymmetry, negative diagonal and `tokens = 0` have errors of their own.
+    pub fn from_sum<T: Scalar, W: Scalar>(sum: MatRef<'_, T>, tokens: u64, witness: MatRef<'_, W>) -> Result<Self> {
+        check_matrix("sum", sum)?;
+        check::columns("witness", witness, sum.nrows())?;
+        check::finite("witness", witness)?;
+        if tokens == 0 {
+            return Err(EditError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" });
+        }
+        let implied = trace(sum) / tokens as f64;
+        let witnessed = mean_squared_norm(witness);
+        if implied > 0.0 && implied * scale_bound(Some(tokens)) < witnessed {
+            return Err(EditError::Scale {
+                argument: "sum",
+                claimed: "a sum over that many tokens",
+                implied,
+                witnessed,
+                advice: "if the matrix is already divided by the token count, use `from_mean`",
+            });
+        }
+        Ok(Self::symmetrised(sum, Some(tokens)))
+    }
+
+    /// Statistics from a **mean** `E[k kᵀ]`, taken over `tokens` keys if that is known.
+    ///
+    /// * `mean`: `d_in x d_in`, symmetric
+    /// * `witness`: `d_in x m`, any keys of the same layer (those of a first batch of edits will do)
+    ///
+    /// Statistics of an unknown number of tokens can be used, but nothing can be added to them.
+    ///
+    /// # Errors
+    /// [`EditError::Scale`] if the trace is far larger than the mean squared norm of the witness keys, which is what
+    /// a sum looks like: a factor `sqrt(tokens)` (at least 16, at most 10⁴, and 10⁴ for an unknown count) is
+    /// allowed, because edit keys are not typical keys. Wrong shapes, NaN, asymmetry, negative diagonal and a count of 0 have errors
+    /// of their own.
+    pub fn from_mean<T: Scalar, W: Scalar>(
+        mean: MatRef<'_, T>,
+        tokens: Option<u64>,
+        witness: MatRef<'_, W>,
+    ) -> Result<Self> {
+        check_matrix("mean", mean)?;
+        check::columns("witness", witness, mean.nrows())?;
+        check::finite("witness", witness)?;
+        if tokens == Some(0) {
+            return Err(EditError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" });
+        }
+        let implied = trace(mean);
+        let witnessed = mean_squared_norm(witness);
+        // Written so that keys that are all zero, which witness nothing, are refused as well.
+        if implied > 0.0 && !(implied <= witnessed * scale_bound(tokens)) {
+            return Err(EditError::Scale {
+                argument: "mean",
+                claimed: "a mean",
+                implied,
+                witnessed,
+                advice: "if the matrix is a sum over tokens, use `from_sum` with the token count",
+            });
+        }
+        let mut moment = Self::symmetrised(mean, tokens);
+        moment.sum *= faer::Scale(tokens.unwrap_or(1) as f64);
+        Ok(moment)
+    }
+
+    fn symmetrised<T: Scalar>(matrix: MatRef<'_, T>, tokens: Option<u64>) -> Self {
+        let n = matrix.nrows();
+        let sum = Mat::from_fn(n, n, |i, j| 0.5 * (matrix[(i, j)].to_f64() + matrix[(j, i)].to_f64()));
+        Self { sum, tokens, block: Mat::zeros(n, BLOCK), waiting: 0 }
+    }
+
+    /// Length of the keys.
+    #[must_use]
+    pub fn d_in(&self) -> usize {
+        self.sum.nrows()
+    }
+
+    /// Number of keys counted so far; `None` if these statistics were made from a mean without a count.
+    #[must_use]
+    pub fn tokens(&self) -> Option<u64> {
+        self.tokens
+    }
+
+    /// Counts a batch of keys.
+    ///
+    /// * `keys`: `d_in x n`, one column a token
+    ///
+    /// Sums are kept in `f64` whatever the type of the keys. Cost: `d_in² n` multiply-adds at matrix-product speed;
+    /// keys that come one at a time are gathered in blocks.
+    ///
+    /// # Errors
+    /// Wrong shape, an empty batch, NaN or infinity, or statistics of an unknown token count. Nothing is counted then.
+    pub fn observe<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
+        check::columns("keys", keys, self.d_in())?;
+        check::finite("keys", keys)?;
+        if !dense::squared_column_norms(keys).iter().sum::<f64>().is_finite() {
+            return Err(EditError::Overflow { step: "the squared norm of the keys", scalar: f64::NAME });
+        }
+        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount)? + keys.ncols() as u64;
+        let mut done = 0;
+        while done < keys.ncols() {
+            let n = (BLOCK - self.waiting).min(keys.ncols() - done);
+            for j in 0..n {
+                let (to, from) = (self.block.col_mut(self.waiting + j), keys.col(done + j));
+                to.iter_mut().zip(from.iter()).for_each(|(to, from)| *to = from.to_f64());
+            }
+            self.waiting += n;
+            done += n;
+            if self.waiting == BLOCK {
+                dense::add_self_outer(self.sum.as_mut(), self.block.as_ref(), 1.0, par);
+                self.waiting = 0;
+            }
+        }
+        self.tokens = Some(tokens);
+        Ok(())
+    }
+
+    /// Adds the statistics that another worker collected over other tokens of the same layer.
+    ///
+    /// # Errors
+    /// Different key lengths, or an unknown token count on either side.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        check::shape("other", other.sum.as_ref(), self.d_in(), self.d_in())?;
+        let (Some(a), Some(b)) = (self.tokens, other.tokens) else { return Err(EditError::UnknownTokenCount) };
+        self.sum += other.sum(Par::Seq);
+        self.tokens = Some(a + b);
+        Ok(())
+    }
+
+    /// The mean `C = E[k kᵀ]`, `d_in x d_in`, exactly symmetric. All zeros if no token was counted.
+    #[must_use]
+    pub fn mean(&self, par: Par) -> Mat<f64> {
+        self.sum(par) * faer::Scale(self.per_token())
+    }
+
+    /// The sum `sum k kᵀ` over all tokens, `d_in x d_in`, exactly symmetric: the history `H` of the papers when the
+    /// keys counted here are those of past edits. Equal to the mean where the token count is unknown.
+    #[must_use]
+    pub fn sum(&self, par: Par) -> Mat<f64> {
+        let mut sum = self.sum.clone();
+        dense::add_self_outer(sum.as_mut(), self.waiting(), 1.0, par);
+        sum
+    }
+
+    /// `C X` for a `d_in x n` matrix `X`, without forming a copy of `C`. Cost: one pass over `d_in²` numbers.
+    ///
+    /// # Errors
+    /// Wrong shape.
+    pub fn product(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
+        check::shape("X", X, self.d_in(), X.ncols())?;
+        let mut CX = dense::product(self.sum.as_ref(), X, par);
+        let coordinates = dense::product(self.waiting().transpose(), X, par);
+        CX += dense::product(self.waiting(), coordinates.as_ref(), par);
+        Ok(CX * faer::Scale(self.per_token()))
+    }
+
+    /// `tr C = E |k|²`, the mean squared norm of a key.
+    #[must_use]
+    pub fn trace(&self) -> f64 {
+        let waiting: f64 = dense::squared_column_norms(self.waiting()).iter().sum();
+        (trace(self.sum.as_ref()) + waiting) * self.per_token()
+    }
+
+    fn waiting(&self) -> MatRef<'_, f64> {
+        self.block.as_ref().subcols(0, self.waiting)
+    }
+
+    fn per_token(&self) -> f64 {
+        1.0 / self.tokens.unwrap_or(1).max(1) as f64
+    }
+}
+
+fn check_matrix<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
+    check::square(argument, matrix)?;
+    check::finite(argument, matrix)?;
+    check::symmetric(argument, matrix, tolerance::SYMMETRY)?;
+    let smallest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(f64::INFINITY, f64::min);
+    if smallest < 0.0 {
+        let largest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(0.0, f64::max);
+        return Err(EditError::NotPositiveSemidefinite { argument, smallest, largest });
+    }
+    Ok(())
+}
+
+fn trace<T: Scalar>(matrix: MatRef<'_, T>) -> f64 {
+    (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).sum()
+}
+
+fn mean_squared_norm<T: Scalar>(keys: MatRef<'_, T>) -> f64 {
+    dense::squared_column_norms(keys).iter().sum::<f64>() / keys.ncols() as f64
+}
+
+/// Of two hypotheses a factor `tokens` apart, the nearer one on a logarithmic scale.
+fn scale_bound(tokens: Option<u64>) -> f64 {
+    tokens.map_or(SCALE_BOUND.1, |n| (n as f64).sqrt().clamp(SCALE_BOUND.0, SCALE_BOUND.1))
+}

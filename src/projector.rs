@@ -1,0 +1,318 @@
+//! The null space: which directions may be edited.
+
+use std::sync::Arc;
+
+use faer::{Mat, MatRef, Par};
+
+use crate::error::{EditError, Result};
+use crate::moment::SecondMoment;
+use crate::spectrum::Spectrum;
+use crate::{check, dense};
+
+/// Which eigendirections of the protected matrix are kept, that is, may be edited.
+///
+/// A direction is kept when its eigenvalue is **below** the threshold: the model hardly uses it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Threshold {
+    /// Eigenvalues below this number. The published choice, 0.02 everywhere, assumes statistics that are a mean.
+    Absolute(f64),
+    /// Eigenvalues below this fraction of the largest: does not change when all keys are scaled.
+    RelativeToLargest(f64),
+    /// As many of the smallest eigenvalues as together hold at most this fraction of the trace: the share of the
+    /// keys' energy that lives where edits are allowed.
+    KeptEnergy(f64),
+    /// This many directions, those of the smallest eigenvalues.
+    Directions(usize),
+}
+
+impl Default for Threshold {
+    /// `Absolute(0.02)`, the choice of the AlphaEdit and BetaEdit programs.
+    fn default() -> Self {
+        Self::Absolute(0.02)
+    }
+}
+
+impl Threshold {
+    /// Refuses numbers that make no sense.
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            Self::Absolute(tau) => check::positive("threshold", tau),
+            Self::RelativeToLargest(x) | Self::KeptEnergy(x) => {
+                if x > 0.0 && x <= 1.0 {
+                    Ok(())
+                } else {
+                    Err(EditError::Parameter { parameter: "threshold", value: x, allowed: "a fraction in (0, 1]" })
+                }
+            }
+            Self::Directions(0) => {
+                Err(EditError::Parameter { parameter: "threshold", value: 0.0, allowed: "at least one direction" })
+            }
+            Self::Directions(_) => Ok(()),
+        }
+    }
+
+    /// Number of kept directions and the threshold as an absolute eigenvalue.
+    fn cut(self, spectrum: &Spectrum) -> (usize, f64) {
+        let values = spectrum.values();
+        // The eigenvalue that a cut by number or by energy keeps out; without one, everything is kept.
+        let next = |kept: usize| values.get(kept).copied().unwrap_or(f64::INFINITY);
+        match self {
+            Self::Absolute(tau) => (spectrum.count_below(tau), tau),
+            Self::RelativeToLargest(x) => {
+                let tau = x * spectrum.largest();
+                (spectrum.count_below(tau), tau)
+            }
+            Self::KeptEnergy(x) => {
+                let budget = x * spectrum.trace();
+                let mut held = 0.0;
+                let kept = values
+                    .iter()
+                    .take_while(|&&s| {
+                        held += s;
+                        held <= budget
+                    })
+                    .count();
+                (kept, next(kept))
+            }
+            Self::Directions(kept) => (kept.min(values.len()), next(kept)),
+        }
+    }
+}
+
+/// How the keys of past edits (`H`, a sum over `t` keys) join the statistics in the protected matrix `M`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum HistoryWeighting {
+    /// `M = (H / t + lambda1 C) / (lambda1 + 1)`: what the published BetaEdit program does. With its
+    /// `lambda1 = 3000` the history hardly moves the projector.
+    Mean {
+        /// Weight of the statistics against the mean of the edit keys.
+        lambda1: f64,
+    },
+    /// `M = C + H`: the text of the BetaEdit paper. Every edited key counts in full.
+    Sum,
+}
+
+impl HistoryWeighting {
+    /// The protected matrix `M`, `d_in x d_in`, from the statistics' spectrum and the history.
+    ///
+    /// Equal to `C` (for `Mean`: on the scale `lambda1 / (lambda1 + 1)`) where the history is empty.
+    ///
+    /// # Errors
+    /// A history of another size, or a `lambda1` that is negative or not finite.
+    pub fn protected_matrix(self, spectrum: &Spectrum, history: &SecondMoment, par: Par) -> Result<Mat<f64>> {
+        let d = spectrum.dim();
+        if history.d_in() != d {
+            return Err(EditError::Shape {
+                argument: "history",
+                expected: (d, d).into(),
+                found: (history.d_in(), history.d_in()).into(),
+            });
+        }
+        let mut M = spectrum.matrix(par);
+        match self {
+            Self::Mean { lambda1 } => {
+                check::non_negative("lambda1", lambda1)?;
+                let H = history.mean(par);
+                faer::zip!(&mut M, &H).for_each(|faer::unzip!(m, h)| *m = (h + lambda1 * *m) / (lambda1 + 1.0));
+            }
+            Self::Sum => M += history.sum(par),
+        }
+        Ok(M)
+    }
+}
+
+/// The orthogonal projector `P = V Vᵀ` on the directions that may be edited.
+///
+/// `V` (`d_in x r`) holds the eigenvectors of the protected matrix whose eigenvalues are below the threshold. `P` is
+/// never formed unless [`dense`](Self::dense) asks for it.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::{ProjectorBuilder, Spectrum, Threshold, faer::{Mat, Par}};
+///
+/// let C = Mat::from_fn(4, 4, |i, j| if i == j { [5.0, 0.001, 0.3, 0.01][i] } else { 0.0 });
+/// let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq)?);
+/// let P = ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(0.02)).build(Par::Seq)?;
+/// assert_eq!((P.kept(), P.dim()), (2, 4));
+/// // What the model uses is not touched.
+/// let x = Mat::from_fn(4, 1, |_, _| 1.0);
+/// let Px = P.apply(x.as_ref(), Par::Seq)?;
+/// assert!(Px[(0, 0)].abs() < 1e-14 && (Px[(1, 0)] - 1.0).abs() < 1e-14);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Projector {
+    spectrum: Arc<Spectrum>,
+    kept: usize,
+    threshold: f64,
+}
+
+impl Projector {
+    /// The whole space, `P = I`, in the eigenbasis of `spectrum`.
+    #[must_use]
+    pub fn identity(spectrum: &Arc<Spectrum>) -> Self {
+        Self { kept: spectrum.dim(), threshold: f64::INFINITY, spectrum: Arc::clone(spectrum) }
+    }
+
+    /// Length of the keys, `d_in`.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.spectrum.dim()
+    }
+
+    /// Number of kept directions `r`, the rank of `P`.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// The threshold as an absolute eigenvalue. For the whole space it is infinite.
+    #[must_use]
+    pub fn threshold(&self) -> f64 {
+        self.threshold
+    }
+
+    /// `V`, an orthonormal basis of the kept space, `d_in x r`.
+    #[must_use]
+    pub fn basis(&self) -> MatRef<'_, f64> {
+        self.spectrum.vectors().subcols(0, self.kept)
+    }
+
+    /// An orthonormal basis of the protected space, `d_in x (d_in - r)`.
+    #[must_use]
+    pub fn complement(&self) -> MatRef<'_, f64> {
+        self.spectrum.vectors().subcols(self.kept, self.dim() - self.kept)
+    }
+
+    /// Eigenvalues of the protected matrix in the kept space, ascending: those of the columns of `V`.
+    #[must_use]
+    pub fn kept_values(&self) -> &[f64] {
+        &self.spectrum.values()[..self.kept]
+    }
+
+    /// The spectrum that the projector was cut from.
+    #[must_use]
+    pub fn spectrum(&self) -> &Arc<Spectrum> {
+        &self.spectrum
+    }
+
+    /// The spectral gap at the cut: the largest kept eigenvalue and the smallest protected one, each `None` if there
+    /// is none. The closer they are, the more the choice between them is rounding.
+    #[must_use]
+    pub fn gap(&self) -> (Option<f64>, Option<f64>) {
+        let values = self.spectrum.values();
+        (self.kept.checked_sub(1).map(|i| values[i]), values.get(self.kept).copied())
+    }
+
+    /// How much more can be written before the space is full: `sum (tau - s_i) / tau` over the kept directions, their
+    /// number weighted by how far below the threshold each is. Between 0 and `r`.
+    #[must_use]
+    pub fn capacity(&self) -> f64 {
+        if self.threshold.is_finite() && self.threshold > 0.0 {
+            self.kept_values().iter().map(|s| (1.0 - s / self.threshold).max(0.0)).sum()
+        } else {
+            self.kept as f64
+        }
+    }
+
+    /// `P X` for a `d_in x n` matrix `X`. Cost: `4 d_in n min(r, d_in - r)` flops.
+    ///
+    /// # Errors
+    /// Wrong shape.
+    pub fn apply(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
+        check::shape("X", X, self.dim(), X.ncols())?;
+        let onto = |V: MatRef<'_, f64>| {
+            let coordinates = dense::product(V.transpose(), X, par);
+            dense::product(V, coordinates.as_ref(), par)
+        };
+        Ok(if 2 * self.kept <= self.dim() { onto(self.basis()) } else { X - onto(self.complement()) })
+    }
+
+    /// `P` as a dense `d_in x d_in` matrix. Cost: `2 d_in² r` flops.
+    #[must_use]
+    pub fn dense(&self, par: Par) -> Mat<f64> {
+        let mut P = Mat::zeros(self.dim(), self.dim());
+        dense::add_self_outer(P.as_mut(), self.basis(), 1.0, par);
+        P
+    }
+
+    /// `|P - P'|_F² = r + r' - 2 tr(P P')`: how many directions, counted with their angles, differ between two
+    /// projectors. Cost: `2 d_in r r'` flops.
+    ///
+    /// # Errors
+    /// Projectors of different spaces.
+    pub fn distance_squared(&self, other: &Self, par: Par) -> Result<f64> {
+        check::shape("other", other.basis(), self.dim(), other.kept)?;
+        let overlap = dense::product(self.basis().transpose(), other.basis(), par).squared_norm_l2();
+        Ok((self.kept as f64 + other.kept as f64 - 2.0 * overlap).max(0.0))
+    }
+}
+
+/// Builds a [`Projector`] from the statistics and, for a refresh, the keys of past edits.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::{HistoryWeighting, ProjectorBuilder, SecondMoment, Spectrum, faer::{Mat, mat, Par}};
+///
+/// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.001, 0.002][i] } else { 0.0 });
+/// let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq)?);
+/// let mut history = SecondMoment::new(3);
+/// history.observe(mat![[0.5], [2.0], [0.0]].as_ref(), Par::Seq)?;
+///
+/// let before = ProjectorBuilder::new(&spectrum).build(Par::Seq)?;
+/// let after = ProjectorBuilder::new(&spectrum).history(&history, HistoryWeighting::Sum).build(Par::Seq)?;
+/// assert_eq!((before.kept(), after.kept()), (2, 1)); // the edited key is protected now
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ProjectorBuilder<'a> {
+    spectrum: &'a Arc<Spectrum>,
+    threshold: Threshold,
+    history: Option<(&'a SecondMoment, HistoryWeighting)>,
+}
+
+impl<'a> ProjectorBuilder<'a> {
+    /// A projector from the statistics' spectrum, with the default [`Threshold`].
+    pub fn new(spectrum: &'a Arc<Spectrum>) -> Self {
+        Self { spectrum, threshold: Threshold::default(), history: None }
+    }
+
+    /// Where to cut.
+    pub fn threshold(mut self, threshold: Threshold) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// Protects the keys of past edits as well. A history without keys changes nothing.
+    pub fn history(mut self, history: &'a SecondMoment, weighting: HistoryWeighting) -> Self {
+        self.history = Some((history, weighting));
+        self
+    }
+
+    /// Builds the projector. Without history this costs nothing; with it, one eigendecomposition of
+    /// [`HistoryWeighting::protected_matrix`].
+    ///
+    /// # Errors
+    /// [`EditError::NothingKept`] if no eigenvalue is below the threshold, a threshold that makes no sense, a history
+    /// of another size, and the errors of [`Spectrum::of_matrix`].
+    pub fn build(self, par: Par) -> Result<Projector> {
+        self.threshold.check()?;
+        let spectrum = match self.history {
+            Some((history, weighting)) if history.tokens() != Some(0) => {
+                let M = weighting.protected_matrix(self.spectrum, history, par)?;
+                Arc::new(Spectrum::decompose("protected matrix", M, par)?)
+            }
+            _ => Arc::clone(self.spectrum),
+        };
+        let (kept, threshold) = self.threshold.cut(&spectrum);
+        if kept == 0 {
+            return Err(EditError::NothingKept { threshold, smallest: spectrum.values()[0] });
+        }
+        Ok(Projector { spectrum, kept, threshold })
+    }
+}

@@ -1,0 +1,24 @@
+//! Every tolerance of the library, with the reason for its size.
+
+/// Relative asymmetry that passes as rounding of `f32` statistics (their entries are right to 6e-8, and sums
+/// accumulated in different orders differ by a small multiple of that).
+pub(crate) const SYMMETRY: f64 = 1e-5;
+
+/// Largest relative error of a verified eigendecomposition of size `n`: faer reaches about `1e-15 sqrt(n)`.
+pub(crate) fn decomposition(n: usize) -> f64 {
+    1e-12 + 8.0 * f64::EPSILON * n as f64
+}
+
+/// Eigenvalues of statistics down to minus this multiple of the Frobenius norm count as zero: rounding the entries
+/// of a singular matrix to `f32` moves its eigenvalues by up to `f32::EPSILON / 2` times that norm, and a sum over
+/// many batches in `f32` by a few times more.
+pub(crate) const NEGATIVE_EIGENVALUE: f64 = 8.0 * f32::EPSILON as f64;
+
+/// A symmetric `n x n` matrix whose smallest eigenvalue is below this multiple of the largest has no usable inverse.
+pub(crate) fn singular(n: usize) -> f64 {
+    n as f64 * f64::EPSILON
+}
+
+/// A direction whose share of `Nᵀ Q N` is below this multiple of the largest (in units of the engine's number type)
+/// is already constrained: what is left of it is rounding.
+pub(crate) const CONSTRAINED: f64 = 64.0;

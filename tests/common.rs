@@ -1,0 +1,90 @@
+//! Seeded data, textbook oracles and recorded goldens for all topics.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use betaedit_core::faer::linalg::solvers::Solve;
+use betaedit_core::faer::{Mat, MatRef, Par};
+use betaedit_core::{Scalar, SecondMoment, Spectrum};
+
+/// Relative distance `|a - b|_F / |b|_F`, absolute where `b` is zero.
+#[track_caller]
+pub fn distance<T: Scalar>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> f64 {
+    assert_eq!(a.shape(), b.shape());
+    let scale = b.norm_l2().to_f64();
+    (a - b).norm_l2().to_f64() / if scale > 0.0 { scale } else { 1.0 }
+}
+
+/// A seeded generator of uniform and normal numbers (xorshift64*): the same on every platform.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// Uniform in (0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    }
+
+    /// Standard normal (Box and Muller).
+    pub fn normal(&mut self) -> f64 {
+        (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    /// Independent standard normal entries.
+    pub fn matrix<T: Scalar>(&mut self, rows: usize, cols: usize) -> Mat<T> {
+        Mat::from_fn(rows, cols, |_, _| T::of_f64(self.normal()))
+    }
+
+    /// A random orthogonal matrix.
+    pub fn rotation(&mut self, n: usize) -> Mat<f64> {
+        self.matrix::<f64>(n, n).qr().compute_thin_Q()
+    }
+
+    /// Statistics with exactly this rank and eigenvalues falling from 1 to `smallest` on a logarithmic scale.
+    pub fn moment(&mut self, d: usize, rank: usize, smallest: f64) -> SecondMoment {
+        let U = self.rotation(d);
+        let eigenvalue = |j: usize| smallest.powf(j as f64 / (rank.max(2) - 1) as f64);
+        let K = Mat::from_fn(d, rank, |i, j| U[(i, j)] * (eigenvalue(j) * rank as f64).sqrt());
+        let mut moment = SecondMoment::new(d);
+        moment.observe(K.as_ref(), Par::Seq).unwrap();
+        moment
+    }
+}
+
+pub fn spectrum(moment: &SecondMoment) -> Arc<Spectrum> {
+    Arc::new(Spectrum::of(moment, Par::Seq).unwrap())
+}
+
+/// `A⁻¹ B` by a dense LU with partial pivoting: the textbook.
+pub fn lu_solve<T: Scalar>(A: MatRef<'_, T>, B: MatRef<'_, T>) -> Mat<T> {
+    A.partial_piv_lu().solve(B)
+}
+
+/// The update of every method as the papers print it: `(P (K Kᵀ + A) + ridge I) X = P K`, `Delta = R Xᵀ`.
+///
+/// Dense, not symmetric, one LU: no line of it is shared with the library.
+pub fn textbook_update<T: Scalar>(
+    P: MatRef<'_, T>,
+    A: MatRef<'_, T>,
+    ridge: f64,
+    K: MatRef<'_, T>,
+    R: MatRef<'_, T>,
+) -> Mat<T> {
+    let d = P.nrows();
+    let mut system = P * (K * K.transpose() + A);
+    for i in 0..d {
+        system[(i, i)] += T::of_f64(ridge);
+    }
+    R * lu_solve(system.as_ref(), (P * K).as_ref()).transpose()
+}
+
+/// A file of `tests/data`.
+pub fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
