@@ -5,15 +5,15 @@ use nalgebra::{DMatrix, Dim, IsContiguous, Matrix, RawStorage};
 
 use crate::scalar::Scalar;
 
-/// A nalgebra matrix, or a block of its whole columns, as a faer view: no copy.
+/// A nalgebra matrix, of dynamic or static size, as a faer view: no copy.
 ///
 /// ```
 /// use betaedit_core::faer_view;
 /// use nalgebra::dmatrix;
 ///
 /// let keys = dmatrix![1.0, 2.0; 3.0, 4.0; 5.0, 6.0];
-/// assert_eq!(faer_view(&keys).shape(), (3, 2));
-/// assert_eq!(faer_view(&keys.columns(1, 1).into_owned())[(2, 0)], 6.0);
+/// let view = faer_view(&keys);
+/// assert_eq!((view.shape(), view[(2, 1)]), ((3, 2), 6.0));
 /// ```
 #[must_use]
 pub fn faer_view<T, R, C, S>(matrix: &Matrix<T, R, C, S>) -> MatRef<'_, T>

@@ -4,4 +4,11 @@
 
 mod common;
 
+mod adapter;
+mod api;
+mod conformance;
 mod golden;
+mod identities;
+mod oracle;
+mod precision;
+mod spectrum;

@@ -1,0 +1,35 @@
+//! Promises about the public types that the compiler can check.
+
+use betaedit_core::editor::{ClosedFormEditor, EditorState, MethodEntry, Recipe};
+use betaedit_core::metrics::{Interference, Measurement, Retention, RunningTotal, Theorem1};
+use betaedit_core::{
+    AlphaEdit, BetaEdit, EditBatch, EditError, Editor, Hyperparameters, InverseGram, Memit, Projector, RefreshReport,
+    SecondMoment, Solution, Spectrum, Update,
+};
+
+fn shared_between_threads<T: Send + Sync>() {}
+
+#[test]
+fn every_type_can_be_shared_between_threads() {
+    shared_between_threads::<SecondMoment>();
+    shared_between_threads::<Spectrum>();
+    shared_between_threads::<Projector>();
+    shared_between_threads::<RefreshReport>();
+    shared_between_threads::<InverseGram<f32>>();
+    shared_between_threads::<Solution<f32>>();
+    shared_between_threads::<EditBatch<'_, f32>>();
+    shared_between_threads::<Update<f32>>();
+    shared_between_threads::<ClosedFormEditor<f32>>();
+    shared_between_threads::<Box<dyn Editor<f64>>>();
+    shared_between_threads::<(Memit, AlphaEdit, BetaEdit, Hyperparameters, Recipe, MethodEntry, EditorState)>();
+    shared_between_threads::<(Interference, Measurement, Retention, RunningTotal, Theorem1)>();
+    shared_between_threads::<EditError>();
+}
+
+/// Errors travel through `?` into boxed errors and across threads.
+#[test]
+fn an_error_is_small_and_static() {
+    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
+    is_error::<EditError>();
+    assert!(size_of::<EditError>() <= 72, "{}", size_of::<EditError>());
+}

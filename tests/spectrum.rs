@@ -1,0 +1,124 @@
+//! The eigendecomposition on matrices with a reputation, at sizes around the block borders, at every scale.
+
+use betaedit_core::faer::{Mat, Par};
+use betaedit_core::{EditError, Spectrum};
+use nalgebra::DMatrix;
+
+use crate::common::{Random, distance};
+
+/// Symmetric positive semidefinite families. Many are shifted or squared from matrices that broke eigensolvers.
+fn families(n: usize) -> Vec<(&'static str, Mat<f64>)> {
+    let mut random = Random::new(n as u64);
+    let diagonal = |f: &dyn Fn(usize) -> f64| Mat::from_fn(n, n, |i, j| if i == j { f(i) } else { 0.0 });
+    let square = |A: &Mat<f64>| A * A.transpose();
+    let tridiagonal = |on: &dyn Fn(usize) -> f64, off: f64| {
+        Mat::from_fn(n, n, |i, j| {
+            if i == j {
+                on(i)
+            } else if i.abs_diff(j) == 1 {
+                off
+            } else {
+                0.0
+            }
+        })
+    };
+    let low_rank = random.matrix::<f64>(n, 3.min(n));
+    let full = random.matrix::<f64>(n, n);
+    let U = random.rotation(n);
+    let rotated = |f: &dyn Fn(usize) -> f64| {
+        let scaled = Mat::from_fn(n, n, |i, j| U[(i, j)] * f(j));
+        let A = scaled * U.transpose();
+        Mat::from_fn(n, n, |i, j| 0.5 * (A[(i, j)] + A[(j, i)]))
+    };
+    vec![
+        ("zero", Mat::zeros(n, n)),
+        ("identity", Mat::identity(n, n)),
+        ("ascending diagonal", diagonal(&|i| i as f64)),
+        ("descending diagonal", diagonal(&|i| (n - i) as f64)),
+        ("ones", Mat::from_fn(n, n, |_, _| 1.0)),
+        ("path graph", tridiagonal(&|_| 2.0, -1.0)),
+        ("Wilkinson", tridiagonal(&|i| n as f64 + (i as f64 - n as f64 / 2.0).abs(), 1.0)),
+        ("Hilbert", Mat::from_fn(n, n, |i, j| 1.0 / (i + j + 1) as f64)),
+        ("low rank", square(&low_rank)),
+        ("full rank", square(&full)),
+        ("permuted blocks", Mat::from_fn(n, n, |i, j| if i % 3 == j % 3 { 1.0 + f64::from(i == j) } else { 0.0 })),
+        ("geometric", rotated(&|i| 0.5_f64.powi(i.min(60) as i32))),
+        ("clustered", rotated(&|i| 1.0 + 1e-14 * (i % 5) as f64)),
+        ("two clusters", rotated(&|i| if i % 2 == 0 { 1.0 } else { 1e-8 })),
+    ]
+}
+
+#[test]
+fn every_family_at_every_size_reconstructs() {
+    for n in [1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 200] {
+        for (name, A) in families(n) {
+            let spectrum = Spectrum::of_matrix(A.as_ref(), Par::rayon(0)).unwrap_or_else(|e| panic!("{name} {n}: {e}"));
+            let U = spectrum.vectors();
+            assert!(spectrum.values().windows(2).all(|pair| pair[0] <= pair[1]), "{name} {n}");
+            let error = distance((U.transpose() * U).as_ref(), Mat::identity(n, n).as_ref());
+            assert!(error < 1e-13, "{name} {n}: orthogonality {error:e}");
+            let error = distance(spectrum.matrix(Par::Seq).as_ref(), A.as_ref());
+            // Eigenvalues are right to rounding of the largest; zeros are not negative.
+            assert!(error < 1e-12, "{name} {n}: reconstruction {error:e}");
+        }
+    }
+}
+
+#[test]
+fn eigenvalues_agree_with_nalgebra() {
+    for n in [5, 40, 130] {
+        for (name, A) in families(n) {
+            let ours = Spectrum::of_matrix(A.as_ref(), Par::Seq).unwrap();
+            let theirs = DMatrix::from_fn(n, n, |i, j| A[(i, j)]).symmetric_eigenvalues();
+            let mut theirs: Vec<f64> = theirs.iter().copied().collect();
+            theirs.sort_by(f64::total_cmp);
+            let largest = ours.largest().max(1e-300);
+            for (a, b) in ours.values().iter().zip(&theirs) {
+                assert!((a - b).abs() < 1e-12 * largest, "{name} {n}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_magnitude_is_as_accurate_as_one() {
+    let (n, mut random) = (140, Random::new(3));
+    let A = random.matrix::<f64>(n, n);
+    let A = &A * A.transpose();
+    let reference = Spectrum::of_matrix(A.as_ref(), Par::Seq).unwrap();
+    for magnitude in [1e-160, 1e-30, 1e30, 1e150] {
+        let scaled = Mat::from_fn(n, n, |i, j| A[(i, j)] * magnitude);
+        let spectrum = Spectrum::of_matrix(scaled.as_ref(), Par::Seq).unwrap();
+        for (a, b) in spectrum.values().iter().zip(reference.values()) {
+            assert!((a / magnitude - b).abs() < 1e-12 * reference.largest(), "{magnitude:e}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn negative_eigenvalues_pass_as_rounding_or_are_refused() {
+    let U = Random::new(4).rotation(12);
+    let with_smallest = |smallest: f64| {
+        let A = Mat::from_fn(12, 12, |i, j| {
+            (0..12).map(|m| U[(i, m)] * U[(j, m)] * if m == 0 { smallest } else { m as f64 }).sum()
+        });
+        Spectrum::of_matrix(A.as_ref(), Par::Seq)
+    };
+    assert_eq!(with_smallest(-1e-7).unwrap().values()[0], 0.0);
+    assert!(matches!(
+        with_smallest(-0.5),
+        Err(EditError::NotPositiveSemidefinite { argument: "matrix", smallest, .. }) if (smallest + 0.5).abs() < 1e-12
+    ));
+}
+
+#[test]
+fn the_same_matrix_gives_the_same_bits() {
+    let mut random = Random::new(5);
+    let A = random.matrix::<f64>(150, 150);
+    let A = &A * A.transpose();
+    for par in [Par::Seq, Par::rayon(2)] {
+        let [a, b] = [(); 2].map(|()| Spectrum::of_matrix(A.as_ref(), par).unwrap());
+        assert_eq!(a.values(), b.values());
+        assert_eq!(a.vectors(), b.vectors());
+    }
+}
