@@ -318,10 +318,12 @@ fn report(arguments: &Arguments, steps: &[Step], checkpoints: &[Checkpoint], ref
 fn panels(steps: &[Step], checkpoints: &[Checkpoint]) -> Vec<Panel> {
     let curve = |name: &str, value: fn(&Step) -> f64| Curve {
         name: name.into(),
+        dashed: false,
         points: steps.iter().map(|step| (step.measured.edits as f64, value(step))).collect(),
     };
     let retained = |name: &str, value: fn(&[f64]) -> f64| Curve {
         name: name.into(),
+        dashed: false,
         points: checkpoints.iter().map(|c| (c.edits as f64, value(&c.errors))).collect(),
     };
     let panel = |title: &str, y: &str, curves| Panel { title: title.into(), y: y.into(), curves };

@@ -4,11 +4,13 @@ use std::error::Error;
 use std::path::Path;
 
 use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
 /// A named curve: `(x, y)` points, ascending in `x`.
 pub struct Curve {
     pub name: String,
+    pub dashed: bool,
     pub points: Vec<(f64, f64)>,
 }
 
@@ -74,21 +76,47 @@ fn draw(panel: &Panel, x: &str, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Re
         .draw()?;
     for (curve, colour) in panel.curves.iter().zip(COLOURS.iter().cycle()) {
         let points = curve.points.iter().copied().filter(|(_, y)| y.is_finite());
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(&curve.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        let style = colour.stroke_width(2);
+        let drawn = if curve.dashed {
+            chart.draw_series(DashedLineSeries::new(points.collect::<Vec<_>>(), 6, 4, style))?
+        } else {
+            chart.draw_series(LineSeries::new(points, style))?
+        };
+        // In the legend, a solid line is one dash.
+        let dash = if curve.dashed { 6 } else { 24 };
+        drawn.label(&curve.name).legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], dash, 3, style));
     }
     if panel.curves.len() > 1 {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(emptiest_corner(&panel.curves, last, bottom, top))
+            .legend_area_size(30)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.2))
             .label_font(("sans-serif", 12))
             .draw()?;
     }
     Ok(())
+}
+
+/// Where a legend hides the fewest points of the curves.
+fn emptiest_corner(curves: &[Curve], last: f64, bottom: f64, top: f64) -> SeriesLabelPosition {
+    let hidden = |right: bool, upper: bool| {
+        let inside = |&&(x, y): &&(f64, f64)| {
+            let (x, y) = (x / last, (y - bottom) / (top - bottom));
+            (if right { x > 0.6 } else { x < 0.4 }) && (if upper { y > 0.6 } else { y < 0.4 })
+        };
+        // A curve of few points hides as well as one of many.
+        curves.iter().map(|curve| curve.points.iter().filter(inside).count() as f64 / curve.points.len() as f64).sum()
+    };
+    let corners = [
+        (SeriesLabelPosition::UpperLeft, hidden(false, true)),
+        (SeriesLabelPosition::UpperRight, hidden(true, true)),
+        (SeriesLabelPosition::LowerRight, hidden(true, false)),
+        (SeriesLabelPosition::LowerLeft, hidden(false, false)),
+    ];
+    let emptiest = corners.into_iter().min_by(|a: &(_, f64), b| a.1.total_cmp(&b.1));
+    emptiest.map_or(SeriesLabelPosition::UpperLeft, |corner| corner.0)
 }
 
 /// A number with three significant digits, without trailing zeros.

@@ -41,7 +41,7 @@ use crate::{check, dense};
 ///
 /// assert!((run.drift_without[1].powi(2) - 0.16529).abs() < 1e-5);
 /// assert!((run.drift_with[1].powi(2) - 0.18139).abs() < 1e-5);
-/// assert!(run.non_conflicting && !run.small_keys && !run.conditions_hold());
+/// assert!(run.non_conflicting && !run.small_keys && !run.drift_cannot_grow());
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -51,13 +51,14 @@ pub struct Theorem1 {
     pub drift_without: Vec<f64>,
     /// `|D_t|_F` after every edit, with history.
     pub drift_with: Vec<f64>,
-    /// `tr(D_t A0 D_tᵀ)` after every edit, without history.
+    /// `tr(D_t A0 D_tᵀ)` after every edit, without history: the leakage in units of the protection `A0`, so with
+    /// `A0 = lambda C` it is `lambda` times [`leakage`](super::leakage).
     pub leakage_without: Vec<f64>,
     /// `tr(D_t A0 D_tᵀ)` after every edit, with history.
     pub leakage_with: Vec<f64>,
     /// `s_t = k_tᵀ A0⁻¹ k_t` of every edit.
     pub s: Vec<f64>,
-    /// The paper's own condition: no pair of updates has a negative Frobenius inner product, in either stream.
+    /// The paper's own condition, on both streams: no pair of updates has a negative Frobenius inner product.
     pub non_conflicting: bool,
     /// Condition 2: `A0` is a multiple of the identity, so that leakage and squared drift are one quantity.
     pub isotropic: bool,
@@ -104,12 +105,13 @@ impl Theorem1 {
         let (frobenius_without, frobenius_with) = (in_frobenius(&without), in_frobenius(&with));
         let (A0_without, A0_with) = (in_A0(&without), in_A0(&with));
 
-        // Inner products are compared up to rounding: eps times the norms involved.
-        let slack = |M: &Mat<f64>, i: usize, j: usize| 1e-12 * (M[(i, i)] * M[(j, j)]).sqrt();
+        // Inner products are compared up to rounding of the norms involved.
+        let norms = |M: &Mat<f64>, i: usize, j: usize| (M[(i, i)] * M[(j, j)]).sqrt();
+        let slack = |M: &Mat<f64>, i: usize, j: usize| ROUNDING * norms(M, i, j);
         let pairs = || (0..t).flat_map(|i| (0..i).map(move |j| (i, j)));
         let agree = |M: &Mat<f64>| pairs().all(|(i, j)| M[(i, j)] >= -slack(M, i, j));
         let non_conflicting = [&frobenius_without, &frobenius_with].into_iter().all(|M| {
-            pairs().all(|(i, j)| residuals[(i, j)] * M[(i, j)] >= -slack(&residuals, i, j) * slack(M, i, j) * 1e12)
+            pairs().all(|(i, j)| residuals[(i, j)] * M[(i, j)] >= -ROUNDING * norms(&residuals, i, j) * norms(M, i, j))
         });
         let reduced = pairs().all(|(i, j)| A0_with[(i, j)] <= A0_without[(i, j)] + slack(&A0_without, i, j));
         let root = |squares: Vec<f64>| squares.into_iter().map(f64::sqrt).collect();
@@ -120,20 +122,28 @@ impl Theorem1 {
             leakage_with: running_norms(&residuals, &A0_with),
             non_conflicting,
             isotropic: A0.largest() - A0.values()[0] <= 1e-12 * A0.largest(),
-            small_keys: s.iter().all(|&s| s <= 1.0),
+            small_keys: s.iter().all(|&s| s <= 1.0 + ROUNDING),
             residuals_agree: agree(&residuals),
             interference_reduced: reduced && agree(&A0_with),
             s,
         })
     }
 
-    /// Whether conditions 3 and 4 hold, so that the leakage with history cannot exceed the leakage without; if
-    /// [`isotropic`](Self::isotropic) as well, neither can the drift.
+    /// Whether conditions 3 and 4 hold: then the leakage with history is at most the leakage without.
     #[must_use]
-    pub fn conditions_hold(&self) -> bool {
+    pub fn leakage_cannot_grow(&self) -> bool {
         self.small_keys && self.residuals_agree && self.interference_reduced
     }
+
+    /// Whether condition 2 holds as well: then the drift with history is at most the drift without.
+    #[must_use]
+    pub fn drift_cannot_grow(&self) -> bool {
+        self.isotropic && self.leakage_cannot_grow()
+    }
 }
+
+/// Relative rounding that comparisons of inner products allow for.
+const ROUNDING: f64 = 1e-12;
 
 /// `|sum_{i <= t} r_i x_iᵀ|²` for every `t`, from the inner products of the residuals and of the right factors.
 fn running_norms(residuals: &Mat<f64>, factors: &Mat<f64>) -> Vec<f64> {
