@@ -11,6 +11,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -157,6 +158,7 @@ fn main() -> ExitCode {
 
 fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    check_outputs(arguments)?;
     let started = Instant::now();
     let mut stream = RecordedStream::<T>::open(&arguments.stream, par)?;
     let layer = stream.layers()[0];
@@ -177,13 +179,17 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let build_seconds = started.elapsed().as_secs_f64();
     let kept_first = editor.state().kept_directions;
     let (below, above) = editor.projector().gap();
-    println!("{}: {edits} edits of a {d_out} x {d_in} weight, {} per batch, {}", entry.name, arguments.batch, T::NAME);
-    println!(
-        "projector: {kept_first} of {d_in} directions kept, eigenvalues {} | {} at the cut, capacity {:.0}",
-        below.map_or("none".into(), |s| format!("{s:.6}")),
-        above.map_or("none".into(), |s| format!("{s:.6}")),
+    let at_the_cut = |s: Option<f64>| s.map_or("none".into(), |s| format!("{s:.6}"));
+    say(&format!(
+        "{}: {edits} edits of a {d_out} x {d_in} weight, {} per batch, {}\n\
+         projector: {kept_first} of {d_in} directions kept, eigenvalues {} | {} at the cut, capacity {:.0}",
+        entry.name,
+        arguments.batch,
+        T::NAME,
+        at_the_cut(below),
+        at_the_cut(above),
         editor.projector().capacity(),
-    );
+    ))?;
 
     let bar = ProgressBar::new(edits as u64)
         .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} edits  {per_sec}  {eta} left  {msg}")?);
@@ -202,7 +208,7 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         editor.commit(&update)?;
         edit_seconds += clock.elapsed().as_secs_f64();
 
-        retention.record(&batch, total.total(), par)?;
+        retention.record(&batch, total.total()?, par)?;
         let measured = total.record(&update)?.ok_or("the stride is 1")?;
         let errors = write_errors(&update, &batch, par)?;
         steps.push(Step {
@@ -214,39 +220,20 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let done = measured.edits;
         // Ten looks back over the run; each costs as much as a product of all past keys with the total.
         if done == edits || done * 10 / edits > (done - batch.len()) * 10 / edits {
-            checkpoints.push(Checkpoint { edits: done, errors: retention.errors(total.total(), par)? });
+            checkpoints.push(Checkpoint { edits: done, errors: retention.errors(total.total()?, par)? });
         }
         bar.set_message(format!("leakage {:.4}  drift {:.3}", measured.leakage, measured.drift));
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
 
-    let last = steps.last().ok_or("no step was made")?;
-    let held = checkpoints.last().ok_or("no step was made")?;
-    for refresh in &refreshes {
-        println!(
-            "refresh after {} edits: {} -> {} directions, |P' - P|^2 = {:.2}",
-            refresh.edits, refresh.kept_before, refresh.kept_after, refresh.moved
-        );
-    }
-    println!("leakage tr(D C D^T)   {:.6}", last.measured.leakage);
-    println!(
-        "drift |D|_F           {:.6}  ({:.2} % of |W|_F)",
-        last.measured.drift,
-        100.0 * last.measured.drift / weight_norm
-    );
-    println!("largest s             {:.4}", steps.iter().map(|step| step.s).fold(0.0, f64::max));
-    println!("write error, median   {:.6}", median(steps.iter().map(|step| step.write_error)));
-    println!(
-        "retention error now   {:.6} median, {:.6} largest",
-        median(held.errors.iter().copied()),
-        held.errors.iter().copied().fold(0.0, f64::max)
-    );
-    println!(
-        "time                  {build_seconds:.2} s to build, {:.3} ms an edit (refreshes included)",
-        1e3 * edit_seconds / edits as f64
-    );
-
+    // What was asked for comes before what is printed, so that a closed pipe loses nothing.
+    let mut failures = Vec::new();
+    let mut written = Vec::new();
+    let mut attempt = |what: &str, path: &Path, outcome: Result<(), Box<dyn Error>>| match outcome {
+        Ok(()) => written.push(format!("{what:<22}{}", path.display())),
+        Err(error) => failures.push(format!("{what}: {error}")),
+    };
     if let Some(path) = &arguments.report {
         let state = editor.state();
         let mut report = report(arguments, &steps, &checkpoints, &refreshes);
@@ -258,18 +245,69 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         report["kept_directions_last"] = json!(state.kept_directions);
         report["capacity_last"] = json!(state.capacity);
         report["seconds"] = json!({ "build": build_seconds, "edits": edit_seconds });
-        write(path, &serde_json::to_string_pretty(&report)?)?;
-        println!("report                {}", path.display());
+        attempt("report", path, write(path, &serde_json::to_string_pretty(&report)?));
     }
     if let Some(path) = &arguments.out {
         let metadata = HashMap::from([("method".into(), entry.name.into()), ("edits".into(), edits.to_string())]);
-        write_delta(path, total.total(), metadata)?;
-        println!("update                {}", path.display());
+        attempt("update", path, write_delta(path, total.total()?, metadata).map_err(Into::into));
     }
     if let Some(path) = &arguments.plot {
-        plot::save(path, &format!("{} on {} edits", entry.name, edits), "edits", &panels(&steps, &checkpoints))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        println!("curves                {}", path.display());
+        let title = format!("{} on {edits} edits", entry.name);
+        let drawn = plot::save(path, &title, "edits", &panels(&steps, &checkpoints));
+        attempt("curves", path, drawn.map_err(|error| format!("{}: {error}", path.display()).into()));
+    }
+
+    let last = &steps.last().ok_or("no step was made")?.measured;
+    let held = &checkpoints.last().ok_or("no step was made")?.errors;
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+    let mut lines: Vec<String> = refreshes
+        .iter()
+        .map(|refresh| {
+            let (edits, before, after) = (refresh.edits, refresh.kept_before, refresh.kept_after);
+            format!("refresh after {edits} edits: {before} -> {after} directions, |P' - P|^2 = {:.2}", refresh.moved)
+        })
+        .collect();
+    let share = 100.0 * last.drift / weight_norm;
+    lines.extend([
+        format!("leakage tr(D C D^T)   {:.6}", last.leakage),
+        format!("drift |D|_F           {:.6}  ({share:.2} % of |W|_F)", last.drift),
+        format!("largest s             {:.4}", largest(&mut steps.iter().map(|step| step.s))),
+        format!("write error, median   {:.6}", median(steps.iter().map(|step| step.write_error))),
+        format!(
+            "retention error now   {:.6} median, {:.6} largest",
+            median(held.iter().copied()),
+            largest(&mut held.iter().copied())
+        ),
+        format!(
+            "time                  {build_seconds:.2} s to build, {:.3} ms an edit (refreshes included)",
+            1e3 * edit_seconds / edits as f64
+        ),
+    ]);
+    lines.extend(written);
+    say(&lines.join("\n"))?;
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\nerror: ").into()) }
+}
+
+/// Prints to the terminal or a pipe; a pipe that was closed is no failure.
+fn say(text: &str) -> Result<(), Box<dyn Error>> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Finds out before the run, not after it, that an output cannot be written.
+fn check_outputs(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let outputs: Vec<&Path> =
+        [&arguments.report, &arguments.out, &arguments.plot].into_iter().flatten().map(PathBuf::as_path).collect();
+    for (i, path) in outputs.iter().enumerate() {
+        if outputs[..i].contains(path) {
+            return Err(format!("{}: two outputs cannot have the same path", path.display()).into());
+        }
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        if path.is_dir() || !folder.is_dir() {
+            return Err(format!("{}: not a file in an existing folder", path.display()).into());
+        }
     }
     Ok(())
 }

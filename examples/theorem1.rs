@@ -388,7 +388,7 @@ impl Run {
             let key = world.keys.as_ref().subcols(edit, 1);
             let mut residual = world.goals.as_ref().subcols(edit, 1).to_owned();
             if residuals == Residuals::Measured {
-                residual -= total.total() * key;
+                residual -= total.total()? * key;
             }
             let update = editor.edit(&EditBatch::new(key, residual.as_ref())?)?;
             if contender.past == Past::OtherKeys {
@@ -396,7 +396,7 @@ impl Run {
             }
             steps.extend(total.record(&update)?);
         }
-        Ok(Self { steps, total: total.total().to_owned() })
+        Ok(Self { steps, total: total.total()?.to_owned() })
     }
 
     fn drift(&self) -> f64 {

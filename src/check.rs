@@ -46,6 +46,11 @@ pub(crate) fn no_overflow<T: Scalar>(step: &'static str, matrix: MatRef<'_, T>) 
     }
 }
 
+/// Results that must be in range, one by one.
+pub(crate) fn in_range(step: &'static str, values: &[f64]) -> Result<()> {
+    if values.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(EditError::Overflow { step, scalar: f64::NAME }) }
+}
+
 /// Symmetric to a relative `tolerance` of the largest entry.
 pub(crate) fn symmetric<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>, tolerance: f64) -> Result<()> {
     let (mut worst, mut at, mut largest) = (0.0_f64, (0, 0), 0.0_f64);

@@ -64,15 +64,14 @@ pub(crate) fn mirror<T: Scalar>(mut matrix: MatMut<'_, T>) {
 
 /// The lower Cholesky factor of a symmetric matrix (the lower triangle is read), the strict upper triangle zero.
 ///
-/// `floor` gives, for a diagonal entry, the smallest squared pivot that is more than rounding.
+/// `floors` holds the smallest squared pivots that are more than rounding.
 pub(crate) fn cholesky(
     mut matrix: Mat<f64>,
-    floor: impl Fn(f64) -> f64,
+    floors: &[f64],
     singular: impl FnOnce() -> EditError,
     par: Par,
 ) -> Result<Mat<f64>> {
     let n = matrix.nrows();
-    let floors: Vec<f64> = (0..n).map(|i| floor(matrix[(i, i)])).collect();
     let scratch = llt::factor::cholesky_in_place_scratch::<f64>(n, par, Default::default());
     let mut buffer = MemBuffer::try_new(scratch)
         .map_err(|_| EditError::OutOfMemory { bytes: scratch.size_bytes(), purpose: "a Cholesky factorisation" })?;
@@ -100,6 +99,33 @@ pub(crate) fn inner(A: MatRef<'_, f64>, B: MatRef<'_, f64>) -> f64 {
 /// The squared Euclidean norm of every column.
 pub(crate) fn squared_column_norms<T: Scalar>(matrix: MatRef<'_, T>) -> Vec<f64> {
     matrix.col_iter().map(|column| column.iter().map(|x| x.to_f64() * x.to_f64()).sum()).collect()
+}
+
+/// The Euclidean norm of every column, right wherever the columns themselves are in range.
+pub(crate) fn column_norms<T: Scalar>(matrix: MatRef<'_, T>) -> Vec<f64> {
+    let norm = |column: faer::ColRef<'_, T>| {
+        let largest = column.iter().fold(0.0_f64, |max, x| max.max(x.to_f64().abs()));
+        let sum: f64 = column.iter().map(|x| (x.to_f64() / largest).powi(2)).sum();
+        if largest > 0.0 { largest * sum.sqrt() } else { 0.0 }
+    };
+    matrix.col_iter().map(norm).collect()
+}
+
+/// The matrix divided by a power of two that brings its largest entry to unit magnitude, and that power.
+pub(crate) fn unit_scaled<T: Scalar>(matrix: MatRef<'_, T>) -> (Mat<f64>, f64) {
+    let entries = || matrix.col_iter().flat_map(|column| column.iter());
+    let scale = power_of_two(entries().fold(0.0_f64, |max, x| max.max(x.to_f64().abs())));
+    (Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)].to_f64() / scale), scale)
+}
+
+/// The power of two at or below a positive number, 1 for zero.
+pub(crate) fn power_of_two(x: f64) -> f64 {
+    if x > 0.0 { x.log2().floor().exp2().max(f64::MIN_POSITIVE) } else { 1.0 }
+}
+
+/// A sum of squares that rounding may have made negative. NaN stays NaN.
+pub(crate) fn clamped(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// Columns `[A, B]` side by side.

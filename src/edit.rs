@@ -78,7 +78,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
 ///
 /// As factors an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
-/// subtracted again.
+/// subtracted again. One that an editor proposed holds `2 n d_in` more until it is [`detached`](Self::detached).
 ///
 /// # Examples
 /// ```
@@ -103,7 +103,7 @@ pub struct Update<T: Scalar> {
 #[derive(Clone, Debug)]
 pub(crate) struct Proposal<T: Scalar> {
     pub(crate) keys: Mat<T>,
-    pub(crate) solution: Solution<T>,
+    pub(crate) solution: Solution,
     /// The state that the update was proposed in.
     pub(crate) state: Arc<()>,
 }
@@ -126,18 +126,34 @@ impl<T: Scalar> Update<T> {
     }
 
     /// `Delta = R (I + G)⁻¹ Zᵀ`, as an editor proposes it.
-    pub(crate) fn proposed(batch: &EditBatch<'_, T>, solution: Solution<T>, state: Arc<()>) -> Result<Self> {
-        let (left, right) = (batch.residuals.to_owned(), solution.directions().to_owned());
+    pub(crate) fn proposed(batch: &EditBatch<'_, T>, mut solution: Solution, state: Arc<()>) -> Result<Self> {
+        let (left, right) = (batch.residuals.to_owned(), cast::<f64, T>(solution.take_directions().as_ref()));
+        check::no_overflow("the update", right.as_ref())?;
         Self { left, right, proposal: Some(Proposal { keys: batch.keys.to_owned(), solution, state }) }.representable()
+    }
+
+    /// The update without what a commit would need: half the memory or less, for updates that are kept.
+    #[must_use]
+    pub fn detached(mut self) -> Self {
+        self.proposal = None;
+        self
     }
 
     /// Refuses factors whose product leaves the range of `T`.
     fn representable(self) -> Result<Self> {
-        let (left, right) = (self.left.as_ref(), self.right.as_ref());
-        let norms = dense::squared_column_norms(left).into_iter().zip(dense::squared_column_norms(right));
-        // An upper bound of every entry of the product.
-        let bound: f64 = norms.map(|(l, r)| l.sqrt() * r.sqrt()).sum();
-        if bound <= T::MAX { Ok(self) } else { Err(EditError::Overflow { step: "the update", scalar: T::NAME }) }
+        if self.bound() <= T::MAX { Ok(self) } else { Err(EditError::Overflow { step: "the update", scalar: T::NAME }) }
+    }
+
+    /// An upper bound of every entry of `Delta`.
+    fn bound(&self) -> f64 {
+        let norms = dense::column_norms(self.left.as_ref()).into_iter().zip(dense::column_norms(self.right.as_ref()));
+        norms.map(|(l, r)| l * r).sum()
+    }
+
+    /// Refuses, under the name of an argument, an update of another weight.
+    pub(crate) fn check_shape(&self, argument: &'static str, d_out: usize, d_in: usize) -> Result<()> {
+        let (expected, found) = ((d_out, d_in).into(), (self.d_out(), self.d_in()).into());
+        if expected == found { Ok(()) } else { Err(EditError::Shape { argument, expected, found }) }
     }
 
     /// The left factor, `d_out x n`: for a proposed update, the residuals.
@@ -189,13 +205,15 @@ impl<T: Scalar> Update<T> {
     /// Wrong shape.
     pub fn product(&self, X: MatRef<'_, T>, par: Par) -> Result<Mat<T>> {
         check::shape("X", X, self.d_in(), X.ncols())?;
+        check::finite("X", X)?;
         Ok(dense::product(self.left(), dense::product(self.right(), X, par).as_ref(), par))
     }
 
-    /// `W <- W + Delta` in a weight of either orientation. Cost: one pass over the weight for `n = 1`.
+    /// `W <- W + Delta` in a weight of either orientation. Cost: for `n = 1`, one pass over the weight to check it, and
+    /// one to change it.
     ///
     /// # Errors
-    /// A weight of another shape; it is unchanged then.
+    /// A weight of another shape, one that holds NaN or infinity, or one that would; it is unchanged then.
     pub fn apply_to(&self, weight: MatMut<'_, T>, orientation: Orientation, par: Par) -> Result<()> {
         self.add_to(weight, orientation, 1.0, par)
     }
@@ -203,7 +221,7 @@ impl<T: Scalar> Update<T> {
     /// `W <- W - Delta`: takes back what [`apply_to`](Self::apply_to) added, up to the rounding of the additions.
     ///
     /// # Errors
-    /// A weight of another shape; it is unchanged then.
+    /// As [`apply_to`](Self::apply_to).
     pub fn subtract_from(&self, weight: MatMut<'_, T>, orientation: Orientation, par: Par) -> Result<()> {
         self.add_to(weight, orientation, -1.0, par)
     }
@@ -219,6 +237,13 @@ impl<T: Scalar> Update<T> {
                 weight.transpose_mut()
             }
         };
+        // One comparison finds NaN, infinity, and entries from which the update might overflow.
+        let room = (T::MAX - self.bound()) * (1.0 - T::EPSILON);
+        let fits = |column: faer::ColRef<'_, T>| column.iter().fold(true, |fits, x| fits & (x.to_f64().abs() <= room));
+        if !weight.as_ref().col_iter().all(fits) {
+            check::finite("weight", weight.as_ref())?;
+            return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
+        }
         matmul(weight, Accum::Add, self.left(), self.right(), T::of_f64(sign), par);
         Ok(())
     }
@@ -237,7 +262,8 @@ impl<T: Scalar> Update<T> {
     /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`.
     #[must_use]
     pub fn frobenius_norm(&self) -> f64 {
-        self.inner_unchecked(self).max(0.0).sqrt()
+        let (inner, scale, _) = self.scaled_inner(self);
+        dense::clamped(inner).sqrt() * scale
     }
 
     /// The spectral norm `|Delta|_2`, the largest singular value, in `f64` from the factors:
@@ -246,9 +272,9 @@ impl<T: Scalar> Update<T> {
     /// # Errors
     /// A failed decomposition of an `n x n` matrix.
     pub fn spectral_norm(&self) -> Result<f64> {
-        let [L, R] = [self.left(), self.right.as_ref()].map(|factor| {
-            let factor = cast::<T, f64>(factor);
-            dense::product(factor.transpose(), factor.as_ref(), Par::Seq)
+        let [(L, left_scale), (R, right_scale)] = [self.left(), self.right.as_ref()].map(|factor| {
+            let (factor, scale) = dense::unit_scaled(factor);
+            (dense::product(factor.transpose(), factor.as_ref(), Par::Seq), scale)
         });
         // |left right|² is the largest eigenvalue of L R, and of the symmetric R^(1/2) L R^(1/2).
         let spectrum = Spectrum::decompose("the Gram matrix of the right factor", R, Par::Seq)?;
@@ -256,25 +282,30 @@ impl<T: Scalar> Update<T> {
         let root = Mat::from_fn(n, n, |i, j| spectrum.vectors()[(i, j)] * spectrum.values()[j].sqrt());
         let LR = dense::product(L.as_ref(), root.as_ref(), Par::Seq);
         let product = dense::product(root.transpose(), LR.as_ref(), Par::Seq);
-        Ok(Spectrum::decompose("the Gram matrix of the update", product, Par::Seq)?.largest().sqrt())
+        let spectrum = Spectrum::decompose("the Gram matrix of the update", product, Par::Seq)?;
+        Ok(spectrum.largest().sqrt() * left_scale * right_scale)
     }
 
     /// `<Delta, Other> = tr(Delta Otherᵀ)`, in `f64` from the factors: how two updates interfere. Negative means that
     /// one undoes part of the other.
     ///
     /// # Errors
-    /// Updates of different weights.
+    /// Updates of different weights, or overflow.
     pub fn inner(&self, other: &Self) -> Result<f64> {
-        check::shape("other", other.left.as_ref(), self.d_out(), other.rank())?;
-        check::shape("other", other.right.as_ref(), self.d_in(), other.rank())?;
-        Ok(self.inner_unchecked(other))
+        other.check_shape("other", self.d_out(), self.d_in())?;
+        let (inner, ours, theirs) = self.scaled_inner(other);
+        let inner = inner * ours * theirs;
+        check::in_range("the inner product", &[inner])?;
+        Ok(inner)
     }
 
-    fn inner_unchecked(&self, other: &Self) -> f64 {
+    /// The inner product as a number of moderate size and a scale for each side, so that no square leaves the range.
+    fn scaled_inner(&self, other: &Self) -> (f64, f64, f64) {
         let gram = |a: &Mat<T>, b: &Mat<T>| {
-            let (a, b) = (cast::<T, f64>(a.as_ref()), cast::<T, f64>(b.as_ref()));
-            dense::product(a.transpose(), b.as_ref(), Par::Seq)
+            let ((a, scale_a), (b, scale_b)) = (dense::unit_scaled(a.as_ref()), dense::unit_scaled(b.as_ref()));
+            (dense::product(a.transpose(), b.as_ref(), Par::Seq), scale_a, scale_b)
         };
-        dense::inner(gram(&self.left, &other.left).as_ref(), gram(&self.right, &other.right).as_ref())
+        let ((L, l, other_l), (R, r, other_r)) = (gram(&self.left, &other.left), gram(&self.right, &other.right));
+        (dense::inner(L.as_ref(), R.as_ref()), l * r, other_l * other_r)
     }
 }

@@ -28,8 +28,8 @@ impl From<(usize, usize)> for Shape {
 
 /// Everything that can go wrong in this crate.
 ///
-/// A function that returns an error has changed nothing: neither its arguments nor the state behind
-/// `&mut self`.
+/// A function that returns an error has changed nothing: neither its arguments nor the state behind `&mut self`. (One
+/// function is two steps: [`Editor::edit`](crate::Editor::edit) keeps a refresh that was due, if the edit itself fails.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EditError {
@@ -65,7 +65,7 @@ pub enum EditError {
     },
 
     /// Finite inputs led to a result beyond the range of the number type.
-    #[error("{step} left the range of {scalar}: rescale the keys and residuals, or compute in f64")]
+    #[error("{step} left the range of {scalar}: {}", overflow_advice(scalar))]
     Overflow {
         /// The computation that overflowed.
         step: &'static str,
@@ -142,13 +142,19 @@ pub enum EditError {
     },
 
     /// Statistics without a token count cannot be merged or extended.
-    #[error("the statistics do not say how many tokens they are a mean of, so nothing can be added to them")]
-    UnknownTokenCount,
+    #[error(
+        "`{argument}` does not say how many tokens it is a mean of, so nothing can be added to it, nor it to anything: \
+         give the count to `SecondMoment::from_mean`"
+    )]
+    UnknownTokenCount {
+        /// Whose count is unknown.
+        argument: &'static str,
+    },
 
     /// The threshold leaves no direction to edit in.
     #[error(
-        "the projector keeps no direction: the threshold is {threshold:e}, the smallest eigenvalue {smallest:e}; raise \
-         the threshold, or start over with a fresh history"
+        "the projector keeps no direction: the threshold is {threshold:e}, the smallest eigenvalue {smallest:e}; use a \
+         larger threshold, or, if past edits have filled the space, go on with the present projector (`stop_refreshing`)"
     )]
     NothingKept {
         /// The threshold, as an absolute eigenvalue.
@@ -220,6 +226,15 @@ pub enum EditError {
         problem: String,
     },
 
+    /// A file was read, but its numbers were refused.
+    #[error("{path}: {source}")]
+    InFile {
+        /// Path of the file.
+        path: std::path::PathBuf,
+        /// What is wrong with them; arguments are named as the file names them.
+        source: Box<EditError>,
+    },
+
     /// An adapter was asked for a layer that it does not have.
     #[error("layer {layer} is not one of the adapter's layers {known:?}")]
     UnknownLayer {
@@ -241,4 +256,11 @@ pub enum EditError {
     /// An adapter failed for reasons of its own.
     #[error("the adapter failed: {0}")]
     Adapter(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn overflow_advice(scalar: &str) -> &'static str {
+    match scalar {
+        "f32" => "rescale the keys and residuals, or use f64",
+        _ => "rescale the keys and residuals",
+    }
 }

@@ -1,20 +1,14 @@
 //! The engine: an inverse that is updated, never recomputed.
 
-use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Mat, MatRef, Par};
 
 use crate::error::{EditError, Result};
-use crate::projector::Projector;
+use crate::projector::{Projector, singular_start};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
+use crate::symmetric::{Sign, Symmetric};
 use crate::{check, dense, tolerance};
-
-/// Columns of pending factors before they are folded into the base by one matrix product.
-const BLOCK: usize = 64;
-
-/// Columns of `Q` that are formed in `f64` at a time while it is built.
-const BUILD_BLOCK: usize = 256;
 
 /// `Q = V (Vᵀ A V + lambda2 I)⁻¹ Vᵀ`, the inverse of the protected Gram matrix `A` on the space that may be edited.
 ///
@@ -33,14 +27,13 @@ const BUILD_BLOCK: usize = 256;
 /// | keys leave it, `A - K Kᵀ` | `Q + Z (I - G)⁻¹ Zᵀ` | [`release`](Self::release) |
 /// | directions become untouchable | `Q - Q N (Nᵀ Q N)⁺ Nᵀ Q` | [`constrain`](Self::constrain) |
 ///
-/// Changes are kept as pending factors, `Q = base ± F Fᵀ`, and folded into the base by one matrix product when 64
-/// columns have gathered. This is recursive least squares.
+/// Changes are kept as pending factors and folded in by one matrix product when 64 columns have gathered. This is
+/// recursive least squares.
 ///
-/// # Precision
-/// `Q` is built in `f64` and rounded to `T` once. Products with `Q` are in `T`, the `n x n` systems always in `f64`.
-///
-/// # Memory
-/// One `d_in x d_in` matrix and a block of 64 columns, both of type `T`.
+/// # Precision and memory
+/// `Q` is `f64` whatever the keys are, and only its lower triangle is stored: `4 d_in²` bytes, what a full matrix of
+/// `f32` takes, and as many to read for a product. So an engine that runs for 10,000 edits does not drift as one in
+/// `f32` would, at the same cost.
 ///
 /// # Examples
 /// ```
@@ -55,57 +48,67 @@ const BUILD_BLOCK: usize = 256;
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct InverseGram<T: Scalar> {
-    base: Mat<T>,
-    /// `F`: the first `used` columns.
-    pending: Mat<T>,
-    used: usize,
-    sign: Sign,
+pub struct InverseGram {
+    Q: Symmetric,
     /// Largest eigenvalue that `Q` can have: what its rounding errors are relative to.
     largest: f64,
-    par: Par,
+    /// Counts the changes, so that a solution knows the state it was found in.
+    revision: u64,
 }
 
-/// What the pending factors do: `Q = base - F Fᵀ` or `Q = base + F Fᵀ`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    Minus,
-    Plus,
-}
-
-impl Sign {
-    fn factor(self) -> f64 {
-        match self {
-            Self::Minus => -1.0,
-            Self::Plus => 1.0,
-        }
-    }
-}
+const START: &str = "the inverse Gram matrix";
 
 /// What [`InverseGram::solve`] finds for a batch of `n` keys.
 #[derive(Clone, Debug)]
-pub struct Solution<T: Scalar> {
-    directions: Mat<T>,
-    factor: Mat<T>,
+pub struct Solution {
+    directions: Mat<f64>,
+    /// `F` with `Q - F Fᵀ` the state after the keys are absorbed.
+    factor: Mat<f64>,
     gains: Vec<f64>,
+    revision: u64,
 }
 
-impl<T: Scalar> Solution<T> {
-    /// `Z (I + G)⁻¹`, `d_in x n`: the update is `Delta = R directionsᵀ`.
+impl Default for Solution {
+    fn default() -> Self {
+        Self { directions: Mat::new(), factor: Mat::new(), gains: Vec::new(), revision: 0 }
+    }
+}
+
+impl Solution {
+    /// The directions, moved out: what absorbing the keys needs stays.
+    pub(crate) fn take_directions(&mut self) -> Mat<f64> {
+        std::mem::replace(&mut self.directions, Mat::new())
+    }
+
+    /// The transposed right factor of the update, `d_in x n`: `Delta = R directionsᵀ`.
     #[must_use]
-    pub fn directions(&self) -> MatRef<'_, T> {
+    pub fn directions(&self) -> MatRef<'_, f64> {
         self.directions.as_ref()
     }
 
-    /// `g = kᵀ Q k` of every key: how strongly the present state lets it write. The update reaches the share
-    /// `g / (1 + g)` of its residual when `n = 1`.
+    /// `g = kᵀ Q k` of every key: how strongly the state lets it write. An edit on its own reaches the share
+    /// `g / (1 + g)` of its residual.
     #[must_use]
     pub fn gains(&self) -> &[f64] {
         &self.gains
     }
 }
 
-impl<T: Scalar> InverseGram<T> {
+/// Memory that [`InverseGram::solve_into`] works in. Used again, it is not allocated again.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    keys: Mat<f64>,
+    Z: Mat<f64>,
+    partial: Vec<f64>,
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self { keys: Mat::new(), Z: Mat::new(), partial: Vec::new() }
+    }
+}
+
+impl InverseGram {
     /// `Q = V diag(1 / (weight s_i + ridge)) Vᵀ`: the start of every method, where `A = weight C` is diagonal in the
     /// eigenbasis that the projector was cut from.
     ///
@@ -113,47 +116,45 @@ impl<T: Scalar> InverseGram<T> {
     /// * `weight`: `lambda` of MEMIT, `lambda1` of BetaEdit, 0 for AlphaEdit
     /// * `ridge`: `lambda2`
     ///
-    /// Cost: `d_in² r` multiply-adds.
+    /// Cost: `d_in² r` flops, and `d_in r` numbers of workspace.
     ///
     /// # Errors
     /// Negative or non-finite numbers; [`EditError::Singular`] if `weight s_i + ridge` is zero to working precision
     /// for a kept direction.
     pub fn diagonal(projector: &Projector, weight: f64, ridge: f64, par: Par) -> Result<Self> {
-        check::non_negative("weight", weight)?;
-        check::non_negative("ridge", ridge)?;
-        let A: Vec<f64> = projector.kept_values().iter().map(|s| weight * s + ridge).collect();
-        let largest = A.iter().copied().fold(0.0, f64::max);
+        let A = projector.protection(weight, ridge)?;
         let smallest = A.iter().copied().fold(f64::INFINITY, f64::min);
-        if !(smallest > tolerance::singular(A.len()) * largest) {
-            return Err(singular_start());
-        }
         let V = projector.basis();
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / A[j].sqrt());
         Self::of_root(&root, 1.0 / smallest, par)
     }
 
     /// `Q = V (Vᵀ A V + ridge I)⁻¹ Vᵀ` for any symmetric positive semidefinite `A` (`d_in x d_in`), the start after a
-    /// refresh. Cost: about `3 d_in² r` multiply-adds and an `r x r` Cholesky factorisation.
+    /// full refresh. Cost: about `6 d_in² r` flops and an `r x r` Cholesky factorisation.
     ///
     /// # Errors
     /// Wrong shapes, NaN; [`EditError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
     pub fn new(projector: &Projector, A: MatRef<'_, f64>, ridge: f64, par: Par) -> Result<Self> {
         check::shape("A", A, projector.dim(), projector.dim())?;
         check::finite("A", A)?;
+        check::symmetric("A", A, tolerance::SYMMETRY)?;
         check::non_negative("ridge", ridge)?;
         let V = projector.basis();
         let AV = dense::product(A, V, par);
         let mut S = dense::product(V.transpose(), AV.as_ref(), par);
         drop(AV);
-        for i in 0..S.nrows() {
+        let n = S.nrows();
+        for i in 0..n {
             S[(i, i)] += ridge;
         }
-        let n = S.nrows();
-        let L = dense::cholesky(S, |diagonal| tolerance::singular(n) * diagonal, singular_start, par)?;
+        check::no_overflow("the protected Gram matrix", S.as_ref())?;
+        let floors: Vec<f64> = diagonal(&S).into_iter().map(|entry| tolerance::singular(n) * entry).collect();
+        let L = dense::cholesky(S, &floors, singular_start, par)?;
         // Rows of L⁻¹ Vᵀ: Q = (L⁻¹ Vᵀ)ᵀ (L⁻¹ Vᵀ), a product of a matrix with itself, so symmetric and semidefinite.
         let mut root = V.to_owned();
         solve_lower_triangular_in_place(L.as_ref(), root.as_mut().transpose_mut(), par);
-        let largest = root.squared_norm_l2();
+        // The trace bounds the largest eigenvalue, and so does the ridge, also after keys are released.
+        let largest = if ridge > 0.0 { 1.0 / ridge } else { root.squared_norm_l2() };
         Self::of_root(&root, largest, par)
     }
 
@@ -163,93 +164,143 @@ impl<T: Scalar> InverseGram<T> {
     /// `d_in = 0`, or an `a` that is not a positive number.
     pub fn isotropic(d_in: usize, a: f64, par: Par) -> Result<Self> {
         check::positive("a", a)?;
-        let base = Mat::from_fn(d_in, d_in, |i, j| T::of_f64(if i == j { 1.0 / a } else { 0.0 }));
-        check::not_empty("Q", base.as_ref())?;
-        Self::of_base(base, 1.0 / a, par)
-    }
-
-    /// `root rootᵀ`, formed in `f64` a few columns at a time and rounded to `T` once.
-    fn of_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
-        let d = root.nrows();
-        let mut base = dense::zeros::<T>(d, d, "the inverse Gram matrix")?;
-        let mut columns = dense::zeros::<f64>(d, BUILD_BLOCK.min(d), "the inverse Gram matrix")?;
-        for start in (0..d).step_by(BUILD_BLOCK) {
-            let n = BUILD_BLOCK.min(d - start);
-            let mut block = columns.as_mut().submatrix_mut(0, 0, d - start, n);
-            let below = root.as_ref().subrows(start, d - start);
-            matmul(block.as_mut(), Accum::Replace, below, below.subrows(0, n).transpose(), 1.0, par);
-            for j in 0..n {
-                let to = base.as_mut().col_mut(start + j).subrows_mut(start, d - start);
-                to.iter_mut().zip(block.as_ref().col(j).iter()).for_each(|(to, from)| *to = T::of_f64(*from));
-            }
+        if d_in == 0 {
+            return Err(EditError::Empty { argument: "d_in" });
         }
-        dense::mirror(base.as_mut());
-        Self::of_base(base, largest, par)
+        check::in_range(START, &[1.0 / a])?;
+        Ok(Self { Q: Symmetric::identity(d_in, 1.0 / a, par)?, largest: 1.0 / a, revision: 1 })
     }
 
-    fn of_base(base: Mat<T>, largest: f64, par: Par) -> Result<Self> {
-        check::no_overflow("the inverse Gram matrix", base.as_ref())?;
-        let pending = dense::zeros(base.nrows(), BLOCK, "pending factors")?;
-        Ok(Self { base, pending, used: 0, sign: Sign::Minus, largest, par })
+    fn of_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
+        check::in_range(START, &[largest])?;
+        let Q = Symmetric::of_root(root.as_ref(), par)?;
+        if Q.is_finite() {
+            Ok(Self { Q, largest, revision: 1 })
+        } else {
+            Err(EditError::Overflow { step: START, scalar: f64::NAME })
+        }
     }
 
     /// Length of the keys, `d_in`.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.base.nrows()
+        self.Q.dim()
     }
 
     /// `Z = Q K` for `d_in x n` keys. Cost: one pass over `Q` and the pending block.
     ///
     /// # Errors
     /// Wrong shape.
-    pub fn product(&self, keys: MatRef<'_, T>) -> Result<Mat<T>> {
+    pub fn product<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
         check::shape("keys", keys, self.dim(), keys.ncols())?;
-        let mut Z = dense::product(self.base.as_ref(), keys, self.par);
-        if self.used > 0 {
-            let F = self.pending.as_ref().subcols(0, self.used);
-            let coordinates = dense::product(F.transpose(), keys, self.par);
-            matmul(&mut Z, Accum::Add, F, &coordinates, T::of_f64(self.sign.factor()), self.par);
-        }
+        check::finite("keys", keys)?;
+        let mut Z = Mat::new();
+        self.Q.product(cast::<T, f64>(keys).as_ref(), &mut Z, &mut Vec::new());
         Ok(Z)
     }
 
-    /// Solves for a batch of keys; changes nothing.
+    /// Solves for a batch of keys that are written together; changes nothing.
     ///
     /// * `keys`: `d_in x n`, any `n` of at least 1, also above `d_in`
     ///
     /// Cost: one pass over `Q`, `O(d_in n²)`, and an `n x n` Cholesky factorisation.
     ///
     /// # Errors
-    /// Wrong shape, empty batch, NaN, and [`EditError::Overflow`] if finite keys lead beyond the range of `T`.
-    pub fn solve(&self, keys: MatRef<'_, T>) -> Result<Solution<T>> {
-        let (Z, G) = self.small_system(keys)?;
-        let gains = (0..G.nrows()).map(|i| G[(i, i)]).collect();
-        let (factor, L) = self.factor(Z, G, Sign::Minus, || EditError::Singular {
-            step: "the small system I + Kᵀ Q K",
-            advice: "rounding has made Q indefinite; use f64, a larger lambda2, or smaller batches",
-        })?;
+    /// Wrong shape, empty batch, NaN, and [`EditError::Overflow`] if finite keys lead beyond the range of `f64`.
+    pub fn solve<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
+        let mut solution = Solution::default();
+        self.solve_into(keys, &mut solution, &mut Workspace::default())?;
+        Ok(solution)
+    }
+
+    /// As [`solve`](Self::solve), into memory that is used again: for single keys, nothing is allocated from the second
+    /// call on.
+    ///
+    /// # Errors
+    /// As [`solve`](Self::solve); what is in `solution` then means nothing.
+    pub fn solve_into<T: Scalar>(
+        &self,
+        keys: MatRef<'_, T>,
+        solution: &mut Solution,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        // Until it is whole, a solution belongs to no state.
+        solution.revision = 0;
+        self.multiply(keys, workspace)?;
+        if keys.ncols() == 1 {
+            self.single(workspace, solution)?;
+            solution.revision = self.revision;
+            return Ok(());
+        }
+        let G = self.gram(workspace)?;
+        let (factor, L) = self.factor(workspace, &G)?;
         let mut directions = factor.clone();
-        solve_upper_triangular_in_place(L.transpose(), directions.as_mut().transpose_mut(), self.par);
-        let (directions, factor) = (cast::<f64, T>(directions.as_ref()), cast::<f64, T>(factor.as_ref()));
+        solve_upper_triangular_in_place(L.transpose(), directions.as_mut().transpose_mut(), self.Q.par());
         check::no_overflow("the solution of the edit", directions.as_ref())?;
-        check::no_overflow("the solution of the edit", factor.as_ref())?;
-        Ok(Solution { directions, factor, gains })
+        *solution = Solution { directions, factor, gains: diagonal(&G), revision: self.revision };
+        Ok(())
+    }
+
+    /// Solves for keys that are written **one after the other**, each protected from those behind it: the same numbers
+    /// as [`solve`](Self::solve) and [`absorb`](Self::absorb) column by column, at matrix-product speed, because the
+    /// Cholesky factorisation of `I + G` runs through the same elimination.
+    ///
+    /// The directions are those of single edits, so the residual of column `t` may be computed when columns `0..t` are
+    /// written already.
+    ///
+    /// # Errors
+    /// As [`solve`](Self::solve).
+    pub fn solve_in_sequence<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
+        let mut workspace = Workspace::default();
+        self.multiply(keys, &mut workspace)?;
+        let G = self.gram(&workspace)?;
+        let (factor, L) = self.factor(&workspace, &G)?;
+        let directions = Mat::from_fn(factor.nrows(), factor.ncols(), |i, t| factor[(i, t)] / L[(t, t)]);
+        check::no_overflow("the solution of the edit", directions.as_ref())?;
+        let gains = (0..G.nrows()).map(|t| L[(t, t)] * L[(t, t)] - 1.0).collect();
+        Ok(Solution { directions, factor, gains, revision: self.revision })
+    }
+
+    /// Solves for keys that know nothing of each other: every column as if it were alone.
+    ///
+    /// # Errors
+    /// As [`solve`](Self::solve).
+    pub fn solve_each<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
+        let mut workspace = Workspace::default();
+        self.multiply(keys, &mut workspace)?;
+        let G = self.gram(&workspace)?;
+        let gains = diagonal(&G);
+        let directions = Mat::from_fn(self.dim(), keys.ncols(), |i, t| workspace.Z[(i, t)] / (1.0 + gains[t]));
+        let (factor, _) = self.factor(&workspace, &G)?;
+        check::no_overflow("the solution of the edit", directions.as_ref())?;
+        Ok(Solution { directions, factor, gains, revision: self.revision })
     }
 
     /// The keys join the history: `A <- A + K Kᵀ`.
     ///
     /// # Errors
     /// As [`solve`](Self::solve); nothing is changed then.
-    pub fn absorb(&mut self, keys: MatRef<'_, T>) -> Result<()> {
+    pub fn absorb<T: Scalar>(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let solution = self.solve(keys)?;
-        self.absorb_solution(&solution);
+        self.absorb_solution(&solution)
+    }
+
+    /// As [`absorb`](Self::absorb), with the solution that was found for these keys in this very state: no second
+    /// product.
+    ///
+    /// # Errors
+    /// [`EditError::StaleUpdate`] if the state has changed since, or if the solution was found for another size.
+    pub fn absorb_solution(&mut self, solution: &Solution) -> Result<()> {
+        if solution.revision != self.revision || solution.factor.nrows() != self.dim() {
+            return Err(EditError::StaleUpdate);
+        }
+        self.push(solution.factor.as_ref(), Sign::Minus);
         Ok(())
     }
 
-    /// As [`absorb`](Self::absorb), with the solution that `solve` found for these keys in this very state.
-    pub(crate) fn absorb_solution(&mut self, solution: &Solution<T>) {
-        self.push(solution.factor.as_ref(), Sign::Minus);
+    fn push(&mut self, F: MatRef<'_, f64>, sign: Sign) {
+        self.Q.push(F, sign);
+        self.revision += 1;
     }
 
     /// The keys leave the history: `A <- A - K Kᵀ`, the exact reverse of [`absorb`](Self::absorb), in any order.
@@ -258,18 +309,27 @@ impl<T: Scalar> InverseGram<T> {
     /// can be seen.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve), and [`EditError::Singular`] if `I - G` is not positive definite, which means that
-    /// the keys are not in the history, or that rounding has eaten all they left (`kᵀ Q k = 1 - 1/(1 + s)` with a
-    /// huge `s`). Nothing is changed then.
-    pub fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
-        let (Z, G) = self.small_system(keys)?;
-        let (factor, _) = self.factor(Z, G, Sign::Plus, || EditError::Singular {
+    /// As [`solve`](Self::solve), and [`EditError::Singular`] if `I - G` is not positive, which means that the keys are
+    /// not in the history, or not so by more than 10⁴ times its rounding: a key of huge `s = kᵀ A⁻¹ k` leaves
+    /// `1 / (1 + s)` of itself in `Q`, and the relative error of what comes back is about `1e-16 s²`. In `f64` a key
+    /// can be released up to `s` of about 10⁵. Nothing is changed then.
+    pub fn release<T: Scalar>(&mut self, keys: MatRef<'_, T>) -> Result<()> {
+        let mut workspace = Workspace::default();
+        self.multiply(keys, &mut workspace)?;
+        let G = self.gram(&workspace)?;
+        let n = G.nrows();
+        let floors: Vec<f64> = self.rounding(&workspace).map(|rounding| 1e4 * rounding).collect();
+        let singular = || EditError::Singular {
             step: "releasing keys, I - Kᵀ Q K",
             advice: "release only keys that were absorbed, each once; if they were, their norm is too large for the \
-                     precision: use f64 or a larger lambda2",
-        })?;
-        let factor = cast::<f64, T>(factor.as_ref());
-        check::no_overflow("releasing keys", factor.as_ref())?;
+                     precision: use a larger lambda2",
+        };
+        let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) - (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
+        let L = dense::cholesky(system, &floors, singular, self.Q.par())?;
+        let mut factor = workspace.Z;
+        solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
+        // Q grows by F Fᵀ, whose entries are at most its trace.
+        check::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
         self.push(factor.as_ref(), Sign::Plus);
         Ok(())
     }
@@ -277,11 +337,12 @@ impl<T: Scalar> InverseGram<T> {
     /// The directions become untouchable: `Q N = 0` from now on, for the columns `N` (`d_in x m`, any length, also
     /// dependent or constrained already).
     ///
-    /// Keys along them are never written again, and no later [`release`](Self::release) brings them back.
+    /// Keys along them are never written again, and no later [`release`](Self::release) brings them back. Directions
+    /// that differ by less than 1e-7 count as one.
     ///
     /// # Errors
     /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
-    pub fn constrain(&mut self, directions: MatRef<'_, T>) -> Result<()> {
+    pub fn constrain<T: Scalar>(&mut self, directions: MatRef<'_, T>) -> Result<()> {
         check::columns("directions", directions, self.dim())?;
         check::finite("directions", directions)?;
         let mut N = cast::<T, f64>(directions);
@@ -292,93 +353,123 @@ impl<T: Scalar> InverseGram<T> {
                 column.iter_mut().for_each(|x| *x /= norm);
             }
         }
-        let Z = cast::<T, f64>(self.product(cast::<f64, T>(N.as_ref()).as_ref())?.as_ref());
-        let S = dense::product(N.transpose(), Z.as_ref(), self.par);
-        let spectrum = Spectrum::of_symmetric("Nᵀ Q N", S, self.par)?;
-        let rounding = tolerance::CONSTRAINED * T::EPSILON * self.largest;
-        let first = spectrum.values().partition_point(|&s| s <= rounding);
-        let rest = spectrum.dim() - first;
-        if rest == 0 {
-            return Ok(());
+        let QN = self.product(N.as_ref())?;
+        check::no_overflow("constraining directions", QN.as_ref())?;
+        if let Some(factor) = self.constraint(N.as_ref(), QN.as_ref())? {
+            self.push(factor.as_ref(), Sign::Minus);
         }
-        let root = Mat::from_fn(spectrum.dim(), rest, |i, j| {
-            spectrum.vectors()[(i, first + j)] / spectrum.values()[first + j].sqrt()
-        });
-        let factor = cast::<f64, T>(dense::product(Z.as_ref(), root.as_ref(), self.par).as_ref());
-        check::no_overflow("constraining directions", factor.as_ref())?;
-        self.push(factor.as_ref(), Sign::Minus);
         Ok(())
+    }
+
+    /// `F` with `F Fᵀ = Q N (Nᵀ Q N)⁺ Nᵀ Q` for unit columns `N`; `None` if `Q N` is zero up to rounding.
+    fn constraint(&self, N: MatRef<'_, f64>, QN: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
+        let S = dense::product(N.transpose(), QN, self.Q.par());
+        // nᵀ Q n is right to the rounding of |Q n|; what is below that is constrained already.
+        let rounding = tolerance::CONSTRAINED * f64::EPSILON;
+        let norms = dense::column_norms(QN);
+        check::in_range("constraining directions", &norms)?;
+        let free = |j: usize| S[(j, j)] > rounding * norms[j];
+        let free: Vec<usize> = (0..N.ncols()).filter(|&j| free(j)).collect();
+        if free.is_empty() {
+            return Ok(None);
+        }
+        // Scaled to a unit diagonal, so that every direction counts as much; small eigenvalues are dependences.
+        let scale = |i: usize| 1.0 / S[(free[i], free[i])].sqrt();
+        let m = free.len();
+        let scaled = Mat::from_fn(m, m, |i, j| S[(free[i], free[j])] * scale(i) * scale(j));
+        let spectrum = Spectrum::of_symmetric("Nᵀ Q N", scaled, self.Q.par())?;
+        let first = spectrum.values().partition_point(|&s| s <= rounding * m as f64);
+        let mut root = Mat::zeros(N.ncols(), m - first);
+        for (i, &row) in free.iter().enumerate() {
+            for j in first..m {
+                root[(row, j - first)] = scale(i) * spectrum.vectors()[(i, j)] / spectrum.values()[j].sqrt();
+            }
+        }
+        let factor = dense::product(QN, root.as_ref(), self.Q.par());
+        check::no_overflow("constraining directions", factor.as_ref())?;
+        Ok(Some(factor))
     }
 
     /// `Q` as a dense matrix, `d_in x d_in`, exactly symmetric.
     #[must_use]
-    pub fn dense(&self) -> Mat<T> {
-        let mut Q = self.base.clone();
-        let F = self.pending.as_ref().subcols(0, self.used);
-        dense::add_self_outer(Q.as_mut(), F, self.sign.factor(), self.par);
-        Q
+    pub fn dense(&self) -> Mat<f64> {
+        self.Q.dense()
     }
 
-    /// `Z = Q K` and `G = Kᵀ Z`, in `f64` from here on.
-    fn small_system(&self, keys: MatRef<'_, T>) -> Result<(Mat<f64>, Mat<f64>)> {
+    /// `Z = Q K` into the workspace, with the keys in `f64` beside it.
+    fn multiply<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<()> {
         check::columns("keys", keys, self.dim())?;
         check::finite("keys", keys)?;
-        let Z = self.product(keys)?;
-        check::no_overflow("the product Q K", Z.as_ref())?;
-        let (K, Z) = (cast::<T, f64>(keys), cast::<T, f64>(Z.as_ref()));
-        let G = dense::product(K.transpose(), Z.as_ref(), self.par);
+        let Workspace { keys: K, Z, partial } = workspace;
+        K.resize_with(keys.nrows(), keys.ncols(), |_, _| 0.0);
+        for (to, from) in K.col_iter_mut().zip(keys.col_iter()) {
+            to.iter_mut().zip(from.iter()).for_each(|(to, from)| *to = from.to_f64());
+        }
+        self.Q.product(K.as_ref(), Z, partial);
+        check::no_overflow("the product Q K", Z.as_ref())
+    }
+
+    /// `G = Kᵀ Z`, symmetric up to rounding.
+    fn gram(&self, workspace: &Workspace) -> Result<Mat<f64>> {
+        let G = dense::product(workspace.keys.transpose(), workspace.Z.as_ref(), self.Q.par());
         check::no_overflow("the small system Kᵀ Q K", G.as_ref())?;
-        Ok((Z, G))
+        Ok(G)
     }
 
-    /// `F = Z L⁻ᵀ` with `I ± G = L Lᵀ`, so that `F Fᵀ` is the change of `Q`, and `L`.
-    fn factor(
-        &self,
-        mut Z: Mat<f64>,
-        G: Mat<f64>,
-        change: Sign,
-        singular: impl FnOnce() -> EditError,
-    ) -> Result<(Mat<f64>, Mat<f64>)> {
-        let identity = |i, j| if i == j { 1.0 } else { 0.0 };
-        let system =
-            Mat::from_fn(G.nrows(), G.nrows(), |i, j| identity(i, j) - change.factor() * 0.5 * (G[(i, j)] + G[(j, i)]));
-        // I + G is at least 1; I - G is what rounding in `T` leaves of 1.
-        let epsilon = match change {
-            Sign::Minus => f64::EPSILON,
-            Sign::Plus => T::EPSILON,
-        };
-        let n = G.nrows() as f64;
-        let L = dense::cholesky(system, |diagonal| n * epsilon * diagonal.max(1.0), singular, self.par)?;
-        solve_lower_triangular_in_place(L.as_ref(), Z.as_mut().transpose_mut(), self.par);
-        Ok((Z, L))
+    /// `F = Z L⁻ᵀ` with `I + G = L Lᵀ`, and `L`.
+    fn factor(&self, workspace: &Workspace, G: &Mat<f64>) -> Result<(Mat<f64>, Mat<f64>)> {
+        let n = G.nrows();
+        let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
+        let floors: Vec<f64> = self.rounding(workspace).map(smallest_pivot).collect();
+        let L = dense::cholesky(system, &floors, singular_batch, self.Q.par())?;
+        let mut factor = workspace.Z.clone();
+        solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
+        check::no_overflow("the solution of the edit", factor.as_ref())?;
+        Ok((factor, L))
     }
 
-    /// `Q <- Q ± F Fᵀ`.
-    fn push(&mut self, F: MatRef<'_, T>, sign: Sign) {
-        let n = F.ncols();
-        if sign != self.sign || self.used + n > BLOCK {
-            self.fold();
+    /// How far rounding may put an entry of the diagonal of `G` from where it is: products with `Q` are right to the
+    /// rounding of its largest eigenvalue, also where most of it cancels.
+    fn rounding<'a>(&self, workspace: &'a Workspace) -> impl Iterator<Item = f64> + use<'a> {
+        let largest = self.largest.sqrt();
+        workspace.keys.col_iter().map(move |k| f64::EPSILON * (largest * k.norm_l2()).powi(2))
+    }
+
+    /// The solution for one key, where the small system is the number `1 + g`.
+    fn single(&self, workspace: &Workspace, solution: &mut Solution) -> Result<()> {
+        let (k, z) = (workspace.keys.col_as_slice(0), workspace.Z.col_as_slice(0));
+        let g: f64 = k.iter().zip(z).map(|(k, z)| k * z).sum();
+        let rounding = self.rounding(workspace).fold(0.0, f64::max);
+        if !g.is_finite() {
+            return Err(EditError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
         }
-        self.sign = sign;
-        if n > BLOCK {
-            dense::add_self_outer(self.base.as_mut(), F, sign.factor(), self.par);
-        } else {
-            self.pending.as_mut().subcols_mut(self.used, n).copy_from(F);
-            self.used += n;
+        if !(1.0 + g >= smallest_pivot(rounding)) {
+            return Err(singular_batch());
         }
-    }
-
-    fn fold(&mut self) {
-        let F = self.pending.as_ref().subcols(0, self.used);
-        dense::add_self_outer(self.base.as_mut(), F, self.sign.factor(), self.par);
-        self.used = 0;
+        solution.gains.clear();
+        solution.gains.push(g);
+        for (matrix, divisor) in [(&mut solution.directions, 1.0 + g), (&mut solution.factor, (1.0 + g).sqrt())] {
+            matrix.resize_with(z.len(), 1, |_, _| 0.0);
+            matrix.col_as_slice_mut(0).iter_mut().zip(z).for_each(|(to, z)| *to = z / divisor);
+        }
+        Ok(())
     }
 }
 
-fn singular_start() -> EditError {
+/// In exact arithmetic the pivots of `I + G` are at least 1. One that is smaller, or not far above its own rounding, would
+/// make a wrong update.
+fn smallest_pivot(rounding: f64) -> f64 {
+    (1e3 * rounding).max(0.5)
+}
+
+fn diagonal(G: &Mat<f64>) -> Vec<f64> {
+    (0..G.nrows()).map(|i| G[(i, i)]).collect()
+}
+
+fn singular_batch() -> EditError {
     EditError::Singular {
-        step: "inverting the protected Gram matrix",
-        advice: "the statistics have directions without energy: use lambda2 > 0, statistics over more tokens, or a \
-                 projector",
+        step: "the small system I + Kᵀ Q K",
+        advice: "a key is so long against lambda2, and so near to keys edited before or with it, that rounding hides \
+                 what is left of it: raise lambda2, or merge the edits",
     }
 }

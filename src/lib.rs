@@ -140,6 +140,7 @@ mod projector;
 mod refresh;
 mod scalar;
 mod spectrum;
+mod symmetric;
 mod tolerance;
 
 pub use faer;
@@ -150,7 +151,7 @@ pub use editor::{AlphaEdit, BetaEdit, Editor, History, Hyperparameters, Memit, M
 pub use error::{EditError, Result, Shape};
 #[cfg(feature = "nalgebra")]
 pub use interop::{faer_view, to_faer, to_nalgebra};
-pub use inverse_gram::{InverseGram, Solution};
+pub use inverse_gram::{InverseGram, Solution, Workspace};
 pub use moment::SecondMoment;
 pub use projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
 pub use refresh::{Refresh, RefreshReport, RefreshRule};

@@ -73,25 +73,23 @@ impl SecondMoment {
     ///
     /// # Errors
     /// [`EditError::Scale`] if `sum / tokens` is far smaller than the witness keys say, which is what a mean looks
-    /// like: the trace is held against the mean squared norm of `witness`, and may be off by a factor `sqrt(tokens)`
-    /// (at least 16, at most 10⁴). Wrong shapes, NaN, asymmetry, negative diagonal and `tokens = 0` have errors of their own.
+    /// like, or far larger, as when texts were counted instead of tokens: the trace is held against the mean squared
+    /// norm of `witness`, and may be off by a factor `sqrt(tokens)` (at least 16, at most 10⁴) either way. Wrong shapes, NaN, asymmetry, negative diagonal and `tokens = 0` have errors of their own.
     pub fn from_sum<T: Scalar, W: Scalar>(sum: MatRef<'_, T>, tokens: u64, witness: MatRef<'_, W>) -> Result<Self> {
         check_matrix("sum", sum)?;
-        check::columns("witness", witness, sum.nrows())?;
-        check::finite("witness", witness)?;
         if tokens == 0 {
             return Err(EditError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" });
         }
         let implied = trace(sum) / tokens as f64;
-        let witnessed = mean_squared_norm(witness);
-        if implied > 0.0 && implied * scale_bound(Some(tokens)) < witnessed {
-            return Err(EditError::Scale {
-                argument: "sum",
-                claimed: "a sum over that many tokens",
-                implied,
-                witnessed,
-                advice: "if the matrix is already divided by the token count, use `from_mean`",
-            });
+        let witnessed = witness_norm(witness, sum.nrows())?;
+        let (argument, claimed, bound) = ("sum", "a sum over that many tokens", scale_bound(Some(tokens)));
+        if implied > 0.0 && implied * bound < witnessed {
+            let advice = "if the matrix is already divided by the token count, use `from_mean`";
+            return Err(EditError::Scale { argument, claimed, implied, witnessed, advice });
+        }
+        if !(implied <= witnessed * bound) {
+            let advice = "the token count is too small for it: count tokens, not texts";
+            return Err(EditError::Scale { argument, claimed, implied, witnessed, advice });
         }
         Ok(Self::symmetrised(sum, Some(tokens)))
     }
@@ -105,26 +103,42 @@ impl SecondMoment {
     ///
     /// # Errors
     /// [`EditError::Scale`] if the trace is far larger than the mean squared norm of the witness keys, which is what
-    /// a sum looks like: a factor `sqrt(tokens)` (at least 16, at most 10⁴, and 10⁴ for an unknown count) is
-    /// allowed, because edit keys are not typical keys. Wrong shapes, NaN, asymmetry, negative diagonal and a count of 0 have errors
+    /// a sum looks like, or far smaller: a factor `sqrt(tokens)` (at least 16, at most 10⁴, and 10⁴ for an unknown
+    /// count) is allowed either way, because edit keys are not typical keys. Wrong shapes, NaN, asymmetry, negative diagonal and a count of 0 have errors
     /// of their own.
     pub fn from_mean<T: Scalar, W: Scalar>(
         mean: MatRef<'_, T>,
         tokens: Option<u64>,
         witness: MatRef<'_, W>,
     ) -> Result<Self> {
-        check_matrix("mean", mean)?;
-        check::columns("witness", witness, mean.nrows())?;
-        check::finite("witness", witness)?;
+        let moment = Self::from_mean_named("mean", mean, tokens, witness)?;
+        let (implied, witnessed) = (trace(mean), witness_norm(witness, mean.nrows())?);
+        if implied > 0.0 && implied * scale_bound(tokens) < witnessed {
+            let advice = "it seems to be divided by the token count twice";
+            return Err(EditError::Scale { argument: "mean", claimed: "a mean", implied, witnessed, advice });
+        }
+        Ok(moment)
+    }
+
+    /// As [`from_mean`](Self::from_mean), with the name that errors give the matrix.
+    pub(crate) fn from_mean_named<T: Scalar, W: Scalar>(
+        argument: &'static str,
+        mean: MatRef<'_, T>,
+        tokens: Option<u64>,
+        witness: MatRef<'_, W>,
+    ) -> Result<Self> {
+        check_matrix(argument, mean)?;
         if tokens == Some(0) {
             return Err(EditError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" });
         }
         let implied = trace(mean);
-        let witnessed = mean_squared_norm(witness);
+        let witnessed = witness_norm(witness, mean.nrows())?;
+        let total = tokens.unwrap_or(1) as f64;
+        check::in_range("the sum over all tokens", &[implied * total])?;
         // Written so that keys that are all zero, which witness nothing, are refused as well.
         if implied > 0.0 && !(implied <= witnessed * scale_bound(tokens)) {
             return Err(EditError::Scale {
-                argument: "mean",
+                argument,
                 claimed: "a mean",
                 implied,
                 witnessed,
@@ -132,13 +146,13 @@ impl SecondMoment {
             });
         }
         let mut moment = Self::symmetrised(mean, tokens);
-        moment.sum *= faer::Scale(tokens.unwrap_or(1) as f64);
+        moment.sum *= faer::Scale(total);
         Ok(moment)
     }
 
     fn symmetrised<T: Scalar>(matrix: MatRef<'_, T>, tokens: Option<u64>) -> Self {
         let n = matrix.nrows();
-        let sum = Mat::from_fn(n, n, |i, j| 0.5 * (matrix[(i, j)].to_f64() + matrix[(j, i)].to_f64()));
+        let sum = Mat::from_fn(n, n, |i, j| 0.5 * matrix[(i, j)].to_f64() + 0.5 * matrix[(j, i)].to_f64());
         Self { sum, tokens, block: Mat::zeros(n, BLOCK), waiting: 0 }
     }
 
@@ -166,10 +180,12 @@ impl SecondMoment {
     pub fn observe<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
         check::columns("keys", keys, self.d_in())?;
         check::finite("keys", keys)?;
-        if !dense::squared_column_norms(keys).iter().sum::<f64>().is_finite() {
-            return Err(EditError::Overflow { step: "the squared norm of the keys", scalar: f64::NAME });
-        }
-        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount)? + keys.ncols() as u64;
+        let added: f64 = dense::squared_column_norms(keys).iter().sum();
+        check::in_range("the squared norm of the keys", &[added])?;
+        // No entry of a positive semidefinite matrix exceeds its trace.
+        check::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
+        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
+        let tokens = count(tokens, keys.ncols() as u64)?;
         let mut done = 0;
         while done < keys.ncols() {
             let n = (BLOCK - self.waiting).min(keys.ncols() - done);
@@ -194,9 +210,12 @@ impl SecondMoment {
     /// Different key lengths, or an unknown token count on either side.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         check::shape("other", other.sum.as_ref(), self.d_in(), self.d_in())?;
-        let (Some(a), Some(b)) = (self.tokens, other.tokens) else { return Err(EditError::UnknownTokenCount) };
+        let ours = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
+        let theirs = other.tokens.ok_or(EditError::UnknownTokenCount { argument: "other" })?;
+        let tokens = count(ours, theirs)?;
+        check::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
         self.sum += other.sum(Par::Seq);
-        self.tokens = Some(a + b);
+        self.tokens = Some(tokens);
         Ok(())
     }
 
@@ -221,6 +240,7 @@ impl SecondMoment {
     /// Wrong shape.
     pub fn product(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
         check::shape("X", X, self.d_in(), X.ncols())?;
+        check::finite("X", X)?;
         let mut CX = dense::product(self.sum.as_ref(), X, par);
         let coordinates = dense::product(self.waiting().transpose(), X, par);
         CX += dense::product(self.waiting(), coordinates.as_ref(), par);
@@ -230,8 +250,11 @@ impl SecondMoment {
     /// `tr C = E |k|²`, the mean squared norm of a key.
     #[must_use]
     pub fn trace(&self) -> f64 {
-        let waiting: f64 = dense::squared_column_norms(self.waiting()).iter().sum();
-        (trace(self.sum.as_ref()) + waiting) * self.per_token()
+        self.trace_of_sum() * self.per_token()
+    }
+
+    fn trace_of_sum(&self) -> f64 {
+        trace(self.sum.as_ref()) + dense::squared_column_norms(self.waiting()).iter().sum::<f64>()
     }
 
     fn waiting(&self) -> MatRef<'_, f64> {
@@ -259,8 +282,18 @@ fn trace<T: Scalar>(matrix: MatRef<'_, T>) -> f64 {
     (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).sum()
 }
 
-fn mean_squared_norm<T: Scalar>(keys: MatRef<'_, T>) -> f64 {
-    dense::squared_column_norms(keys).iter().sum::<f64>() / keys.ncols() as f64
+/// The mean squared norm of the witness keys.
+fn witness_norm<W: Scalar>(witness: MatRef<'_, W>, d_in: usize) -> Result<f64> {
+    check::columns("witness", witness, d_in)?;
+    check::finite("witness", witness)?;
+    let mean = dense::squared_column_norms(witness).iter().sum::<f64>() / witness.ncols() as f64;
+    check::in_range("the squared norm of the witness keys", &[mean])?;
+    Ok(mean)
+}
+
+fn count(a: u64, b: u64) -> Result<u64> {
+    let allowed = "at most 2^64 - 1 together";
+    a.checked_add(b).ok_or(EditError::Parameter { parameter: "tokens", value: a as f64 + b as f64, allowed })
 }
 
 /// Of two hypotheses a factor `tokens` apart, the nearer one on a logarithmic scale.

@@ -7,7 +7,7 @@ use faer::{Mat, MatRef, Par};
 use crate::error::{EditError, Result};
 use crate::moment::SecondMoment;
 use crate::spectrum::Spectrum;
-use crate::{check, dense};
+use crate::{check, dense, tolerance};
 
 /// Which eigendirections of the protected matrix are kept, that is, may be edited.
 ///
@@ -115,7 +115,9 @@ impl HistoryWeighting {
             Self::Mean { lambda1 } => {
                 check::non_negative("lambda1", lambda1)?;
                 let H = history.mean(par);
-                faer::zip!(&mut M, &H).for_each(|faer::unzip!(m, h)| *m = (h + lambda1 * *m) / (lambda1 + 1.0));
+                faer::zip!(&mut M, &H).for_each(|faer::unzip!(m, h)| {
+                    *m = h / (lambda1 + 1.0) + lambda1 / (lambda1 + 1.0) * *m;
+                });
             }
             Self::Sum => M += history.sum(par),
         }
@@ -193,6 +195,17 @@ impl Projector {
         &self.spectrum.values()[..self.kept]
     }
 
+    /// `weight s_i + ridge` for the kept directions: the protected Gram matrix of the start, `Vᵀ (weight C) V + ridge I`,
+    /// which is diagonal, if the projector was cut from the spectrum of `C`.
+    pub(crate) fn protection(&self, weight: f64, ridge: f64) -> Result<Vec<f64>> {
+        check::non_negative("weight", weight)?;
+        check::non_negative("ridge", ridge)?;
+        let A: Vec<f64> = self.kept_values().iter().map(|s| weight * s + ridge).collect();
+        check::in_range("the protected Gram matrix", &A)?;
+        let largest = A.iter().copied().fold(0.0, f64::max);
+        if A.iter().all(|&a| a > tolerance::singular(A.len()) * largest) { Ok(A) } else { Err(singular_start()) }
+    }
+
     /// The spectrum that the projector was cut from.
     #[must_use]
     pub fn spectrum(&self) -> &Arc<Spectrum> {
@@ -224,6 +237,7 @@ impl Projector {
     /// Wrong shape.
     pub fn apply(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
         check::shape("X", X, self.dim(), X.ncols())?;
+        check::finite("X", X)?;
         let onto = |V: MatRef<'_, f64>| {
             let coordinates = dense::product(V.transpose(), X, par);
             dense::product(V, coordinates.as_ref(), par)
@@ -245,7 +259,7 @@ impl Projector {
     /// # Errors
     /// Projectors of different spaces.
     pub fn distance_squared(&self, other: &Self, par: Par) -> Result<f64> {
-        check::shape("other", other.basis(), self.dim(), other.kept)?;
+        check::shape("other", other.spectrum.vectors(), self.dim(), self.dim())?;
         let overlap = dense::product(self.basis().transpose(), other.basis(), par).squared_norm_l2();
         Ok((self.kept as f64 + other.kept as f64 - 2.0 * overlap).max(0.0))
     }
@@ -314,5 +328,14 @@ impl<'a> ProjectorBuilder<'a> {
             return Err(EditError::NothingKept { threshold, smallest: spectrum.values()[0] });
         }
         Ok(Projector { spectrum, kept, threshold })
+    }
+}
+
+/// The error of a protected Gram matrix that has no inverse.
+pub(crate) fn singular_start() -> EditError {
+    EditError::Singular {
+        step: "inverting the protected Gram matrix",
+        advice: "the statistics have directions without energy: add a ridge (`lambda2`, or `Memit::with_ridge`), or \
+                 use statistics over more tokens",
     }
 }

@@ -53,8 +53,11 @@ impl Spectrum {
     /// Decomposes the mean of a [`SecondMoment`].
     ///
     /// # Errors
-    /// As [`of_matrix`](Self::of_matrix).
+    /// As [`of_matrix`](Self::of_matrix), and statistics of no token.
     pub fn of(moment: &SecondMoment, par: Par) -> Result<Self> {
+        if moment.tokens() == Some(0) {
+            return Err(EditError::Empty { argument: "second moment" });
+        }
         Self::decompose("second moment", moment.mean(par), par)
     }
 
@@ -76,8 +79,10 @@ impl Spectrum {
     pub(crate) fn decompose(argument: &'static str, matrix: Mat<f64>, par: Par) -> Result<Self> {
         let mut spectrum = Self::of_symmetric(argument, matrix, par)?;
         let (smallest, largest) = (spectrum.values[0], spectrum.largest());
-        let frobenius = spectrum.values.iter().map(|s| s * s).sum::<f64>().sqrt();
-        if smallest < -tolerance::NEGATIVE_EIGENVALUE * frobenius {
+        // Relative to the largest magnitude, so that the squares stay in range.
+        let magnitude = largest.abs().max(smallest.abs()).max(f64::MIN_POSITIVE);
+        let frobenius = spectrum.values.iter().map(|s| (s / magnitude).powi(2)).sum::<f64>().sqrt();
+        if smallest / magnitude < -tolerance::NEGATIVE_EIGENVALUE * frobenius {
             return Err(EditError::NotPositiveSemidefinite { argument, smallest, largest });
         }
         spectrum.values.iter_mut().for_each(|s| *s = s.max(0.0));
@@ -90,8 +95,7 @@ impl Spectrum {
         check::finite(argument, matrix.as_ref())?;
         // faer's divide and conquer loses digits far from unit magnitude (measured: 7e-4 at 1e150, 6e-2 at 1e-160).
         // A power of two scales without rounding.
-        let largest = matrix.norm_max();
-        let scale = if largest > 0.0 { largest.log2().floor().exp2() } else { 1.0 };
+        let scale = dense::power_of_two(matrix.norm_max());
         dense::mirror(matrix.as_mut());
         faer::zip!(&mut matrix).for_each(|faer::unzip!(x)| *x /= scale);
 
@@ -100,6 +104,7 @@ impl Spectrum {
             outcome => outcome?,
         };
         spectrum.values.iter_mut().for_each(|s| *s *= scale);
+        check::in_range("an eigenvalue", &spectrum.values)?;
         Ok(spectrum)
     }
 

@@ -19,6 +19,5 @@ pub(crate) fn singular(n: usize) -> f64 {
     n as f64 * f64::EPSILON
 }
 
-/// A direction whose share of `Nᵀ Q N` is below this multiple of the largest (in units of the engine's number type)
-/// is already constrained: what is left of it is rounding.
+/// A direction whose `nᵀ Q n` is below this many roundings is constrained already.
 pub(crate) const CONSTRAINED: f64 = 64.0;

@@ -15,8 +15,8 @@ fn every_type_can_be_shared_between_threads() {
     shared_between_threads::<Spectrum>();
     shared_between_threads::<Projector>();
     shared_between_threads::<RefreshReport>();
-    shared_between_threads::<InverseGram<f32>>();
-    shared_between_threads::<Solution<f32>>();
+    shared_between_threads::<InverseGram>();
+    shared_between_threads::<Solution>();
     shared_between_threads::<EditBatch<'_, f32>>();
     shared_between_threads::<Update<f32>>();
     shared_between_threads::<ClosedFormEditor<f32>>();

@@ -67,7 +67,7 @@ fn conformance_1_the_symmetric_form_equals_the_published_solve() {
                 let A = layer.C() * betaedit_core::faer::Scale(3.0) + &past * past.transpose();
                 let (K, R) = (layer.random.matrix::<f64>(d, n), layer.random.matrix::<f64>(7, n));
 
-                let Q = InverseGram::<f64>::new(&P, A.as_ref(), 0.5, Par::Seq).unwrap();
+                let Q = InverseGram::new(&P, A.as_ref(), 0.5, Par::Seq).unwrap();
                 let ours = &R * Q.solve(K.as_ref()).unwrap().directions().transpose();
                 let dense = P.dense(Par::Seq);
                 let theirs = textbook_update(dense.as_ref(), A.as_ref(), 0.5, K.as_ref(), R.as_ref());
@@ -122,10 +122,10 @@ fn conformance_2_undoing_an_edit_leaves_the_ridge_solution_over_the_others() {
     let (d, d_out, n) = (30, 6, 12);
     let mut layer = Layer::new(5, d, d_out);
     let (K, V) = (layer.random.matrix::<f64>(d, n), layer.random.matrix::<f64>(d_out, n));
-    let A0 = layer.C() * betaedit_core::faer::Scale(2.0);
+    let A0 = layer.C() * betaedit_core::faer::Scale(20.0);
     for undone in [0, n / 2, n - 1] {
         let P = Projector::identity(&layer.spectrum);
-        let mut Q = InverseGram::<f64>::diagonal(&P, 2.0, 0.0, Par::Seq).unwrap();
+        let mut Q = InverseGram::diagonal(&P, 20.0, 0.0, Par::Seq).unwrap();
         let mut W = layer.W.clone();
         for i in 0..n {
             let (k, v) = (K.as_ref().subcols(i, 1), V.as_ref().subcols(i, 1));
@@ -143,7 +143,8 @@ fn conformance_2_undoing_an_edit_leaves_the_ridge_solution_over_the_others() {
         let others: Vec<usize> = (0..n).filter(|&i| i != undone).collect();
         let pick = |X: &Mat<f64>| Mat::from_fn(X.nrows(), n - 1, |i, j| X[(i, others[j])]);
         let expected = one_shot_ridge(layer.W.as_ref(), A0.as_ref(), pick(&K).as_ref(), pick(&V).as_ref());
-        assert!(distance(W.as_ref(), expected.as_ref()) < 1e-10);
+        let error = distance(W.as_ref(), expected.as_ref());
+        assert!(error < 1e-10, "{undone} {error:e}");
         let Gram = &A0 + pick(&K) * pick(&K).transpose();
         let inverse = lu_solve(Gram.as_ref(), Mat::identity(d, d).as_ref());
         assert!(distance(Q.dense().as_ref(), inverse.as_ref()) < 1e-10);
@@ -343,4 +344,71 @@ fn protected_keys_are_not_moved_by_later_edits() {
     let after = editor.propose(&batch).unwrap().product(precious.as_ref(), Par::Seq).unwrap().norm_l2();
     assert!(before > 0.1 && after < 1e-5 * before, "{before} {after}");
     assert_eq!(editor.state().edits, 0);
+}
+
+#[test]
+fn a_key_comes_back_out_of_the_history_as_it_went_in_or_not_at_all() {
+    let mut random = Random::new(14);
+    for squared in [1.0, 1e2, 1e4, 1e5, 1e6, 1e8, 1e12] {
+        let k = random.matrix::<f64>(64, 1);
+        let k = &k * betaedit_core::faer::Scale((squared / k.squared_norm_l2()).sqrt());
+        let mut Q = InverseGram::isotropic(64, 1.0, Par::Seq).unwrap();
+        Q.absorb(k.as_ref()).unwrap();
+        let before = Q.dense();
+        match Q.release(k.as_ref()) {
+            Ok(()) => {
+                assert!(squared <= 1e5);
+                assert!((Q.dense() - Mat::<f64>::identity(64, 64)).norm_l2() < 1e-3);
+            }
+            Err(error) => {
+                assert!(squared >= 1e6 && matches!(error, EditError::Singular { .. }), "{squared:e}: {error}");
+                assert_eq!(Q.dense(), before);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_that_rounding_hides_is_refused_instead_of_written_wrongly() {
+    let mut random = Random::new(15);
+    for squared in [1e2, 1e6, 1e10, 1e14, 1e17] {
+        let k = random.matrix::<f64>(40, 1);
+        let k = &k * betaedit_core::faer::Scale((squared / k.squared_norm_l2()).sqrt());
+        let mut Q = InverseGram::isotropic(40, 1.0, Par::Seq).unwrap();
+        Q.absorb(k.as_ref()).unwrap();
+        // The second time it has the gain s / (1 + s), nearly 1, whatever its length.
+        match Q.solve(k.as_ref()) {
+            Ok(solution) => assert!((solution.gains()[0] - 1.0).abs() < 0.02, "{squared:e} {:?}", solution.gains()),
+            Err(error) => assert!(squared > 1e10 && matches!(error, EditError::Singular { .. })),
+        }
+    }
+}
+
+#[test]
+fn a_solution_is_absorbed_once_and_by_the_engine_it_was_found_in() {
+    let k = Random::new(16).matrix::<f64>(5, 1);
+    let mut Q = InverseGram::isotropic(5, 1.0, Par::Seq).unwrap();
+    let mut larger = InverseGram::isotropic(6, 1.0, Par::Seq).unwrap();
+    let solution = Q.solve(k.as_ref()).unwrap();
+    assert!(matches!(larger.absorb_solution(&solution), Err(EditError::StaleUpdate)));
+    assert!(matches!(Q.absorb_solution(&Default::default()), Err(EditError::StaleUpdate)));
+    Q.absorb_solution(&solution).unwrap();
+    assert!(matches!(Q.absorb_solution(&solution), Err(EditError::StaleUpdate)));
+}
+
+#[test]
+fn an_editor_whose_space_is_full_can_go_on_without_refreshing() {
+    let C = Mat::from_fn(3, 3, |i, j| if i == j { [1e-3, 1e-3, 1.0][i] } else { 0.0 });
+    let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq).unwrap());
+    let refresh = Refresh::Every { edits: 2, rule: RefreshRule::Full(HistoryWeighting::Sum) };
+    let mut editor = BetaEdit::default().with_refresh(refresh).editor::<f64>(&spectrum, Par::Seq).unwrap();
+    let (K, r) = (Mat::<f64>::identity(3, 2), Mat::full(1, 1, 1.0));
+    let batch = |i: usize| EditBatch::new(K.as_ref().subcols(i, 1), r.as_ref()).unwrap();
+    editor.edit(&batch(0)).unwrap();
+    editor.edit(&batch(1)).unwrap();
+    assert!(matches!(editor.edit(&batch(0)), Err(EditError::NothingKept { .. })));
+    assert_eq!(editor.state().edits, 2);
+    editor.stop_refreshing();
+    editor.edit(&batch(0)).unwrap();
+    assert_eq!((editor.state().edits, editor.state().kept_directions), (3, 2));
 }

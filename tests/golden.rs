@@ -140,7 +140,7 @@ fn run<T: Scalar>(path: &Path, name: &str, h: &Hyperparameters, batch: usize) ->
         write_error.push(errors.iter().map(|e| e * e).sum::<f64>().sqrt());
     }
     Run {
-        total: total.total().to_owned(),
+        total: total.total().unwrap().to_owned(),
         weight_change: stream.weight() - before,
         leakage,
         drift,

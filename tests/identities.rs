@@ -76,7 +76,7 @@ impl<T: Scalar> Setting<T> {
         Self { random, moment, spectrum, P, ridge: p.ridge * scale * scale, K, R }
     }
 
-    fn Q(&self, p: &Problem) -> InverseGram<T> {
+    fn Q(&self, p: &Problem) -> InverseGram {
         InverseGram::diagonal(&self.P, p.weight, self.ridge, Par::Seq).unwrap()
     }
 
@@ -94,24 +94,25 @@ fn rounding<T: Scalar>() -> f64 {
     3e4 * T::EPSILON
 }
 
-fn close<T: Scalar>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Result<(), TestCaseError> {
-    close_to(a, b, b.norm_l2().to_f64())
+/// The engine works in `f64` whatever the keys are, so `f32` problems are solved to the rounding of `f64`.
+fn close(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Result<(), TestCaseError> {
+    close_to(a, b, b.norm_l2())
 }
 
 /// `|a - b| <= rounding * scale`, for quantities that are small differences of larger ones.
-fn close_to<T: Scalar>(a: MatRef<'_, T>, b: MatRef<'_, T>, scale: f64) -> Result<(), TestCaseError> {
-    let error = (a - b).norm_l2().to_f64();
-    prop_assert!(error <= rounding::<T>() * scale, "off by {:e} of {:e}", error, scale);
+fn close_to(a: MatRef<'_, f64>, b: MatRef<'_, f64>, scale: f64) -> Result<(), TestCaseError> {
+    let error = (a - b).norm_l2();
+    prop_assert!(error <= rounding::<f64>() * scale, "off by {:e} of {:e}", error, scale);
     Ok(())
 }
 
 fn solve_is_the_textbook<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let s = Setting::<T>::new(p);
-    let ours = &s.R * s.Q(p).solve(s.K.as_ref()).unwrap().directions().transpose();
     let A = s.moment.mean(Par::Seq) * betaedit_core::faer::Scale(p.weight);
     let [K, R] = [&s.K, &s.R].map(|matrix| cast::<T, f64>(matrix.as_ref()));
+    let ours = &R * s.Q(p).solve(s.K.as_ref()).unwrap().directions().transpose();
     let theirs = textbook_update(s.P.dense(Par::Seq).as_ref(), A.as_ref(), s.ridge, K.as_ref(), R.as_ref());
-    close(ours.as_ref(), cast::<f64, T>(theirs.as_ref()).as_ref())
+    close(ours.as_ref(), theirs.as_ref())
 }
 
 fn absorbing_is_associative_and_commutative<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
@@ -122,9 +123,28 @@ fn absorbing_is_associative_and_commutative<T: Scalar>(p: &Problem) -> Result<()
         forwards.absorb(s.k(j)).unwrap();
         backwards.absorb(s.k(p.n - 1 - j)).unwrap();
     }
-    let scale = s.Q(p).dense().norm_l2().to_f64();
+    let scale = s.Q(p).dense().norm_l2();
     close_to(forwards.dense().as_ref(), at_once.dense().as_ref(), scale)?;
     close_to(backwards.dense().as_ref(), at_once.dense().as_ref(), scale)
+}
+
+fn a_sequence_is_its_single_edits<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
+    let s = Setting::<T>::new(p);
+    let (mut Q, mut in_blocks) = (s.Q(p), s.Q(p));
+    let sequence = Q.solve_in_sequence(s.K.as_ref()).unwrap();
+    let each = Q.solve_each(s.K.as_ref()).unwrap();
+    let first = Q.clone();
+    let scale = Q.dense().norm_l2() * s.K.norm_l2().to_f64();
+    for t in 0..p.n {
+        let alone = Q.solve(s.k(t)).unwrap();
+        close_to(sequence.directions().subcols(t, 1), alone.directions(), scale)?;
+        let gain = alone.gains()[0];
+        prop_assert!((sequence.gains()[t] - gain).abs() <= rounding::<f64>() * (1.0 + each.gains()[t]));
+        close_to(each.directions().subcols(t, 1), first.solve(s.k(t)).unwrap().directions(), scale)?;
+        Q.absorb_solution(&alone).unwrap();
+    }
+    in_blocks.absorb_solution(&sequence).unwrap();
+    close_to(in_blocks.dense().as_ref(), Q.dense().as_ref(), first.dense().norm_l2())
 }
 
 fn release_undoes_absorb<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
@@ -139,36 +159,36 @@ fn release_undoes_absorb<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     for j in 0..n {
         Q.release(s.k(j)).unwrap();
     }
-    close_to(Q.dense().as_ref(), before.as_ref(), before.norm_l2().to_f64() * (1.0 + largest))
+    close_to(Q.dense().as_ref(), before.as_ref(), before.norm_l2() * (1.0 + largest))
 }
 
 fn constrained_directions_are_untouchable<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let mut s = Setting::<T>::new(p);
     let mut Q = s.Q(p);
     let before = Q.dense();
-    let scale = before.norm_l2().to_f64();
+    let scale = before.norm_l2();
     // Dependent, parallel and zero columns as well.
     let one = s.random.matrix::<f64>(p.d, 1);
-    let N = cast::<f64, T>(Mat::from_fn(p.d, 4, |i, j| one[(i, 0)] * [1.0, -3.0, 0.0, 1e-6][j]).as_ref());
+    let N = cast::<f64, T>(Mat::from_fn(p.d, 4, |i, j| one[(i, 0)] * [1.0, -4.0, 0.0, 2.0_f64.powi(-20)][j]).as_ref());
     Q.constrain(N.as_ref()).unwrap();
     let unit = N.as_ref().subcols(0, 1);
-    let gone = Q.product(unit).unwrap().norm_l2().to_f64();
-    prop_assert!(gone <= rounding::<T>() * scale * unit.norm_l2().to_f64(), "Q N = {gone:e}");
+    let gone = Q.product(unit).unwrap().norm_l2();
+    prop_assert!(gone <= rounding::<f64>() * scale * unit.norm_l2().to_f64(), "Q N = {gone:e}");
     // Q - Q n nᵀ Q / nᵀ Q n
-    let (before, n) = (cast::<T, f64>(before.as_ref()), cast::<T, f64>(unit));
+    let n = cast::<T, f64>(unit);
     let Qn = &before * &n;
     let share = (n.transpose() * &Qn)[(0, 0)];
     if share > 1e-3 * scale * n.squared_norm_l2() {
         let expected = &before - &Qn * Qn.transpose() * betaedit_core::faer::Scale(1.0 / share);
-        close_to(Q.dense().as_ref(), cast::<f64, T>(expected.as_ref()).as_ref(), scale * 1e3)?;
+        close_to(Q.dense().as_ref(), expected.as_ref(), scale * 1e3)?;
     }
     // And stay so, whatever is absorbed later; doing it again changes nothing.
     Q.absorb(s.K.as_ref()).unwrap();
     let again = Q.dense();
     Q.constrain(N.as_ref()).unwrap();
     close_to(Q.dense().as_ref(), again.as_ref(), scale)?;
-    let gone = Q.product(unit).unwrap().norm_l2().to_f64();
-    prop_assert!(gone <= rounding::<T>() * scale * unit.norm_l2().to_f64(), "Q N = {gone:e}");
+    let gone = Q.product(unit).unwrap().norm_l2();
+    prop_assert!(gone <= rounding::<f64>() * scale * unit.norm_l2().to_f64(), "Q N = {gone:e}");
     Ok(())
 }
 
@@ -176,10 +196,11 @@ fn parallel_keys_add_their_squares<T: Scalar>(p: &Problem) -> Result<(), TestCas
     let s = Setting::<T>::new(p);
     let (mut together, mut merged) = (s.Q(p), s.Q(p));
     // k, k and 3k in one batch: k kᵀ (1 + 1 + 9).
-    let K = Mat::from_fn(p.d, 3, |i, j| s.K[(i, 0)] * T::of_f64([1.0, 1.0, 3.0][j]));
+    let k = cast::<T, f64>(s.k(0));
+    let K = Mat::from_fn(p.d, 3, |i, j| k[(i, 0)] * [1.0, 1.0, 3.0][j]);
     together.absorb(K.as_ref()).unwrap();
-    merged.absorb(Mat::from_fn(p.d, 1, |i, _| s.K[(i, 0)] * T::of_f64(11.0_f64.sqrt())).as_ref()).unwrap();
-    let scale = s.Q(p).dense().norm_l2().to_f64();
+    merged.absorb(Mat::from_fn(p.d, 1, |i, _| k[(i, 0)] * 11.0_f64.sqrt()).as_ref()).unwrap();
+    let scale = s.Q(p).dense().norm_l2();
     close_to(together.dense().as_ref(), merged.dense().as_ref(), scale)
 }
 
@@ -214,7 +235,7 @@ fn certificates_hold<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let past = Mat::from_fn(p.d, 3, |i, j| past[(i, j)] * scale);
     Q.absorb(past.as_ref()).unwrap();
     let (k, r) = (s.k(0), s.R.as_ref().subcols(0, 1));
-    let directions = Q.solve(k).unwrap().directions().to_owned();
+    let directions = cast::<f64, T>(Q.solve(k).unwrap().directions());
     let update = betaedit_core::Update::from_factors(r.to_owned(), directions.transpose().to_owned()).unwrap();
     let norm = update.frobenius_norm().powi(2);
     let leak = leakage(&update, &s.moment, Par::Seq).unwrap();
@@ -235,10 +256,13 @@ fn updates_scale_as_the_equations_do<T: Scalar>(p: &Problem) -> Result<(), TestC
     let scaled = Setting::<T>::new(p);
     let plain_problem = Problem { key_scale: 0, residual_scale: 0, ..p.clone() };
     let plain = Setting::<T>::new(&plain_problem);
-    let ours = &scaled.R * scaled.Q(p).solve(scaled.K.as_ref()).unwrap().directions().transpose();
-    let base = &plain.R * plain.Q(&plain_problem).solve(plain.K.as_ref()).unwrap().directions().transpose();
+    let update = |s: &Setting<T>, p: &Problem| {
+        let directions = s.Q(p).solve(s.K.as_ref()).unwrap().directions().to_owned();
+        cast::<T, f64>(s.R.as_ref()) * directions.transpose()
+    };
+    let (ours, base) = (update(&scaled, p), update(&plain, &plain_problem));
     // Delta ~ R / K; all scales are powers of two.
-    let factor = T::of_f64(2.0_f64.powi(p.residual_scale - p.key_scale));
+    let factor = 2.0_f64.powi(p.residual_scale - p.key_scale);
     let expected = Mat::from_fn(p.d_out, p.d, |i, j| base[(i, j)] * factor);
     close(ours.as_ref(), expected.as_ref())
 }
@@ -290,6 +314,7 @@ fn config() -> ProptestConfig {
 for_f32_and_f64! {
     solve_is_the_textbook,
     absorbing_is_associative_and_commutative,
+    a_sequence_is_its_single_edits,
     release_undoes_absorb,
     constrained_directions_are_untouchable,
     parallel_keys_add_their_squares,
@@ -305,7 +330,7 @@ fn pending_factors_and_folded_ones_are_the_same_matrix() {
     let mut random = Random::new(77);
     let moment = random.moment(20, 20, 1e-2);
     let P = Projector::identity(&spectrum(&moment));
-    let mut Q = InverseGram::<f64>::diagonal(&P, 1.0, 0.1, Par::Seq).unwrap();
+    let mut Q = InverseGram::diagonal(&P, 1.0, 0.1, Par::Seq).unwrap();
     let K = random.matrix::<f64>(20, 250);
     (0..150).for_each(|j| Q.absorb(K.as_ref().subcols(j, 1)).unwrap());
     Q.absorb(K.as_ref().subcols(150, 100)).unwrap();

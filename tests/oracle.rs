@@ -63,7 +63,7 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
             let spectral = delta.singular_values().max();
             assert!((update.spectral_norm().unwrap() - spectral).abs() < 1e-10 * spectral);
 
-            retention.record(&batch, total.total(), Par::Seq).unwrap();
+            retention.record(&batch, total.total().unwrap(), Par::Seq).unwrap();
             let measured = total.record(&update).unwrap().unwrap();
             let interference = D.dot(&delta);
             for j in 0..n {
@@ -93,7 +93,7 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
         let (leakage, drift) = total.afresh().unwrap();
         let last = total.measure().unwrap();
         assert!((last.leakage - leakage).abs() < 1e-12 * leakage && (last.drift - drift).abs() < 1e-12 * drift);
-        for (i, error) in retention.errors(total.total(), Par::Seq).unwrap().into_iter().enumerate() {
+        for (i, error) in retention.errors(total.total().unwrap(), Par::Seq).unwrap().into_iter().enumerate() {
             let expected = (&D * &K_all[i] - &goals[i]).norm();
             assert!((error - expected).abs() < 1e-10 * expected.max(1.0));
         }

@@ -1,7 +1,7 @@
 //! Recorded edit streams: keys and residuals of one layer, written down from a real model.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use faer::{Mat, MatRef, Par};
@@ -13,7 +13,7 @@ use crate::check;
 use crate::edit::{Orientation, Update};
 use crate::error::{EditError, Result};
 use crate::moment::SecondMoment;
-use crate::scalar::Scalar;
+use crate::scalar::{Scalar, cast};
 
 /// A recorded stream of edits of one layer, from a safetensors file with the tensors
 ///
@@ -38,7 +38,7 @@ pub struct RecordedStream<T: Scalar> {
 
 impl<T: Scalar> RecordedStream<T> {
     /// Reads a stream. Every entry is checked to be finite, and the second moment to be symmetric and on the scale of
-    /// a mean (held against the recording's own keys).
+    /// a mean: its trace may be at most 10⁴ times the mean squared norm of the recording's own keys.
     ///
     /// # Errors
     /// A file that cannot be read, is no safetensors file, is truncated, lacks a tensor, or has one of the wrong type
@@ -55,7 +55,9 @@ impl<T: Scalar> RecordedStream<T> {
             .map_err(|error| malformed(format!("not a readable safetensors file: {error}")))?;
         let tensor = |name: &str| {
             let view = file.tensor(name).map_err(|_| {
-                malformed(format!("tensor `{name}` is missing; there are: {}", file.names().join(", ")))
+                let mut names = file.names();
+                names.sort_unstable();
+                malformed(format!("tensor `{name}` is missing; there are: {}", names.join(", ")))
             })?;
             let [rows, cols] = view.shape() else {
                 return Err(malformed(format!("tensor `{name}` has {} dimensions, expected 2", view.shape().len())));
@@ -84,22 +86,32 @@ impl<T: Scalar> RecordedStream<T> {
             .ok()
             .and_then(|(_, metadata)| metadata.metadata().clone())
             .unwrap_or_default();
-        let dtype =
-            |view: TensorView<'_>| malformed(format!("a tensor is of type {:?}, expected F32 or F64", view.dtype()));
+        let in_file = |source| EditError::InFile { path: path.to_owned(), source: Box::new(source) };
         // Rows are edits, contiguous: as columns of a column-major matrix they are read in order.
-        let columns = |view: &TensorView<'_>, rows: usize, cols: usize| {
-            numbers::<T>(view, cols, rows).ok_or_else(|| dtype(view.clone()))
+        let numbers = |name: &'static str, view: &TensorView<'_>| -> Result<Mat<f64>> {
+            let dtype = || malformed(format!("tensor `{name}` is of type {:?}, expected F32 or F64", view.dtype()));
+            let columns = transposed(view).ok_or_else(dtype)?;
+            check::finite(name, columns.transpose()).map_err(in_file)?;
+            Ok(columns)
         };
-        let keys = columns(&keys, N, d_in)?;
-        let residuals = columns(&residuals, N, d_out)?;
-        let weight = columns(&weight, d_out, d_in)?.transpose().to_owned();
-        let C = numbers::<f64>(&second_moment, d_in, d_in).ok_or_else(|| dtype(second_moment.clone()))?;
-        check::finite("keys", keys.as_ref())?;
-        check::finite("residuals", residuals.as_ref())?;
-        check::finite("weight", weight.as_ref())?;
+        let rounded = |name: &'static str, view: &TensorView<'_>| -> Result<Mat<T>> {
+            let columns = cast::<f64, T>(numbers(name, view)?.as_ref());
+            check::no_overflow(name, columns.as_ref())?;
+            Ok(columns)
+        };
+        let keys = rounded("keys", &keys)?;
+        let residuals = rounded("residuals", &residuals)?;
+        let weight = rounded("weight", &weight)?.transpose().to_owned();
+        let C = numbers("second_moment", &second_moment)?;
         // The file says that it is a mean, so only a gross mismatch (as with any unknown count) is refused.
-        let moment = SecondMoment::from_mean(C.as_ref(), None, keys.as_ref())?;
-        let layer = metadata.get("layer").and_then(|layer| layer.parse().ok()).unwrap_or(0);
+        let moment =
+            SecondMoment::from_mean_named("second_moment", C.as_ref(), None, keys.as_ref()).map_err(in_file)?;
+        let layer = match metadata.get("layer") {
+            None => 0,
+            Some(layer) => layer
+                .parse()
+                .map_err(|_| malformed(format!("the metadata has layer `{layer}`, which is not a layer's number")))?,
+        };
         Ok(Self { moment, weight, keys, residuals, layers: [layer], par })
     }
 
@@ -167,6 +179,7 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
 
     fn apply(&mut self, layer: usize, update: &Update<T>) -> Result<()> {
         self.check_layer(layer)?;
+        update.check_shape("update", self.weight.nrows(), self.weight.ncols())?;
         update.apply_to(self.weight.as_mut(), Orientation::OutputsByInputs, self.par)
     }
 }
@@ -175,8 +188,10 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
 /// beside its place and renamed into it, so that it is whole or not there.
 ///
 /// # Errors
-/// A path that cannot be written.
+/// An empty delta, NaN or infinity, or a path that cannot be written.
 pub fn write_delta(path: impl AsRef<Path>, delta: MatRef<'_, f64>, metadata: HashMap<String, String>) -> Result<()> {
+    check::not_empty("delta", delta)?;
+    check::finite("delta", delta)?;
     let path = path.as_ref();
     let bytes: Vec<u8> = delta.row_iter().flat_map(|row| row.iter().copied()).flat_map(f64::to_le_bytes).collect();
     let io = |source: std::io::Error| EditError::Io { path: path.to_owned(), source };
@@ -184,14 +199,29 @@ pub fn write_delta(path: impl AsRef<Path>, delta: MatRef<'_, f64>, metadata: Has
         .map_err(|error| EditError::Format { path: path.to_owned(), problem: error.to_string() })?;
     let file = safetensors::serialize([("delta", view)], Some(metadata))
         .map_err(|error| EditError::Format { path: path.to_owned(), problem: error.to_string() })?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".partial");
-    let written = std::fs::write(&beside, file).and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // Nothing half-written stays behind; the error that matters is the first one.
-        let _ = std::fs::remove_file(&beside);
+    write_whole(path, &file).map_err(io)
+}
+
+/// Writes a file so that it is whole or not there: beside its place, then renamed into it. A link is followed, and what
+/// is no regular file (a pipe, a device) is written to directly.
+fn write_whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(place, contents);
     }
-    written.map_err(io)
+    let folder = match place.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // Like any new file, not private to its owner; the process's mask applies.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist(&place)?;
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -201,19 +231,13 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The tensor's numbers as a `rows x cols` matrix, column after column; `None` for a type that is not a float.
-fn numbers<T: Scalar>(view: &TensorView<'_>, rows: usize, cols: usize) -> Option<Mat<T>> {
-    let data = view.data();
-    let at = |i: usize, j: usize| i + j * rows;
-    match view.dtype() {
-        Dtype::F32 => Some(Mat::from_fn(rows, cols, |i, j| {
-            let (bytes, _) = data[4 * at(i, j)..].split_first_chunk().expect("the file was validated");
-            T::of_f64(f64::from(f32::from_le_bytes(*bytes)))
-        })),
-        Dtype::F64 => Some(Mat::from_fn(rows, cols, |i, j| {
-            let (bytes, _) = data[8 * at(i, j)..].split_first_chunk().expect("the file was validated");
-            T::of_f64(f64::from_le_bytes(*bytes))
-        })),
-        _ => None,
-    }
+/// The numbers of a two-dimensional tensor, its rows as columns; `None` for a type that is not a float.
+fn transposed(view: &TensorView<'_>) -> Option<Mat<f64>> {
+    let (columns, rows) = (view.shape()[0], view.shape()[1]);
+    let numbers: Vec<f64> = match view.dtype() {
+        Dtype::F32 => view.data().as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(),
+        Dtype::F64 => view.data().as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
+        _ => return None,
+    };
+    Some(MatRef::from_column_major_slice(&numbers, rows, columns).to_owned())
 }

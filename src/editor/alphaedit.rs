@@ -1,6 +1,8 @@
 //! AlphaEdit and AlphaEdit-H.
 
 use super::{History, Method, Recipe, Space};
+use crate::check;
+use crate::error::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 
@@ -58,6 +60,10 @@ impl Method for AlphaEdit {
             History::Ignored => "alphaedit",
             History::Absorbed => "alphaedit-h",
         }
+    }
+
+    fn check(&self) -> Result<()> {
+        check::non_negative("lambda2", self.lambda2)
     }
 
     fn recipe(&self) -> Recipe {

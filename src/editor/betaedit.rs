@@ -1,6 +1,8 @@
 //! BetaEdit and its two ablations.
 
 use super::{History, Method, Recipe, Space};
+use crate::check;
+use crate::error::Result;
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 
@@ -52,11 +54,16 @@ impl Default for BetaEdit {
 }
 
 impl BetaEdit {
-    /// Sets the weight of the statistics in the solve. The weighting of a refresh has its own, see
-    /// [`HistoryWeighting::Mean`].
+    /// Sets the weight of the statistics in the solve, and in a [`HistoryWeighting::Mean`] refresh, as the published
+    /// program has one number for both. [`with_refresh`](Self::with_refresh) after it gives the refresh another.
     #[must_use]
     pub fn with_lambda1(mut self, lambda1: f64) -> Self {
         self.lambda1 = lambda1;
+        if let Refresh::Every { rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1: of_refresh }), .. } =
+            &mut self.refresh
+        {
+            *of_refresh = lambda1;
+        }
         self
     }
 
@@ -92,6 +99,11 @@ impl BetaEdit {
 impl Method for BetaEdit {
     fn name(&self) -> &'static str {
         "betaedit"
+    }
+
+    fn check(&self) -> Result<()> {
+        check::non_negative("lambda1", self.lambda1)?;
+        check::non_negative("lambda2", self.lambda2)
     }
 
     fn recipe(&self) -> Recipe {

@@ -1,5 +1,6 @@
 //! The editor that runs any recipe on the engine.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use faer::{MatRef, Par};
@@ -18,8 +19,8 @@ use crate::{check, metrics};
 /// An editor for one layer that runs any [`Recipe`].
 ///
 /// # Memory
-/// `Q` (`d_in²` numbers of type `T`), and for a recipe that refreshes the sum `H` of past keys (`d_in²` of `f64`). The
-/// spectrum is shared. A full refresh takes up to `7 d_in²` numbers of `f64` while it runs.
+/// `Q` (`d_in² / 2` numbers of `f64`), and for a recipe that refreshes the sum `H` of past keys (`d_in²` of `f64`) and, after
+/// the first full refresh, the spectrum of the protected matrix (as much). The spectrum of `C` is shared. A full refresh takes up to `7 d_in²` numbers of `f64` while it runs.
 #[derive(Clone, Debug)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: &'static str,
@@ -29,7 +30,7 @@ pub struct ClosedFormEditor<T: Scalar> {
     /// Cut from that spectrum at the start: the basis of `s_t`.
     first_projector: Projector,
     projector: Projector,
-    Q: InverseGram<T>,
+    Q: InverseGram,
     /// `H`, kept only if a refresh will ask for it.
     H: Option<SecondMoment>,
     edits: usize,
@@ -38,6 +39,7 @@ pub struct ClosedFormEditor<T: Scalar> {
     /// Replaced at every change, so that an update knows the state it was proposed in.
     state: Arc<()>,
     par: Par,
+    scalar: PhantomData<T>,
 }
 
 impl<T: Scalar> ClosedFormEditor<T> {
@@ -69,6 +71,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             refreshes: 0,
             state: Arc::default(),
             par,
+            scalar: PhantomData,
         })
     }
 
@@ -86,7 +89,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
 
     /// The present `Q`.
     #[must_use]
-    pub fn inverse_gram(&self) -> &InverseGram<T> {
+    pub fn inverse_gram(&self) -> &InverseGram {
         &self.Q
     }
 
@@ -99,6 +102,14 @@ impl<T: Scalar> ClosedFormEditor<T> {
         metrics::stability(&self.first_projector, self.recipe.weight, self.recipe.ridge, keys, self.par)
     }
 
+    /// Goes on with the present projector for good: what to do when a refresh would leave no direction
+    /// ([`EditError::NothingKept`]) and editing has to go on. Past keys stay protected by the solve.
+    pub fn stop_refreshing(&mut self) {
+        self.recipe.refresh = Refresh::Never;
+        self.H = None;
+        self.state = Arc::default();
+    }
+
     fn refresh_due(&self) -> Option<RefreshRule> {
         match self.recipe.refresh {
             Refresh::Every { edits, rule } if self.edits - self.last_refresh >= edits => Some(rule),
@@ -107,7 +118,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// The state after a full refresh, with this state left as it is.
-    fn fully_refreshed(&self, weighting: HistoryWeighting) -> Result<(Projector, InverseGram<T>)> {
+    fn fully_refreshed(&self, weighting: HistoryWeighting) -> Result<(Projector, InverseGram)> {
         let (Space::Null(threshold), Some(H)) = (self.recipe.space, &self.H) else {
             return Ok((self.projector.clone(), self.Q.clone()));
         };
@@ -172,10 +183,11 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
             return Err(EditError::StaleUpdate);
         };
         if self.recipe.history == History::Absorbed {
+            // The state token vouches for the solution, so only the history can refuse, and it comes first.
             if let Some(H) = &mut self.H {
                 H.observe(proposal.keys.as_ref(), self.par)?;
             }
-            self.Q.absorb_solution(&proposal.solution);
+            self.Q.absorb_solution(&proposal.solution)?;
         }
         self.edits += update.rank();
         self.state = Arc::default();
@@ -187,7 +199,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         if let Some(H) = &mut self.H {
             H.observe(keys, self.par)?;
         }
-        self.Q.absorb_solution(&solution);
+        self.Q.absorb_solution(&solution)?;
         self.state = Arc::default();
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! MEMIT and MEMIT-H.
 
 use super::{History, Method, Recipe, Space};
+use crate::check;
+use crate::error::Result;
 use crate::refresh::Refresh;
 
 /// MEMIT: `Delta = R Kᵀ (lambda C + K Kᵀ)⁻¹`, and with history `Delta = R Kᵀ (lambda C + H + K Kᵀ)⁻¹`.
@@ -57,6 +59,11 @@ impl Method for Memit {
             History::Ignored => "memit",
             History::Absorbed => "memit-h",
         }
+    }
+
+    fn check(&self) -> Result<()> {
+        check::non_negative("lambda", self.lambda)?;
+        check::non_negative("ridge", self.ridge)
     }
 
     fn recipe(&self) -> Recipe {

@@ -80,6 +80,14 @@ pub struct Recipe {
     pub refresh: Refresh,
 }
 
+impl Recipe {
+    /// A recipe, for methods that this crate does not have.
+    #[must_use]
+    pub fn new(weight: f64, ridge: f64, space: Space, history: History, refresh: Refresh) -> Self {
+        Self { weight, ridge, space, history, refresh }
+    }
+}
+
 /// A closed-form editing method: something that has a [`Recipe`].
 pub trait Method {
     /// The name in the table of methods, such as `"memit-h"`.
@@ -87,6 +95,14 @@ pub trait Method {
 
     /// The method's row in the table.
     fn recipe(&self) -> Recipe;
+
+    /// Refuses hyperparameters outside their range, by the names that the method gives them.
+    ///
+    /// # Errors
+    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// An editor for one layer, from the spectrum of the layer's second moment. `par` is used for all its work.
     ///
@@ -97,6 +113,7 @@ pub trait Method {
     where
         Self: Sized,
     {
+        self.check()?;
         ClosedFormEditor::new(self.name(), self.recipe(), spectrum, par)
     }
 }

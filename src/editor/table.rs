@@ -18,7 +18,7 @@ pub struct Hyperparameters {
     pub lambda2: f64,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
-    /// When and how BetaEdit refreshes. Default: every 1000 edits, full, mean.
+    /// When and how BetaEdit refreshes. Default: every 1000 edits, full, mean with `lambda1 = 3_000.0`.
     pub refresh: Refresh,
     /// Whether BetaEdit penalises leakage. Default: [`Penalty::Kept`].
     pub penalty: Penalty,
@@ -86,8 +86,8 @@ pub const METHODS: &[MethodEntry] = &[
         name: "betaedit",
         summary: "null space refreshed over past keys, leakage penalised",
         recipe: |h| {
-            let method = BetaEdit::default().with_lambda1(h.lambda1).with_lambda2(h.lambda2);
-            method.with_threshold(h.threshold).with_refresh(h.refresh).with_penalty(h.penalty).recipe()
+            let method = BetaEdit::default().with_lambda1(h.lambda1).with_lambda2(h.lambda2).with_refresh(h.refresh);
+            method.with_threshold(h.threshold).with_penalty(h.penalty).recipe()
         },
     },
 ];

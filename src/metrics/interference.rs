@@ -2,10 +2,10 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::dense;
 use crate::edit::Update;
 use crate::error::{EditError, Result};
 use crate::scalar::{Scalar, cast};
+use crate::{check, dense};
 
 /// The inner products `<Delta_i, Delta_j> = tr(Delta_i Delta_jᵀ)` of a list of updates.
 ///
@@ -31,7 +31,7 @@ impl Interference {
     /// matrices: for the updates of a long run, take a sample.
     ///
     /// # Errors
-    /// An empty list, or updates of different weights.
+    /// An empty list, updates of different weights, or overflow.
     pub fn of<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
         let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
         let total: usize = updates.iter().map(Update::rank).sum();
@@ -41,8 +41,7 @@ impl Interference {
         let mut start = 0;
         for update in updates {
             let n = update.rank();
-            crate::check::shape("updates", update.left(), first.d_out(), n)?;
-            crate::check::shape("updates", update.right(), n, first.d_in())?;
+            update.check_shape("updates", first.d_out(), first.d_in())?;
             L.as_mut().subcols_mut(start, n).copy_from(cast::<T, f64>(update.left()));
             R.as_mut().subcols_mut(start, n).copy_from(cast::<T, f64>(update.right().transpose()));
             starts.push((start, n));
@@ -54,6 +53,7 @@ impl Interference {
             let ((a, n), (b, m)) = (starts[i], starts[j]);
             dense::inner(LL.as_ref().submatrix(a, b, n, m), RR.as_ref().submatrix(a, b, n, m))
         });
+        check::no_overflow("the inner products of the updates", matrix.as_ref())?;
         Ok(Self { matrix })
     }
 
@@ -70,7 +70,7 @@ impl Interference {
         let M = &self.matrix;
         let pairs = (0..M.nrows()).flat_map(|i| (0..i).map(move |j| (i, j)));
         pairs
-            .map(|(i, j)| (i, j, M[(i, j)] / (M[(i, i)] * M[(j, j)]).sqrt()))
+            .map(|(i, j)| (i, j, M[(i, j)] / (M[(i, i)].sqrt() * M[(j, j)].sqrt())))
             .filter(|(_, _, cosine)| cosine.is_finite())
             .min_by(|a, b| a.2.total_cmp(&b.2))
     }

@@ -2,17 +2,18 @@
 
 use faer::Par;
 
-use crate::dense;
 use crate::edit::Update;
-use crate::error::Result;
+use crate::error::{EditError, Result};
 use crate::moment::SecondMoment;
 use crate::scalar::{Scalar, cast};
+use crate::{check, dense};
 
 /// Leakage of one update, `tr(Delta C Deltaᵀ) = E |Delta k|²`: the mean squared change of the layer's output over the
 /// keys that the statistics were made of (the BetaEdit paper's `|Delta K0|²`, per token).
 ///
-/// For an update inside a null space with threshold `tau` it is at most `tau |Delta|_F²`; one step of BetaEdit leaks at
-/// most `|r|² / lambda1`.
+/// For an update inside a null space of `C` with threshold `tau` it is at most `tau |Delta|_F²` (after a refresh by
+/// `Sum`, too; by `Mean`, at most `tau (lambda1 + 1) / lambda1` times that norm, because that is where `C` stands in the
+/// mean). One step of BetaEdit leaks at most `|r|² / lambda1`.
 ///
 /// Cost: one pass over `C`.
 ///
@@ -28,11 +29,17 @@ use crate::scalar::{Scalar, cast};
 /// ```
 ///
 /// # Errors
-/// Statistics of another key length.
+/// Statistics of another key length, or overflow.
 pub fn leakage<T: Scalar>(update: &Update<T>, moment: &SecondMoment, par: Par) -> Result<f64> {
+    if update.d_in() != moment.d_in() {
+        let (expected, found) = ((update.d_in(), update.d_in()).into(), (moment.d_in(), moment.d_in()).into());
+        return Err(EditError::Shape { argument: "moment", expected, found });
+    }
     let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
     let CR = moment.product(R.as_ref(), par)?;
     let LL = dense::product(L.transpose(), L.as_ref(), par);
     let RCR = dense::product(R.transpose(), CR.as_ref(), par);
-    Ok(dense::inner(LL.as_ref(), RCR.as_ref()).max(0.0))
+    let leakage = dense::clamped(dense::inner(LL.as_ref(), RCR.as_ref()));
+    check::in_range("the leakage", &[leakage])?;
+    Ok(leakage)
 }

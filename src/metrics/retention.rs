@@ -12,14 +12,14 @@ use crate::{check, dense};
 /// Cost: `O(n² (d_in + d_out))`.
 ///
 /// # Errors
-/// A batch of other shapes than the update.
+/// A batch of other shapes than the update, or overflow.
 pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Vec<f64>> {
     check::shape("keys", batch.keys(), update.d_in(), batch.len())?;
     check::shape("residuals", batch.residuals(), update.d_out(), batch.len())?;
     let [L, R, K] = [update.left(), update.right().transpose(), batch.keys()].map(|matrix| cast::<T, f64>(matrix));
     let RK = dense::product(R.transpose(), K.as_ref(), par);
     let left_over = dense::product(L.as_ref(), RK.as_ref(), par) - cast::<T, f64>(batch.residuals());
-    Ok(norms(left_over.as_ref()))
+    norms(left_over.as_ref())
 }
 
 /// The keys and goals of all past edits, to measure how well each still holds.
@@ -74,13 +74,15 @@ impl Retention {
     /// Records a batch **before** its update is added to `total` (`d_out x d_in`, the sum of all updates so far).
     ///
     /// # Errors
-    /// Wrong shapes.
+    /// Wrong shapes, NaN, overflow. Nothing is recorded then.
     pub fn record<T: Scalar>(&mut self, batch: &EditBatch<'_, T>, total: MatRef<'_, f64>, par: Par) -> Result<()> {
         check::shape("keys", batch.keys(), self.d_in, batch.len())?;
         check::shape("residuals", batch.residuals(), self.d_out, batch.len())?;
         check::shape("total", total, self.d_out, self.d_in)?;
+        check::finite("total", total)?;
         let K = cast::<T, f64>(batch.keys());
         let goals = dense::product(total, K.as_ref(), par) + cast::<T, f64>(batch.residuals());
+        check::no_overflow("the goals of the edits", goals.as_ref())?;
         self.keys.extend(K.col_iter().flat_map(|column| column.iter().copied()));
         self.goals.extend(goals.col_iter().flat_map(|column| column.iter().copied()));
         Ok(())
@@ -89,16 +91,20 @@ impl Retention {
     /// `|W k - v|` of every recorded edit, with `total` the sum of all updates by now. Cost: `2 d_in d_out t` flops.
     ///
     /// # Errors
-    /// Wrong shape.
+    /// Wrong shape, NaN, overflow.
     pub fn errors(&self, total: MatRef<'_, f64>, par: Par) -> Result<Vec<f64>> {
         check::shape("total", total, self.d_out, self.d_in)?;
+        check::finite("total", total)?;
         let K = MatRef::from_column_major_slice(&self.keys, self.d_in, self.len());
         let goals = MatRef::from_column_major_slice(&self.goals, self.d_out, self.len());
         let left_over: Mat<f64> = dense::product(total, K, par) - goals;
-        Ok(norms(left_over.as_ref()))
+        norms(left_over.as_ref())
     }
 }
 
-fn norms(matrix: MatRef<'_, f64>) -> Vec<f64> {
-    dense::squared_column_norms(matrix).into_iter().map(f64::sqrt).collect()
+fn norms(errors: MatRef<'_, f64>) -> Result<Vec<f64>> {
+    check::no_overflow("the errors of the edits", errors)?;
+    let norms = dense::column_norms(errors);
+    check::in_range("the errors of the edits", &norms)?;
+    Ok(norms)
 }

@@ -8,7 +8,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use crate::edit::Update;
 use crate::error::{EditError, Result};
 use crate::moment::SecondMoment;
-use crate::scalar::{Scalar, cast};
+use crate::scalar::Scalar;
 use crate::{check, dense};
 
 /// The sum `D` of all updates, with its leakage and drift kept up to date.
@@ -46,8 +46,9 @@ pub struct RunningTotal {
     edits: usize,
     /// Updates recorded since the last measurement, and their factors: `left`, transposed `right`.
     waiting: usize,
-    left: Mat<f64>,
-    right: Mat<f64>,
+    /// Column after column, so that they gather without being copied.
+    left: Vec<f64>,
+    right: Vec<f64>,
     par: Par,
 }
 
@@ -89,8 +90,8 @@ impl RunningTotal {
             stride,
             edits: 0,
             waiting: 0,
-            left: Mat::zeros(d_out, 0),
-            right: Mat::zeros(d_in, 0),
+            left: Vec::new(),
+            right: Vec::new(),
             par,
         })
     }
@@ -98,41 +99,57 @@ impl RunningTotal {
     /// Adds an update, and measures if the stride says so.
     ///
     /// # Errors
-    /// An update of another shape; nothing is recorded then.
+    /// An update of another shape, or overflow; nothing is recorded then.
     pub fn record<T: Scalar>(&mut self, update: &Update<T>) -> Result<Option<Measurement>> {
-        check::shape("update", update.left(), self.total.nrows(), update.rank())?;
-        check::shape("update", update.right(), update.rank(), self.total.ncols())?;
-        let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
-        self.left = dense::side_by_side(self.left.as_ref(), L.as_ref());
-        self.right = dense::side_by_side(self.right.as_ref(), R.as_ref());
+        update.check_shape("update", self.total.nrows(), self.total.ncols())?;
+        let before = (self.left.len(), self.right.len());
+        gather(&mut self.left, update.left());
+        gather(&mut self.right, update.right().transpose());
         self.edits += update.rank();
         self.waiting += 1;
-        if self.waiting < self.stride { Ok(None) } else { self.measure().map(Some) }
+        if self.waiting < self.stride {
+            return Ok(None);
+        }
+        let measured = self.measure();
+        if measured.is_err() {
+            self.left.truncate(before.0);
+            self.right.truncate(before.1);
+            self.edits -= update.rank();
+            self.waiting -= 1;
+        }
+        measured.map(Some)
     }
 
     /// Measures now, whatever the stride.
     ///
     /// # Errors
-    /// None in practice: shapes were checked when the updates were recorded.
+    /// Overflow; nothing is measured then.
     pub fn measure(&mut self) -> Result<Measurement> {
         let par = self.par;
-        let (L, R, D) = (self.left.as_ref(), self.right.as_ref(), self.total.as_ref());
-        let n = L.ncols();
+        let D = self.total.as_ref();
+        let (d_out, d_in) = D.shape();
+        let n = self.left.len() / d_out;
+        let L = MatRef::from_column_major_slice(&self.left, d_out, n);
+        let R = MatRef::from_column_major_slice(&self.right, d_in, n);
         let CR = self.moment.product(R, par)?;
         let LL = dense::product(L.transpose(), L, par);
-        let of_change = |X: MatRef<'_, f64>| dense::inner(LL.as_ref(), dense::product(R.transpose(), X, par).as_ref());
-        let (update_norm_squared, update_leakage) = (of_change(R).max(0.0), of_change(CR.as_ref()).max(0.0));
+        let of_change = |X: MatRef<'_, f64>| {
+            dense::clamped(dense::inner(LL.as_ref(), dense::product(R.transpose(), X, par).as_ref()))
+        };
+        let (update_norm_squared, update_leakage) = (of_change(R), of_change(CR.as_ref()));
         // One pass over D for both cross terms, <D, L Rᵀ> and <D C, L Rᵀ>.
         let DX = dense::product(D, dense::side_by_side(R, CR.as_ref()).as_ref(), par);
         let interference = dense::inner(L, DX.as_ref().subcols(0, n));
         let cross_leakage = dense::inner(L, DX.as_ref().subcols(n, n));
 
-        self.leakage = (self.leakage + 2.0 * cross_leakage + update_leakage).max(0.0);
-        self.drift_squared = (self.drift_squared + 2.0 * interference + update_norm_squared).max(0.0);
-        matmul(&mut self.total, Accum::Add, &self.left, self.right.transpose(), 1.0, par);
+        let leakage = dense::clamped(self.leakage + 2.0 * cross_leakage + update_leakage);
+        let drift_squared = dense::clamped(self.drift_squared + 2.0 * interference + update_norm_squared);
+        check::in_range("the running total", &[leakage, drift_squared, update_norm_squared, interference])?;
+        (self.leakage, self.drift_squared) = (leakage, drift_squared);
+        matmul(&mut self.total, Accum::Add, L, R.transpose(), 1.0, par);
         self.waiting = 0;
-        self.left = Mat::zeros(self.total.nrows(), 0);
-        self.right = Mat::zeros(self.total.ncols(), 0);
+        self.left.clear();
+        self.right.clear();
         Ok(Measurement {
             edits: self.edits,
             leakage: self.leakage,
@@ -143,13 +160,18 @@ impl RunningTotal {
         })
     }
 
-    /// The total `D`, `d_out x d_in`, up to the last measurement.
-    #[must_use]
-    pub fn total(&self) -> MatRef<'_, f64> {
-        self.total.as_ref()
+    /// The total `D`, `d_out x d_in`, of all updates recorded; measures first if some are still gathered.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    pub fn total(&mut self) -> Result<MatRef<'_, f64>> {
+        if self.waiting > 0 {
+            self.measure()?;
+        }
+        Ok(self.total.as_ref())
     }
 
-    /// Leakage and drift `(tr(D C Dᵀ), |D|_F)` of [`total`](Self::total), computed afresh: `2 d_out d_in²` flops. What
+    /// Leakage and drift `(tr(D C Dᵀ), |D|_F)` up to the last measurement, computed afresh: `2 d_out d_in²` flops. What
     /// is carried along differs from it by rounding only.
     ///
     /// # Errors
@@ -158,4 +180,9 @@ impl RunningTotal {
         let CD = self.moment.product(self.total.transpose(), self.par)?;
         Ok((dense::inner(self.total.transpose(), CD.as_ref()), self.total.norm_l2()))
     }
+}
+
+/// Appends the columns of a factor.
+fn gather<T: Scalar>(columns: &mut Vec<f64>, factor: MatRef<'_, T>) {
+    columns.extend(factor.col_iter().flat_map(|column| column.iter().map(|x| x.to_f64())));
 }

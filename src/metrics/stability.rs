@@ -20,7 +20,7 @@ use crate::{check, dense};
 /// Cost: one pass over `V`, `2 d_in r n` flops in `f64`.
 ///
 /// # Errors
-/// Wrong shape, empty, NaN.
+/// Wrong shape, empty, NaN, overflow; [`Singular`](crate::EditError::Singular) if `A0` is not positive on the space.
 pub fn stability<T: Scalar>(
     projector: &Projector,
     weight: f64,
@@ -30,11 +30,10 @@ pub fn stability<T: Scalar>(
 ) -> Result<Vec<f64>> {
     check::columns("keys", keys, projector.dim())?;
     check::finite("keys", keys)?;
-    check::non_negative("weight", weight)?;
-    check::non_negative("ridge", ridge)?;
+    let A = projector.protection(weight, ridge)?;
     let coordinates = dense::product(projector.basis().transpose(), cast::<T, f64>(keys).as_ref(), par);
-    let whitened = |column: faer::ColRef<'_, f64>| {
-        column.iter().zip(projector.kept_values()).map(|(x, s)| x * x / (weight * s + ridge)).sum()
-    };
-    Ok(coordinates.col_iter().map(whitened).collect())
+    let whitened = |column: faer::ColRef<'_, f64>| column.iter().zip(&A).map(|(x, a)| x * x / a).sum();
+    let s: Vec<f64> = coordinates.col_iter().map(whitened).collect();
+    check::in_range("the whitened norm of a key", &s)?;
+    Ok(s)
 }

@@ -76,12 +76,12 @@ impl Theorem1 {
     /// Cost: `O(t d_in²)`, and the `t x t` inner products.
     ///
     /// # Errors
-    /// Keys of another length, or a singular `A0`.
+    /// Keys of another length, a singular `A0`, or overflow.
     pub fn run<T: Scalar>(A0: &Arc<Spectrum>, edits: &EditBatch<'_, T>, par: Par) -> Result<Self> {
         check::shape("keys", edits.keys(), A0.dim(), edits.len())?;
         let [K, R] = [edits.keys(), edits.residuals()].map(|matrix| crate::scalar::cast::<T, f64>(matrix));
         let (d, t) = K.shape();
-        let Q0 = InverseGram::<f64>::diagonal(&Projector::identity(A0), 1.0, 0.0, par)?;
+        let Q0 = InverseGram::diagonal(&Projector::identity(A0), 1.0, 0.0, par)?;
         let mut Q = Q0.clone();
         let (mut without, mut with) = (Mat::zeros(d, t), Mat::zeros(d, t));
         let mut s = Vec::with_capacity(t);
@@ -89,7 +89,7 @@ impl Theorem1 {
             let k = K.as_ref().subcols(i, 1);
             let first = Q0.solve(k)?;
             let aware = Q.solve(k)?;
-            Q.absorb_solution(&aware);
+            Q.absorb_solution(&aware)?;
             s.push(first.gains()[0]);
             without.as_mut().col_mut(i).copy_from(first.directions().col(0));
             with.as_mut().col_mut(i).copy_from(aware.directions().col(0));
@@ -114,12 +114,19 @@ impl Theorem1 {
             pairs().all(|(i, j)| residuals[(i, j)] * M[(i, j)] >= -ROUNDING * norms(&residuals, i, j) * norms(M, i, j))
         });
         let reduced = pairs().all(|(i, j)| A0_with[(i, j)] <= A0_without[(i, j)] + slack(&A0_without, i, j));
+        let leakage_without = running_norms(&residuals, &A0_without);
+        let leakage_with = running_norms(&residuals, &A0_with);
+        let squares_without = running_norms(&residuals, &frobenius_without);
+        let squares_with = running_norms(&residuals, &frobenius_with);
+        for curve in [&leakage_without, &leakage_with, &squares_without, &squares_with] {
+            check::in_range("the drift of the stream", curve)?;
+        }
         let root = |squares: Vec<f64>| squares.into_iter().map(f64::sqrt).collect();
         Ok(Self {
-            drift_without: root(running_norms(&residuals, &frobenius_without)),
-            drift_with: root(running_norms(&residuals, &frobenius_with)),
-            leakage_without: running_norms(&residuals, &A0_without),
-            leakage_with: running_norms(&residuals, &A0_with),
+            drift_without: root(squares_without),
+            drift_with: root(squares_with),
+            leakage_without,
+            leakage_with,
             non_conflicting,
             isotropic: A0.largest() - A0.values()[0] <= 1e-12 * A0.largest(),
             small_keys: s.iter().all(|&s| s <= 1.0 + ROUNDING),
@@ -152,7 +159,7 @@ fn running_norms(residuals: &Mat<f64>, factors: &Mat<f64>) -> Vec<f64> {
     (0..residuals.nrows())
         .map(|i| {
             sum += term(i, i) + 2.0 * (0..i).map(|j| term(i, j)).sum::<f64>();
-            sum.max(0.0)
+            dense::clamped(sum)
         })
         .collect()
 }
