@@ -64,9 +64,15 @@ struct Arguments {
     /// BetaEdit: edits between refreshes of the projector, 0 = never
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     refresh_every: usize,
-    /// BetaEdit: how past keys join the statistics at a refresh
+    /// BetaEdit: how past keys join the statistics at a full refresh
     #[arg(long, value_enum, default_value_t = Weighting::Mean)]
     history: Weighting,
+    /// BetaEdit: how the projector is refreshed
+    #[arg(long, value_enum, default_value_t = Rule::Full)]
+    refresh_rule: Rule,
+    /// BetaEdit: what an edited key counts against the mean over the text, in C + w H (not for the history `mean`)
+    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    refresh_weight: f64,
     /// BetaEdit: no lambda1 C in the solve (C stays in the projector)
     #[arg(long)]
     without_penalty: bool,
@@ -102,6 +108,18 @@ enum Weighting {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Rule {
+    /// A new eigendecomposition
+    Full,
+    /// The largest space below the threshold, without one
+    Maximal,
+    /// The largest part of the present space below the threshold
+    Nested,
+    /// Nested, at every edit; --refresh-every does not matter then
+    Continuous,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Precision {
     F64,
     F32,
@@ -109,18 +127,25 @@ enum Precision {
 
 impl Arguments {
     fn hyperparameters(&self) -> Hyperparameters {
+        let weight = self.refresh_weight;
         let weighting = match self.history {
             Weighting::Mean => HistoryWeighting::Mean { lambda1: self.lambda1 },
-            Weighting::Sum => HistoryWeighting::Sum,
+            Weighting::Sum => HistoryWeighting::Sum { weight },
         };
         let mut hyperparameters = Hyperparameters::default();
         hyperparameters.lambda = self.lambda;
         hyperparameters.lambda1 = self.lambda1;
         hyperparameters.lambda2 = self.lambda2;
         hyperparameters.threshold = Threshold::Absolute(self.threshold);
-        hyperparameters.refresh = match self.refresh_every {
-            0 => Refresh::Never,
-            edits => Refresh::Every { edits, rule: RefreshRule::Full(weighting) },
+        let rule = match self.refresh_rule {
+            Rule::Full => RefreshRule::Full(weighting),
+            Rule::Maximal => RefreshRule::Maximal { weight },
+            Rule::Nested | Rule::Continuous => RefreshRule::Nested { weight },
+        };
+        hyperparameters.refresh = match (self.refresh_every, self.refresh_rule) {
+            (_, Rule::Continuous) => Refresh::Continuous { weight },
+            (0, _) => Refresh::Never,
+            (edits, _) => Refresh::Every { edits, rule },
         };
         hyperparameters.penalty = if self.without_penalty { Penalty::Dropped } else { Penalty::Kept };
         hyperparameters
@@ -243,7 +268,7 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         report["weight_norm"] = json!(weight_norm);
         report["kept_directions_first"] = json!(kept_first);
         report["kept_directions_last"] = json!(state.kept_directions);
-        report["capacity_last"] = json!(state.capacity);
+        report["removed_directions"] = json!(state.removed_directions);
         report["seconds"] = json!({ "build": build_seconds, "edits": edit_seconds });
         attempt("report", path, write(path, &serde_json::to_string_pretty(&report)?));
     }
@@ -264,7 +289,8 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .iter()
         .map(|refresh| {
             let (edits, before, after) = (refresh.edits, refresh.kept_before, refresh.kept_after);
-            format!("refresh after {edits} edits: {before} -> {after} directions, |P' - P|^2 = {:.2}", refresh.moved)
+            let moved = refresh.moved.map_or(String::new(), |moved| format!(", |P' - P|^2 = {moved:.2}"));
+            format!("refresh after {edits} edits: {before} -> {after} directions{moved}")
         })
         .collect();
     let share = 100.0 * last.drift / weight_norm;
@@ -348,7 +374,6 @@ fn report(arguments: &Arguments, steps: &[Step], checkpoints: &[Checkpoint], ref
             "kept_after": refresh.kept_after,
             "moved": refresh.moved,
             "gap": [refresh.gap.0, refresh.gap.1],
-            "capacity": refresh.capacity,
         })).collect::<Vec<_>>(),
     })
 }

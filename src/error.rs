@@ -163,6 +163,18 @@ pub enum EditError {
         smallest: f64,
     },
 
+    /// The edits have used up every direction that may be edited.
+    #[error(
+        "no direction is left to edit after {edits} edits: all {first} of the start are protected by now; start over with \
+         a larger threshold or a smaller refresh weight, or stop before (`EditorState::capacity` warns, `stop_refreshing`)"
+    )]
+    CapacityExhausted {
+        /// Edits committed.
+        edits: usize,
+        /// Directions at the start.
+        first: usize,
+    },
+
     /// A matrix that must be inverted is singular to working precision.
     #[error("{step}: the matrix is singular to working precision; {advice}")]
     Singular {

@@ -298,6 +298,25 @@ impl InverseGram {
         Ok(())
     }
 
+    /// `F` with `F Fᵀ` what constraining the columns `N` will take from the state that absorbing `solution` leads to.
+    pub(crate) fn constraint_after(&self, solution: &Solution, N: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
+        let F = solution.factor.as_ref();
+        let mut QN = self.product(N)?;
+        QN -= dense::product(F, dense::product(F.transpose(), N, self.Q.par()).as_ref(), self.Q.par());
+        self.constraint(N, QN.as_ref())
+    }
+
+    /// Takes away what [`constraint_after`](Self::constraint_after) found.
+    pub(crate) fn take(&mut self, factor: MatRef<'_, f64>) {
+        self.push(factor, Sign::Minus);
+    }
+
+    /// `Q <- Q + A Bᵀ` for a product that is symmetric.
+    pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>) {
+        self.Q.add_product(A, B, 1.0);
+        self.revision += 1;
+    }
+
     fn push(&mut self, F: MatRef<'_, f64>, sign: Sign) {
         self.Q.push(F, sign);
         self.revision += 1;
@@ -345,14 +364,7 @@ impl InverseGram {
     pub fn constrain<T: Scalar>(&mut self, directions: MatRef<'_, T>) -> Result<()> {
         check::columns("directions", directions, self.dim())?;
         check::finite("directions", directions)?;
-        let mut N = cast::<T, f64>(directions);
-        for column in N.col_iter_mut() {
-            // faer's norm neither overflows nor underflows on the way.
-            let norm = column.norm_l2();
-            if norm > 0.0 {
-                column.iter_mut().for_each(|x| *x /= norm);
-            }
-        }
+        let N = normalised(directions);
         let QN = self.product(N.as_ref())?;
         check::no_overflow("constraining directions", QN.as_ref())?;
         if let Some(factor) = self.constraint(N.as_ref(), QN.as_ref())? {
@@ -460,6 +472,17 @@ impl InverseGram {
 /// make a wrong update.
 fn smallest_pivot(rounding: f64) -> f64 {
     (1e3 * rounding).max(0.5)
+}
+
+/// The columns at unit length.
+pub(crate) fn normalised<T: Scalar>(columns: MatRef<'_, T>) -> Mat<f64> {
+    let mut N = cast::<T, f64>(columns);
+    for (column, norm) in N.col_iter_mut().zip(dense::column_norms(columns)) {
+        if norm > 0.0 {
+            column.iter_mut().for_each(|x| *x /= norm);
+        }
+    }
+    N
 }
 
 fn diagonal(G: &Mat<f64>) -> Vec<f64> {

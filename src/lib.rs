@@ -101,8 +101,8 @@
 //!
 //! # Numbers
 //!
-//! Keys, residuals, weights and `Q` are `f32` or `f64` ([`Scalar`]); statistics, eigendecompositions, small systems and
-//! metrics are `f64` always. Matrices are those of [`faer`], which is re-exported as `betaedit_core::faer`: use that,
+//! Keys, residuals and weights are `f32` or `f64` ([`Scalar`]); `Q`, statistics, eigendecompositions and metrics are `f64`
+//! always. Matrices are those of [`faer`], which is re-exported as `betaedit_core::faer`: use that,
 //! and versions cannot disagree. Threads are the caller's choice, by faer's [`Par`](faer::Par) argument: `Par::Seq`, or
 //! `Par::rayon(n)` with 0 for all cores. Nothing reads or sets a global. At an equal number of threads, equal input gives
 //! equal bits.
@@ -131,6 +131,7 @@ mod dense;
 mod edit;
 pub mod editor;
 mod error;
+mod headroom;
 #[cfg(feature = "nalgebra")]
 mod interop;
 mod inverse_gram;
@@ -141,6 +142,7 @@ mod refresh;
 mod scalar;
 mod spectrum;
 mod symmetric;
+mod tilt;
 mod tolerance;
 
 pub use faer;
@@ -149,12 +151,13 @@ pub use adapter::Adapter;
 pub use edit::{EditBatch, Orientation, Update};
 pub use editor::{AlphaEdit, BetaEdit, Editor, History, Hyperparameters, Memit, Method};
 pub use error::{EditError, Result, Shape};
+pub use headroom::Headroom;
 #[cfg(feature = "nalgebra")]
 pub use interop::{faer_view, to_faer, to_nalgebra};
 pub use inverse_gram::{InverseGram, Solution, Workspace};
 pub use moment::SecondMoment;
 pub use projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
-pub use refresh::{Refresh, RefreshReport, RefreshRule};
+pub use refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
 pub use scalar::{Scalar, cast};
 pub use spectrum::Spectrum;
 

@@ -90,8 +90,11 @@ pub enum HistoryWeighting {
         /// Weight of the statistics against the mean of the edit keys.
         lambda1: f64,
     },
-    /// `M = C + H`: the text of the BetaEdit paper. Every edited key counts in full.
-    Sum,
+    /// `M = C + weight H`; with weight 1 it is the text of the BetaEdit paper, where every edited key counts in full.
+    Sum {
+        /// What an edited key counts against the mean over the text.
+        weight: f64,
+    },
 }
 
 impl HistoryWeighting {
@@ -119,7 +122,11 @@ impl HistoryWeighting {
                     *m = h / (lambda1 + 1.0) + lambda1 / (lambda1 + 1.0) * *m;
                 });
             }
-            Self::Sum => M += history.sum(par),
+            Self::Sum { weight } => {
+                check::non_negative("refresh weight", weight)?;
+                let H = history.sum(par);
+                faer::zip!(&mut M, &H).for_each(|faer::unzip!(m, h)| *m += weight * h);
+            }
         }
         Ok(M)
     }
@@ -163,6 +170,21 @@ impl Projector {
     #[must_use]
     pub fn dim(&self) -> usize {
         self.spectrum.dim()
+    }
+
+    /// The projector without the directions that lie within `1e-9` of the threshold, for the refresh rules that divide by
+    /// how far below it a direction is.
+    ///
+    /// # Errors
+    /// [`EditError::NothingKept`] if none is left, and a threshold that is not finite (a projector that keeps all).
+    pub fn with_headroom(mut self) -> Result<Self> {
+        check::positive("threshold", self.threshold)?;
+        let limit = self.threshold * (1.0 - 2.0 * tolerance::HEADROOM);
+        self.kept = self.kept.min(self.spectrum.count_below(limit));
+        if self.kept == 0 {
+            return Err(EditError::NothingKept { threshold: self.threshold, smallest: self.spectrum.values()[0] });
+        }
+        Ok(self)
     }
 
     /// Number of kept directions `r`, the rank of `P`.
@@ -278,7 +300,8 @@ impl Projector {
 /// history.observe(mat![[0.5], [2.0], [0.0]].as_ref(), Par::Seq)?;
 ///
 /// let before = ProjectorBuilder::new(&spectrum).build(Par::Seq)?;
-/// let after = ProjectorBuilder::new(&spectrum).history(&history, HistoryWeighting::Sum).build(Par::Seq)?;
+/// let sum = HistoryWeighting::Sum { weight: 1.0 };
+/// let after = ProjectorBuilder::new(&spectrum).history(&history, sum).build(Par::Seq)?;
 /// assert_eq!((before.kept(), after.kept()), (2, 1)); // the edited key is protected now
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```

@@ -18,14 +18,37 @@ pub enum Refresh {
         /// How.
         rule: RefreshRule,
     },
+    /// At every commit, by the rule [`Nested`](RefreshRule::Nested): every key is tested against the headroom as it
+    /// arrives. One more pass over a matrix an edit.
+    Continuous {
+        /// What an edited key counts against the mean over the text, see [`RefreshRule::Nested`].
+        weight: f64,
+    },
 }
 
 /// How a projector is refreshed.
+///
+/// | rule | cost | kept directions | directions once protected | state beside `Q` |
+/// |---|---|---|---|---|
+/// | `Full` | a decomposition, `O(d_in³)` | the eigenvectors of `M` below the threshold | may come back | `H`, two spectra |
+/// | `Maximal` | `O(d_in² t)`, all `t` keys so far | as many as `Full` by `C + w H` | may come back | the keys, the spectrum |
+/// | `Nested` | `O(d_in² n)`, the `n` new keys | fewer | stay protected | the headroom, `4 d_in²` bytes |
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum RefreshRule {
-    /// A new eigendecomposition of the protected matrix, and a new `Q` from one Cholesky factorisation: `O(d_in³)`.
+    /// A new eigendecomposition of the protected matrix, and a new `Q` from one Cholesky factorisation.
     Full(HistoryWeighting),
+    /// The largest space on which `C + w H` stays below the threshold, without a decomposition of size `d_in`. From
+    /// `d_in / 2` keys on, when it would cost as much as one, by `Full` with the same weight.
+    Maximal {
+        /// `w`: what an edited key counts against the mean over the text; 1 is the paper's `C + H`.
+        weight: f64,
+    },
+    /// The largest part of the **present** space on which `C + w H` stays below the threshold.
+    Nested {
+        /// `w`: what an edited key counts against the mean over the text; 1 is the paper's `C + H`.
+        weight: f64,
+    },
 }
 
 /// What a refresh did.
@@ -38,12 +61,33 @@ pub struct RefreshReport {
     pub kept_before: usize,
     /// Kept directions after.
     pub kept_after: usize,
-    /// `|P_after - P_before|_F²`: how many directions changed sides, counted with their angles.
-    pub moved: f64,
-    /// The spectral gap at the new cut, see [`Projector::gap`](crate::Projector::gap).
+    /// `|P_after - P_before|_F²`: how many directions changed sides, counted with their angles. Only a full refresh
+    /// knows it.
+    pub moved: Option<f64>,
+    /// The spectral gap at the new cut, see [`Projector::gap`](crate::Projector::gap), after a full refresh.
     pub gap: (Option<f64>, Option<f64>),
-    /// The remaining capacity, see [`Projector::capacity`](crate::Projector::capacity).
-    pub capacity: f64,
+}
+
+/// How much of the space of the start may still be edited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Capacity {
+    /// A tenth or more of the directions of the start.
+    Ample,
+    /// Less than a tenth: time to plan for a larger threshold, a smaller weight, or a fresh start.
+    Low,
+    /// None: every further edit is refused with [`EditError::CapacityExhausted`].
+    Exhausted,
+}
+
+impl Capacity {
+    pub(crate) fn of(kept: usize, first: usize) -> Self {
+        match kept {
+            0 => Self::Exhausted,
+            kept if kept < first.div_ceil(10) => Self::Low,
+            _ => Self::Ample,
+        }
+    }
 }
 
 impl Refresh {
@@ -58,7 +102,9 @@ impl Refresh {
             Self::Every { rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1 }), .. } => {
                 check::non_negative("lambda1", lambda1)
             }
-            Self::Every { rule: RefreshRule::Full(HistoryWeighting::Sum), .. } => Ok(()),
+            Self::Every { rule: RefreshRule::Full(HistoryWeighting::Sum { weight }), .. }
+            | Self::Every { rule: RefreshRule::Maximal { weight } | RefreshRule::Nested { weight }, .. }
+            | Self::Continuous { weight } => check::positive("refresh weight", weight),
         }
     }
 }

@@ -75,6 +75,36 @@ impl Spectrum {
         Self::decompose("matrix", matrix.to_owned(), par)
     }
 
+    /// A decomposition that is known already: computed elsewhere, or before.
+    ///
+    /// * `values`: the `d` eigenvalues, ascending, none negative
+    /// * `vectors`: `d x d`, column `i` belongs to eigenvalue `i`
+    ///
+    /// The orthogonality of the vectors is verified as that of a computed decomposition. Cost: `O(d²)`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, NaN, values out of order or negative, vectors that are not orthonormal.
+    pub fn from_parts(values: Vec<f64>, vectors: Mat<f64>, par: Par) -> Result<Self> {
+        check::shape("vectors", vectors.as_ref(), values.len(), values.len())?;
+        check::not_empty("vectors", vectors.as_ref())?;
+        check::finite("vectors", vectors.as_ref())?;
+        check::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
+        check::non_negative("the smallest eigenvalue", values[0])?;
+        let failed =
+            |check, measured, allowed| EditError::Decomposition { argument: "vectors", check, measured, allowed };
+        if !values.is_sorted() {
+            return Err(failed("ascending order of the values", f64::INFINITY, 0.0));
+        }
+        let X = probes(values.len());
+        let coordinates = dense::product(vectors.transpose(), X.as_ref(), par);
+        let identity = dense::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;
+        let (orthogonality, allowed) = (identity.norm_l2() / X.norm_l2(), tolerance::decomposition(values.len()));
+        if !(orthogonality <= allowed) {
+            return Err(failed("orthogonality", orthogonality, allowed));
+        }
+        Ok(Self { values, vectors, residual: 0.0, orthogonality })
+    }
+
     /// Decomposes a symmetric positive semidefinite matrix of which the lower triangle is read.
     pub(crate) fn decompose(argument: &'static str, matrix: Mat<f64>, par: Par) -> Result<Self> {
         let mut spectrum = Self::of_symmetric(argument, matrix, par)?;

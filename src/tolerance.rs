@@ -21,3 +21,7 @@ pub(crate) fn singular(n: usize) -> f64 {
 
 /// A direction whose `nᵀ Q n` is below this many roundings is constrained already.
 pub(crate) const CONSTRAINED: f64 = 64.0;
+
+/// Directions that use all but this share of their headroom count as saturated, and those this close to the threshold
+/// (relative to it) are left out at the build: their inverse headroom would drown all others in rounding.
+pub(crate) const HEADROOM: f64 = 1e-9;

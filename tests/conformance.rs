@@ -293,7 +293,7 @@ fn conformance_8_mean_reproduces_the_published_matrix_and_sum_leaves_the_gram_di
     assert!(distance(M.as_ref(), expected.as_ref()) < 1e-13);
 
     let P = ProjectorBuilder::new(&layer.spectrum).threshold(Threshold::Directions(12));
-    let P = P.history(&history, HistoryWeighting::Sum).build(Par::Seq).unwrap();
+    let P = P.history(&history, HistoryWeighting::Sum { weight: 1.0 }).build(Par::Seq).unwrap();
     let Gram = P.basis().transpose() * (layer.C() + H) * P.basis();
     for i in 0..12 {
         for j in 0..12 {
@@ -305,7 +305,7 @@ fn conformance_8_mean_reproduces_the_published_matrix_and_sum_leaves_the_gram_di
 
 #[test]
 fn a_refreshed_editor_equals_one_built_from_scratch_on_the_same_space() {
-    for weighting in [HistoryWeighting::Mean { lambda1: 5.0 }, HistoryWeighting::Sum] {
+    for weighting in [HistoryWeighting::Mean { lambda1: 5.0 }, HistoryWeighting::Sum { weight: 1.0 }] {
         let (d, d_out) = (36, 5);
         let mut layer = Layer::new(12, d, d_out);
         let method = BetaEdit::default().with_lambda1(5.0).with_lambda2(0.2).with_threshold(Threshold::Absolute(0.1));
@@ -400,7 +400,7 @@ fn a_solution_is_absorbed_once_and_by_the_engine_it_was_found_in() {
 fn an_editor_whose_space_is_full_can_go_on_without_refreshing() {
     let C = Mat::from_fn(3, 3, |i, j| if i == j { [1e-3, 1e-3, 1.0][i] } else { 0.0 });
     let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq).unwrap());
-    let refresh = Refresh::Every { edits: 2, rule: RefreshRule::Full(HistoryWeighting::Sum) };
+    let refresh = Refresh::Every { edits: 2, rule: RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 }) };
     let mut editor = BetaEdit::default().with_refresh(refresh).editor::<f64>(&spectrum, Par::Seq).unwrap();
     let (K, r) = (Mat::<f64>::identity(3, 2), Mat::full(1, 1, 1.0));
     let batch = |i: usize| EditBatch::new(K.as_ref().subcols(i, 1), r.as_ref()).unwrap();

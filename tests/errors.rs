@@ -222,7 +222,7 @@ fn editors<T: Scalar>() -> [ClosedFormEditor<T>; 4] {
         Memit::default().editor(&statistics(), SEQ).unwrap(),
         AlphaEdit::default().editor(&statistics(), SEQ).unwrap(),
         AlphaEdit::default().with_history(History::Absorbed).editor(&statistics(), SEQ).unwrap(),
-        every(100, HistoryWeighting::Sum),
+        every(100, HistoryWeighting::Sum { weight: 1.0 }),
     ]
 }
 
@@ -369,7 +369,7 @@ fn a_threshold_that_keeps_nothing_says_what_it_is_held_against() {
 fn a_history_that_does_not_fit_protects_nothing() {
     let spectrum = statistics();
     for d in [1, D - 1, D + 1] {
-        for weighting in [HistoryWeighting::Sum, HistoryWeighting::Mean { lambda1: 1.0 }] {
+        for weighting in [HistoryWeighting::Sum { weight: 1.0 }, HistoryWeighting::Mean { lambda1: 1.0 }] {
             let (history, error) = (moment(d), shape("history", (D, D), (d, d)));
             refused(weighting.protected_matrix(&spectrum, &history, SEQ), &error);
             refused(ProjectorBuilder::new(&spectrum).history(&history, weighting).build(SEQ), &error);
@@ -382,7 +382,7 @@ fn a_history_that_does_not_fit_protects_nothing() {
     }
     let damaged = SecondMoment::from_mean(indefinite().as_ref(), None, diagonal(&[1.0, 1.0]).as_ref()).unwrap();
     let spectrum = spectrum_of(&[0.01, 0.01]);
-    let result = ProjectorBuilder::new(&spectrum).history(&damaged, HistoryWeighting::Sum).build(SEQ);
+    let result = ProjectorBuilder::new(&spectrum).history(&damaged, HistoryWeighting::Sum { weight: 1.0 }).build(SEQ);
     assert!(matches!(result, Err(EditError::NotPositiveSemidefinite { argument: "protected matrix", .. })));
 }
 
@@ -598,7 +598,7 @@ fn hyperparameters_outside_their_range_are_refused<T: Scalar>() {
         let rule = RefreshRule::Full(HistoryWeighting::Mean { lambda1 });
         refused(beta.with_refresh(Refresh::Every { edits: 1, rule }).editor::<T>(&spectrum, SEQ), &error);
     }
-    let rule = RefreshRule::Full(HistoryWeighting::Sum);
+    let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 });
     let error = parameter("refresh period", 0.0, "at least 1 edit; for no refresh, use `Refresh::Never`");
     let never = beta.with_refresh(Refresh::Every { edits: 0, rule });
     refused(never.editor::<T>(&spectrum, SEQ), &error);
@@ -670,7 +670,7 @@ fn a_refresh_that_leaves_no_direction_leaves_the_editor_alone<T: Scalar>() {
     let K = Mat::<T>::identity(D, 3); // all that is kept
     let R = Mat::<T>::identity(OUT, 3);
     let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
-    let mut editor = every::<T>(3, HistoryWeighting::Sum);
+    let mut editor = every::<T>(3, HistoryWeighting::Sum { weight: 1.0 });
     editor.edit(&batch).unwrap();
     for _ in 0..2 {
         let before = format!("{editor:?}");
@@ -879,7 +879,7 @@ in_both_types!(huge_edits_never_spoil_an_editor_or_an_update);
 fn a_key_beyond_the_history_is_proposed_but_not_committed() {
     // Q = P / 1e300 makes small work of this key; its square is infinite all the same.
     let mut method = BetaEdit::default().with_lambda1(0.0).with_lambda2(1e300);
-    method.refresh = Refresh::Every { edits: 1, rule: RefreshRule::Full(HistoryWeighting::Sum) };
+    method.refresh = Refresh::Every { edits: 1, rule: RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 }) };
     let mut editor = method.editor::<f64>(&statistics(), SEQ).unwrap();
     let (K, R) = (Mat::full(D, 1, 1e154), Mat::full(OUT, 1, 1.0));
     let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();

@@ -77,7 +77,7 @@ fn variant(name: &str, numbers: &Value) -> (&'static str, Hyperparameters, usize
         None => (name, 1),
     };
     let weighting = if name.ends_with("-sum") {
-        HistoryWeighting::Sum
+        HistoryWeighting::Sum { weight: 1.0 }
     } else {
         HistoryWeighting::Mean { lambda1: number("lambda1") }
     };

@@ -86,7 +86,7 @@ fn f32_and_f64_agree_through_refreshes() {
     let path = data("small.safetensors");
     let mut h = Hyperparameters::default();
     (h.lambda1, h.lambda2) = (20.0, 0.5);
-    for weighting in [HistoryWeighting::Mean { lambda1: 20.0 }, HistoryWeighting::Sum] {
+    for weighting in [HistoryWeighting::Mean { lambda1: 20.0 }, HistoryWeighting::Sum { weight: 1.0 }] {
         h.refresh = Refresh::Every { edits: 25, rule: RefreshRule::Full(weighting) };
         let exact = engine(&mut RecordedStream::<f64>::open(&path, Par::Seq).unwrap(), "betaedit", &h);
         let ours = engine(&mut RecordedStream::<f32>::open(&path, Par::Seq).unwrap(), "betaedit", &h);

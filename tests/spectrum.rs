@@ -122,3 +122,30 @@ fn the_same_matrix_gives_the_same_bits() {
         assert_eq!(a.vectors(), b.vectors());
     }
 }
+
+#[test]
+fn a_known_decomposition_is_taken_if_it_is_one() {
+    let A = Random::new(6).matrix::<f64>(30, 30);
+    let A = &A * A.transpose();
+    let whole = Spectrum::of_matrix(A.as_ref(), Par::Seq).unwrap();
+    let (values, vectors) = (whole.values().to_vec(), whole.vectors().to_owned());
+    let again = Spectrum::from_parts(values.clone(), vectors.clone(), Par::Seq).unwrap();
+    assert_eq!((again.values(), again.vectors()), (whole.values(), whole.vectors()));
+
+    let mut skewed = vectors.clone();
+    skewed[(3, 4)] += 1e-6;
+    let outcome = Spectrum::from_parts(values.clone(), skewed, Par::Seq);
+    assert!(matches!(outcome, Err(EditError::Decomposition { check: "orthogonality", .. })));
+    let mut swapped = values.clone();
+    swapped.swap(0, 9);
+    assert!(matches!(Spectrum::from_parts(swapped, vectors.clone(), Par::Seq), Err(EditError::Decomposition { .. })));
+    let mut negative = values.clone();
+    negative[0] = -1.0;
+    assert!(matches!(Spectrum::from_parts(negative, vectors.clone(), Par::Seq), Err(EditError::Parameter { .. })));
+    let mut poisoned = vectors.clone();
+    poisoned[(0, 0)] = f64::NAN;
+    let outcome = Spectrum::from_parts(values.clone(), poisoned, Par::Seq);
+    assert!(matches!(outcome, Err(EditError::NonFinite { argument: "vectors", .. })));
+    let outcome = Spectrum::from_parts(values[1..].to_vec(), vectors, Par::Seq);
+    assert!(matches!(outcome, Err(EditError::Shape { argument: "vectors", .. })));
+}

@@ -12,5 +12,6 @@ mod golden;
 mod identities;
 mod oracle;
 mod precision;
+mod refresh;
 mod spectrum;
 mod stream_errors;

@@ -8,31 +8,35 @@ use faer::{MatRef, Par};
 use super::{Editor, EditorState, History, Recipe, Space};
 use crate::edit::{EditBatch, Update};
 use crate::error::{EditError, Result};
-use crate::inverse_gram::InverseGram;
+use crate::headroom::{self, Headroom};
+use crate::inverse_gram::{InverseGram, Solution, normalised};
 use crate::moment::SecondMoment;
 use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder};
-use crate::refresh::{Refresh, RefreshReport, RefreshRule};
-use crate::scalar::Scalar;
+use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
+use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
-use crate::{check, metrics};
+use crate::tilt::Tilt;
+use crate::{check, dense, metrics};
 
 /// An editor for one layer that runs any [`Recipe`].
 ///
 /// # Memory
-/// `Q` (`d_in² / 2` numbers of `f64`), and for a recipe that refreshes the sum `H` of past keys (`d_in²` of `f64`) and, after
-/// the first full refresh, the spectrum of the protected matrix (as much). The spectrum of `C` is shared. A full refresh takes up to `7 d_in²` numbers of `f64` while it runs.
+/// `Q` (`4 d_in²` bytes), and what the refresh rule needs: for a full refresh the sum `H` of past keys and, after the first,
+/// the spectrum of the protected matrix (`8 d_in²` bytes each), for `Nested` and continuous refresh the headroom
+/// (`4 d_in²` bytes), for `Maximal` the keys. Between two refreshes the new keys are kept (8 `d_in` bytes each). The
+/// spectrum of `C` is shared; `Nested` and continuous refresh do not need it after the start. A full refresh takes up to
+/// `7 d_in²` numbers of `f64` while it runs.
 #[derive(Clone, Debug)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: &'static str,
     recipe: Recipe,
-    /// The spectrum of the statistics `C`.
-    spectrum: Arc<Spectrum>,
-    /// Cut from that spectrum at the start: the basis of `s_t`.
+    /// Cut from the spectrum of `C` at the start: the basis of `s_t`.
     first_projector: Projector,
+    /// Of the last full refresh.
     projector: Projector,
     Q: InverseGram,
-    /// `H`, kept only if a refresh will ask for it.
-    H: Option<SecondMoment>,
+    memory: Memory,
+    kept: usize,
     edits: usize,
     last_refresh: usize,
     refreshes: usize,
@@ -42,30 +46,78 @@ pub struct ClosedFormEditor<T: Scalar> {
     scalar: PhantomData<T>,
 }
 
+/// What an editor remembers of past keys for its refreshes.
+#[derive(Clone, Debug)]
+enum Memory {
+    /// Nothing: there are none.
+    Nothing,
+    /// `H`, for full refreshes.
+    Sum(SecondMoment),
+    /// The headroom, and the keys since the last refresh.
+    Headroom(Headroom, Keys),
+    /// All keys in the eigenbasis of `C`, and those since the last refresh.
+    Tilt(Tilt, Keys),
+}
+
+/// The eigenvalues on both sides of a cut.
+type Gap = (Option<f64>, Option<f64>);
+
+/// Keys, column after column.
+#[derive(Clone, Debug, Default)]
+struct Keys(Vec<f64>);
+
+impl Keys {
+    fn extend<T: Scalar>(&mut self, keys: MatRef<'_, T>) {
+        self.0.extend(keys.col_iter().flat_map(|column| column.iter().map(|x| x.to_f64())));
+    }
+
+    fn as_mat(&self, d_in: usize) -> MatRef<'_, f64> {
+        MatRef::from_column_major_slice(&self.0, d_in, self.0.len() / d_in)
+    }
+}
+
+/// What a commit changes beside `Q`, computed before anything is changed.
+struct Remembered {
+    headroom: Option<headroom::Plan>,
+    constraint: Option<faer::Mat<f64>>,
+}
+
 impl<T: Scalar> ClosedFormEditor<T> {
     /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way here.
     ///
     /// # Errors
-    /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start.
+    /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start, or a refresh rule that needs
+    /// a null space in a recipe without one.
     pub fn new(name: &'static str, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
         recipe.refresh.check()?;
-        let projector = match recipe.space {
+        let mut projector = match recipe.space {
             Space::Whole => Projector::identity(spectrum),
             Space::Null(threshold) => ProjectorBuilder::new(spectrum).threshold(threshold).build(par)?,
         };
+        if !matches!(recipe.refresh, Refresh::Never | Refresh::Every { rule: RefreshRule::Full(_), .. }) {
+            projector = projector.with_headroom()?;
+        }
         let Q = InverseGram::diagonal(&projector, recipe.weight, recipe.ridge, par)?;
-        let H = match recipe.refresh {
-            Refresh::Never => None,
-            Refresh::Every { .. } => Some(SecondMoment::new(spectrum.dim())),
+        let headroom = |weight| Ok(Memory::Headroom(Headroom::new(&projector, weight, par)?, Keys::default()));
+        let memory = match recipe.refresh {
+            Refresh::Never => Memory::Nothing,
+            Refresh::Every { rule: RefreshRule::Full(_), .. } => Memory::Sum(SecondMoment::new(spectrum.dim())),
+            Refresh::Every { rule: RefreshRule::Nested { weight }, .. } | Refresh::Continuous { weight } => {
+                headroom(weight)?
+            }
+            Refresh::Every { rule: RefreshRule::Maximal { weight }, .. } => {
+                let solve = (recipe.weight, recipe.ridge);
+                Memory::Tilt(Tilt::new(&projector, weight, solve, par), Keys::default())
+            }
         };
         Ok(Self {
             name,
             recipe,
-            spectrum: Arc::clone(spectrum),
+            kept: projector.kept(),
             first_projector: projector.clone(),
             projector,
             Q,
-            H,
+            memory,
             edits: 0,
             last_refresh: 0,
             refreshes: 0,
@@ -81,7 +133,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.recipe
     }
 
-    /// The present projector.
+    /// The projector of the start, or of the last full refresh. The other refresh rules change the space without forming a
+    /// projector; what they keep is the range of `Q`.
     #[must_use]
     pub fn projector(&self) -> &Projector {
         &self.projector
@@ -93,6 +146,15 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.Q
     }
 
+    /// The headroom left, for `Nested` and continuous refresh: a gauge of what a key would use, before it is edited.
+    #[must_use]
+    pub fn headroom(&self) -> Option<&Headroom> {
+        match &self.memory {
+            Memory::Headroom(headroom, _) => Some(headroom),
+            _ => None,
+        }
+    }
+
     /// `s = kᵀ A0⁻¹ k` of every key, with `A0` the protected Gram matrix **at the start**, on the first projector's
     /// space: see [`metrics::stability`].
     ///
@@ -102,11 +164,12 @@ impl<T: Scalar> ClosedFormEditor<T> {
         metrics::stability(&self.first_projector, self.recipe.weight, self.recipe.ridge, keys, self.par)
     }
 
-    /// Goes on with the present projector for good: what to do when a refresh would leave no direction
-    /// ([`EditError::NothingKept`]) and editing has to go on. Past keys stay protected by the solve.
+    /// Goes on in the present space for good: what to do when a refresh would leave no direction
+    /// ([`EditError::NothingKept`], [`EditError::CapacityExhausted`]) and editing has to go on. Past keys stay protected
+    /// by the solve.
     pub fn stop_refreshing(&mut self) {
         self.recipe.refresh = Refresh::Never;
-        self.H = None;
+        self.memory = Memory::Nothing;
         self.state = Arc::default();
     }
 
@@ -117,18 +180,130 @@ impl<T: Scalar> ClosedFormEditor<T> {
         }
     }
 
+    fn exhausted(&self) -> EditError {
+        EditError::CapacityExhausted { edits: self.edits, first: self.first_projector.kept() }
+    }
+
     /// The state after a full refresh, with this state left as it is.
-    fn fully_refreshed(&self, weighting: HistoryWeighting) -> Result<(Projector, InverseGram)> {
-        let (Space::Null(threshold), Some(H)) = (self.recipe.space, &self.H) else {
-            return Ok((self.projector.clone(), self.Q.clone()));
-        };
-        let par = self.par;
-        let projector = ProjectorBuilder::new(&self.spectrum).threshold(threshold).history(H, weighting).build(par)?;
-        let mut A = self.spectrum.matrix(par);
+    fn fully_refreshed(&self, H: &SecondMoment, weighting: HistoryWeighting) -> Result<(Projector, InverseGram)> {
+        let Space::Null(threshold) = self.recipe.space else { return Ok((self.projector.clone(), self.Q.clone())) };
+        let (spectrum, par) = (self.first_projector.spectrum(), self.par);
+        let projector = ProjectorBuilder::new(spectrum).threshold(threshold).history(H, weighting).build(par)?;
+        let mut A = spectrum.matrix(par);
         A *= faer::Scale(self.recipe.weight);
         A += H.sum(par);
         let Q = InverseGram::new(&projector, A.as_ref(), self.recipe.ridge, par)?;
         Ok((projector, Q))
+    }
+
+    /// Refreshes by a rule. Everything that can fail comes before the first change.
+    fn refresh(&mut self, rule: RefreshRule) -> Result<(Option<f64>, Gap)> {
+        let d_in = self.Q.dim();
+        self.without_decomposition_no_more()?;
+        let (exhausted, kept) = (self.exhausted(), self.kept);
+        match (&mut self.memory, rule) {
+            (Memory::Headroom(headroom, keys), _) => {
+                if !keys.0.is_empty() {
+                    let plan = headroom.plan(keys.as_mat(d_in))?;
+                    let removed = plan.saturated.ncols();
+                    if removed >= kept {
+                        return Err(exhausted);
+                    }
+                    if removed > 0 {
+                        let N = dense::product(keys.as_mat(d_in), plan.saturated.as_ref(), self.par);
+                        self.Q.constrain(N.as_ref())?;
+                    }
+                    headroom.carry_out(plan);
+                    keys.0.clear();
+                    self.kept -= removed;
+                }
+                Ok((None, (None, None)))
+            }
+            (Memory::Tilt(tilt, keys), _) => {
+                if !keys.0.is_empty() {
+                    let plan = tilt.plan(keys.as_mat(d_in))?;
+                    if plan.kept == 0 {
+                        return Err(exhausted);
+                    }
+                    self.kept = plan.kept;
+                    tilt.carry_out(plan, &mut self.Q);
+                    keys.0.clear();
+                }
+                Ok((None, (None, None)))
+            }
+            (Memory::Sum(_), rule) => {
+                let weighting = match rule {
+                    RefreshRule::Full(weighting) => weighting,
+                    RefreshRule::Maximal { weight } | RefreshRule::Nested { weight } => {
+                        HistoryWeighting::Sum { weight }
+                    }
+                };
+                let Memory::Sum(H) = &self.memory else { return Ok((None, (None, None))) };
+                let (projector, Q) = self.fully_refreshed(H, weighting)?;
+                let moved = self.projector.distance_squared(&projector, self.par)?;
+                let gap = projector.gap();
+                self.kept = projector.kept();
+                (self.projector, self.Q) = (projector, Q);
+                Ok((Some(moved), gap))
+            }
+            (Memory::Nothing, _) => Ok((None, (None, None))),
+        }
+    }
+
+    /// From `d_in / 2` keys on, a refresh that works with all keys costs as much as a decomposition, and takes more memory
+    /// than the sum of the keys.
+    fn without_decomposition_no_more(&mut self) -> Result<()> {
+        if let Memory::Tilt(tilt, keys) = &self.memory {
+            let d_in = self.Q.dim();
+            if 2 * (tilt.len() + keys.0.len() / d_in) > d_in {
+                let mut H = SecondMoment::new(d_in);
+                let before = tilt.keys();
+                if before.ncols() > 0 {
+                    H.observe(before.as_ref(), self.par)?;
+                }
+                if !keys.0.is_empty() {
+                    H.observe(keys.as_mat(d_in), self.par)?;
+                }
+                self.memory = Memory::Sum(H);
+            }
+        }
+        Ok(())
+    }
+
+    /// What absorbing keys will change beside `Q`.
+    fn remembered(&self, keys: MatRef<'_, T>, solution: &Solution) -> Result<Remembered> {
+        let mut remembered = Remembered { headroom: None, constraint: None };
+        if let (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) = (&self.memory, self.recipe.refresh) {
+            let plan = headroom.plan(keys)?;
+            if plan.saturated.ncols() > 0 {
+                let N = dense::product(cast::<T, f64>(keys).as_ref(), plan.saturated.as_ref(), self.par);
+                remembered.constraint = self.Q.constraint_after(solution, normalised(N.as_ref()).as_ref())?;
+            }
+            remembered.headroom = Some(plan);
+        }
+        Ok(remembered)
+    }
+
+    /// The keys join the history. Everything that can fail comes before the first change.
+    fn absorb(&mut self, keys: MatRef<'_, T>, solution: &Solution) -> Result<()> {
+        let Remembered { headroom: plan, constraint } = self.remembered(keys, solution)?;
+        if let Memory::Sum(H) = &mut self.memory {
+            H.observe(keys, self.par)?;
+        }
+        // The state token vouches for the solution, so this does not fail.
+        self.Q.absorb_solution(solution)?;
+        if let Some(factor) = constraint {
+            self.Q.take(factor.as_ref());
+        }
+        match (&mut self.memory, plan) {
+            (Memory::Headroom(headroom, _), Some(plan)) => {
+                self.kept -= plan.saturated.ncols().min(self.kept);
+                headroom.carry_out(plan);
+            }
+            (Memory::Headroom(_, waiting) | Memory::Tilt(_, waiting), None) => waiting.extend(keys),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -142,36 +317,33 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn state(&self) -> EditorState {
+        let first = self.first_projector.kept();
         EditorState {
             edits: self.edits,
             refreshes: self.refreshes,
-            kept_directions: self.projector.kept(),
-            capacity: self.projector.capacity(),
+            kept_directions: self.kept,
+            removed_directions: first.saturating_sub(self.kept),
+            capacity: Capacity::of(self.kept, first),
         }
     }
 
     fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>> {
-        let Some(RefreshRule::Full(weighting)) = self.refresh_due() else { return Ok(None) };
-        let (projector, Q) = self.fully_refreshed(weighting)?;
-        let report = RefreshReport {
-            edits: self.edits,
-            kept_before: self.projector.kept(),
-            kept_after: projector.kept(),
-            moved: self.projector.distance_squared(&projector, self.par)?,
-            gap: projector.gap(),
-            capacity: projector.capacity(),
-        };
-        (self.projector, self.Q) = (projector, Q);
+        let Some(rule) = self.refresh_due() else { return Ok(None) };
+        let kept_before = self.kept;
+        let (moved, gap) = self.refresh(rule)?;
         self.last_refresh = self.edits;
         self.refreshes += 1;
         self.state = Arc::default();
-        Ok(Some(report))
+        Ok(Some(RefreshReport { edits: self.edits, kept_before, kept_after: self.kept, moved, gap }))
     }
 
     fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
         check::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         if self.refresh_due().is_some() {
             return Err(EditError::RefreshDue { edits: self.edits });
+        }
+        if self.kept == 0 {
+            return Err(self.exhausted());
         }
         let solution = self.Q.solve(batch.keys())?;
         Update::proposed(batch, solution, Arc::clone(&self.state))
@@ -183,11 +355,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
             return Err(EditError::StaleUpdate);
         };
         if self.recipe.history == History::Absorbed {
-            // The state token vouches for the solution, so only the history can refuse, and it comes first.
-            if let Some(H) = &mut self.H {
-                H.observe(proposal.keys.as_ref(), self.par)?;
-            }
-            self.Q.absorb_solution(&proposal.solution)?;
+            self.absorb(proposal.keys.as_ref(), &proposal.solution)?;
         }
         self.edits += update.rank();
         self.state = Arc::default();
@@ -196,10 +364,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
 
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let solution = self.Q.solve(keys)?;
-        if let Some(H) = &mut self.H {
-            H.observe(keys, self.par)?;
-        }
-        self.Q.absorb_solution(&solution)?;
+        self.absorb(keys, &solution)?;
         self.state = Arc::default();
         Ok(())
     }

@@ -40,7 +40,7 @@ use faer::{MatRef, Par};
 use crate::edit::{EditBatch, Update};
 use crate::error::Result;
 use crate::projector::Threshold;
-use crate::refresh::{Refresh, RefreshReport};
+use crate::refresh::{Capacity, Refresh, RefreshReport};
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 
@@ -126,11 +126,12 @@ pub struct EditorState {
     pub edits: usize,
     /// Projector refreshes made.
     pub refreshes: usize,
-    /// Kept directions of the present projector (`d_in` if there is none).
+    /// Directions that may be edited now (`d_in` if there is no projector).
     pub kept_directions: usize,
-    /// Remaining capacity of the present projector, see [`Projector::capacity`](crate::Projector::capacity). It
-    /// changes at a refresh only.
-    pub capacity: f64,
+    /// Directions of the start that are protected by now.
+    pub removed_directions: usize,
+    /// An early warning: whether many, few or no directions are left.
+    pub capacity: Capacity,
 }
 
 /// Edits one layer: proposes updates, and remembers those that are committed.

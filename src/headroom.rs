@@ -1,0 +1,150 @@
+//! What is left of the threshold: how much more a kept direction can take, without any eigendecomposition.
+
+use faer::{Mat, MatRef, Par};
+
+use crate::error::{EditError, Result};
+use crate::projector::Projector;
+use crate::scalar::{Scalar, cast};
+use crate::spectrum::Spectrum;
+use crate::symmetric::{Sign, Symmetric};
+use crate::{check, dense, tolerance};
+
+/// The headroom `E = tau I - (C + w H)` on the kept space, as its inverse `V (Vᵀ E V)⁻¹ Vᵀ`.
+///
+/// A direction may be edited as long as the protected matrix `M = C + w H` gives it less than the threshold `tau`, that is,
+/// while `E` is positive there. With `K` the new keys, `B = w Kᵀ E⁻¹ K` says how much of the headroom they use: an
+/// eigenvalue `beta >= 1` means that a combination of them is **saturated**, and has to be taken out of the space (design
+/// note 3.3, rule *Nested*). What remains is positive again, so every update inside it leaks at most `tau |Delta|²`; no
+/// direction that was ever protected is released; and no fewer directions could have been removed.
+///
+/// The inverse changes by low-rank terms only, `+ w Z y yᵀ Zᵀ / (1 - beta)` for a combination `y` that fits and
+/// `- w Z y yᵀ Zᵀ / beta` for one that is saturated (`Z = E⁻¹ K`): one pass over a matrix per key.
+///
+/// # Memory
+/// The lower triangle in `f64`, `4 d_in²` bytes.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::{Headroom, ProjectorBuilder, Spectrum, faer::{Mat, mat, Par}};
+///
+/// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.004, 0.01][i] } else { 0.0 });
+/// let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq)?);
+/// let P = ProjectorBuilder::new(&spectrum).build(Par::Seq)?; // threshold 0.02
+/// let mut headroom = Headroom::new(&P, 1.0, Par::Seq)?;
+///
+/// let (small, large) = (mat![[0.0], [0.1], [0.0]], mat![[0.0], [0.0], [0.5]]);
+/// assert!((headroom.used(small.as_ref())?[0] - 0.01 / 0.016).abs() < 1e-12); // most of what the second direction can take
+/// assert!(headroom.used(large.as_ref())?[0] > 1.0);
+/// assert_eq!((headroom.absorb(small.as_ref())?, headroom.absorb(large.as_ref())?), (0, 1)); // directions removed
+/// assert_eq!(headroom.kept(), 1);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Headroom {
+    inverse: Symmetric,
+    weight: f64,
+    kept: usize,
+}
+
+/// What absorbing keys would do, computed before anything is changed.
+pub(crate) struct Plan {
+    /// `Y`: the saturated combinations of the keys, one a column.
+    pub(crate) saturated: Mat<f64>,
+    grows: Mat<f64>,
+    shrinks: Mat<f64>,
+}
+
+impl Headroom {
+    /// The headroom of a projector that was cut from the spectrum of `C`. Directions within `1e-9` of the threshold have
+    /// none, and must not be in the projector: see [`Projector::with_headroom`].
+    ///
+    /// * `weight`: `w`, what an edited key counts against the mean over the text; at 1 as in the paper's `C + H`
+    ///
+    /// Cost: `d_in² r` flops.
+    ///
+    /// # Errors
+    /// A projector without a finite threshold, one with directions that have no headroom, or a weight that is not
+    /// positive.
+    pub fn new(projector: &Projector, weight: f64, par: Par) -> Result<Self> {
+        check::positive("weight", weight)?;
+        let tau = projector.threshold();
+        check::positive("threshold", tau)?;
+        let V = projector.basis();
+        let s = projector.kept_values();
+        if s.iter().any(|s| tau - s < tolerance::HEADROOM * tau) {
+            return Err(EditError::Parameter {
+                parameter: "threshold",
+                value: tau,
+                allowed: "farther from every kept eigenvalue: use `Projector::with_headroom`",
+            });
+        }
+        let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / (tau - s[j]).sqrt());
+        Ok(Self { inverse: Symmetric::of_root(root.as_ref(), par)?, weight, kept: projector.kept() })
+    }
+
+    /// Directions that may still be edited.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
+    /// `w kᵀ E⁻¹ k` of every key: the share of the headroom that it would use. At 1 and above it would be saturated.
+    ///
+    /// # Errors
+    /// Wrong shape, empty, NaN.
+    pub fn used<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Vec<f64>> {
+        check::columns("keys", keys, self.inverse.dim())?;
+        check::finite("keys", keys)?;
+        let K = cast::<T, f64>(keys);
+        let mut Z = Mat::new();
+        self.inverse.product(K.as_ref(), &mut Z, &mut Vec::new());
+        let used = |j: usize| self.weight * dense::inner(K.as_ref().subcols(j, 1), Z.as_ref().subcols(j, 1));
+        let used: Vec<f64> = (0..K.ncols()).map(used).collect();
+        check::in_range("the headroom used by a key", &used)?;
+        Ok(used)
+    }
+
+    /// The keys join the protected matrix. Returns how many directions that saturates and takes out of the space.
+    ///
+    /// # Errors
+    /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
+    pub fn absorb<T: Scalar>(&mut self, keys: MatRef<'_, T>) -> Result<usize> {
+        let plan = self.plan(keys)?;
+        let removed = plan.saturated.ncols();
+        self.carry_out(plan);
+        Ok(removed)
+    }
+
+    pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Plan> {
+        check::columns("keys", keys, self.inverse.dim())?;
+        check::finite("keys", keys)?;
+        let par = self.inverse.par();
+        let K = cast::<T, f64>(keys);
+        let mut Z = Mat::new();
+        self.inverse.product(K.as_ref(), &mut Z, &mut Vec::new());
+        let mut B = dense::product(K.transpose(), Z.as_ref(), par);
+        faer::zip!(&mut B).for_each(|faer::unzip!(b)| *b *= self.weight);
+        check::no_overflow("the headroom used by the keys", B.as_ref())?;
+        let spectrum = Spectrum::of_symmetric("the headroom used by the keys", B, par)?;
+        let beta = spectrum.values();
+        let first = beta.partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);
+        let fits = spectrum.vectors().subcols(0, first);
+        let saturated = spectrum.vectors().subcols(first, beta.len() - first).to_owned();
+        let scaled = |Y: MatRef<'_, f64>, scale: &dyn Fn(usize) -> f64| {
+            let Y = Mat::from_fn(Y.nrows(), Y.ncols(), |i, j| Y[(i, j)] * (self.weight * scale(j)).sqrt());
+            dense::product(Z.as_ref(), Y.as_ref(), par)
+        };
+        let grows = scaled(fits, &|j| 1.0 / (1.0 - beta[j]));
+        let shrinks = scaled(saturated.as_ref(), &|j| 1.0 / beta[first + j]);
+        check::no_overflow("the headroom", grows.as_ref())?;
+        check::no_overflow("the headroom", shrinks.as_ref())?;
+        Ok(Plan { saturated, grows, shrinks })
+    }
+
+    pub(crate) fn carry_out(&mut self, plan: Plan) {
+        self.kept -= plan.saturated.ncols().min(self.kept);
+        self.inverse.push(plan.shrinks.as_ref(), Sign::Minus);
+        self.inverse.push(plan.grows.as_ref(), Sign::Plus);
+    }
+}
