@@ -20,6 +20,18 @@ pub enum Orientation {
     InputsByOutputs,
 }
 
+/// Whether the edits of a batch know of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// They are written together: one solve for all, each residual that of the weight before the batch.
+    #[default]
+    Together,
+    /// They are written one after the other, as if each were a batch of its own, but at the speed of a matrix product: for
+    /// streams whose keys are known ahead. The residual of an edit is that of the weight with the edits before it in
+    /// place. No refresh comes in between, and a continuous one tests the keys of the sequence together.
+    InSequence,
+}
+
 /// A batch of edits for one layer: keys and residuals, checked.
 ///
 /// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column an edit
@@ -39,6 +51,7 @@ pub enum Orientation {
 pub struct EditBatch<'a, T: Scalar> {
     keys: MatRef<'a, T>,
     residuals: MatRef<'a, T>,
+    order: Order,
 }
 
 impl<'a, T: Scalar> EditBatch<'a, T> {
@@ -52,7 +65,20 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
         check::shape("residuals", residuals, residuals.nrows(), keys.ncols())?;
         check::finite("keys", keys)?;
         check::finite("residuals", residuals)?;
-        Ok(Self { keys, residuals })
+        Ok(Self { keys, residuals, order: Order::Together })
+    }
+
+    /// The same edits, one after the other.
+    #[must_use]
+    pub fn in_sequence(mut self) -> Self {
+        self.order = Order::InSequence;
+        self
+    }
+
+    /// Whether the edits know of each other.
+    #[must_use]
+    pub fn order(&self) -> Order {
+        self.order
     }
 
     /// The keys `K`, `d_in x n`.

@@ -148,7 +148,7 @@ mod tolerance;
 pub use faer;
 
 pub use adapter::Adapter;
-pub use edit::{EditBatch, Orientation, Update};
+pub use edit::{EditBatch, Order, Orientation, Update};
 pub use editor::{AlphaEdit, BetaEdit, Editor, History, Hyperparameters, Memit, Method};
 pub use error::{EditError, Result, Shape};
 pub use headroom::Headroom;

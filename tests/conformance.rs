@@ -412,3 +412,32 @@ fn an_editor_whose_space_is_full_can_go_on_without_refreshing() {
     editor.edit(&batch(0)).unwrap();
     assert_eq!((editor.state().edits, editor.state().kept_directions), (3, 2));
 }
+
+#[test]
+fn a_batch_in_sequence_is_its_single_edits() {
+    use betaedit_core::editor::{ClosedFormEditor, METHODS};
+    let mut layer = Layer::new(17, 40, 6);
+    let (K, R) = (layer.random.matrix::<f64>(40, 90), layer.random.matrix::<f64>(6, 90));
+    for entry in METHODS {
+        let mut h = betaedit_core::Hyperparameters::default();
+        (h.lambda, h.lambda1, h.lambda2, h.threshold) = (3.0, 2.0, 0.5, Threshold::Directions(25));
+        let editor = || ClosedFormEditor::<f64>::new(entry.name, entry.recipe(&h), &layer.spectrum, Par::Seq).unwrap();
+        let (mut one_by_one, mut in_blocks) = (editor(), editor());
+        let mut expected = Mat::<f64>::zeros(6, 40);
+        for t in 0..90 {
+            let (k, r) = (K.as_ref().subcols(t, 1), R.as_ref().subcols(t, 1));
+            expected += one_by_one.edit(&EditBatch::new(k, r).unwrap()).unwrap().dense(Par::Seq);
+        }
+        let mut total = Mat::<f64>::zeros(6, 40);
+        for start in (0..90).step_by(35) {
+            let n = 35.min(90 - start);
+            let (k, r) = (K.as_ref().subcols(start, n), R.as_ref().subcols(start, n));
+            let batch = EditBatch::new(k, r).unwrap().in_sequence();
+            total += in_blocks.edit(&batch).unwrap().dense(Par::Seq);
+        }
+        assert!(distance(total.as_ref(), expected.as_ref()) < 1e-11, "{}", entry.name);
+        assert_eq!(in_blocks.state(), one_by_one.state());
+        let (a, b) = (in_blocks.inverse_gram().dense(), one_by_one.inverse_gram().dense());
+        assert!(distance(a.as_ref(), b.as_ref()) < 1e-11);
+    }
+}

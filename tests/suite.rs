@@ -7,6 +7,7 @@ mod common;
 mod adapter;
 mod api;
 mod conformance;
+mod endurance;
 mod errors;
 mod golden;
 mod identities;

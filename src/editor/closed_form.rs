@@ -6,7 +6,7 @@ use std::sync::Arc;
 use faer::{MatRef, Par};
 
 use super::{Editor, EditorState, History, Recipe, Space};
-use crate::edit::{EditBatch, Update};
+use crate::edit::{EditBatch, Order, Update};
 use crate::error::{EditError, Result};
 use crate::headroom::{self, Headroom};
 use crate::inverse_gram::{InverseGram, Solution, normalised};
@@ -345,7 +345,11 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         if self.kept == 0 {
             return Err(self.exhausted());
         }
-        let solution = self.Q.solve(batch.keys())?;
+        let solution = match (batch.order(), self.recipe.history) {
+            (Order::Together, _) => self.Q.solve(batch.keys())?,
+            (Order::InSequence, History::Absorbed) => self.Q.solve_in_sequence(batch.keys())?,
+            (Order::InSequence, History::Ignored) => self.Q.solve_each(batch.keys())?,
+        };
         Update::proposed(batch, solution, Arc::clone(&self.state))
     }
 
