@@ -104,7 +104,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
 ///
 /// As factors an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
-/// subtracted again. One that an editor proposed holds `2 n d_in` more until it is [`detached`](Self::detached).
+/// subtracted again. One that an editor proposed holds `2 n d_in` more in `f64` until it is [`detached`](Self::detached).
 ///
 /// # Examples
 /// ```
@@ -122,13 +122,12 @@ pub struct Update<T: Scalar> {
     left: Mat<T>,
     /// The transpose of the right factor, so that one edit is one contiguous column.
     right: Mat<T>,
-    pub(crate) proposal: Option<Proposal<T>>,
+    pub(crate) proposal: Option<Proposal>,
 }
 
 /// What an editor needs to commit an update that it proposed: not to be made by anyone else.
 #[derive(Clone, Debug)]
-pub(crate) struct Proposal<T: Scalar> {
-    pub(crate) keys: Mat<T>,
+pub(crate) struct Proposal {
     pub(crate) solution: Solution,
     /// The state that the update was proposed in.
     pub(crate) state: Arc<()>,
@@ -155,7 +154,7 @@ impl<T: Scalar> Update<T> {
     pub(crate) fn proposed(batch: &EditBatch<'_, T>, mut solution: Solution, state: Arc<()>) -> Result<Self> {
         let (left, right) = (batch.residuals.to_owned(), cast::<f64, T>(solution.take_directions().as_ref()));
         check::no_overflow("the update", right.as_ref())?;
-        Self { left, right, proposal: Some(Proposal { keys: batch.keys.to_owned(), solution, state }) }.representable()
+        Self { left, right, proposal: Some(Proposal { solution, state }) }.representable()
     }
 
     /// The update without what a commit would need: half the memory or less, for updates that are kept.

@@ -343,3 +343,25 @@ fn pending_factors_and_folded_ones_are_the_same_matrix() {
     let identity = Mat::<f64>::identity(20, 20);
     assert!(distance((&A * Q.dense()).as_ref(), identity.as_ref()) < 1e-10);
 }
+
+/// The gauge of drift is not blind: where rounding is bad, it says how bad.
+#[test]
+fn drift_is_rounding_after_a_stream_and_large_where_digits_are_lost() {
+    let mut random = Random::new(78);
+    let mut Q = InverseGram::isotropic(30, 1.0, Par::Seq).unwrap();
+    let K = random.matrix::<f64>(30, 200);
+    (0..200).for_each(|j| Q.absorb(K.as_ref().subcols(j, 1)).unwrap());
+    Q.release(K.as_ref().subcols(0, 50)).unwrap();
+    Q.constrain(K.as_ref().subcols(60, 2)).unwrap();
+    assert!(Q.drift() < 1e-11, "{:e}", Q.drift());
+    // A key of squared norm s that is absorbed and released leaves an error of about 1e-16 s².
+    let mut Q = InverseGram::isotropic(30, 1.0, Par::Seq).unwrap();
+    for j in 0..20 {
+        let k = K.as_ref().subcols(j, 1) * betaedit_core::faer::Scale(5e4_f64.sqrt() / K.col(j).norm_l2());
+        Q.absorb(k.as_ref()).unwrap();
+        Q.release(k.as_ref()).unwrap();
+    }
+    let error = (Q.dense() - Mat::<f64>::identity(30, 30)).norm_l2() / 30.0_f64.sqrt();
+    assert!(error > 1e-9, "the test tests nothing: {error:e}");
+    assert!(Q.drift() > 0.1 * error && Q.drift() < 10.0 * error, "{:e} of {error:e}", Q.drift());
+}

@@ -175,6 +175,8 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
             let expected = from_scratch(space.as_ref(), &A, p.lambda2);
             let error = distance(editor.inverse_gram().dense().as_ref(), expected.as_ref());
             prop_assert!(error < 1e-7, "Q is {error:e} off");
+            let drift = editor.inverse_gram().drift();
+            prop_assert!(drift < 1e-7, "a drift of {drift:e}");
         }
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::inverse_gram::{InverseGram, Solution, normalised};
 use crate::moment::SecondMoment;
 use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder};
 use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
-use crate::scalar::{Scalar, cast};
+use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 use crate::tilt::Tilt;
 use crate::{check, dense, metrics};
@@ -67,8 +67,8 @@ type Gap = (Option<f64>, Option<f64>);
 struct Keys(Vec<f64>);
 
 impl Keys {
-    fn extend<T: Scalar>(&mut self, keys: MatRef<'_, T>) {
-        self.0.extend(keys.col_iter().flat_map(|column| column.iter().map(|x| x.to_f64())));
+    fn extend(&mut self, keys: MatRef<'_, f64>) {
+        self.0.extend(keys.col_iter().flat_map(|column| column.iter().copied()));
     }
 
     fn as_mat(&self, d_in: usize) -> MatRef<'_, f64> {
@@ -271,12 +271,12 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// What absorbing keys will change beside `Q`.
-    fn remembered(&self, keys: MatRef<'_, T>, solution: &Solution) -> Result<Remembered> {
+    fn remembered(&self, solution: &Solution) -> Result<Remembered> {
         let mut remembered = Remembered { headroom: None, constraint: None };
         if let (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) = (&self.memory, self.recipe.refresh) {
-            let plan = headroom.plan(keys)?;
+            let plan = headroom.plan(solution.keys())?;
             if plan.saturated.ncols() > 0 {
-                let N = dense::product(cast::<T, f64>(keys).as_ref(), plan.saturated.as_ref(), self.par);
+                let N = dense::product(solution.keys(), plan.saturated.as_ref(), self.par);
                 remembered.constraint = self.Q.constraint_after(solution, normalised(N.as_ref()).as_ref())?;
             }
             remembered.headroom = Some(plan);
@@ -285,8 +285,9 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// The keys join the history. Everything that can fail comes before the first change.
-    fn absorb(&mut self, keys: MatRef<'_, T>, solution: &Solution) -> Result<()> {
-        let Remembered { headroom: plan, constraint } = self.remembered(keys, solution)?;
+    fn absorb(&mut self, solution: &Solution) -> Result<()> {
+        let keys = solution.keys();
+        let Remembered { headroom: plan, constraint } = self.remembered(solution)?;
         if let Memory::Sum(H) = &mut self.memory {
             H.observe(keys, self.par)?;
         }
@@ -359,7 +360,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
             return Err(EditError::StaleUpdate);
         };
         if self.recipe.history == History::Absorbed {
-            self.absorb(proposal.keys.as_ref(), &proposal.solution)?;
+            self.absorb(&proposal.solution)?;
         }
         self.edits += update.rank();
         self.state = Arc::default();
@@ -368,7 +369,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
 
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let solution = self.Q.solve(keys)?;
-        self.absorb(keys, &solution)?;
+        self.absorb(&solution)?;
         self.state = Arc::default();
         Ok(())
     }
