@@ -94,7 +94,7 @@
 //! 3. [`Projector`] and [`ProjectorBuilder`]: where edits are allowed.
 //! 4. [`InverseGram`]: the engine, `Q`.
 //! 5. [`EditBatch`] in, [`Update`] out: always factors of rank `n`, for a weight of either [`Orientation`].
-//! 6. [`Refresh`]: when and how the projector is rebuilt.
+//! 6. [`Refresh`]: when and how the projector is rebuilt; [`Headroom`] does it without an eigendecomposition.
 //! 7. [`editor`]: the methods, and the [`Editor`] trait: propose, look, commit.
 //! 8. [`metrics`]: leakage, drift, interference, stability, retention.
 //! 9. [`adapter`]: the seam to a model, and recorded streams of edits.
