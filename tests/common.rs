@@ -1,11 +1,14 @@
 //! Seeded data, textbook oracles and recorded goldens for all topics.
 
+#[cfg(feature = "safetensors")]
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use betaedit_core::faer::linalg::solvers::Solve;
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::{Scalar, SecondMoment, Spectrum};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
 
 /// Relative distance `|a - b|_F / |b|_F`, absolute where `b` is zero.
 #[track_caller]
@@ -85,6 +88,19 @@ pub fn textbook_update<T: Scalar>(
 }
 
 /// A file of `tests/data`.
+#[cfg(feature = "safetensors")]
 pub fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+/// How many problems a property sees, always the same ones: `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more and for
+/// others.
+pub fn property_config() -> ProptestConfig {
+    let asked = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    ProptestConfig {
+        cases: asked("PROPTEST_CASES").unwrap_or(48) as u32,
+        rng_seed: RngSeed::Fixed(asked("PROPTEST_RNG_SEED").unwrap_or(0)),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }

@@ -12,9 +12,8 @@ use betaedit_core::{
     Spectrum, Threshold, cast,
 };
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-use crate::common::{Random, distance, spectrum, textbook_update};
+use crate::common::{Random, distance, property_config, spectrum, textbook_update};
 
 /// A random problem; sizes include n = 1, n > d_in, and statistics without full rank.
 #[derive(Clone, Debug)]
@@ -291,24 +290,14 @@ fn statistics_without_full_rank_serve_the_null_space_methods<T: Scalar>(p: &Prob
 macro_rules! for_f32_and_f64 {
     ($($property:ident),* $(,)?) => {
         mod f32 { use super::*; proptest! {
-            #![proptest_config(config())]
+            #![proptest_config(property_config())]
             $(#[test] fn $property(problem in problems()) { super::$property::<f32>(&problem)?; })*
         } }
         mod f64 { use super::*; proptest! {
-            #![proptest_config(config())]
+            #![proptest_config(property_config())]
             $(#[test] fn $property(problem in problems()) { super::$property::<f64>(&problem)?; })*
         } }
     };
-}
-
-fn config() -> ProptestConfig {
-    let asked = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    ProptestConfig {
-        cases: asked("PROPTEST_CASES").unwrap_or(48) as u32,
-        rng_seed: RngSeed::Fixed(asked("PROPTEST_RNG_SEED").unwrap_or(0)),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
 }
 
 for_f32_and_f64! {

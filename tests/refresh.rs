@@ -9,9 +9,8 @@ use betaedit_core::{
     RefreshRule, Scalar, SecondMoment, Spectrum, Threshold, cast,
 };
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-use crate::common::{Random, distance, spectrum};
+use crate::common::{Random, distance, property_config, spectrum};
 
 const TAU: f64 = 0.05;
 
@@ -182,18 +181,8 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
     Ok(())
 }
 
-fn config() -> ProptestConfig {
-    let asked = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
-    ProptestConfig {
-        cases: asked("PROPTEST_CASES").unwrap_or(64) as u32,
-        rng_seed: RngSeed::Fixed(asked("PROPTEST_RNG_SEED").unwrap_or(0)),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(property_config())]
 
     #[test]
     fn maximal_keeps_the_guarantee_and_as_many_directions_as_any_space_can(p in problems()) {
