@@ -5,6 +5,8 @@ use std::sync::Arc;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use rayon::iter::ParallelIterator;
+
 use crate::error::{EditError, Result};
 use crate::inverse_gram::Solution;
 use crate::scalar::{Scalar, cast};
@@ -264,8 +266,13 @@ impl<T: Scalar> Update<T> {
         };
         // One comparison finds NaN, infinity, and entries from which the update might overflow.
         let room = (T::MAX - self.bound()) * (1.0 - T::EPSILON);
-        let fits = |column: faer::ColRef<'_, T>| column.iter().fold(true, |fits, x| fits & (x.to_f64().abs() <= room));
-        if !weight.as_ref().col_iter().all(fits) {
+        let fits = |part: MatRef<'_, T>| {
+            let within =
+                |column: faer::ColRef<'_, T>| column.iter().fold(true, |all, x| all & (x.to_f64().abs() <= room));
+            part.col_iter().all(within)
+        };
+        let threads = par.degree().min(weight.ncols());
+        if !weight.as_ref().par_col_partition(threads).all(fits) {
             check::finite("weight", weight.as_ref())?;
             return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
         }

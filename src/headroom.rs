@@ -126,6 +126,16 @@ impl Headroom {
         let mut B = dense::product(K.transpose(), Z.as_ref(), par);
         faer::zip!(&mut B).for_each(|faer::unzip!(b)| *b *= self.weight);
         check::no_overflow("the headroom used by the keys", B.as_ref())?;
+        if let (1, beta) = (K.ncols(), B[(0, 0)]) {
+            // One key is its own eigenvector.
+            let saturated = beta >= 1.0 - tolerance::HEADROOM;
+            let scale = (self.weight / if saturated { beta } else { 1.0 - beta }).sqrt();
+            Z *= faer::Scale(scale);
+            check::no_overflow("the headroom", Z.as_ref())?;
+            let none = Mat::zeros(Z.nrows(), 0);
+            let (grows, shrinks) = if saturated { (none, Z) } else { (Z, none) };
+            return Ok(Plan { saturated: Mat::full(1, usize::from(saturated), 1.0), grows, shrinks });
+        }
         let spectrum = Spectrum::of_symmetric("the headroom used by the keys", B, par)?;
         let beta = spectrum.values();
         let first = beta.partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);

@@ -344,12 +344,27 @@ impl InverseGram {
         Ok(())
     }
 
-    /// `F` with `F Fᵀ` what constraining the columns `N` will take from the state that absorbing `solution` leads to.
-    pub(crate) fn constraint_after(&self, solution: &Solution, N: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
-        let F = solution.factor.as_ref();
-        let mut QN = self.product(N)?;
-        QN -= dense::product(F, dense::product(F.transpose(), N, self.Q.par()).as_ref(), self.Q.par());
-        self.constraint(N, QN.as_ref())
+    /// `F` with `F Fᵀ` what constraining the combinations `K Y` of a solution's keys will take from the state that absorbing
+    /// it leads to.
+    pub(crate) fn constraint_after(&self, solution: &Solution, Y: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
+        let (F, par) = (solution.factor.as_ref(), self.Q.par());
+        let mut N = dense::product(solution.keys.as_ref(), Y, par);
+        let QN = match solution.gains[..] {
+            // One key: after it is absorbed, Q k = z / (1 + g), and F = z / sqrt(1 + g). No pass over Q.
+            [g] => F * faer::Scale(Y[(0, 0)] / (1.0 + g).sqrt()),
+            _ => {
+                self.product(N.as_ref())?
+                    - dense::product(F, dense::product(F.transpose(), N.as_ref(), par).as_ref(), par)
+            }
+        };
+        // As directions, at unit length.
+        let lengths = dense::column_norms(N.as_ref());
+        let scaled = |columns: &Mat<f64>| {
+            Mat::from_fn(columns.nrows(), columns.ncols(), |i, j| columns[(i, j)] / lengths[j].max(f64::MIN_POSITIVE))
+        };
+        let QN = scaled(&QN);
+        N = scaled(&N);
+        self.constraint(N.as_ref(), QN.as_ref())
     }
 
     /// Takes away what [`constraint_after`](Self::constraint_after) found.
@@ -539,7 +554,7 @@ fn smallest_pivot(rounding: f64) -> f64 {
 }
 
 /// The columns at unit length.
-pub(crate) fn normalised<T: Scalar>(columns: MatRef<'_, T>) -> Mat<f64> {
+fn normalised<T: Scalar>(columns: MatRef<'_, T>) -> Mat<f64> {
     let mut N = cast::<T, f64>(columns);
     for (column, norm) in N.col_iter_mut().zip(dense::column_norms(columns)) {
         if norm > 0.0 {

@@ -9,7 +9,7 @@ use super::{Editor, EditorState, History, Recipe, Space};
 use crate::edit::{EditBatch, Order, Update};
 use crate::error::{EditError, Result};
 use crate::headroom::{self, Headroom};
-use crate::inverse_gram::{InverseGram, Solution, normalised};
+use crate::inverse_gram::{InverseGram, Solution};
 use crate::moment::SecondMoment;
 use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder};
 use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
@@ -276,8 +276,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         if let (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) = (&self.memory, self.recipe.refresh) {
             let plan = headroom.plan(solution.keys())?;
             if plan.saturated.ncols() > 0 {
-                let N = dense::product(solution.keys(), plan.saturated.as_ref(), self.par);
-                remembered.constraint = self.Q.constraint_after(solution, normalised(N.as_ref()).as_ref())?;
+                remembered.constraint = self.Q.constraint_after(solution, plan.saturated.as_ref())?;
             }
             remembered.headroom = Some(plan);
         }
