@@ -22,7 +22,7 @@ pub enum Threshold {
     /// As many of the smallest eigenvalues as together hold at most this fraction of the trace: the share of the
     /// keys' energy that lives where edits are allowed.
     KeptEnergy(f64),
-    /// This many directions, those of the smallest eigenvalues.
+    /// This many directions, those of the smallest eigenvalues; all, if there are no more.
     Directions(usize),
 }
 

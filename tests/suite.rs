@@ -13,6 +13,7 @@ mod golden;
 mod identities;
 mod oracle;
 mod precision;
+mod projector;
 mod refresh;
 mod spectrum;
 mod stream_errors;
