@@ -103,7 +103,7 @@ struct Arguments {
 enum Weighting {
     /// (H / t + lambda1 C) / (lambda1 + 1), the published program
     Mean,
-    /// C + H, the paper's text
+    /// C + w H, with w = --refresh-weight; w = 1 is the paper's text
     Sum,
 }
 
