@@ -28,6 +28,7 @@ use betaedit_core::{
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use support::median;
 use support::plot::{self, Curve, Panel};
 
 /// Runs a recorded stream of edits through a method, and reports leakage, drift, stability and write error.
@@ -408,17 +409,6 @@ fn panels(steps: &[Step], checkpoints: &[Checkpoint]) -> Vec<Panel> {
             ],
         ),
     ]
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[middle],
-        _ => 0.5 * (values[middle - 1] + values[middle]),
-    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {

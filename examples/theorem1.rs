@@ -23,6 +23,7 @@ use betaedit_core::{
     Refresh, RefreshRule, SecondMoment, Spectrum,
 };
 use clap::Parser;
+use support::median;
 use support::plot::{self, Curve, Panel};
 
 /// The matrices are small: threads would cost more than they bring.
@@ -610,16 +611,6 @@ fn yes(holds: bool) -> &'static str {
 
 fn ensure(holds: bool, otherwise: &str) -> Outcome<()> {
     if holds { Ok(()) } else { Err(otherwise.into()) }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[middle],
-        _ => 0.5 * (values[middle - 1] + values[middle]),
-    }
 }
 
 /// A seeded generator of uniform and normal numbers (xorshift64*): the same on every platform.

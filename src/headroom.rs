@@ -13,8 +13,8 @@ use crate::{check, dense, tolerance};
 ///
 /// A direction may be edited as long as the protected matrix `M = C + w H` gives it less than the threshold `tau`, that is,
 /// while `E` is positive there. With `K` the new keys, `B = w Kᵀ E⁻¹ K` says how much of the headroom they use: an
-/// eigenvalue `beta >= 1` means that a combination of them is **saturated**, and has to be taken out of the space (design
-/// note 3.3, rule *Nested*). What remains is positive again, so every update inside it leaks at most `tau |Delta|²`; no
+/// eigenvalue `beta >= 1` means that a combination of them is **saturated**, and has to be taken out of the space (rule
+/// [`Nested`](crate::RefreshRule::Nested)). What remains is positive again, so every update inside it leaks at most `tau |Delta|²`; no
 /// direction that was ever protected is released; and no fewer directions could have been removed.
 ///
 /// The inverse changes by low-rank terms only, `+ w Z y yᵀ Zᵀ / (1 - beta)` for a combination `y` that fits and

@@ -44,8 +44,8 @@
 //!
 //! $$ Q \leftarrow Q - Z (I + G)^{-1} Z^\top , $$
 //!
-//! so an edit costs one product $Q K$: $O(d^2)$. This is recursive least squares, and it buys more than speed. A stream of
-//! edits gives the same weights as one ridge regression over all of them at once, in any order; and the update that takes
+//! so an edit costs one product $Q K$: $O(d^2)$. This is recursive least squares, and it buys more than speed. With history
+//! and a fixed projector, a stream of edits towards fixed targets gives the same weights as one ridge regression over all of them at once, in any order; and the update that takes
 //! an edit back is as cheap and as exact as the edit. [`InverseGram`] is that engine.
 //!
 //! # A worked example

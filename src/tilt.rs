@@ -13,7 +13,7 @@ use crate::{dense, tolerance};
 /// The keys of all edits in the eigenbasis of `C`, and the space that they leave.
 ///
 /// With `+` the directions kept at the start and `-` the others, `E₊ = tau - s₊`, `E₋ = s₋ - tau`, `Z = Uᵀ K`, the largest
-/// space on which `M = C + w H` stays below `tau` is (design note 3.3)
+/// space on which `M = C + w H` stays below `tau` is (proof in `docs/design.md`)
 ///
 /// ```text
 /// { x₊ + x₋ :  x₊ orthogonal to Z₊ N,   x₋ = - E₋⁻¹ Z₋ X Z₊ᵀ x₊ },   X = w S⁻¹,   S = I + w Z₋ᵀ E₋⁻¹ Z₋,

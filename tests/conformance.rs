@@ -133,7 +133,7 @@ fn conformance_2_undoing_an_edit_leaves_the_ridge_solution_over_the_others() {
             W += (v - &W * k) * step.directions().transpose();
             Q.absorb(k).unwrap();
         }
-        // W <- W - (v - W k) zᵀ / (1 - g): design note on undo, with z = Q k and g = kᵀ z.
+        // W <- W - (v - W k) zᵀ / (1 - g), with z = Q k and g = kᵀ z.
         let (k, v) = (K.as_ref().subcols(undone, 1), V.as_ref().subcols(undone, 1));
         let z = Q.product(k).unwrap();
         let g = (k.transpose() * &z)[(0, 0)];

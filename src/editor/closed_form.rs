@@ -11,7 +11,7 @@ use crate::error::{EditError, Result};
 use crate::headroom::{self, Headroom};
 use crate::inverse_gram::{InverseGram, Solution};
 use crate::moment::SecondMoment;
-use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder};
+use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
 use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
@@ -185,8 +185,15 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// The state after a full refresh, with this state left as it is.
-    fn fully_refreshed(&self, H: &SecondMoment, weighting: HistoryWeighting) -> Result<(Projector, InverseGram)> {
+    fn fully_refreshed(&self, H: &SecondMoment, rule: RefreshRule) -> Result<(Projector, InverseGram)> {
         let Space::Null(threshold) = self.recipe.space else { return Ok((self.projector.clone(), self.Q.clone())) };
+        let (threshold, weighting) = match rule {
+            RefreshRule::Full(weighting) => (threshold, weighting),
+            // These rules stay at the threshold of the start, whatever it was a fraction of.
+            RefreshRule::Maximal { weight } | RefreshRule::Nested { weight } => {
+                (Threshold::Absolute(self.first_projector.threshold()), HistoryWeighting::Sum { weight })
+            }
+        };
         let (spectrum, par) = (self.first_projector.spectrum(), self.par);
         let projector = ProjectorBuilder::new(spectrum).threshold(threshold).history(H, weighting).build(par)?;
         let mut A = spectrum.matrix(par);
@@ -198,76 +205,63 @@ impl<T: Scalar> ClosedFormEditor<T> {
 
     /// Refreshes by a rule. Everything that can fail comes before the first change.
     fn refresh(&mut self, rule: RefreshRule) -> Result<(Option<f64>, Gap)> {
-        let d_in = self.Q.dim();
-        self.without_decomposition_no_more()?;
-        let (exhausted, kept) = (self.exhausted(), self.kept);
-        match (&mut self.memory, rule) {
-            (Memory::Headroom(headroom, keys), _) => {
-                if !keys.0.is_empty() {
-                    let plan = headroom.plan(keys.as_mat(d_in))?;
-                    let removed = plan.saturated.ncols();
-                    if removed >= kept {
-                        return Err(exhausted);
-                    }
-                    if removed > 0 {
-                        let N = dense::product(keys.as_mat(d_in), plan.saturated.as_ref(), self.par);
-                        self.Q.constrain(N.as_ref())?;
-                    }
-                    headroom.carry_out(plan);
-                    keys.0.clear();
-                    self.kept -= removed;
-                }
-                Ok((None, (None, None)))
-            }
-            (Memory::Tilt(tilt, keys), _) => {
-                if !keys.0.is_empty() {
-                    let plan = tilt.plan(keys.as_mat(d_in))?;
-                    if plan.kept == 0 {
-                        return Err(exhausted);
-                    }
-                    self.kept = plan.kept;
-                    tilt.carry_out(plan, &mut self.Q);
-                    keys.0.clear();
-                }
-                Ok((None, (None, None)))
-            }
-            (Memory::Sum(_), rule) => {
-                let weighting = match rule {
-                    RefreshRule::Full(weighting) => weighting,
-                    RefreshRule::Maximal { weight } | RefreshRule::Nested { weight } => {
-                        HistoryWeighting::Sum { weight }
-                    }
-                };
-                let Memory::Sum(H) = &self.memory else { return Ok((None, (None, None))) };
-                let (projector, Q) = self.fully_refreshed(H, weighting)?;
-                let moved = self.projector.distance_squared(&projector, self.par)?;
-                let gap = projector.gap();
-                self.kept = projector.kept();
-                (self.projector, self.Q) = (projector, Q);
-                Ok((Some(moved), gap))
-            }
-            (Memory::Nothing, _) => Ok((None, (None, None))),
+        if let Some(H) = self.outgrown()? {
+            self.memory = Memory::Sum(H);
         }
+        if let Memory::Sum(H) = &self.memory {
+            let (projector, Q) = self.fully_refreshed(H, rule)?;
+            let moved = self.projector.distance_squared(&projector, self.par)?;
+            let gap = projector.gap();
+            self.kept = projector.kept();
+            (self.projector, self.Q) = (projector, Q);
+            return Ok((Some(moved), gap));
+        }
+        let (d_in, exhausted) = (self.Q.dim(), self.exhausted());
+        match &mut self.memory {
+            Memory::Headroom(headroom, keys) if !keys.0.is_empty() => {
+                let plan = headroom.plan(keys.as_mat(d_in))?;
+                let removed = plan.saturated.ncols();
+                if removed >= self.kept {
+                    return Err(exhausted);
+                }
+                if removed > 0 {
+                    let N = dense::product(keys.as_mat(d_in), plan.saturated.as_ref(), self.par);
+                    self.Q.constrain(N.as_ref())?;
+                }
+                headroom.carry_out(plan);
+                keys.0.clear();
+                self.kept -= removed;
+            }
+            Memory::Tilt(tilt, keys) if !keys.0.is_empty() => {
+                let plan = tilt.plan(keys.as_mat(d_in))?;
+                if plan.kept == 0 {
+                    return Err(exhausted);
+                }
+                self.kept = plan.kept;
+                tilt.carry_out(plan, &mut self.Q);
+                keys.0.clear();
+            }
+            _ => {}
+        }
+        Ok((None, (None, None)))
     }
 
-    /// From `d_in / 2` keys on, a refresh that works with all keys costs as much as a decomposition, and takes more memory
-    /// than the sum of the keys.
-    fn without_decomposition_no_more(&mut self) -> Result<()> {
-        if let Memory::Tilt(tilt, keys) = &self.memory {
-            let d_in = self.Q.dim();
-            if 2 * (tilt.len() + keys.0.len() / d_in) > d_in {
-                let mut H = SecondMoment::new(d_in);
-                let before = tilt.keys();
-                if before.ncols() > 0 {
-                    H.observe(before.as_ref(), self.par)?;
-                }
-                if !keys.0.is_empty() {
-                    H.observe(keys.as_mat(d_in), self.par)?;
-                }
-                self.memory = Memory::Sum(H);
+    /// The sum of all keys, if there are so many that a refresh which works with each of them no longer pays: from
+    /// `d_in / 2` on it costs as much as a decomposition, and the keys take more memory than their sum.
+    fn outgrown(&self) -> Result<Option<SecondMoment>> {
+        let Memory::Tilt(tilt, keys) = &self.memory else { return Ok(None) };
+        let d_in = self.Q.dim();
+        if 2 * (tilt.len() + keys.0.len() / d_in) <= d_in {
+            return Ok(None);
+        }
+        let mut H = SecondMoment::new(d_in);
+        let known = tilt.keys();
+        for keys in [known.as_ref(), keys.as_mat(d_in)] {
+            if keys.ncols() > 0 {
+                H.observe(keys, self.par)?;
             }
         }
-        Ok(())
+        Ok(Some(H))
     }
 
     /// What absorbing keys will change beside `Q`.
