@@ -170,3 +170,21 @@ fn a_directory_that_is_not_in_order_is_refused_by_name() {
     std::fs::write(directory.path().join("tokenizer.json"), "{}").unwrap();
     assert!(problem(directory.path()).contains("not a readable tokenizer"));
 }
+
+/// What is written is what was read: the fingerprint is that of all numbers.
+#[test]
+fn a_model_survives_being_written() {
+    for family in FAMILIES {
+        let (model, tokenizer) = open(family);
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("new").join("model");
+        model.save(&tokenizer, &place).unwrap();
+        let (again, tokenizer_again) = Model::open(&place, Par::Seq).unwrap();
+        assert_eq!(again.config(), model.config(), "{family}");
+        assert_eq!(again.fingerprint(), model.fingerprint(), "{family}");
+        let text = "The Eiffel Tower is in";
+        let tokens = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer_again.encode(text).unwrap(), tokens, "{family}");
+        assert_eq!(again.trace(&tokens).unwrap().logits, model.trace(&tokens).unwrap().logits, "{family}");
+    }
+}

@@ -11,7 +11,7 @@ use super::generate::{Contexts, Prompt};
 use super::model::{Batch, Model, Opened, columns, select};
 use super::ops::{Parameter, with_rows};
 use super::request::Request;
-use super::target::TargetSearch;
+use super::target::{TargetSearch, targeted_everywhere};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
 use crate::check;
@@ -99,6 +99,15 @@ impl ModelAdapter {
     #[must_use]
     pub fn contexts(&self) -> &Contexts {
         &self.contexts
+    }
+
+    /// Refuses a request that cannot be written into this model, without running it.
+    ///
+    /// # Errors
+    /// A subject or target that the tokenizer makes nothing of, or a prompt that is longer than the model's context.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        let prompts = targeted_everywhere(&self.tokenizer, &self.contexts, request)?;
+        prompts.iter().try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
     }
 
     fn weight_mut(&mut self, layer: usize) -> &mut Parameter {

@@ -155,7 +155,7 @@ pub(super) fn directory_names(family: Family) -> &'static Names {
     }
 }
 
-fn numbered(name: &str, layer: usize) -> String {
+pub(super) fn numbered(name: &str, layer: usize) -> String {
     name.replace("{}", &layer.to_string())
 }
 

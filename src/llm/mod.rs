@@ -61,6 +61,7 @@ mod load;
 mod model;
 mod ops;
 mod request;
+mod save;
 #[cfg(feature = "facts")]
 mod scoring;
 mod statistics;

@@ -117,8 +117,7 @@ impl TargetSearch {
         request: &Request,
     ) -> Result<Target> {
         self.check()?;
-        let prompts = contexts.openings().map(|opening| targeted(tokenizer, &opening, request));
-        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        let prompts = targeted_everywhere(tokenizer, contexts, request)?;
         let sequences: Vec<Steered<'_>> = (prompts.iter())
             .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.subject_last, start: *start })
             .collect();
@@ -171,6 +170,15 @@ impl TargetSearch {
             }
         }
     }
+}
+
+/// A request's prompt behind every opening.
+pub(super) fn targeted_everywhere(
+    tokenizer: &Tokenizer,
+    contexts: &Contexts,
+    request: &Request,
+) -> Result<Vec<(Prompt, usize)>> {
+    contexts.openings().map(|opening| targeted(tokenizer, &opening, request)).collect()
 }
 
 /// A request's prompt behind an opening, continued by its target, and where the target starts.
