@@ -68,16 +68,17 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
     let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
-    let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
-
-    let before = Before::of(&arguments.session, &opened, &evaluated, held_out.as_deref(), terminal)?;
     let bar = terminal.bar(facts.len() as u64, "edits");
     let observer = Bar(bar.clone());
     let directory = arguments.session.as_deref();
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
-    let requests = requests(&facts, &run, arguments.facts.skip_bad, terminal)?;
+    let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
+    let requests: Vec<Request> = facts.iter().map(Request::from).collect();
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
+    let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
+    let before = Before::of(&run, directory, &evaluated, held_out.as_deref(), terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
+    bar.reset();
 
     let (clock, mut rejections) = (Instant::now(), vec![]);
     for batch in requests[done..].chunks(run.description.plan.batch) {
@@ -137,18 +138,17 @@ fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
     (0..n).map(|i| facts[i * facts.len() / n].clone()).collect()
 }
 
-/// The facts as requests, each of which can be written.
-fn requests(facts: &[Fact], run: &Run, skip_bad: bool, terminal: Terminal) -> Done<Vec<Request>> {
-    let mut requests = vec![];
+/// The facts, each of which can be written.
+fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Terminal) -> Done<Vec<Fact>> {
+    let mut good = vec![];
     for fact in facts {
-        let request = Request::from(fact);
-        match run.adapter().check(&request) {
-            Ok(()) => requests.push(request),
+        match run.adapter().check(&Request::from(&fact)) {
+            Ok(()) => good.push(fact),
             Err(error) if skip_bad => terminal.note(format!("left out: fact {}: {error}", fact.case_id())),
             Err(error) => return Err(format!("fact {}: {error} (--skip-bad leaves it out)", fact.case_id()).into()),
         }
     }
-    if requests.is_empty() { Err("no fact can be written".into()) } else { Ok(requests) }
+    if good.is_empty() { Err("no fact can be written".into()) } else { Ok(good) }
 }
 
 /// How many of the requests the session has seen; it must have begun with them.
@@ -172,24 +172,24 @@ struct Before {
 
 impl Before {
     fn of(
-        directory: &Option<PathBuf>,
-        (model, tokenizer): &(betaedit_core::llm::Model, betaedit_core::llm::Tokenizer),
+        run: &Run,
+        directory: Option<&Path>,
         facts: &[Fact],
         held_out: Option<&str>,
         terminal: Terminal,
     ) -> Done<Scores> {
+        let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
         hasher.update(model.fingerprint().as_bytes()).update(format!("{facts:?}").as_bytes());
         hasher.update(held_out.unwrap_or("-").as_bytes());
         let of = hasher.finalize().to_hex().to_string();
-        let path = directory.as_ref().map(|directory| directory.join("before.json"));
+        let path = directory.map(|directory| directory.join("before.json"));
         let kept = path.as_ref().and_then(|path| serde_json::from_slice::<Self>(&std::fs::read(path).ok()?).ok());
         if let Some(kept) = kept.filter(|kept| kept.of == of) {
             return Ok(kept.scores);
         }
         let scores = Scores::of(model, tokenizer, facts, held_out, "before", terminal)?;
-        if let (Some(path), Some(directory)) = (path, directory) {
-            std::fs::create_dir_all(directory).map_err(|error| format!("`{}`: {error}", directory.display()))?;
+        if let Some(path) = path {
             replace(&path, &serde_json::to_string(&Self { of, scores: scores.clone() })?)?;
         }
         Ok(scores)
