@@ -78,10 +78,14 @@ fn sequences_run_together_give_what_each_gives_alone() {
     for family in FAMILIES {
         let (model, _) = open(family);
         let tokens = Expected::of(family).tokens;
-        let (long, short) = ((&tokens[..], 1), (&tokens[..5], 3));
-        let together = model.continuations(&[long, short]).unwrap();
-        let logits = model.trace(&tokens).unwrap().logits;
-        for (found, (tokens, start)) in together.iter().zip([long, short]) {
+        // One that another begins as, before it and behind it, and two of which neither begins as the other.
+        let backwards: Vec<u32> = tokens.iter().rev().copied().collect();
+        let sequences =
+            [(&tokens[..5], 3), (&tokens[..], 1), (&tokens[..4], 2), (&backwards[..6], 2), (&backwards[1..6], 1)];
+        let together = model.continuations(&sequences).unwrap();
+        for (found, (tokens, start)) in together.iter().zip(sequences) {
+            let logits = model.trace(tokens).unwrap().logits;
+            assert_eq!(found.log_probabilities.len(), tokens.len() - start);
             for (i, found) in found.log_probabilities.iter().enumerate() {
                 let column = logits.col(start + i - 1);
                 let total: f64 = column.iter().map(|x| f64::from(*x).exp()).sum();

@@ -260,16 +260,27 @@ impl Model {
     }
 
     fn run_continuations(&self, sequences: &[(&[u32], usize)]) -> Computed<Vec<Continuation>> {
-        // The last token of a sequence predicts nothing that is asked for.
-        let inputs: Vec<&[u32]> = sequences.iter().map(|(tokens, _)| &tokens[..tokens.len() - 1]).collect();
+        // Neighbours of which one begins as the other, like two short answers to one question, are run as one.
+        let (mut inputs, mut places): (Vec<&[u32]>, Vec<usize>) = (vec![], vec![]);
+        for (tokens, _) in sequences {
+            // The last token of a sequence predicts nothing that is asked for.
+            let input = &tokens[..tokens.len() - 1];
+            match inputs.last_mut() {
+                Some(last) if last.starts_with(input) => {}
+                Some(last) if input.starts_with(last) => *last = input,
+                _ => inputs.push(input),
+            }
+            places.push(inputs.len() - 1);
+        }
         let batch = Batch::new(&self.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let mut x = self.embed(&inputs.concat(), &batch)?;
         for block in &self.blocks {
             x = block.close(&block.open(self, &x, &batch, vec![])?, self.par)?;
         }
-        let asked: Vec<(usize, u32)> = (batch.spans.iter().zip(sequences))
-            .flat_map(|(span, (tokens, start))| {
-                (span.rows.start + start - 1..span.rows.end).zip(tokens[*start..].iter().copied())
+        let asked: Vec<(usize, u32)> = (places.iter().zip(sequences))
+            .flat_map(|(&place, (tokens, start))| {
+                let first = batch.spans[place].rows.start;
+                (first + start - 1..first + tokens.len() - 1).zip(tokens[*start..].iter().copied())
             })
             .collect();
         let mut found = vec![];
