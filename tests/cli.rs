@@ -298,6 +298,27 @@ fn usage_is_taught() {
     assert_eq!(run(betaedit().arg("ask")).0.status.code(), Some(2));
 }
 
+/// An edited model is read and written by Python's safetensors, and is the same model.
+#[test]
+fn an_edited_model_goes_to_python_and_back() {
+    let Ok(interpreter) = std::env::var("BETAEDIT_PYTHON") else { return };
+    for family in ["qwen3", "gpt2"] {
+        let setting = Setting::with_statistics(family);
+        let edited = setting.path("edited");
+        done(setting.edit().arg("--out").arg(&edited));
+        crate::python::python(&interpreter, "copy", &edited);
+        let asked =
+            |model: &Path| json(betaedit().arg("ask").arg("--model").arg(model).args(["--tokens", "12", PROMPT]));
+        assert_eq!(asked(&edited), asked(&edited.join("copy")));
+        let metrics = |model: &Path| {
+            let mut eval = betaedit();
+            eval.arg("eval").arg("--model").arg(model).args(["--eval-text", "shipped", "--facts"]);
+            json(eval.arg(setting.path("facts.json")))["perplexity"].clone()
+        };
+        assert_eq!(metrics(&edited), metrics(&edited.join("copy")));
+    }
+}
+
 /// Every edit rejected: the model is as it was, and the exit code says so.
 #[test]
 fn a_guard_that_nothing_passes() {
