@@ -44,7 +44,10 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     let (stats_dir, session, facts) = (out.join("statistics"), out.join("session"), out.join("facts.json"));
     std::fs::create_dir_all(out).map_err(|error| format!("`{}`: {error}", out.display()))?;
     if session.exists() {
-        // Its own files alone: the directory may be anything that the user named.
+        // The directory may be anything that the user named: only what is a session goes.
+        if !session.join("run.toml").exists() {
+            return Err(format!("`{}` is there, and is no session: give another --out", session.display()).into());
+        }
         std::fs::remove_dir_all(&session).map_err(|error| format!("`{}`: {error}", session.display()))?;
     }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::html::{self, Said};
 use crate::report::{self, Reports, Seconds};
-use crate::run::{Bar, Entry, Run, replace};
+use crate::run::{Entry, Follow, Run, replace};
 use crate::scores::{self, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, text};
@@ -69,7 +69,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let opened = open_model(&arguments.model, terminal)?;
     let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
     let bar = terminal.bar(facts.len() as u64, "edits");
-    let observer = Bar(bar.clone());
+    let observer = Follow::new(bar.clone());
     let directory = arguments.session.as_deref();
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;

@@ -20,7 +20,7 @@ use crate::stats;
 use crate::terminal::{Done, Terminal};
 
 /// What `run.toml` says.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Description {
     pub model: PathBuf,
@@ -86,11 +86,14 @@ impl Run {
             contexts: contexts.prefixes().to_vec(),
             plan,
         };
-        if let (Some(directory), None) = (directory, &there) {
-            std::fs::create_dir_all(directory).map_err(|error| format!("`{}`: {error}", directory.display()))?;
-            replace(&directory.join("run.toml"), &toml::to_string(&description)?)?;
+        let run = Self::start(description, (model, tokenizer), directory, observer, terminal)?;
+        // Once the session is known to be in order, and before the first edit. Paths may have changed since the last time.
+        if let Some(directory) = directory
+            && there.as_ref() != Some(&run.description)
+        {
+            replace(&directory.join("run.toml"), &toml::to_string(&run.description)?)?;
         }
-        Self::start(description, (model, tokenizer), directory, observer, terminal)
+        Ok(run)
     }
 
     /// Opens the session in a directory.
@@ -289,22 +292,39 @@ impl Adapter for Timed {
     }
 }
 
-/// A bar that follows a session.
-pub struct Bar(pub ProgressBar);
+/// A bar that follows a session; where there is no terminal, a line now and then.
+pub struct Follow {
+    bar: ProgressBar,
+    said: Instant,
+}
 
-impl Observer for Bar {
+/// Time between two lines.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+impl Follow {
+    pub fn new(bar: ProgressBar) -> Self {
+        Self { bar, said: Instant::now() }
+    }
+}
+
+impl Observer for Follow {
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
-        self.0.set_position(progress.processed);
+        self.bar.set_position(progress.processed);
         match outcome {
             Outcome::Applied { layers, .. } => {
                 if let Some((leakage, drift)) = layers.last().and_then(|last| last.leakage.zip(last.drift)) {
-                    self.0.set_message(format!("leakage {leakage:.4}  drift {drift:.2}"));
+                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}"));
                 }
             }
-            Outcome::Rejected { .. } => self.0.suspend(|| {
+            Outcome::Rejected { .. } => self.bar.suspend(|| {
                 let _ = writeln!(std::io::stderr(), "{outcome}");
             }),
             _ => {}
+        }
+        if self.bar.is_hidden() && self.said.elapsed() > LINE_EVERY {
+            self.said = Instant::now();
+            let (length, message) = (self.bar.length().unwrap_or(0), self.bar.message());
+            let _ = writeln!(std::io::stderr(), "{} of {length} facts  {message}", progress.processed);
         }
     }
 }
