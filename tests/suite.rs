@@ -24,6 +24,8 @@ mod identities;
 #[cfg(feature = "llm")]
 mod llm_editing;
 #[cfg(feature = "llm")]
+mod llm_fine_tuning;
+#[cfg(feature = "llm")]
 mod llm_models;
 #[cfg(feature = "npz")]
 mod npz;

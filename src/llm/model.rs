@@ -33,6 +33,18 @@ pub struct Model {
 pub(super) struct Linear {
     pub(super) weight: Arc<Parameter>,
     pub(super) bias: Option<Arc<[f32]>>,
+    /// What is being learned on top of the matrix.
+    pub(super) low_rank: Option<LowRank>,
+}
+
+/// `scale B A`, on top of a matrix.
+#[derive(Clone)]
+pub(super) struct LowRank {
+    /// `rank x inputs`.
+    pub(super) A: Tensor,
+    /// `outputs x rank`.
+    pub(super) B: Tensor,
+    pub(super) scale: f64,
 }
 
 /// One block.
@@ -92,7 +104,11 @@ pub struct Continuation {
 
 impl Linear {
     fn forward(&self, x: &Tensor, par: Par) -> Computed<Tensor> {
-        x.apply_op1(Op(Project { weight: self.weight.clone(), bias: self.bias.clone(), par }))
+        let y = x.apply_op1(Op(Project { weight: self.weight.clone(), bias: self.bias.clone(), par }))?;
+        match &self.low_rank {
+            None => Ok(y),
+            Some(LowRank { A, B, scale }) => y + (x.matmul(&A.t()?)? * *scale)?.matmul(&B.t()?)?,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Targets: which output of a block makes the model say the new thing.
 
+use super::adam::Adam;
 use super::generate::{Contexts, Prompt};
 use super::model::Model;
 use super::request::Request;
@@ -182,7 +183,7 @@ pub(super) fn targeted_everywhere(
 }
 
 /// A request's prompt behind an opening, continued by its target, and where the target starts.
-fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
+pub(super) fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
     let (head, tail) = request.around_subject_end();
     let head = format!("{opening}{head}");
     let text = tokenizer.encode(&format!("{head}{tail}"))?;
@@ -197,29 +198,4 @@ fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(
 
 fn norm(x: &[f32]) -> f32 {
     x.iter().map(|x| x * x).sum::<f32>().sqrt()
-}
-
-/// Adam with the usual constants (Kingma and Ba, 2015).
-struct Adam {
-    rate: f32,
-    mean: Vec<f32>,
-    square: Vec<f32>,
-    steps: i32,
-}
-
-impl Adam {
-    fn new(n: usize, rate: f32) -> Self {
-        Self { rate, mean: vec![0.0; n], square: vec![0.0; n], steps: 0 }
-    }
-
-    fn step(&mut self, x: &mut [f32], gradient: &[f32]) {
-        let (first, second) = (0.9_f32, 0.999_f32);
-        self.steps += 1;
-        let (unbias_mean, unbias_square) = (1.0 - first.powi(self.steps), 1.0 - second.powi(self.steps));
-        for (i, g) in gradient.iter().enumerate() {
-            self.mean[i] += (1.0 - first) * (g - self.mean[i]);
-            self.square[i] += (1.0 - second) * (g * g - self.square[i]);
-            x[i] -= self.rate * (self.mean[i] / unbias_mean) / ((self.square[i] / unbias_square).sqrt() + 1e-8);
-        }
-    }
 }
