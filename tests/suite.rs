@@ -15,6 +15,7 @@ mod errors;
 mod fact_metrics;
 #[cfg(feature = "facts")]
 mod facts;
+mod family;
 #[cfg(feature = "safetensors")]
 mod files;
 mod golden;
@@ -31,6 +32,7 @@ mod projector;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;
+mod restraint;
 #[cfg(feature = "session")]
 mod session;
 mod spectrum;
