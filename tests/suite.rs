@@ -17,6 +17,7 @@ mod errors;
 mod fact_metrics;
 #[cfg(feature = "facts")]
 mod facts;
+mod family;
 #[cfg(feature = "safetensors")]
 mod files;
 mod golden;
@@ -35,6 +36,7 @@ mod projector;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;
+mod restraint;
 #[cfg(feature = "session")]
 mod session;
 mod spectrum;

@@ -1,6 +1,7 @@
 //! Sessions: one transaction a batch, undo, conflicts, guards, and what survives a crash.
 
 mod durability;
+mod family;
 mod histories;
 mod kill;
 mod model;
