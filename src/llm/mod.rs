@@ -72,7 +72,7 @@ pub use adapter::ModelAdapter;
 pub use config::{Activation, Config, Family, NormKind, Pairing, Positions, Rotary, RotaryScaling};
 pub use generate::{Contexts, Sampler};
 pub use model::{Continuation, Model, Trace};
-pub use request::Request;
+pub use request::{FactToken, Request};
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
 pub use statistics::{Collector, Progress};
