@@ -77,7 +77,7 @@ pub use config::{Activation, Config, Family, NormKind, Pairing, Positions, Rotar
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
 pub use generate::{Contexts, Sampler};
 pub use model::{Continuation, Model, Trace};
-pub use request::Request;
+pub use request::{FactToken, Request};
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
 pub use statistics::{Collector, Progress};

@@ -11,7 +11,7 @@ use crate::error::{EditError, Result};
 
 /// How a target is sought.
 ///
-/// With `v` the block's output at the subject's last token of the bare prompt, a vector `delta` is sought, from 0 on, by
+/// With `v` the block's output at the fact's token (the subject's last, as a rule) of the bare prompt, a vector `delta` is sought, from 0 on, by
 /// Adam, that minimises
 ///
 /// ```text
@@ -51,7 +51,7 @@ impl Default for TargetSearch {
 /// A target, and how the search for it went.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    /// What the block shall put out at the subject's last token, `z*`.
+    /// What the block shall put out at the fact's token, `z*`.
     pub value: Vec<f32>,
     /// What it puts out now.
     pub start: Vec<f32>,
@@ -120,12 +120,13 @@ impl TargetSearch {
         self.check()?;
         let prompts = targeted_everywhere(tokenizer, contexts, request)?;
         let sequences: Vec<Steered<'_>> = (prompts.iter())
-            .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.subject_last, start: *start })
+            .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.position, start: *start })
             .collect();
-        let anchor = Prompt::new(tokenizer, request.subject(), request.subject(), " is a")?;
+        let kind = Request::checked(request.subject(), "{} is a", request.target()).with_token(request.token());
+        let anchor = Prompt::new(tokenizer, "", &kind, "")?;
         let anchor = (self.divergence > 0.0).then_some(Anchor {
             tokens: &anchor.tokens,
-            position: anchor.subject_last,
+            position: anchor.position,
             weight: self.divergence as f32,
         });
         let steering = Steering::new(model, layer, &sequences, anchor)?;
@@ -183,14 +184,12 @@ pub(super) fn targeted_everywhere(
 }
 
 /// A request's prompt behind an opening, continued by its target, and where the target starts.
-pub(super) fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
-    let (head, tail) = request.around_subject_end();
-    let head = format!("{opening}{head}");
-    let text = tokenizer.encode(&format!("{head}{tail}"))?;
-    let whole = Prompt::new(tokenizer, request.subject(), &head, &format!("{tail} {}", request.target().trim()))?;
+fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
+    let text = tokenizer.encode(&format!("{opening}{}", request.text()))?;
+    let whole = Prompt::new(tokenizer, opening, request, &format!(" {}", request.target().trim()))?;
     let start = text.iter().zip(&whole.tokens).take_while(|(a, b)| a == b).count();
-    if start <= whole.subject_last || start >= whole.tokens.len() {
-        let problem = "the tokenizer cannot tell the target from the subject".into();
+    if start <= whole.position || start >= whole.tokens.len() {
+        let problem = "the tokenizer cannot tell the target from what is before it".into();
         return Err(EditError::Request { subject: request.subject().into(), problem });
     }
     Ok((whole, start))
