@@ -319,6 +319,38 @@ fn an_edited_model_goes_to_python_and_back() {
     }
 }
 
+/// Every method and restraint by its flags, on one model.
+#[test]
+fn every_method_is_a_flag() {
+    let setting = Setting::with_statistics("llama");
+    let restraints: [&[&str]; 5] =
+        [&[], &["--rect", "0.4"], &["--prune"], &["--simie", "100"], &["--token", "prompt-last"]];
+    let methods = betaedit_core::editor::METHODS.iter().map(|entry| entry.name);
+    for (method, more) in methods.map(|method| (method, restraints[0])).chain(restraints.map(|more| ("betaedit", more)))
+    {
+        let mut edit = setting.command("edit");
+        edit.args(["--layers", "1-2", "--lambda", "0.1", "--lambda1", "0.1", "--lambda2", "0.1", "--threshold", "1"]);
+        edit.args([
+            "--steps",
+            "2",
+            "--contexts",
+            "0",
+            "--batch",
+            "2",
+            "--show",
+            "0",
+            "--eval-limit",
+            "0",
+            "--method",
+            method,
+        ]);
+        edit.args(more).arg("--facts").arg(setting.path("facts.json")).arg("--stats").arg(setting.path("stats"));
+        let report = json(&mut edit);
+        assert_eq!(report["edits"], 4, "{method} {more:?}: {report:#}");
+        assert!(report["layers"][0]["drift"].as_f64().unwrap() > 0.0, "{method} {more:?}: {report:#}");
+    }
+}
+
 /// Every edit rejected: the model is as it was, and the exit code says so.
 #[test]
 fn a_guard_that_nothing_passes() {

@@ -73,7 +73,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let directory = arguments.session.as_deref();
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
-    let requests: Vec<Request> = facts.iter().map(Request::from).collect();
+    let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
     let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
     let before = Before::of(&run, directory, &evaluated, held_out.as_deref(), terminal)?;
@@ -142,7 +142,7 @@ fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
 fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Terminal) -> Done<Vec<Fact>> {
     let mut good = vec![];
     for fact in facts {
-        match run.adapter().check(&Request::from(&fact)) {
+        match run.adapter().check(&run.description.plan.request(&fact)) {
             Ok(()) => good.push(fact),
             Err(error) if skip_bad => terminal.note(format!("left out: fact {}: {error}", fact.case_id())),
             Err(error) => return Err(format!("fact {}: {error} (--skip-bad leaves it out)", fact.case_id()).into()),

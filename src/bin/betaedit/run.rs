@@ -134,6 +134,9 @@ impl Run {
             .conflicts(plan.conflicts())
             .snapshot_every(200)
             .observer(observer);
+        if let Some(restraint) = plan.restraint() {
+            builder = builder.restraint(restraint);
+        }
         for (layer, moment, spectrum) in known {
             builder = builder.layer(layer, moment, spectrum);
         }

@@ -5,8 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 
-use betaedit_core::editor::{METHODS, MethodEntry, Penalty, method};
-use betaedit_core::llm::{Config, Family, TargetSearch};
+use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
+use betaedit_core::facts::Fact;
+use betaedit_core::llm::{Config, FactToken, Family, Request, TargetSearch};
+use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{ConflictPolicy, Guards};
 use betaedit_core::{HistoryWeighting, Hyperparameters, Refresh, RefreshRule, Threshold};
 use clap::{Args, ValueEnum};
@@ -101,6 +103,18 @@ pub enum OnConflict {
     LastWins,
 }
 
+/// The token of a prompt at which a fact is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Token {
+    /// The last token of the subject
+    SubjectLast,
+    /// The first token of the subject
+    SubjectFirst,
+    /// The last token of the prompt: all facts asked for in the same words have nearly the same key then
+    PromptLast,
+}
+
 macro_rules! settings {
     ($( $(#[$attribute:meta])* $name:ident: $type:ty, )*) => {
         /// The settings of a run, as far as somebody said them. In a TOML file they have the same names.
@@ -149,6 +163,24 @@ settings! {
     /// BetaEdit: whether lambda1 C is in the solve (true) or in the projector alone (false)
     #[arg(long, value_name = "BOOL", help_heading = "Method")]
     penalty: bool,
+    /// EMMET: how far residuals may be missed, for single edits and for batches
+    #[arg(long, num_args = 2, value_names = ["SINGLE", "BATCH"], help_heading = "Method")]
+    slack: Vec<f64>,
+    /// RLSEdit: strengths of the anchors to the outputs and to the weight of the start
+    #[arg(long, num_args = 2, value_names = ["MU", "NU"], help_heading = "Method")]
+    anchors: Vec<f64>,
+    /// MEMIT-Merge: the cosine from which two keys are one
+    #[arg(long, value_name = "COSINE", help_heading = "Method")]
+    alike: f64,
+    /// SimIE around the method, with this weight of the distance from the start, 0 = only if the method is simie
+    #[arg(long, value_name = "LAMBDA", help_heading = "Method")]
+    simie: f64,
+    /// RECT: keep this share of the entries of every update, those with the largest relative change; 0 = all
+    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    rect: f64,
+    /// PRUNE: damp the singular values of the total change that are above those of the weight
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Method")]
+    prune: bool,
     /// Facts that are written together
     #[arg(long, value_name = "N", help_heading = "Method")]
     batch: usize,
@@ -161,6 +193,9 @@ settings! {
     /// Reject what would bring the drift |D| beyond this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_drift: f64,
+    /// The token of a prompt at which a fact is written
+    #[arg(long, value_enum, help_heading = "Keys and targets")]
+    token: Token,
     /// Texts that keys and targets are averaged over, besides the bare prompt; the model makes them up
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     contexts: usize,
@@ -204,6 +239,12 @@ impl Settings {
         if plan.batch == 0 {
             return Err("--batch must be at least 1".into());
         }
+        if plan.slack.len() != 2 || plan.anchors.len() != 2 {
+            return Err("slack and anchors are two numbers each".into());
+        }
+        if plan.rect > 0.0 && plan.prune {
+            return Err("--rect and --prune are two restraints: one of them".into());
+        }
         method(&plan.method)?;
         Ok(plan)
     }
@@ -235,10 +276,17 @@ impl Plan {
             history: Weighting::Mean,
             refresh_weight: 1.0,
             penalty: true,
+            slack: vec![0.0, 0.1],
+            anchors: vec![1.0, 0.0],
+            alike: 0.99,
+            simie: 0.0,
+            rect: 0.0,
+            prune: false,
             batch: 1,
             on_conflict: OnConflict::Report,
             max_update: 0.0,
             max_drift: 0.0,
+            token: Token::SubjectLast,
             contexts: 3,
             context_length: 10,
             seed: 0,
@@ -276,8 +324,32 @@ impl Plan {
             (0, _) => Refresh::Never,
             (edits, _) => Refresh::Every { edits, rule },
         };
+        if let [single, batch] = self.slack[..] {
+            hyperparameters.slack = Slack { single, batch };
+        }
+        if let [mu, nu] = self.anchors[..] {
+            hyperparameters.anchors = (mu, nu);
+        }
+        hyperparameters.alike = self.alike;
+        hyperparameters.seed = self.seed;
+        hyperparameters.simulation =
+            (self.simie > 0.0).then(|| Simulation { lambda: self.simie, ..Simulation::default() });
         hyperparameters.penalty = if self.penalty { Penalty::Kept } else { Penalty::Dropped };
         hyperparameters
+    }
+
+    pub fn restraint(&self) -> Option<Restraint> {
+        let rect = (self.rect > 0.0).then(|| Rect::default().with_kept(self.rect).into());
+        rect.or(self.prune.then(|| Prune::default().into()))
+    }
+
+    /// A fact as a request, written at the token that was chosen.
+    pub fn request(&self, fact: &Fact) -> Request {
+        Request::from(fact).with_token(match self.token {
+            Token::SubjectLast => FactToken::SubjectLast,
+            Token::SubjectFirst => FactToken::SubjectFirst,
+            Token::PromptLast => FactToken::PromptLast,
+        })
     }
 
     pub fn search(&self) -> TargetSearch {
