@@ -58,12 +58,49 @@ pub struct InverseGram {
     largest: f64,
     /// Counts the changes, so that a solution knows the state it was found in.
     revision: u64,
+    /// As of before the unsettled keys.
     probe: Probe,
-    /// Keys of `f32`, column after column, whose pending factors came from rounded products: see
-    /// [`settle`](Self::settle).
-    unsettled: Vec<f64>,
+    unsettled: Unsettled,
+}
+
+/// Keys of `f32` whose pending factors came from rounded products: see [`settle`](InverseGram::settle).
+#[derive(Clone, Debug, Default)]
+struct Unsettled {
+    /// Column after column.
+    keys: Vec<f64>,
+    /// What has become of each of them.
+    fates: Vec<Fate>,
     /// Whether a key among them leaves so little of itself behind that the rounding of the others would show.
     strong: bool,
+}
+
+impl Unsettled {
+    fn is_empty(&self) -> bool {
+        self.fates.is_empty()
+    }
+
+    fn as_mat(&self, d_in: usize) -> MatRef<'_, f64> {
+        MatRef::from_column_major_slice(&self.keys, d_in, self.fates.len())
+    }
+}
+
+/// What a key does to `Q`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It joins the history.
+    Absorbed,
+    /// It joins the history and becomes untouchable: `Q k = 0`.
+    Removed,
+}
+
+impl Fate {
+    /// `delta` in `Q - z zᵀ / (delta + g)`.
+    fn noise(self) -> f64 {
+        match self {
+            Self::Absorbed => 1.0,
+            Self::Removed => 0.0,
+        }
+    }
 }
 
 /// A pair with `Q a = x` in exact arithmetic, carried through every change of `Q` by the rules of algebra alone.
@@ -83,11 +120,21 @@ impl Probe {
     }
 
     /// `A <- A ± K Kᵀ` leaves `x` and moves `a = A x`.
-    fn absorb(&mut self, K: &Mat<f64>, sign: f64) {
-        for j in 0..K.ncols() {
-            let k = K.col_as_slice(j);
+    fn absorb(&mut self, K: MatRef<'_, f64>, sign: f64) {
+        for k in K.col_iter() {
             let share = sign * k.iter().zip(self.x.col_as_slice(0)).map(|(k, x)| k * x).sum::<f64>();
-            self.a.col_as_slice_mut(0).iter_mut().zip(k).for_each(|(a, k)| *a += share * k);
+            self.a.col_as_slice_mut(0).iter_mut().zip(k.iter()).for_each(|(a, k)| *a += share * k);
+        }
+    }
+
+    /// The unsettled keys one after the other, with the column of the change for each.
+    fn follow<'a>(&mut self, unsettled: &Unsettled, column: impl Fn(usize) -> MatRef<'a, f64>) {
+        let K = unsettled.as_mat(self.a.nrows());
+        for (i, fate) in unsettled.fates.iter().enumerate() {
+            match fate {
+                Fate::Absorbed => self.absorb(K.subcols(i, 1), 1.0),
+                Fate::Removed => self.change(column(i), column(i), -1.0),
+            }
         }
     }
 
@@ -249,12 +296,13 @@ impl InverseGram {
     /// Not enough memory.
     pub fn with_rounded_copy(mut self) -> Result<Self> {
         self.Q.keep_rounded(self.largest)?;
-        self.unsettled.reserve(BLOCK * self.dim());
+        self.unsettled.keys.reserve(BLOCK * self.dim());
+        self.unsettled.fates.reserve(BLOCK);
         Ok(self)
     }
 
     fn started(Q: Symmetric, largest: f64) -> Self {
-        Self { probe: Probe::new(&Q), Q, largest, revision: 1, unsettled: Vec::new(), strong: false }
+        Self { probe: Probe::new(&Q), Q, largest, revision: 1, unsettled: Unsettled::default() }
     }
 
     fn of_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
@@ -320,19 +368,10 @@ impl InverseGram {
         }
         self.multiply(keys, workspace)?;
         let G = self.gram(workspace)?;
-        let (factor, L) = self.factor(workspace, &G)?;
+        let (factor, L) = self.factor(workspace, &G, |_| Fate::Absorbed)?;
         let mut directions = factor.clone();
         solve_upper_triangular_in_place(L.transpose(), directions.as_mut().transpose_mut(), self.Q.par());
-        check::no_overflow("the solution of the edit", directions.as_ref())?;
-        let keys = std::mem::replace(&mut workspace.keys, Mat::new());
-        *solution = Solution {
-            keys,
-            directions,
-            factor,
-            gains: diagonal(&G),
-            revision: self.revision,
-            product: Product::Exact,
-        };
+        *solution = self.found(workspace, directions, factor, diagonal(&G))?;
         Ok(())
     }
 
@@ -349,18 +388,10 @@ impl InverseGram {
         let mut workspace = Workspace::default();
         self.multiply(keys, &mut workspace)?;
         let G = self.gram(&workspace)?;
-        let (factor, L) = self.factor(&workspace, &G)?;
+        let (factor, L) = self.factor(&workspace, &G, |_| Fate::Absorbed)?;
         let directions = Mat::from_fn(factor.nrows(), factor.ncols(), |i, t| factor[(i, t)] / L[(t, t)]);
-        check::no_overflow("the solution of the edit", directions.as_ref())?;
         let gains = (0..G.nrows()).map(|t| L[(t, t)] * L[(t, t)] - 1.0).collect();
-        Ok(Solution {
-            keys: workspace.keys,
-            directions,
-            factor,
-            gains,
-            revision: self.revision,
-            product: Product::Exact,
-        })
+        self.found(&mut workspace, directions, factor, gains)
     }
 
     /// Solves for keys that know nothing of each other: every column as if it were alone.
@@ -373,16 +404,21 @@ impl InverseGram {
         let G = self.gram(&workspace)?;
         let gains = diagonal(&G);
         let directions = Mat::from_fn(self.dim(), keys.ncols(), |i, t| workspace.Z[(i, t)] / (1.0 + gains[t]));
-        let (factor, _) = self.factor(&workspace, &G)?;
+        let (factor, _) = self.factor(&workspace, &G, |_| Fate::Absorbed)?;
+        self.found(&mut workspace, directions, factor, gains)
+    }
+
+    /// What was found for the keys in the workspace, which are moved out.
+    fn found(
+        &self,
+        workspace: &mut Workspace,
+        directions: Mat<f64>,
+        factor: Mat<f64>,
+        gains: Vec<f64>,
+    ) -> Result<Solution> {
         check::no_overflow("the solution of the edit", directions.as_ref())?;
-        Ok(Solution {
-            keys: workspace.keys,
-            directions,
-            factor,
-            gains,
-            revision: self.revision,
-            product: Product::Exact,
-        })
+        let keys = std::mem::replace(&mut workspace.keys, Mat::new());
+        Ok(Solution { keys, directions, factor, gains, revision: self.revision, product: Product::Exact })
     }
 
     /// The keys join the history: `A <- A + K Kᵀ`.
@@ -400,31 +436,60 @@ impl InverseGram {
     /// # Errors
     /// [`EditError::StaleUpdate`] if the state has changed since, or if the solution was found for another size.
     pub fn absorb_solution(&mut self, solution: &Solution) -> Result<()> {
-        if solution.revision != self.revision || solution.factor.nrows() != self.dim() {
-            return Err(EditError::StaleUpdate);
-        }
-        let (F, n) = (solution.factor.as_ref(), solution.keys.ncols());
-        if solution.product == Product::Exact && self.unsettled.is_empty() {
-            self.push(F, Sign::Minus);
-        } else if n <= BLOCK {
-            if !self.Q.has_room_for(n) {
-                // At the price of half a pass an edit, so only where it shows.
-                if self.strong {
-                    self.settle();
-                }
-                self.unsettled.clear();
-                self.strong = false;
-            }
-            self.push(F, Sign::Minus);
-            self.unsettled.extend(solution.keys.col_iter().flat_map(|key| key.iter().copied()));
-            self.strong |= solution.product == Product::Exact;
+        self.check_fresh(solution)?;
+        self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
+        Ok(())
+    }
+
+    /// As [`absorb_solution`](Self::absorb_solution) for a single key of `f64` that becomes untouchable as well. Both
+    /// together are one column, `Q - z zᵀ / g`.
+    ///
+    /// # Errors
+    /// As [`absorb_solution`](Self::absorb_solution).
+    pub(crate) fn remove_solution(&mut self, solution: &Solution) -> Result<()> {
+        self.check_fresh(solution)?;
+        let (k, g) = (solution.keys.as_ref(), solution.gains[0]);
+        let rounding = f64::EPSILON * self.largest * k.squared_norm_l2();
+        if g > tolerance::CONSTRAINED * rounding {
+            let factor = &solution.factor * faer::Scale(((1.0 + g) / g).sqrt());
+            self.join(solution, factor.as_ref(), Fate::Removed);
         } else {
+            // Nothing of it is left in the space.
+            self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
+        }
+        Ok(())
+    }
+
+    fn check_fresh(&self, solution: &Solution) -> Result<()> {
+        let fresh = solution.revision == self.revision && solution.factor.nrows() == self.dim();
+        if fresh { Ok(()) } else { Err(EditError::StaleUpdate) }
+    }
+
+    /// `Q <- Q - F Fᵀ`, for what becomes of the keys of a solution.
+    fn join(&mut self, solution: &Solution, F: MatRef<'_, f64>, fate: Fate) {
+        let n = solution.keys.ncols();
+        if solution.product == Product::Rounded || !self.unsettled.is_empty() {
+            if n <= BLOCK {
+                if !self.Q.has_room_for(n) {
+                    // At the price of half a pass an edit, so only where it shows.
+                    if self.unsettled.strong { self.settle() } else { self.leave_unsettled() }
+                }
+                self.push(F, Sign::Minus);
+                self.unsettled.keys.extend(solution.keys.col_iter().flat_map(|key| key.iter().copied()));
+                self.unsettled.fates.extend(std::iter::repeat_n(fate, n));
+                self.unsettled.strong |= solution.product == Product::Exact && fate == Fate::Absorbed;
+                return;
+            }
             self.settle();
             let settled = self.solve(solution.keys.as_ref());
             self.push(settled.as_ref().map_or(F, |settled| settled.factor.as_ref()), Sign::Minus);
+        } else {
+            self.push(F, Sign::Minus);
         }
-        self.probe.absorb(&solution.keys, 1.0);
-        Ok(())
+        match fate {
+            Fate::Absorbed => self.probe.absorb(solution.keys.as_ref(), 1.0),
+            Fate::Removed => self.probe.change(F, F, -1.0),
+        }
     }
 
     /// Computes the pending factors that came from rounded products again, from their keys and with `Q` itself, so that
@@ -433,23 +498,42 @@ impl InverseGram {
         if self.unsettled.is_empty() {
             return;
         }
-        if let Ok(factor) = self.settled_factor() {
-            self.Q.replace_last(factor.as_ref());
-        }
-        self.unsettled.clear();
-        self.strong = false;
+        let Ok(factor) = self.settled_factor() else { return self.leave_unsettled() };
+        self.Q.replace_last(factor.as_ref());
+        self.probe.follow(&self.unsettled, |i| factor.as_ref().subcols(i, 1));
+        self.forget_unsettled();
+    }
+
+    /// Lets the pending factors stay as they are, with their rounding.
+    fn leave_unsettled(&mut self) {
+        self.probe = self.present_probe();
+        self.forget_unsettled();
+    }
+
+    fn forget_unsettled(&mut self) {
+        self.unsettled.keys.clear();
+        self.unsettled.fates.clear();
+        self.unsettled.strong = false;
+    }
+
+    /// The probe after the unsettled keys.
+    fn present_probe(&self) -> Probe {
+        let (mut probe, n) = (self.probe.clone(), self.unsettled.fates.len());
+        let pending = self.Q.last(n);
+        // Those that came last are on the left.
+        probe.follow(&self.unsettled, |i| pending.subcols(n - 1 - i, 1));
+        probe
     }
 
     fn settled_factor(&self) -> Result<Mat<f64>> {
-        let (d, par) = (self.dim(), self.Q.par());
-        let keys = MatRef::from_column_major_slice(&self.unsettled, d, self.unsettled.len() / d);
+        let (keys, par) = (self.unsettled.as_mat(self.dim()), self.Q.par());
         let mut workspace = Workspace::default();
         self.multiply(keys, &mut workspace)?;
         let rounded = self.Q.last(keys.ncols());
         let coordinates = dense::product(rounded.transpose(), keys, par);
         matmul(&mut workspace.Z, Accum::Add, rounded, &coordinates, 1.0, par);
         let G = self.gram(&workspace)?;
-        Ok(self.factor(&workspace, &G)?.0)
+        Ok(self.factor(&workspace, &G, |i| self.unsettled.fates[i])?.0)
     }
 
     /// `F` with `F Fᵀ` what constraining the combinations `K Y` of a solution's keys will take from the state that absorbing
@@ -457,14 +541,8 @@ impl InverseGram {
     pub(crate) fn constraint_after(&self, solution: &Solution, Y: MatRef<'_, f64>) -> Result<Option<Constraint>> {
         let (F, par) = (solution.factor.as_ref(), self.Q.par());
         let mut N = dense::product(solution.keys.as_ref(), Y, par);
-        let QN = match solution.gains[..] {
-            // One key: after it is absorbed, Q k = z / (1 + g), and F = z / sqrt(1 + g). No pass over Q.
-            [g] => F * faer::Scale(Y[(0, 0)] / (1.0 + g).sqrt()),
-            _ => {
-                self.product(N.as_ref())?
-                    - dense::product(F, dense::product(F.transpose(), N.as_ref(), par).as_ref(), par)
-            }
-        };
+        let QN =
+            self.product(N.as_ref())? - dense::product(F, dense::product(F.transpose(), N.as_ref(), par).as_ref(), par);
         // As directions, at unit length.
         let lengths = dense::column_norms(N.as_ref());
         let scaled = |columns: &Mat<f64>| {
@@ -532,7 +610,7 @@ impl InverseGram {
         // Q grows by F Fᵀ, whose entries are at most its trace.
         check::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
         self.push(factor.as_ref(), Sign::Plus);
-        self.probe.absorb(&workspace.keys, -1.0);
+        self.probe.absorb(workspace.keys.as_ref(), -1.0);
         Ok(())
     }
 
@@ -543,10 +621,11 @@ impl InverseGram {
     /// Cost: one product. Carrying the pair along costs `O(d_in)` an edit.
     #[must_use]
     pub fn drift(&self) -> f64 {
+        let Probe { a, x: expected } = self.present_probe();
         let mut x = Mat::new();
-        self.Q.product(self.probe.a.as_ref(), &mut x, &mut Default::default());
-        let norm = self.probe.x.norm_l2();
-        if norm > 0.0 { (x - &self.probe.x).norm_l2() / norm } else { 0.0 }
+        self.Q.product(a.as_ref(), &mut x, &mut Default::default());
+        let norm = expected.norm_l2();
+        if norm > 0.0 { (x - expected).norm_l2() / norm } else { 0.0 }
     }
 
     /// The directions become untouchable: `Q N = 0` from now on, for the columns `N` (`d_in x m`, any length, also
@@ -611,8 +690,11 @@ impl InverseGram {
     pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
         self.Q.save(out)?;
         codec::write_f64(out, self.largest)?;
-        codec::write_slice(out, &self.unsettled)?;
-        codec::write_u64(out, u64::from(self.strong))?;
+        codec::write_slice(out, &self.unsettled.keys)?;
+        for fate in &self.unsettled.fates {
+            codec::write_u64(out, u64::from(*fate == Fate::Removed))?;
+        }
+        codec::write_u64(out, u64::from(self.unsettled.strong))?;
         codec::write_matrix(out, self.probe.a.as_ref())?;
         codec::write_matrix(out, self.probe.x.as_ref())
     }
@@ -622,11 +704,14 @@ impl InverseGram {
         let d = self.dim();
         self.Q.load(from)?;
         self.largest = codec::read_f64(from)?;
-        self.unsettled = codec::read_slice(from, d)?;
-        if self.unsettled.len() / d > self.Q.subtracted() {
+        let keys = codec::read_slice(from, d)?;
+        let n = keys.len() / d;
+        if n > self.Q.subtracted() {
             return Err(codec::invalid("more unsettled keys than pending columns"));
         }
-        self.strong = codec::read_u64(from)? != 0;
+        let fate = |_| Ok(if codec::read_u64(from)? == 0 { Fate::Absorbed } else { Fate::Removed });
+        let fates = (0..n).map(fate).collect::<codec::Result<_>>()?;
+        self.unsettled = Unsettled { keys, fates, strong: codec::read_u64(from)? != 0 };
         self.probe.a = codec::read_matrix(from, d, 1)?;
         self.probe.x = codec::read_matrix(from, d, 1)?;
         self.revision += 1;
@@ -680,11 +765,18 @@ impl InverseGram {
         Ok(G)
     }
 
-    /// `F = Z L⁻ᵀ` with `I + G = L Lᵀ`, and `L`.
-    fn factor(&self, workspace: &Workspace, G: &Mat<f64>) -> Result<(Mat<f64>, Mat<f64>)> {
+    /// `F = Z L⁻ᵀ` with `I + G = L Lᵀ`, and `L`; zero instead of 1 for a key that is removed.
+    fn factor(
+        &self,
+        workspace: &Workspace,
+        G: &Mat<f64>,
+        fate: impl Fn(usize) -> Fate,
+    ) -> Result<(Mat<f64>, Mat<f64>)> {
         let n = G.nrows();
-        let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
-        let floors: Vec<f64> = self.rounding(workspace).map(smallest_pivot).collect();
+        let noise = |i, j| if i == j { fate(i).noise() } else { 0.0 };
+        let system = Mat::from_fn(n, n, |i, j| noise(i, j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
+        let floors = self.rounding(workspace).enumerate().map(|(i, rounding)| smallest_pivot(rounding, fate(i)));
+        let floors: Vec<f64> = floors.collect();
         let L = dense::cholesky(system, &floors, singular_batch, self.Q.par())?;
         let mut factor = workspace.Z.clone();
         solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
@@ -707,7 +799,7 @@ impl InverseGram {
         if !g.is_finite() {
             return Err(EditError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
         }
-        if !(1.0 + g >= smallest_pivot(rounding)) {
+        if !(1.0 + g >= smallest_pivot(rounding, Fate::Absorbed)) {
             return Err(singular_batch());
         }
         solution.gains.clear();
@@ -724,8 +816,8 @@ impl InverseGram {
 
 /// In exact arithmetic the pivots of `I + G` are at least 1. One that is smaller, or not far above its own rounding, would
 /// make a wrong update.
-fn smallest_pivot(rounding: f64) -> f64 {
-    (1e3 * rounding).max(0.5)
+fn smallest_pivot(rounding: f64, fate: Fate) -> f64 {
+    (1e3 * rounding).max(0.5 * fate.noise())
 }
 
 /// The columns at unit length.

@@ -14,7 +14,7 @@ use crate::inverse_gram::{Constraint, InverseGram, Solution};
 use crate::moment::SecondMoment;
 use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
 use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
-use crate::scalar::Scalar;
+use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::tilt::Tilt;
 use crate::{check, codec, dense, metrics};
@@ -119,7 +119,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             projector = projector.with_headroom()?;
         }
         let Q = InverseGram::diagonal(&projector, recipe.weight, recipe.ridge, par)?;
-        let Q = Self::fitted(Q, recipe.refresh)?;
+        let Q = Self::fitted(Q)?;
         let headroom = |weight| Ok(Memory::Headroom(Headroom::new(&projector, weight, par)?, Keys::default()));
         let memory = match recipe.refresh {
             Refresh::Never => Memory::Nothing,
@@ -149,11 +149,9 @@ impl<T: Scalar> ClosedFormEditor<T> {
         })
     }
 
-    /// Keys of `f32` come one by one and give directions of `f32`: a copy of `Q` in `f32` serves them faster. Not where keys
-    /// are taken out of the space as they come, which needs the exact product.
-    fn fitted(Q: InverseGram, refresh: Refresh) -> Result<InverseGram> {
-        let exact = T::EPSILON <= f64::EPSILON || matches!(refresh, Refresh::Continuous { .. });
-        if exact { Ok(Q) } else { Q.with_rounded_copy() }
+    /// Keys of `f32` come one by one and give directions of `f32`: a copy of `Q` in `f32` serves them faster.
+    fn fitted(Q: InverseGram) -> Result<InverseGram> {
+        if T::EPSILON <= f64::EPSILON { Ok(Q) } else { Q.with_rounded_copy() }
     }
 
     /// The recipe that the editor runs.
@@ -318,7 +316,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         A *= faer::Scale(self.recipe.weight);
         A += H.sum(par);
         let Q = InverseGram::new(&projector, A.as_ref(), self.recipe.ridge, par)?;
-        Ok((projector, Self::fitted(Q, self.recipe.refresh)?))
+        Ok((projector, Self::fitted(Q)?))
     }
 
     /// Refreshes by a rule. Everything that can fail comes before the first change.
@@ -382,17 +380,32 @@ impl<T: Scalar> ClosedFormEditor<T> {
         Ok(Some(H))
     }
 
-    /// What absorbing keys will change beside `Q`.
-    fn remembered(&self, solution: &Solution) -> Result<Remembered> {
-        let mut remembered = Remembered::default();
-        if let (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) = (&self.memory, self.recipe.refresh) {
-            let plan = headroom.plan(solution.keys())?;
-            if plan.saturated.ncols() > 0 {
-                remembered.constraint = self.Q.constraint_after(solution, plan.saturated.as_ref())?;
-            }
-            remembered.headroom = Some(plan);
+    /// What the keys will change of the headroom.
+    fn plan(&self, keys: MatRef<'_, T>) -> Result<Option<headroom::Plan>> {
+        match (&self.memory, self.recipe.refresh) {
+            (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) => headroom.plan(keys).map(Some),
+            _ => Ok(None),
         }
-        Ok(remembered)
+    }
+
+    /// A key that is taken out of the space is multiplied exactly, so that nothing of it is left.
+    fn solve(&self, keys: MatRef<'_, T>, plan: Option<&headroom::Plan>) -> Result<Solution> {
+        if plan.is_some_and(headroom::Plan::removes_its_only_key) {
+            self.Q.solve(cast::<T, f64>(keys).as_ref())
+        } else {
+            self.Q.solve(keys)
+        }
+    }
+
+    /// What absorbing keys will change beside `Q`.
+    fn remembered(&self, solution: &Solution, plan: Option<headroom::Plan>) -> Result<Remembered> {
+        let saturated = plan.as_ref().map(|plan| plan.saturated.as_ref()).filter(|Y| Y.ncols() > 0);
+        let constraint = match saturated {
+            // A single key needs no more than its solution.
+            Some(Y) if Y.nrows() > 1 => self.Q.constraint_after(solution, Y)?,
+            _ => None,
+        };
+        Ok(Remembered { headroom: plan, constraint })
     }
 
     /// The keys join the history. What can fail comes before the first change.
@@ -403,7 +416,11 @@ impl<T: Scalar> ClosedFormEditor<T> {
             H.observe(keys, self.par)?;
         }
         // The state token vouches for the solution, so this does not fail.
-        self.Q.absorb_solution(solution)?;
+        if plan.as_ref().is_some_and(headroom::Plan::removes_its_only_key) {
+            self.Q.remove_solution(solution)?;
+        } else {
+            self.Q.absorb_solution(solution)?;
+        }
         if let Some(constraint) = constraint {
             self.Q.take(constraint);
         }
@@ -457,15 +474,16 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         if self.kept == 0 {
             return Err(self.exhausted());
         }
+        let plan = match self.recipe.history {
+            History::Absorbed => self.plan(batch.keys())?,
+            History::Ignored => None,
+        };
         let solution = match (batch.order(), self.recipe.history) {
-            (Order::Together, _) => self.Q.solve(batch.keys())?,
+            (Order::Together, _) => self.solve(batch.keys(), plan.as_ref())?,
             (Order::InSequence, History::Absorbed) => self.Q.solve_in_sequence(batch.keys())?,
             (Order::InSequence, History::Ignored) => self.Q.solve_each(batch.keys())?,
         };
-        let remembered = match self.recipe.history {
-            History::Absorbed => self.remembered(&solution)?,
-            History::Ignored => Remembered::default(),
-        };
+        let remembered = self.remembered(&solution, plan)?;
         Update::proposed(batch, solution, remembered, Arc::clone(&self.state))
     }
 
@@ -508,8 +526,9 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
-        let solution = self.Q.solve(keys)?;
-        let remembered = self.remembered(&solution)?;
+        let plan = self.plan(keys)?;
+        let solution = self.solve(keys, plan.as_ref())?;
+        let remembered = self.remembered(&solution, plan)?;
         self.absorb(&solution, &remembered)?;
         self.state = Arc::default();
         Ok(())

@@ -42,10 +42,9 @@ impl<A: Adapter> Session<A> {
         }
         let ids = self.with_partners(ids)?;
         let kept = self.keep()?;
-        let undone = self.withdraw(&ids, self.journal.end()).and_then(|rebuilt| {
-            let record = Record::<A::Scalar>::Undone { ids: ids.clone(), rebuilt };
-            Ok((rebuilt, self.journal.append(record.kind(), &record.encode())?))
-        });
+        let undone = self
+            .withdraw(&ids, self.journal.end())
+            .and_then(|rebuilt| Ok((rebuilt, self.append(&Record::Undone { ids: ids.clone(), rebuilt })?)));
         let (rebuilt, place) = match undone {
             Ok(done) => done,
             Err(error) => {
