@@ -152,6 +152,10 @@ pub(crate) struct Constraint {
     factor: Mat<f64>,
 }
 
+/// Keys of a batch up to which so many products with the rounded copy of `Q` are faster than one with `Q`, which is bound by
+/// arithmetic.
+const ONE_BY_ONE: usize = 8;
+
 const START: &str = "the inverse Gram matrix";
 
 /// What [`InverseGram::solve`] finds for a batch of `n` keys.
@@ -163,6 +167,14 @@ pub struct Solution {
     factor: Mat<f64>,
     gains: Vec<f64>,
     revision: u64,
+    product: Product,
+}
+
+/// The small system `I + G = L Lᵀ` of a batch, and `F = Z L⁻ᵀ`.
+struct Factored {
+    G: Mat<f64>,
+    L: Mat<f64>,
+    factor: Mat<f64>,
     product: Product,
 }
 
@@ -284,8 +296,8 @@ impl InverseGram {
         Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, par)?, 1.0 / a))
     }
 
-    /// Keeps a copy of `Q` in `f32` beside it, `2 d_in²` bytes, from which [`solve`](Self::solve) multiplies single keys of
-    /// `f32`: half the bytes of a pass, so twice as fast.
+    /// Keeps a copy of `Q` in `f32` beside it, `2 d_in²` bytes, from which [`solve`](Self::solve) multiplies keys of `f32`, up to
+    /// eight of them, one by one: half the bytes of a pass, so twice as fast.
     ///
     /// Directions are then right to about `1e-7`, as they are when they are rounded to `f32`. A key for which that would not
     /// do (`s` large, or hardly in the space) is multiplied once more, with `Q` itself; a block of pending factors with such a
@@ -366,12 +378,10 @@ impl InverseGram {
             solution.revision = self.revision;
             return Ok(());
         }
-        self.multiply(keys, workspace)?;
-        let G = self.gram(workspace)?;
-        let (factor, L) = self.factor(workspace, &G, |_| Fate::Absorbed)?;
+        let Factored { G, L, factor, product } = self.factored(keys, workspace)?;
         let mut directions = factor.clone();
         solve_upper_triangular_in_place(L.transpose(), directions.as_mut().transpose_mut(), self.Q.par());
-        *solution = self.found(workspace, directions, factor, diagonal(&G))?;
+        *solution = self.found(workspace, directions, factor, diagonal(&G), product)?;
         Ok(())
     }
 
@@ -386,12 +396,10 @@ impl InverseGram {
     /// As [`solve`](Self::solve).
     pub fn solve_in_sequence<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
         let mut workspace = Workspace::default();
-        self.multiply(keys, &mut workspace)?;
-        let G = self.gram(&workspace)?;
-        let (factor, L) = self.factor(&workspace, &G, |_| Fate::Absorbed)?;
+        let Factored { G, L, factor, product } = self.factored(keys, &mut workspace)?;
         let directions = Mat::from_fn(factor.nrows(), factor.ncols(), |i, t| factor[(i, t)] / L[(t, t)]);
         let gains = (0..G.nrows()).map(|t| L[(t, t)] * L[(t, t)] - 1.0).collect();
-        self.found(&mut workspace, directions, factor, gains)
+        self.found(&mut workspace, directions, factor, gains, product)
     }
 
     /// Solves for keys that know nothing of each other: every column as if it were alone.
@@ -405,7 +413,7 @@ impl InverseGram {
         let gains = diagonal(&G);
         let directions = Mat::from_fn(self.dim(), keys.ncols(), |i, t| workspace.Z[(i, t)] / (1.0 + gains[t]));
         let (factor, _) = self.factor(&workspace, &G, |_| Fate::Absorbed)?;
-        self.found(&mut workspace, directions, factor, gains)
+        self.found(&mut workspace, directions, factor, gains, Product::Exact)
     }
 
     /// What was found for the keys in the workspace, which are moved out.
@@ -415,10 +423,11 @@ impl InverseGram {
         directions: Mat<f64>,
         factor: Mat<f64>,
         gains: Vec<f64>,
+        product: Product,
     ) -> Result<Solution> {
         check::no_overflow("the solution of the edit", directions.as_ref())?;
         let keys = std::mem::replace(&mut workspace.keys, Mat::new());
-        Ok(Solution { keys, directions, factor, gains, revision: self.revision, product: Product::Exact })
+        Ok(Solution { keys, directions, factor, gains, revision: self.revision, product })
     }
 
     /// The keys join the history: `A <- A + K Kᵀ`.
@@ -740,7 +749,7 @@ impl InverseGram {
     }
 
     /// As [`multiply`](Self::multiply) for one key, which is multiplied with the rounded copy of `Q` if it is `f32` and that
-    /// is precise enough: the error must stay small also against the share `1 / (1 + g)` that absorbing the key leaves.
+    /// is precise enough.
     fn multiply_single<T: Scalar>(&self, key: MatRef<'_, T>, workspace: &mut Workspace) -> Result<Product> {
         if T::EPSILON > f64::EPSILON {
             self.take_keys(key, workspace)?;
@@ -748,14 +757,46 @@ impl InverseGram {
             let (k, z) = (K.col_as_slice(0), Z.col_as_slice_mut(0));
             if self.Q.rounded_product(k, z, product) {
                 let g: f64 = k.iter().zip(&*z).map(|(k, z)| k * z).sum();
-                let error = f64::from(f32::EPSILON) * self.largest * K.norm_l2() * (1.0 + g);
-                if error <= tolerance::ROUNDED * Z.norm_l2() {
+                if self.is_precise_enough(K.norm_l2(), Z.norm_l2(), 1.0 + g) {
                     return Ok(Product::Rounded);
                 }
             }
         }
         self.multiply(key, workspace)?;
         Ok(Product::Exact)
+    }
+
+    /// The small system of a batch, factored; from products with the rounded copy of `Q` where they are precise enough for
+    /// every key as it comes, after those before it.
+    fn factored<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<Factored> {
+        let factored = |product, workspace: &Workspace| {
+            let G = self.gram(workspace)?;
+            let (factor, L) = self.factor(workspace, &G, |_| Fate::Absorbed)?;
+            Ok(Factored { G, L, factor, product })
+        };
+        if T::EPSILON > f64::EPSILON && keys.ncols() <= ONE_BY_ONE {
+            self.take_keys(keys, workspace)?;
+            let Workspace { keys: K, Z, product } = &mut *workspace;
+            let multiply = |j| self.Q.rounded_product(K.col_as_slice(j), Z.col_as_slice_mut(j), product);
+            if (0..keys.ncols()).all(multiply)
+                && let Ok(factored) = factored(Product::Rounded, workspace)
+                && (0..keys.ncols()).all(|j| {
+                    let [k, f] = [&workspace.keys, &factored.factor].map(|matrix| matrix.col(j).norm_l2());
+                    // The column is z / sqrt(1 + g), and sqrt(1 + g) is the pivot.
+                    self.is_precise_enough(k, factored.L[(j, j)] * f, factored.L[(j, j)].powi(2))
+                })
+            {
+                return Ok(factored);
+            }
+        }
+        self.multiply(keys, workspace)?;
+        factored(Product::Exact, workspace)
+    }
+
+    /// Whether the rounding of a product `z` with the rounded copy stays small also against the share `z / (1 + g)` that
+    /// absorbing the key leaves; by the norms of `k` and `z`.
+    fn is_precise_enough(&self, k: f64, z: f64, one_and_gain: f64) -> bool {
+        f64::from(f32::EPSILON) * self.largest * k * one_and_gain <= tolerance::ROUNDED * z
     }
 
     /// `G = Kᵀ Z`, symmetric up to rounding.

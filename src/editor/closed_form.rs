@@ -388,9 +388,9 @@ impl<T: Scalar> ClosedFormEditor<T> {
         }
     }
 
-    /// A key that is taken out of the space is multiplied exactly, so that nothing of it is left.
+    /// What is taken out of the space is multiplied exactly, so that nothing of it is left.
     fn solve(&self, keys: MatRef<'_, T>, plan: Option<&headroom::Plan>) -> Result<Solution> {
-        if plan.is_some_and(headroom::Plan::removes_its_only_key) {
+        if plan.is_some_and(|plan| plan.saturated.ncols() > 0) {
             self.Q.solve(cast::<T, f64>(keys).as_ref())
         } else {
             self.Q.solve(keys)
