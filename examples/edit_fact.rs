@@ -7,6 +7,9 @@
 
 #![allow(non_snake_case)]
 
+#[path = "support/command.rs"]
+mod command;
+
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -58,13 +61,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    command::exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {

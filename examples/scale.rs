@@ -6,11 +6,12 @@
 
 #![allow(non_snake_case)]
 
+#[path = "support/command.rs"]
+mod command;
 #[path = "support/synthetic.rs"]
 mod synthetic;
 
 use std::error::Error;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -24,6 +25,7 @@ use betaedit_core::{
     Spectrum, Update, Weight, cast,
 };
 use clap::{Parser, ValueEnum};
+use command::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use synthetic::{DenseSolve, LAMBDA1, LAMBDA2, Layer, THRESHOLD};
@@ -195,17 +197,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // The dense solves take their threads from here, the library from its arguments.
     set_global_parallelism(arguments.par());
-    let outcome = arguments.check().and_then(|()| match arguments.precision {
+    command::exit(arguments.check().and_then(|()| match arguments.precision {
         Precision::F32 => run::<f32>(&arguments),
         Precision::F64 => run::<f64>(&arguments),
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    }))
 }
 
 fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
@@ -541,14 +536,6 @@ fn duration(seconds: f64) -> String {
         s if s < 1.0 => format!("{:.2} ms", 1e3 * s),
         s if s < 120.0 => format!("{s:.2} s"),
         s => format!("{:.1} min", s / 60.0),
-    }
-}
-
-/// Prints to the terminal or a pipe; a pipe that was closed is no failure.
-fn say(text: &str) -> Result<(), Box<dyn Error>> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
     }
 }
 

@@ -44,13 +44,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    support::command::exit(run(&Arguments::parse()))
 }
 
 type Outcome<T> = Result<T, Box<dyn Error>>;

@@ -60,6 +60,13 @@ pub(crate) struct Plan {
     shrinks: Mat<f64>,
 }
 
+impl Plan {
+    /// Whether it is of a single key, which is saturated.
+    pub(crate) fn removes_its_only_key(&self) -> bool {
+        self.saturated.shape() == (1, 1)
+    }
+}
+
 impl Headroom {
     /// The headroom of a projector that was cut from the spectrum of `C`. Directions within `1e-9` of the threshold have
     /// none, and must not be in the projector: see [`Projector::with_headroom`].

@@ -59,12 +59,49 @@ pub struct InverseGram {
     largest: f64,
     /// Counts the changes, so that a solution knows the state it was found in.
     revision: u64,
+    /// As of before the unsettled keys.
     probe: Probe,
-    /// Keys of `f32`, column after column, whose pending factors came from rounded products: see
-    /// [`settle`](Self::settle).
-    unsettled: Vec<f64>,
+    unsettled: Unsettled,
+}
+
+/// Keys of `f32` whose pending factors came from rounded products: see [`settle`](InverseGram::settle).
+#[derive(Clone, Debug, Default)]
+struct Unsettled {
+    /// Column after column.
+    keys: Vec<f64>,
+    /// What has become of each of them.
+    fates: Vec<Fate>,
     /// Whether a key among them leaves so little of itself behind that the rounding of the others would show.
     strong: bool,
+}
+
+impl Unsettled {
+    fn is_empty(&self) -> bool {
+        self.fates.is_empty()
+    }
+
+    fn as_mat(&self, d_in: usize) -> MatRef<'_, f64> {
+        MatRef::from_column_major_slice(&self.keys, d_in, self.fates.len())
+    }
+}
+
+/// What a key does to `Q`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It joins the history.
+    Absorbed,
+    /// It joins the history and becomes untouchable: `Q k = 0`.
+    Removed,
+}
+
+impl Fate {
+    /// `delta` in `Q - z zᵀ / (delta + g)`.
+    fn noise(self) -> f64 {
+        match self {
+            Self::Absorbed => 1.0,
+            Self::Removed => 0.0,
+        }
+    }
 }
 
 /// A pair with `Q a = x` in exact arithmetic, carried through every change of `Q` by the rules of algebra alone.
@@ -84,11 +121,21 @@ impl Probe {
     }
 
     /// `A <- A ± K Kᵀ` leaves `x` and moves `a = A x`.
-    fn absorb(&mut self, K: &Mat<f64>, sign: f64) {
-        for j in 0..K.ncols() {
-            let k = K.col_as_slice(j);
+    fn absorb(&mut self, K: MatRef<'_, f64>, sign: f64) {
+        for k in K.col_iter() {
             let share = sign * k.iter().zip(self.x.col_as_slice(0)).map(|(k, x)| k * x).sum::<f64>();
-            self.a.col_as_slice_mut(0).iter_mut().zip(k).for_each(|(a, k)| *a += share * k);
+            self.a.col_as_slice_mut(0).iter_mut().zip(k.iter()).for_each(|(a, k)| *a += share * k);
+        }
+    }
+
+    /// The unsettled keys one after the other, with the column of the change for each.
+    fn follow<'a>(&mut self, unsettled: &Unsettled, column: impl Fn(usize) -> MatRef<'a, f64>) {
+        let K = unsettled.as_mat(self.a.nrows());
+        for (i, fate) in unsettled.fates.iter().enumerate() {
+            match fate {
+                Fate::Absorbed => self.absorb(K.subcols(i, 1), 1.0),
+                Fate::Removed => self.change(column(i), column(i), -1.0),
+            }
         }
     }
 
@@ -106,6 +153,10 @@ pub(crate) struct Constraint {
     factor: Mat<f64>,
 }
 
+/// Keys of a batch up to which so many products with the rounded copy of `Q` are faster than one with `Q`, which is bound by
+/// arithmetic.
+const ONE_BY_ONE: usize = 8;
+
 const START: &str = "the inverse Gram matrix";
 
 /// What [`InverseGram::solve`] finds for a batch of `n` keys.
@@ -117,6 +168,14 @@ pub struct Solution {
     factor: Mat<f64>,
     gains: Vec<f64>,
     revision: u64,
+    product: Product,
+}
+
+/// The small system `I + G = L Lᵀ` of a batch, and `F = Z L⁻ᵀ`.
+struct Factored {
+    G: Mat<f64>,
+    L: Mat<f64>,
+    factor: Mat<f64>,
     product: Product,
 }
 
@@ -238,8 +297,8 @@ impl InverseGram {
         Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, par)?, 1.0 / a))
     }
 
-    /// Keeps a copy of `Q` in `f32` beside it, `2 d_in²` bytes, from which [`solve`](Self::solve) multiplies single keys of
-    /// `f32`: half the bytes of a pass, so twice as fast.
+    /// Keeps a copy of `Q` in `f32` beside it, `2 d_in²` bytes, from which [`solve`](Self::solve) multiplies keys of `f32`, up to
+    /// eight of them, one by one: half the bytes of a pass, so twice as fast.
     ///
     /// Directions are then right to about `1e-7`, as they are when they are rounded to `f32`. A key for which that would not
     /// do (`s` large, or hardly in the space) is multiplied once more, with `Q` itself; a block of pending factors with such a
@@ -250,12 +309,13 @@ impl InverseGram {
     /// Not enough memory.
     pub fn with_rounded_copy(mut self) -> Result<Self> {
         self.Q.keep_rounded(self.largest)?;
-        self.unsettled.reserve(BLOCK * self.dim());
+        self.unsettled.keys.reserve(BLOCK * self.dim());
+        self.unsettled.fates.reserve(BLOCK);
         Ok(self)
     }
 
     fn started(Q: Symmetric, largest: f64) -> Self {
-        Self { probe: Probe::new(&Q), Q, largest, revision: 1, unsettled: Vec::new(), strong: false }
+        Self { probe: Probe::new(&Q), Q, largest, revision: 1, unsettled: Unsettled::default() }
     }
 
     fn of_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
@@ -319,21 +379,10 @@ impl InverseGram {
             solution.revision = self.revision;
             return Ok(());
         }
-        self.multiply(keys, workspace)?;
-        let G = self.gram(workspace)?;
-        let (factor, L) = self.factor(workspace, &G)?;
+        let Factored { G, L, factor, product } = self.factored(keys, workspace)?;
         let mut directions = factor.clone();
         solve_upper_triangular_in_place(L.transpose(), directions.as_mut().transpose_mut(), self.Q.par());
-        check::no_overflow("the solution of the edit", directions.as_ref())?;
-        let keys = std::mem::replace(&mut workspace.keys, Mat::new());
-        *solution = Solution {
-            keys,
-            directions,
-            factor,
-            gains: diagonal(&G),
-            revision: self.revision,
-            product: Product::Exact,
-        };
+        *solution = self.found(workspace, directions, factor, diagonal(&G), product)?;
         Ok(())
     }
 
@@ -348,20 +397,10 @@ impl InverseGram {
     /// As [`solve`](Self::solve).
     pub fn solve_in_sequence<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
         let mut workspace = Workspace::default();
-        self.multiply(keys, &mut workspace)?;
-        let G = self.gram(&workspace)?;
-        let (factor, L) = self.factor(&workspace, &G)?;
+        let Factored { G, L, factor, product } = self.factored(keys, &mut workspace)?;
         let directions = Mat::from_fn(factor.nrows(), factor.ncols(), |i, t| factor[(i, t)] / L[(t, t)]);
-        check::no_overflow("the solution of the edit", directions.as_ref())?;
         let gains = (0..G.nrows()).map(|t| L[(t, t)] * L[(t, t)] - 1.0).collect();
-        Ok(Solution {
-            keys: workspace.keys,
-            directions,
-            factor,
-            gains,
-            revision: self.revision,
-            product: Product::Exact,
-        })
+        self.found(&mut workspace, directions, factor, gains, product)
     }
 
     /// As [`solve`](Self::solve), for `Delta = R (G + e I)⁻¹ Zᵀ`: with `e < 1` the residuals are met more closely than by least
@@ -422,16 +461,22 @@ impl InverseGram {
         let G = self.gram(&workspace)?;
         let gains = diagonal(&G);
         let directions = Mat::from_fn(self.dim(), keys.ncols(), |i, t| workspace.Z[(i, t)] / (1.0 + gains[t]));
-        let (factor, _) = self.factor(&workspace, &G)?;
+        let (factor, _) = self.factor(&workspace, &G, |_| Fate::Absorbed)?;
+        self.found(&mut workspace, directions, factor, gains, Product::Exact)
+    }
+
+    /// What was found for the keys in the workspace, which are moved out.
+    fn found(
+        &self,
+        workspace: &mut Workspace,
+        directions: Mat<f64>,
+        factor: Mat<f64>,
+        gains: Vec<f64>,
+        product: Product,
+    ) -> Result<Solution> {
         check::no_overflow("the solution of the edit", directions.as_ref())?;
-        Ok(Solution {
-            keys: workspace.keys,
-            directions,
-            factor,
-            gains,
-            revision: self.revision,
-            product: Product::Exact,
-        })
+        let keys = std::mem::replace(&mut workspace.keys, Mat::new());
+        Ok(Solution { keys, directions, factor, gains, revision: self.revision, product })
     }
 
     /// The keys join the history: `A <- A + K Kᵀ`.
@@ -449,31 +494,60 @@ impl InverseGram {
     /// # Errors
     /// [`EditError::StaleUpdate`] if the state has changed since, or if the solution was found for another size.
     pub fn absorb_solution(&mut self, solution: &Solution) -> Result<()> {
-        if solution.revision != self.revision || solution.factor.nrows() != self.dim() {
-            return Err(EditError::StaleUpdate);
-        }
-        let (F, n) = (solution.factor.as_ref(), solution.keys.ncols());
-        if solution.product == Product::Exact && self.unsettled.is_empty() {
-            self.push(F, Sign::Minus);
-        } else if n <= BLOCK {
-            if !self.Q.has_room_for(n) {
-                // At the price of half a pass an edit, so only where it shows.
-                if self.strong {
-                    self.settle();
-                }
-                self.unsettled.clear();
-                self.strong = false;
-            }
-            self.push(F, Sign::Minus);
-            self.unsettled.extend(solution.keys.col_iter().flat_map(|key| key.iter().copied()));
-            self.strong |= solution.product == Product::Exact;
+        self.check_fresh(solution)?;
+        self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
+        Ok(())
+    }
+
+    /// As [`absorb_solution`](Self::absorb_solution) for a single key of `f64` that becomes untouchable as well. Both
+    /// together are one column, `Q - z zᵀ / g`.
+    ///
+    /// # Errors
+    /// As [`absorb_solution`](Self::absorb_solution).
+    pub(crate) fn remove_solution(&mut self, solution: &Solution) -> Result<()> {
+        self.check_fresh(solution)?;
+        let (k, g) = (solution.keys.as_ref(), solution.gains[0]);
+        let rounding = f64::EPSILON * self.largest * k.squared_norm_l2();
+        if g > tolerance::CONSTRAINED * rounding {
+            let factor = &solution.factor * faer::Scale(((1.0 + g) / g).sqrt());
+            self.join(solution, factor.as_ref(), Fate::Removed);
         } else {
+            // Nothing of it is left in the space.
+            self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
+        }
+        Ok(())
+    }
+
+    fn check_fresh(&self, solution: &Solution) -> Result<()> {
+        let fresh = solution.revision == self.revision && solution.factor.nrows() == self.dim();
+        if fresh { Ok(()) } else { Err(EditError::StaleUpdate) }
+    }
+
+    /// `Q <- Q - F Fᵀ`, for what becomes of the keys of a solution.
+    fn join(&mut self, solution: &Solution, F: MatRef<'_, f64>, fate: Fate) {
+        let n = solution.keys.ncols();
+        if solution.product == Product::Rounded || !self.unsettled.is_empty() {
+            if n <= BLOCK {
+                if !self.Q.has_room_for(n) {
+                    // At the price of half a pass an edit, so only where it shows.
+                    if self.unsettled.strong { self.settle() } else { self.leave_unsettled() }
+                }
+                self.push(F, Sign::Minus);
+                self.unsettled.keys.extend(solution.keys.col_iter().flat_map(|key| key.iter().copied()));
+                self.unsettled.fates.extend(std::iter::repeat_n(fate, n));
+                self.unsettled.strong |= solution.product == Product::Exact && fate == Fate::Absorbed;
+                return;
+            }
             self.settle();
             let settled = self.solve(solution.keys.as_ref());
             self.push(settled.as_ref().map_or(F, |settled| settled.factor.as_ref()), Sign::Minus);
+        } else {
+            self.push(F, Sign::Minus);
         }
-        self.probe.absorb(&solution.keys, 1.0);
-        Ok(())
+        match fate {
+            Fate::Absorbed => self.probe.absorb(solution.keys.as_ref(), 1.0),
+            Fate::Removed => self.probe.change(F, F, -1.0),
+        }
     }
 
     /// Computes the pending factors that came from rounded products again, from their keys and with `Q` itself, so that
@@ -482,23 +556,42 @@ impl InverseGram {
         if self.unsettled.is_empty() {
             return;
         }
-        if let Ok(factor) = self.settled_factor() {
-            self.Q.replace_last(factor.as_ref());
-        }
-        self.unsettled.clear();
-        self.strong = false;
+        let Ok(factor) = self.settled_factor() else { return self.leave_unsettled() };
+        self.Q.replace_last(factor.as_ref());
+        self.probe.follow(&self.unsettled, |i| factor.as_ref().subcols(i, 1));
+        self.forget_unsettled();
+    }
+
+    /// Lets the pending factors stay as they are, with their rounding.
+    fn leave_unsettled(&mut self) {
+        self.probe = self.present_probe();
+        self.forget_unsettled();
+    }
+
+    fn forget_unsettled(&mut self) {
+        self.unsettled.keys.clear();
+        self.unsettled.fates.clear();
+        self.unsettled.strong = false;
+    }
+
+    /// The probe after the unsettled keys.
+    fn present_probe(&self) -> Probe {
+        let (mut probe, n) = (self.probe.clone(), self.unsettled.fates.len());
+        let pending = self.Q.last(n);
+        // Those that came last are on the left.
+        probe.follow(&self.unsettled, |i| pending.subcols(n - 1 - i, 1));
+        probe
     }
 
     fn settled_factor(&self) -> Result<Mat<f64>> {
-        let (d, par) = (self.dim(), self.Q.par());
-        let keys = MatRef::from_column_major_slice(&self.unsettled, d, self.unsettled.len() / d);
+        let (keys, par) = (self.unsettled.as_mat(self.dim()), self.Q.par());
         let mut workspace = Workspace::default();
         self.multiply(keys, &mut workspace)?;
         let rounded = self.Q.last(keys.ncols());
         let coordinates = dense::product(rounded.transpose(), keys, par);
         matmul(&mut workspace.Z, Accum::Add, rounded, &coordinates, 1.0, par);
         let G = self.gram(&workspace)?;
-        Ok(self.factor(&workspace, &G)?.0)
+        Ok(self.factor(&workspace, &G, |i| self.unsettled.fates[i])?.0)
     }
 
     /// `F` with `F Fᵀ` what constraining the combinations `K Y` of a solution's keys will take from the state that absorbing
@@ -506,14 +599,8 @@ impl InverseGram {
     pub(crate) fn constraint_after(&self, solution: &Solution, Y: MatRef<'_, f64>) -> Result<Option<Constraint>> {
         let (F, par) = (solution.factor.as_ref(), self.Q.par());
         let mut N = dense::product(solution.keys.as_ref(), Y, par);
-        let QN = match solution.gains[..] {
-            // One key: after it is absorbed, Q k = z / (1 + g), and F = z / sqrt(1 + g). No pass over Q.
-            [g] => F * faer::Scale(Y[(0, 0)] / (1.0 + g).sqrt()),
-            _ => {
-                self.product(N.as_ref())?
-                    - dense::product(F, dense::product(F.transpose(), N.as_ref(), par).as_ref(), par)
-            }
-        };
+        let QN =
+            self.product(N.as_ref())? - dense::product(F, dense::product(F.transpose(), N.as_ref(), par).as_ref(), par);
         // As directions, at unit length.
         let lengths = dense::column_norms(N.as_ref());
         let scaled = |columns: &Mat<f64>| {
@@ -581,7 +668,7 @@ impl InverseGram {
         // Q grows by F Fᵀ, whose entries are at most its trace.
         check::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
         self.push(factor.as_ref(), Sign::Plus);
-        self.probe.absorb(&workspace.keys, -1.0);
+        self.probe.absorb(workspace.keys.as_ref(), -1.0);
         Ok(())
     }
 
@@ -592,10 +679,11 @@ impl InverseGram {
     /// Cost: one product. Carrying the pair along costs `O(d_in)` an edit.
     #[must_use]
     pub fn drift(&self) -> f64 {
+        let Probe { a, x: expected } = self.present_probe();
         let mut x = Mat::new();
-        self.Q.product(self.probe.a.as_ref(), &mut x, &mut Default::default());
-        let norm = self.probe.x.norm_l2();
-        if norm > 0.0 { (x - &self.probe.x).norm_l2() / norm } else { 0.0 }
+        self.Q.product(a.as_ref(), &mut x, &mut Default::default());
+        let norm = expected.norm_l2();
+        if norm > 0.0 { (x - expected).norm_l2() / norm } else { 0.0 }
     }
 
     /// The directions become untouchable: `Q N = 0` from now on, for the columns `N` (`d_in x m`, any length, also
@@ -660,8 +748,11 @@ impl InverseGram {
     pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
         self.Q.save(out)?;
         codec::write_f64(out, self.largest)?;
-        codec::write_slice(out, &self.unsettled)?;
-        codec::write_u64(out, u64::from(self.strong))?;
+        codec::write_slice(out, &self.unsettled.keys)?;
+        for fate in &self.unsettled.fates {
+            codec::write_u64(out, u64::from(*fate == Fate::Removed))?;
+        }
+        codec::write_u64(out, u64::from(self.unsettled.strong))?;
         codec::write_matrix(out, self.probe.a.as_ref())?;
         codec::write_matrix(out, self.probe.x.as_ref())
     }
@@ -671,11 +762,14 @@ impl InverseGram {
         let d = self.dim();
         self.Q.load(from)?;
         self.largest = codec::read_f64(from)?;
-        self.unsettled = codec::read_slice(from, d)?;
-        if self.unsettled.len() / d > self.Q.subtracted() {
+        let keys = codec::read_slice(from, d)?;
+        let n = keys.len() / d;
+        if n > self.Q.subtracted() {
             return Err(codec::invalid("more unsettled keys than pending columns"));
         }
-        self.strong = codec::read_u64(from)? != 0;
+        let fate = |_| Ok(if codec::read_u64(from)? == 0 { Fate::Absorbed } else { Fate::Removed });
+        let fates = (0..n).map(fate).collect::<codec::Result<_>>()?;
+        self.unsettled = Unsettled { keys, fates, strong: codec::read_u64(from)? != 0 };
         self.probe.a = codec::read_matrix(from, d, 1)?;
         self.probe.x = codec::read_matrix(from, d, 1)?;
         self.revision += 1;
@@ -704,7 +798,7 @@ impl InverseGram {
     }
 
     /// As [`multiply`](Self::multiply) for one key, which is multiplied with the rounded copy of `Q` if it is `f32` and that
-    /// is precise enough: the error must stay small also against the share `1 / (1 + g)` that absorbing the key leaves.
+    /// is precise enough.
     fn multiply_single<T: Scalar>(&self, key: MatRef<'_, T>, workspace: &mut Workspace) -> Result<Product> {
         if T::EPSILON > f64::EPSILON {
             self.take_keys(key, workspace)?;
@@ -712,14 +806,46 @@ impl InverseGram {
             let (k, z) = (K.col_as_slice(0), Z.col_as_slice_mut(0));
             if self.Q.rounded_product(k, z, product) {
                 let g: f64 = k.iter().zip(&*z).map(|(k, z)| k * z).sum();
-                let error = f64::from(f32::EPSILON) * self.largest * K.norm_l2() * (1.0 + g);
-                if error <= tolerance::ROUNDED * Z.norm_l2() {
+                if self.is_precise_enough(K.norm_l2(), Z.norm_l2(), 1.0 + g) {
                     return Ok(Product::Rounded);
                 }
             }
         }
         self.multiply(key, workspace)?;
         Ok(Product::Exact)
+    }
+
+    /// The small system of a batch, factored; from products with the rounded copy of `Q` where they are precise enough for
+    /// every key as it comes, after those before it.
+    fn factored<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<Factored> {
+        let factored = |product, workspace: &Workspace| {
+            let G = self.gram(workspace)?;
+            let (factor, L) = self.factor(workspace, &G, |_| Fate::Absorbed)?;
+            Ok(Factored { G, L, factor, product })
+        };
+        if T::EPSILON > f64::EPSILON && keys.ncols() <= ONE_BY_ONE {
+            self.take_keys(keys, workspace)?;
+            let Workspace { keys: K, Z, product } = &mut *workspace;
+            let multiply = |j| self.Q.rounded_product(K.col_as_slice(j), Z.col_as_slice_mut(j), product);
+            if (0..keys.ncols()).all(multiply)
+                && let Ok(factored) = factored(Product::Rounded, workspace)
+                && (0..keys.ncols()).all(|j| {
+                    let [k, f] = [&workspace.keys, &factored.factor].map(|matrix| matrix.col(j).norm_l2());
+                    // The column is z / sqrt(1 + g), and sqrt(1 + g) is the pivot.
+                    self.is_precise_enough(k, factored.L[(j, j)] * f, factored.L[(j, j)].powi(2))
+                })
+            {
+                return Ok(factored);
+            }
+        }
+        self.multiply(keys, workspace)?;
+        factored(Product::Exact, workspace)
+    }
+
+    /// Whether the rounding of a product `z` with the rounded copy stays small also against the share `z / (1 + g)` that
+    /// absorbing the key leaves; by the norms of `k` and `z`.
+    fn is_precise_enough(&self, k: f64, z: f64, one_and_gain: f64) -> bool {
+        f64::from(f32::EPSILON) * self.largest * k * one_and_gain <= tolerance::ROUNDED * z
     }
 
     /// `G = Kᵀ Z`, symmetric up to rounding.
@@ -729,11 +855,18 @@ impl InverseGram {
         Ok(G)
     }
 
-    /// `F = Z L⁻ᵀ` with `I + G = L Lᵀ`, and `L`.
-    fn factor(&self, workspace: &Workspace, G: &Mat<f64>) -> Result<(Mat<f64>, Mat<f64>)> {
+    /// `F = Z L⁻ᵀ` with `I + G = L Lᵀ`, and `L`; zero instead of 1 for a key that is removed.
+    fn factor(
+        &self,
+        workspace: &Workspace,
+        G: &Mat<f64>,
+        fate: impl Fn(usize) -> Fate,
+    ) -> Result<(Mat<f64>, Mat<f64>)> {
         let n = G.nrows();
-        let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
-        let floors: Vec<f64> = self.rounding(&workspace.keys).map(smallest_pivot).collect();
+        let noise = |i, j| if i == j { fate(i).noise() } else { 0.0 };
+        let system = Mat::from_fn(n, n, |i, j| noise(i, j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
+        let floors = self.rounding(&workspace.keys).enumerate().map(|(i, rounding)| smallest_pivot(rounding, fate(i)));
+        let floors: Vec<f64> = floors.collect();
         let L = dense::cholesky(system, &floors, singular_batch, self.Q.par())?;
         let mut factor = workspace.Z.clone();
         solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
@@ -756,7 +889,7 @@ impl InverseGram {
         if !g.is_finite() {
             return Err(EditError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
         }
-        if !(1.0 + g >= smallest_pivot(rounding)) {
+        if !(1.0 + g >= smallest_pivot(rounding, Fate::Absorbed)) {
             return Err(singular_batch());
         }
         solution.gains.clear();
@@ -773,8 +906,8 @@ impl InverseGram {
 
 /// In exact arithmetic the pivots of `I + G` are at least 1. One that is smaller, or not far above its own rounding, would
 /// make a wrong update.
-fn smallest_pivot(rounding: f64) -> f64 {
-    (1e3 * rounding).max(0.5)
+fn smallest_pivot(rounding: f64, fate: Fate) -> f64 {
+    (1e3 * rounding).max(0.5 * fate.noise())
 }
 
 /// The columns at unit length.

@@ -142,9 +142,8 @@ impl Symmetric {
         let length = dense::power_of_two(k.iter().fold(0.0, |max, k| max.max(k.abs())));
         key.clear();
         key.extend(k.iter().map(|k| f32::of_f64(k / length)));
-        rounded.triangle.times_vector(key, z, sums, self.par);
-        z.iter_mut().for_each(|z| *z = *z * length * rounded.scale);
-        pulp::Arch::new().dispatch(PendingTimesVector { matrix: self, k, z });
+        let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
+        rounded.triangle.times_vector(key, length * rounded.scale, z, sums, pending, self.par);
         true
     }
 
@@ -178,8 +177,15 @@ impl Symmetric {
     }
 
     fn times_vector(&self, k: &[f64], z: &mut [f64], workspace: &mut Workspace) {
-        self.base.times_vector(k, z, &mut workspace.exact, self.par);
-        pulp::Arch::new().dispatch(PendingTimesVector { matrix: self, k, z });
+        let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
+        self.base.times_vector(k, 1.0, z, &mut workspace.exact, pending, self.par);
+    }
+
+    /// A thread's part of the pending columns times `k`.
+    fn add_pending(&self, k: &[f64], thread: usize, threads: usize, z: &mut [f64]) {
+        let columns = self.added + self.subtracted;
+        let part = columns * thread / threads..columns * (thread + 1) / threads;
+        pulp::Arch::new().dispatch(PendingTimesVector { matrix: self, part, k, z });
     }
 
     /// `X <- X ± F Fᵀ`: remembered, and folded in when a block is full.
@@ -298,9 +304,10 @@ fn add_product(panels: &mut [Mat<f64>], A: MatRef<'_, f64>, B: MatRef<'_, f64>, 
 /// Numbers of a column that are worked on at once; the compiler makes vector registers of them.
 const LANES: usize = 4;
 
-/// `z += F₊ F₊ᵀ k - F₋ F₋ᵀ k`.
+/// `z += F₊ F₊ᵀ k - F₋ F₋ᵀ k` for some of the columns, counted from the first that was added.
 struct PendingTimesVector<'a> {
     matrix: &'a Symmetric,
+    part: std::ops::Range<usize>,
     k: &'a [f64],
     z: &'a mut [f64],
 }
@@ -313,12 +320,15 @@ impl pulp::WithSimd for PendingTimesVector<'_> {
         simd.vectorize(
             #[inline(always)]
             || {
-                for (F, sign) in self.matrix.pending() {
-                    for column in F.col_iter() {
-                        let f = column.try_as_col_major().expect("a column of a stored matrix").as_slice();
-                        let share = sign.factor() * dot(f, self.k);
-                        self.z.iter_mut().zip(f).for_each(|(z, f)| *z += share * f);
-                    }
+                let Symmetric { pending, added, subtracted, .. } = self.matrix;
+                for column in self.part {
+                    let (j, sign) = match column.checked_sub(*added) {
+                        None => (column, Sign::Plus),
+                        Some(other) => (BLOCK - subtracted + other, Sign::Minus),
+                    };
+                    let f = pending.col_as_slice(j);
+                    let share = sign.factor() * dot(f, self.k);
+                    self.z.iter_mut().zip(f).for_each(|(z, f)| *z += share * f);
                 }
             },
         );

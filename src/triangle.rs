@@ -45,55 +45,73 @@ impl<X: Entry> Triangle<X> {
         Ok(Self { dim, panels })
     }
 
-    /// `z = X k`, one pass over the triangle. Sums in `X` run over one panel; the panels are summed in `f64`.
-    pub(crate) fn times_vector(&self, k: &[X], z: &mut [f64], sums: &mut Sums<X>, par: Par) {
+    /// `z = scale X k`, one pass over the triangle. Sums in `X` run over one panel; the panels are summed in `f64`.
+    ///
+    /// * `more`: what else each thread (which of how many) adds to its share of `z`
+    pub(crate) fn times_vector(
+        &self,
+        k: &[X],
+        scale: f64,
+        z: &mut [f64],
+        sums: &mut Sums<X>,
+        more: impl Fn(usize, usize, &mut [f64]) + Sync,
+        par: Par,
+    ) {
         let threads = par.degree().min(self.panels.len()).max(1);
         sums.shares.clear();
         sums.shares.resize((threads - 1) * self.dim, 0.0);
         sums.panel.resize(threads * self.dim, X::default());
         z.fill(0.0);
-        self.fan_out(k, z, &mut sums.shares, &mut sums.panel, 0..threads, threads);
+        let work = Work { triangle: self, k, scale, more, threads };
+        work.fan_out(z, &mut sums.shares, &mut sums.panel, 0..threads);
         for share in sums.shares.chunks_exact(self.dim) {
             z.iter_mut().zip(share).for_each(|(z, share)| *z += share);
         }
     }
+}
 
-    /// Some of `threads` work on equal areas of the triangle, each into a vector of its own.
-    fn fan_out(
-        &self,
-        k: &[X],
-        z: &mut [f64],
-        more: &mut [f64],
-        panel_sums: &mut [X],
-        some: std::ops::Range<usize>,
-        threads: usize,
-    ) {
+/// A product, shared out among threads.
+struct Work<'a, X, F> {
+    triangle: &'a Triangle<X>,
+    k: &'a [X],
+    scale: f64,
+    more: F,
+    threads: usize,
+}
+
+impl<X: Entry, F: Fn(usize, usize, &mut [f64]) + Sync> Work<'_, X, F> {
+    /// Some of the threads work on equal areas of the triangle, each into a vector of its own.
+    fn fan_out(&self, z: &mut [f64], shares: &mut [f64], panel_sums: &mut [X], some: std::ops::Range<usize>) {
+        let (Self { triangle, k, scale, more, threads }, dim) = (self, self.triangle.dim);
         if some.len() == 1 {
             // Columns 0..c hold the share 1 - (1 - c/d)² of the triangle.
             let cut = |i: usize| {
-                let left = (1.0 - i as f64 / threads as f64).sqrt();
-                ((1.0 - left) * self.dim as f64 / GROUP as f64).round() as usize * GROUP
+                let left = (1.0 - i as f64 / *threads as f64).sqrt();
+                ((1.0 - left) * dim as f64 / GROUP as f64).round() as usize * GROUP
             };
-            let last = if some.end == threads { self.dim } else { cut(some.end) };
-            pulp::Arch::new().dispatch(Columns { triangle: self, k, z, panel_sums, columns: cut(some.start)..last });
+            let last = if some.end == *threads { dim } else { cut(some.end) };
+            let columns = cut(some.start)..last;
+            pulp::Arch::new().dispatch(Columns { triangle, k, scale: *scale, z, panel_sums, columns });
+            more(some.start, *threads, z);
         } else {
             let middle = some.start.midpoint(some.end);
             let count = middle - some.start;
-            let (left, right) = more.split_at_mut((count - 1) * self.dim);
-            let (first, rest) = right.split_at_mut(self.dim);
-            let (left_sums, right_sums) = panel_sums.split_at_mut(count * self.dim);
+            let (left, right) = shares.split_at_mut((count - 1) * dim);
+            let (first, rest) = right.split_at_mut(dim);
+            let (left_sums, right_sums) = panel_sums.split_at_mut(count * dim);
             rayon::join(
-                || self.fan_out(k, z, left, left_sums, some.start..middle, threads),
-                || self.fan_out(k, first, rest, right_sums, middle..some.end, threads),
+                || self.fan_out(z, left, left_sums, some.start..middle),
+                || self.fan_out(first, rest, right_sums, middle..some.end),
             );
         }
     }
 }
 
-/// `z += L k + strict(L)ᵀ k` for some columns of the lower triangle `L`.
+/// `z += scale (L k + strict(L)ᵀ k)` for some columns of the lower triangle `L`.
 struct Columns<'a, X> {
     triangle: &'a Triangle<X>,
     k: &'a [X],
+    scale: f64,
     z: &'a mut [f64],
     panel_sums: &'a mut [X],
     columns: std::ops::Range<usize>,
@@ -137,7 +155,7 @@ impl<X: Entry> Columns<'_, X> {
                     column += 1;
                 }
             }
-            self.z[first..].iter_mut().zip(sums).for_each(|(z, sum)| *z += sum.to_f64());
+            self.z[first..].iter_mut().zip(sums).for_each(|(z, sum)| *z += self.scale * sum.to_f64());
         }
     }
 }

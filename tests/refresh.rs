@@ -293,3 +293,48 @@ fn weights_and_thresholds_that_make_no_sense_are_refused() {
     assert!(matches!(all.editor::<f64>(&spectrum, Par::Seq), Err(EditError::Parameter { parameter: "threshold", .. })));
     assert!(Headroom::new(&Projector::identity(&spectrum), 1.0, Par::Seq).is_err());
 }
+
+/// An `f32` editor multiplies by a rounded copy; what it takes out of the space is that of an `f64` editor, and is gone.
+#[test]
+fn continuous_in_f32_decides_as_in_f64_and_leaves_nothing_of_a_saturated_key() {
+    let mut random = Random::new(8);
+    let d = 300;
+    let moment = random.moment(d, d, 1e-4);
+    let refresh = Refresh::Continuous { weight: 0.05 };
+    let method = BetaEdit::default().with_lambda1(20.0).with_lambda2(0.3);
+    let method = method.with_threshold(Threshold::Absolute(TAU)).with_refresh(refresh);
+    let mut single = method.editor::<f32>(&spectrum(&moment), Par::Seq).unwrap();
+    let mut double = method.editor::<f64>(&spectrum(&moment), Par::Seq).unwrap();
+    let (first, mut removed) = (single.state().kept_directions, Vec::new());
+    let mut worst = 0.0_f64;
+    let fixed: Vec<Mat<f64>> = (0..5).map(|_| random.matrix::<f64>(d, 1)).collect();
+    for edit in 0..200 {
+        // Some keys come near again.
+        let length = if edit % 3 == 0 { 0.02 } else { 0.2 };
+        let k = random.matrix::<f64>(d, 1) + &fixed[edit % 5];
+        let k = cast::<f64, f32>((k * betaedit_core::faer::Scale(length)).as_ref());
+        let r = random.matrix::<f32>(3, 1);
+        let before = single.state().kept_directions;
+        let update = single.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
+        let (k, r) = (cast::<f32, f64>(k.as_ref()), cast::<f32, f64>(r.as_ref()));
+        let expected = double.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
+        assert_eq!(single.state(), double.state());
+        let error = distance(cast::<f32, f64>(update.right()).as_ref(), expected.right());
+        worst = worst.max(error);
+        if single.state().kept_directions < before {
+            removed.push(k);
+        }
+    }
+    assert!((30..200).contains(&removed.len()) && removed.len() < first - 30, "{} of {first}", removed.len());
+    assert!(worst < 2e-6, "an update is {worst:e} off");
+    // Directions that were taken away stay away.
+    let (single, double) = (single.inverse_gram(), double.inverse_gram());
+    let largest = double.dense().norm_l2();
+    for k in &removed {
+        let left = single.product(k.as_ref()).unwrap().norm_l2() / (largest * k.norm_l2());
+        assert!(left < 1e-7, "{left:e} of a saturated key is left");
+    }
+    let difference = distance(single.dense().as_ref(), double.dense().as_ref());
+    assert!(difference < 1e-6, "Q is {difference:e} off");
+    assert!(single.drift() < 1e-6, "a drift of {:e}", single.drift());
+}

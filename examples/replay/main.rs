@@ -13,7 +13,6 @@ mod support;
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +30,7 @@ use betaedit_core::{
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use support::command::{self, say};
 use support::median;
 use support::plot::{self, Curve, Panel};
 
@@ -212,17 +212,10 @@ struct Checkpoint {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match arguments.precision {
+    command::exit(match arguments.precision {
         Precision::F64 => run::<f64>(&arguments),
         Precision::F32 => run::<f32>(&arguments),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
@@ -362,14 +355,6 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     lines.extend(written);
     say(&lines.join("\n"))?;
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\nerror: ").into()) }
-}
-
-/// Prints to the terminal or a pipe; a pipe that was closed is no failure.
-fn say(text: &str) -> Result<(), Box<dyn Error>> {
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 /// Finds out before the run, not after it, that an output cannot be written.

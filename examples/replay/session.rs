@@ -13,8 +13,9 @@ use betaedit_core::session::{EditId, Point, ProgressLine, Session, SessionBuilde
 use betaedit_core::{Adapter, Scalar, Spectrum};
 use serde_json::json;
 
+use crate::support::command::say;
 use crate::support::plot::{self, Curve, Panel};
-use crate::{Arguments, say, write};
+use crate::{Arguments, write};
 
 /// Opens the session, undoes what is to be undone or else runs to the end, and writes the outputs.
 pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, par: Par) -> Result<(), Box<dyn Error>> {
@@ -108,7 +109,7 @@ fn outputs<T: Scalar>(
         let panels = [
             panel("Leakage of the total update", "tr(D C Dᵀ)", |point| point.leakage),
             panel("Drift", "|D|", |point| point.drift),
-            panel("Stability of the keys", "s", |point| Some(point.stability)),
+            panel("Stability of the keys", "s", |point| point.stability),
             panel("Directions that may be edited", "", |point| Some(point.kept_directions as f64)),
         ];
         plot::save(path, &format!("{} in a session", arguments.method), "edits", &panels)?;

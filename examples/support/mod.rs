@@ -1,5 +1,6 @@
 //! What the examples share.
 
+pub mod command;
 pub mod plot;
 
 /// The middle value; NaN for none.

@@ -16,7 +16,7 @@ use crate::inverse_gram::{Constraint, InverseGram, Solution};
 use crate::moment::SecondMoment;
 use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
 use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
-use crate::scalar::Scalar;
+use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::tilt::Tilt;
 use crate::{check, codec, dense, metrics};
@@ -164,12 +164,10 @@ impl<T: Scalar> ClosedFormEditor<T> {
         })
     }
 
-    /// Keys of `f32` come one by one and give directions of `f32`: a copy of `Q` in `f32` serves them faster. Not where keys
-    /// are taken out of the space as they come, or residuals are met closely, which needs the exact product.
+    /// Keys of `f32` come one by one and give directions of `f32`: a copy of `Q` in `f32` serves them faster. Not where
+    /// residuals are met closely, which needs the exact product.
     fn fitted(Q: InverseGram, recipe: &Recipe) -> Result<InverseGram> {
-        let exact = T::EPSILON <= f64::EPSILON
-            || matches!(recipe.refresh, Refresh::Continuous { .. })
-            || recipe.slack != Slack::default();
+        let exact = T::EPSILON <= f64::EPSILON || recipe.slack != Slack::default();
         if exact { Ok(Q) } else { Q.with_rounded_copy() }
     }
 
@@ -420,10 +418,32 @@ impl<T: Scalar> ClosedFormEditor<T> {
         Ok(Some(H))
     }
 
+    /// What the keys will change of the headroom.
+    fn plan<U: Scalar>(&self, keys: MatRef<'_, U>) -> Result<Option<headroom::Plan>> {
+        match (&self.memory, self.recipe.refresh) {
+            (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) => headroom.plan(keys).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What is taken out of the space is multiplied exactly, so that nothing of it is left.
+    fn solve(&self, keys: MatRef<'_, T>, plan: Option<&headroom::Plan>) -> Result<Solution> {
+        if plan.is_some_and(|plan| plan.saturated.ncols() > 0) {
+            self.Q.solve(cast::<T, f64>(keys).as_ref())
+        } else {
+            self.Q.solve(keys)
+        }
+    }
+
     /// The solution for keys on the present `Q`, with the recipe's slack.
-    pub(crate) fn solve(&self, keys: MatRef<'_, T>, order: Order) -> Result<Solution> {
+    pub(crate) fn solution(
+        &self,
+        keys: MatRef<'_, T>,
+        order: Order,
+        plan: Option<&headroom::Plan>,
+    ) -> Result<Solution> {
         let (mut solution, size) = match (order, self.recipe.history) {
-            (Order::Together, _) => (self.Q.solve(keys)?, keys.ncols()),
+            (Order::Together, _) => (self.solve(keys, plan)?, keys.ncols()),
             (Order::InSequence, History::Absorbed) => (self.Q.solve_in_sequence(keys)?, 1),
             (Order::InSequence, _) => (self.Q.solve_each(keys)?, 1),
         };
@@ -432,16 +452,14 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// What absorbing keys will change beside `Q`.
-    fn remembered(&self, solution: &Solution) -> Result<Remembered> {
-        let mut remembered = Remembered::default();
-        if let (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) = (&self.memory, self.recipe.refresh) {
-            let plan = headroom.plan(solution.keys())?;
-            if plan.saturated.ncols() > 0 {
-                remembered.constraint = self.Q.constraint_after(solution, plan.saturated.as_ref())?;
-            }
-            remembered.headroom = Some(plan);
-        }
-        Ok(remembered)
+    fn remembered(&self, solution: &Solution, plan: Option<headroom::Plan>) -> Result<Remembered> {
+        let saturated = plan.as_ref().map(|plan| plan.saturated.as_ref()).filter(|Y| Y.ncols() > 0);
+        let constraint = match saturated {
+            // A single key needs no more than its solution.
+            Some(Y) if Y.nrows() > 1 => self.Q.constraint_after(solution, Y)?,
+            _ => None,
+        };
+        Ok(Remembered { headroom: plan, constraint, ..Remembered::default() })
     }
 
     /// The keys join the history. What can fail comes before the first change.
@@ -452,7 +470,11 @@ impl<T: Scalar> ClosedFormEditor<T> {
             H.observe(keys, self.par)?;
         }
         // The state token vouches for the solution, so this does not fail.
-        self.Q.absorb_solution(solution)?;
+        if plan.as_ref().is_some_and(headroom::Plan::removes_its_only_key) {
+            self.Q.remove_solution(solution)?;
+        } else {
+            self.Q.absorb_solution(solution)?;
+        }
         if let Some(constraint) = constraint {
             self.Q.take(constraint);
         }
@@ -513,13 +535,18 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         let one_for_several = self.recipe.merging.of(batch);
         let edits = batch.len();
         let batch = one_for_several.as_ref().map_or(*batch, |(keys, residuals)| batch.merged(keys, residuals));
-        let mut solution = self.solve(batch.keys(), batch.order())?;
+        let plan = match self.recipe.history {
+            History::Absorbed => self.plan(batch.keys())?,
+            _ => None,
+        };
+        let mut solution = self.solution(batch.keys(), batch.order(), plan.as_ref())?;
         let mut remembered = match (self.recipe.history, &self.random) {
-            (History::Absorbed, _) => self.remembered(&solution)?,
+            (History::Absorbed, _) => self.remembered(&solution, plan)?,
             (_, Some(random)) => {
                 let keys = random.draw(batch.len(), self.first_projector.spectrum(), self.par);
                 let drawn = self.Q.solve(keys.as_ref())?;
-                Remembered { random: Some(drawn.clone()), ..self.remembered(&drawn)? }
+                let plan = self.plan(keys.as_ref())?;
+                Remembered { random: Some(drawn.clone()), ..self.remembered(&drawn, plan)? }
             }
             _ => Remembered::default(),
         };
@@ -585,8 +612,9 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
-        let solution = self.Q.solve(keys)?;
-        let remembered = self.remembered(&solution)?;
+        let plan = self.plan(keys)?;
+        let solution = self.solve(keys, plan.as_ref())?;
+        let remembered = self.remembered(&solution, plan)?;
         if let Some(simulated) = &mut self.simulated {
             simulated.Q.absorb(keys)?;
         }

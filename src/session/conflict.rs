@@ -51,15 +51,18 @@ impl fmt::Display for Conflict {
 /// What is known of every request without reading the journal.
 #[derive(Debug)]
 pub(super) struct Index {
+    /// Requests of batches that were not rejected, ascending. The others have no entry: a short record may speak of many.
     entries: Vec<Entry>,
+    seen: u64,
     applied: u64,
     by_subject: HashMap<u64, Vec<u32>>,
-    /// Requests by each of the eight bytes of their sketch.
+    /// Entries by each of the eight bytes of their sketch.
     by_sketch: Vec<Vec<u32>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    id: EditId,
     place: Mark,
     subject: u64,
     sketch: u64,
@@ -69,7 +72,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Applied,
-    /// Rejected, or overruled within its batch.
+    /// Overruled within its batch.
     Never,
     /// Undone or replaced, by the record at this byte of the journal.
     Gone {
@@ -80,13 +83,13 @@ enum Fate {
 impl Default for Index {
     fn default() -> Self {
         let by_sketch = vec![Vec::new(); 8 * 256];
-        Self { entries: Vec::new(), applied: 0, by_subject: HashMap::new(), by_sketch }
+        Self { entries: Vec::new(), seen: 0, applied: 0, by_subject: HashMap::new(), by_sketch }
     }
 }
 
 impl Index {
     pub(super) fn len(&self) -> u64 {
-        self.entries.len() as u64
+        self.seen
     }
 
     pub(super) fn applied(&self) -> u64 {
@@ -96,14 +99,20 @@ impl Index {
     /// The next request; `sketch` is that of its key if it is applied.
     pub(super) fn add(&mut self, place: Mark, subject: u64, sketch: Option<u64>) {
         let fate = if sketch.is_some() { Fate::Applied } else { Fate::Never };
-        if let (Some(sketch), Ok(id)) = (sketch, u32::try_from(self.entries.len())) {
+        if let (Some(sketch), Ok(at)) = (sketch, u32::try_from(self.entries.len())) {
             self.applied += 1;
             if subject != 0 {
-                self.by_subject.entry(subject).or_default().push(id);
+                self.by_subject.entry(subject).or_default().push(at);
             }
-            buckets(sketch).for_each(|bucket| self.by_sketch[bucket].push(id));
+            buckets(sketch).for_each(|bucket| self.by_sketch[bucket].push(at));
         }
-        self.entries.push(Entry { place, subject, sketch: sketch.unwrap_or(0), fate });
+        self.entries.push(Entry { id: EditId(self.seen), place, subject, sketch: sketch.unwrap_or(0), fate });
+        self.seen += 1;
+    }
+
+    /// The next requests were rejected.
+    pub(super) fn pass_over(&mut self, requests: usize) {
+        self.seen += requests as u64;
     }
 
     pub(super) fn is_applied(&self, id: EditId) -> bool {
@@ -116,16 +125,15 @@ impl Index {
 
     /// An edit leaves the model, by the record at a place.
     pub(super) fn take_back(&mut self, id: EditId, place: Mark) {
-        let Some(at) = usize::try_from(id.0).ok().filter(|&at| at < self.entries.len()) else { return };
+        let Some(at) = self.position(id) else { return };
         let entry = &mut self.entries[at];
         if entry.fate == Fate::Applied {
             entry.fate = Fate::Gone { at: place.offset };
             self.applied -= 1;
-            let sketch = entry.sketch;
-            let other = |&one: &u32| u64::from(one) != id.0;
-            buckets(sketch).for_each(|bucket| self.by_sketch[bucket].retain(other));
-            if let Some(ids) = self.by_subject.get_mut(&self.entries[at].subject) {
-                ids.retain(other);
+            let other = |&one: &u32| one as usize != at;
+            buckets(entry.sketch).for_each(|bucket| self.by_sketch[bucket].retain(other));
+            if let Some(entries) = self.by_subject.get_mut(&entry.subject) {
+                entries.retain(other);
             }
         }
     }
@@ -140,22 +148,27 @@ impl Index {
     }
 
     fn entry(&self, id: EditId) -> Option<&Entry> {
-        self.entries.get(usize::try_from(id.0).ok()?)
+        self.position(id).map(|at| &self.entries[at])
+    }
+
+    fn position(&self, id: EditId) -> Option<usize> {
+        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
     /// Edits in the model that may conflict with a new one, and whether the subject is why: the latest of the same subject,
     /// and those whose keys look most like it, to `near` signs.
     pub(super) fn candidates(&self, subject: u64, sketch: u64, near: u32) -> BTreeMap<EditId, bool> {
-        let distance = |id: u32| (self.entries[id as usize].sketch ^ sketch).count_ones();
+        let entry = |at: u32| &self.entries[at as usize];
+        let distance = |at: u32| (entry(at).sketch ^ sketch).count_ones();
         let alike = buckets(sketch).flat_map(|bucket| self.by_sketch[bucket].iter().copied());
         let mut alike: Vec<(u32, Reverse<u32>)> =
-            alike.map(|id| (distance(id), Reverse(id))).filter(|(distance, _)| *distance <= near).collect();
+            alike.map(|at| (distance(at), Reverse(at))).filter(|(distance, _)| *distance <= near).collect();
         alike.sort_unstable();
         alike.dedup();
         let mut found: BTreeMap<EditId, bool> =
-            alike.into_iter().take(CANDIDATES).map(|(_, Reverse(id))| (EditId(id.into()), false)).collect();
+            alike.into_iter().take(CANDIDATES).map(|(_, Reverse(at))| (entry(at).id, false)).collect();
         let same = self.by_subject.get(&subject).into_iter().flatten().rev().take(CANDIDATES);
-        found.extend(same.map(|&id| (EditId(id.into()), true)));
+        found.extend(same.map(|&at| (entry(at).id, true)));
         found
     }
 }

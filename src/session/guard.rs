@@ -83,7 +83,7 @@ impl Guards {
             (Guard::RelativeUpdateNorm, self.relative_update_norm, Some(share(per_edit))),
             (Guard::Leakage, self.leakage, found.leakage),
             (Guard::RelativeDrift, self.relative_drift, found.drift.map(share)),
-            (Guard::Stability, self.stability, Some(found.stability)),
+            (Guard::Stability, self.stability, found.stability),
             (
                 Guard::UsedCapacity,
                 self.used_capacity,

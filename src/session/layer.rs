@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
+use super::guard::Guards;
 use super::outcome::LayerOutcome;
 use crate::codec;
 use crate::edit::{EditBatch, Update};
@@ -152,13 +153,23 @@ impl<T: Scalar> Layer<T> {
         Ok(())
     }
 
-    pub(super) fn propose(&self, batch: &EditBatch<'_, T>, refresh: Option<RefreshReport>) -> Result<Proposed<T>> {
+    /// The update of a batch. Its largest `s`, which takes a pass over the basis, is measured for the gauges and for guards.
+    pub(super) fn propose(
+        &self,
+        batch: &EditBatch<'_, T>,
+        guards: &Guards,
+        refresh: Option<RefreshReport>,
+    ) -> Result<Proposed<T>> {
         let update = self.editor.propose(batch)?;
         let (d_out, d_in) = self.shape();
         update.check_shape("the adapter's keys and residuals", d_out, d_in)?;
         let update = self.restrained(update)?;
         let measured = self.total.as_ref().map(|total| total.after(&update)).transpose()?;
         let largest = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
+        let stability = match (&self.total, guards.stability) {
+            (None, None) => None,
+            _ => Some(largest(&self.editor.stability(batch.keys())?)),
+        };
         let mut state = self.editor.state();
         let saturated = update.saturated().min(state.kept_directions);
         state.kept_directions -= saturated;
@@ -167,7 +178,7 @@ impl<T: Scalar> Layer<T> {
             layer: self.number,
             update_norm: measured.map_or_else(|| update.frobenius_norm(), |measured| measured.update_norm),
             weight_norm: self.weight_norm,
-            stability: largest(&self.editor.stability(batch.keys())?),
+            stability,
             gain: largest(update.gains()),
             leakage: measured.map(|measured| measured.leakage),
             drift: measured.map(|measured| measured.drift),

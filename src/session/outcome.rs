@@ -89,8 +89,9 @@ pub struct LayerOutcome {
     pub update_norm: f64,
     /// `|W|_F` before the first edit.
     pub weight_norm: f64,
-    /// Largest `s = kᵀ A0⁻¹ k` of the batch, see [`metrics::stability`](crate::metrics::stability).
-    pub stability: f64,
+    /// Largest `s = kᵀ A0⁻¹ k` of the batch, see [`metrics::stability`](crate::metrics::stability); `None` with the gauges
+    /// off and no guard on it.
+    pub stability: Option<f64>,
     /// Largest `g = kᵀ Q k` of the batch.
     pub gain: f64,
     /// Leakage of everything so far, `tr(D C Dᵀ)`; `None` with the gauges off.

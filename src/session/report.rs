@@ -38,8 +38,8 @@ pub struct Point {
     pub leakage: Option<f64>,
     /// Drift so far, with the gauges on.
     pub drift: Option<f64>,
-    /// Largest `s` of the batch.
-    pub stability: f64,
+    /// Largest `s` of the batch, where it was measured.
+    pub stability: Option<f64>,
     /// Directions that may be edited.
     pub kept_directions: usize,
 }
@@ -88,8 +88,8 @@ impl Report {
             codec::write_u64(out, point.processed)?;
             codec::write_len(out, point.layer)?;
             codec::write_len(out, point.kept_directions)?;
-            for number in [point.leakage.unwrap_or(f64::NAN), point.drift.unwrap_or(f64::NAN), point.stability] {
-                codec::write_f64(out, number)?;
+            for number in [point.leakage, point.drift, point.stability] {
+                codec::write_f64(out, number.unwrap_or(f64::NAN))?;
             }
         }
         Ok(())
@@ -106,7 +106,7 @@ impl Report {
             let processed = codec::read_u64(from)?;
             let (layer, kept_directions) = (codec::read_len(from, usize::MAX)?, codec::read_len(from, usize::MAX)?);
             let mut number = || codec::read_f64(from).map(|x| Some(x).filter(|x| !x.is_nan()));
-            let (leakage, drift, stability) = (number()?, number()?, number()?.unwrap_or(f64::NAN));
+            let (leakage, drift, stability) = (number()?, number()?, number()?);
             report.curve.push(Point { processed, layer, leakage, drift, stability, kept_directions });
         }
         Ok(report)

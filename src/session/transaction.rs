@@ -42,7 +42,8 @@ type Step<T> = (Part<T>, Proposed<T>);
 
 /// An attempt that came through: all that is left is to record and commit it.
 struct Attempt<T: Scalar> {
-    batch: Batch<T>,
+    record: Record<T>,
+    replaced: Vec<EditId>,
     proposed: Vec<Proposed<T>>,
     conflicts: Vec<Conflict>,
 }
@@ -82,7 +83,7 @@ pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T
                 index.add(place, subject, column.map(|column| sketch(keys.as_ref().subcols(column, 1))));
             }
         }
-        Record::Rejected { count, .. } => (0..*count).for_each(|_| index.add(place, 0, None)),
+        Record::Rejected { count, .. } => index.pass_over(*count),
         Record::Undone { ids, .. } => ids.iter().for_each(|&id| index.take_back(id, place)),
     }
 }
@@ -118,7 +119,7 @@ impl<A: Adapter> Session<A> {
         let ids: Vec<EditId> = (first..first + requests.len() as u64).map(EditId).collect();
         let mut traces = Traces { touched: 0, kept: None };
         let outcome = match self.attempt(old, requests, &ids, &mut traces) {
-            Ok(attempt) => match self.append(Record::Batch(attempt.batch.clone())) {
+            Ok(attempt) => match self.append(&attempt.record) {
                 Ok(place) => self.commit(attempt, &ids, place)?,
                 Err(error) => {
                     self.take_back(traces)?;
@@ -131,7 +132,7 @@ impl<A: Adapter> Session<A> {
                     Stop::Failed(error) => return Err(error),
                     Stop::Rejected(reason) => {
                         let record = Record::Rejected { first, count: ids.len(), reason: reason.to_string() };
-                        let place = self.append(record.clone())?;
+                        let place = self.append(&record)?;
                         enter(&mut self.index, place, &record);
                         Outcome::Rejected { ids, reason }
                     }
@@ -154,7 +155,7 @@ impl<A: Adapter> Session<A> {
         Ok(outcome)
     }
 
-    fn append(&mut self, record: Record<A::Scalar>) -> Result<Mark> {
+    pub(super) fn append(&mut self, record: &Record<A::Scalar>) -> Result<Mark> {
         self.journal.append(record.kind(), &record.encode())
     }
 
@@ -207,8 +208,8 @@ impl<A: Adapter> Session<A> {
             proposed.push(proposal);
         }
         let columns = settled.groups.iter().map(|group| group.iter().map(|&request| ids[request]).collect()).collect();
-        let batch = Batch { first: ids[0].0, subjects, replaced, columns, layers: parts };
-        Ok(Attempt { batch, proposed, conflicts: settled.found })
+        let batch = Batch { first: ids[0].0, subjects, replaced: replaced.clone(), columns, layers: parts };
+        Ok(Attempt { record: Record::Batch(batch), replaced, proposed, conflicts: settled.found })
     }
 
     fn failed(&self, layer: usize, error: EditError) -> Stop {
@@ -217,12 +218,11 @@ impl<A: Adapter> Session<A> {
 
     /// The batch is in the journal: it counts.
     fn commit(&mut self, attempt: Attempt<A::Scalar>, ids: &[EditId], place: Mark) -> Result<Outcome> {
-        let Attempt { batch, mut proposed, conflicts } = attempt;
+        let Attempt { record, replaced, mut proposed, conflicts } = attempt;
         let committed =
             self.layers.iter_mut().zip(&mut proposed).try_for_each(|(layer, proposed)| layer.commit(proposed));
         self.restored(|_| committed)?;
-        let replaced = batch.replaced.clone();
-        enter(&mut self.index, place, &Record::Batch(batch));
+        enter(&mut self.index, place, &record);
         let layers = proposed.into_iter().map(|proposed| proposed.outcome).collect();
         Ok(Outcome::Applied { ids: ids.to_vec(), replaced, conflicts, layers })
     }
@@ -300,7 +300,7 @@ impl<A: Adapter> Session<A> {
         self.read_weight(i)?;
         let layer = &self.layers[i];
         let before = dense::product(layer.before.as_ref(), keys.as_ref(), self.par);
-        let proposed = layer.propose(&EditBatch::new(keys.as_ref(), residuals.as_ref())?, refresh)?;
+        let proposed = layer.propose(&EditBatch::new(keys.as_ref(), residuals.as_ref())?, &self.guards, refresh)?;
         Ok((Part { keys, residuals, before }, proposed))
     }
 
@@ -504,7 +504,7 @@ impl<A: Adapter> Session<A> {
     }
 
     pub(super) fn count_towards_snapshot(&mut self, edits: usize) {
-        self.since_snapshot += edits;
+        self.since_snapshot = self.since_snapshot.saturating_add(edits);
         if self.since_snapshot >= self.snapshot_every {
             self.snapshot_failure = self.snapshot().err();
             self.since_snapshot = 0;

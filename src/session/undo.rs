@@ -43,10 +43,9 @@ impl<A: Adapter> Session<A> {
         }
         let ids = self.with_partners(ids)?;
         let kept = self.keep()?;
-        let undone = self.withdraw(&ids, self.journal.end()).and_then(|rebuilt| {
-            let record = Record::<A::Scalar>::Undone { ids: ids.clone(), rebuilt };
-            Ok((rebuilt, self.journal.append(record.kind(), &record.encode())?))
-        });
+        let undone = self
+            .withdraw(&ids, self.journal.end())
+            .and_then(|rebuilt| Ok((rebuilt, self.append(&Record::Undone { ids: ids.clone(), rebuilt })?)));
         let (rebuilt, place) = match undone {
             Ok(done) => done,
             Err(error) => {
@@ -149,7 +148,7 @@ impl<A: Adapter> Session<A> {
         for (columns, sign) in [(&present[..], -1.0), (staying, 1.0)] {
             if !columns.is_empty() {
                 let some = part.columns(columns);
-                let solution = layer.editor.solve(some.keys.as_ref(), Order::Together)?;
+                let solution = layer.editor.solution(some.keys.as_ref(), Order::Together, None)?;
                 let right: Mat<A::Scalar> = cast(solution.directions());
                 factors.push((some.residuals * Scale(A::Scalar::of_f64(sign)), right));
             }

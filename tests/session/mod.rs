@@ -1,5 +1,6 @@
 //! Sessions: one transaction a batch, undo, conflicts, guards, and what survives a crash.
 
+mod damage;
 mod durability;
 mod family;
 mod histories;
