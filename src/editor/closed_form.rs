@@ -587,10 +587,11 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let solution = self.Q.solve(keys)?;
         let remembered = self.remembered(&solution)?;
-        if let Some(simulated) = &mut self.simulated {
-            simulated.Q.absorb(keys)?;
-        }
+        let learned = self.simulated.as_ref().map(|simulated| simulated.Q.solve(keys)).transpose()?;
         self.absorb(&solution, &remembered)?;
+        if let (Some(simulated), Some(learned)) = (&mut self.simulated, learned) {
+            simulated.Q.absorb_solution(&learned)?;
+        }
         self.state = Arc::default();
         Ok(())
     }
