@@ -409,6 +409,15 @@ impl InverseGram {
     /// # Errors
     /// As [`solve`](Self::solve), a negative `e`, and [`EditError::Singular`] if `e` is so small that keys which are dependent, or
     /// outside of the space, ask for the impossible.
+    ///
+    /// ```
+    /// use betaedit_core::{InverseGram, faer::{mat, Par}};
+    /// let Q = InverseGram::isotropic(2, 5.0, Par::Seq)?;
+    /// let k = mat![[1.0], [2.0]];
+    /// let exact = Q.solve_with_slack(k.as_ref(), 0.0)?; // Delta k = r, for any r
+    /// assert!(((k.transpose() * exact.directions())[(0, 0)] - 1.0).abs() < 1e-15);
+    /// # Ok::<(), betaedit_core::EditError>(())
+    /// ```
     pub fn solve_with_slack<T: Scalar>(&self, keys: MatRef<'_, T>, slack: f64) -> Result<Solution> {
         let mut solution = self.solve(keys)?;
         self.set_slack(&mut solution, slack, Order::Together)?;

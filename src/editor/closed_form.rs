@@ -615,10 +615,11 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         let plan = self.plan(keys)?;
         let solution = self.solve(keys, plan.as_ref())?;
         let remembered = self.remembered(&solution, plan)?;
-        if let Some(simulated) = &mut self.simulated {
-            simulated.Q.absorb(keys)?;
-        }
+        let learned = self.simulated.as_ref().map(|simulated| simulated.Q.solve(keys)).transpose()?;
         self.absorb(&solution, &remembered)?;
+        if let (Some(simulated), Some(learned)) = (&mut self.simulated, learned) {
+            simulated.Q.absorb_solution(&learned)?;
+        }
         self.state = Arc::default();
         Ok(())
     }

@@ -82,7 +82,7 @@ impl SessionBuilder {
         self
     }
 
-    /// Changes every update before it is applied. `Prune` needs the gauges.
+    /// Changes every update before it is applied, so that the layers above see what is left. `Prune` needs the gauges.
     ///
     /// What is proved of a method does not hold for what a restraint leaves of it, so an undo plays the other edits again from
     /// the start.

@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConflictPolicy {
-    /// Both are written, as the papers do; the outcome reports it.
+    /// Both are written, as the papers do, or merged within a batch, by a method that does so; the outcome reports it.
     #[default]
     Report,
     /// The batch is rejected.
