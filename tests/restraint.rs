@@ -70,8 +70,9 @@ fn rect_keeps_the_largest_relative_changes<T: Scalar>() {
                 restrained.subtract_from(back.as_mut(), orientation, Par::Seq).unwrap();
                 assert!(distance(back.as_ref(), stored.as_ref()) < 20.0 * T::EPSILON);
             }
+            // Where all stay, it is the factors that are cast.
             let other = restrained.cast::<f64>().unwrap();
-            assert_eq!(other.dense(Par::Seq), wide);
+            assert!(distance(other.dense(Par::Seq).as_ref(), wide.as_ref()) < 4.0 * T::EPSILON);
         }
     }
 }
