@@ -289,7 +289,7 @@ fn bad_input_is_named() {
 #[test]
 fn usage_is_taught() {
     let help = done(betaedit().arg("--help"));
-    for command in ["stats", "edit", "eval", "ask", "undo", "inspect", "demo"] {
+    for command in ["stats", "edit", "eval", "ask", "undo", "inspect", "fetch", "demo"] {
         assert!(help.contains(&format!("\n  {command}")), "{help}");
         let more = done(betaedit().args([command, "--help"]));
         assert!(more.contains("Usage: betaedit"), "{more}");

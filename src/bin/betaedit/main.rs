@@ -74,6 +74,8 @@ enum Command {
     Undo(undo::Arguments),
     /// Look at statistics (spectrum, capacity) or at a session (its edits, leakage, drift)
     Inspect(inspect::Arguments),
+    /// Fetch the model of the demonstration, and say where it is
+    Fetch,
     /// Edit twenty facts of a small model, with tables and plots, and undo one
     Demo(demo::Arguments),
 }
@@ -99,6 +101,7 @@ fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
         Command::Ask(arguments) => ask::run(&arguments, terminal)?,
         Command::Undo(arguments) => undo::run(&arguments, terminal)?,
         Command::Inspect(arguments) => inspect::run(&arguments, terminal)?,
+        Command::Fetch => fetch::run(terminal)?,
         Command::Demo(arguments) => return demo::run(&arguments, terminal),
     }
     Ok(ExitCode::SUCCESS)
