@@ -83,6 +83,12 @@ impl Unsettled {
     fn as_mat(&self, d_in: usize) -> MatRef<'_, f64> {
         MatRef::from_column_major_slice(&self.keys, d_in, self.fates.len())
     }
+
+    /// The pending column of a key that came alone. Those that came last are on the left.
+    fn column<'a>(&self, Q: &'a Symmetric, i: usize) -> MatRef<'a, f64> {
+        let n = self.fates.len();
+        Q.last(n).subcols(n - 1 - i, 1)
+    }
 }
 
 /// What a key does to `Q`.
@@ -573,7 +579,8 @@ impl InverseGram {
 
     /// Lets the pending factors stay as they are, with their rounding.
     fn leave_unsettled(&mut self) {
-        self.probe = self.present_probe();
+        let Self { Q, probe, unsettled, .. } = self;
+        probe.follow(unsettled, |i| unsettled.column(Q, i));
         self.forget_unsettled();
     }
 
@@ -585,10 +592,8 @@ impl InverseGram {
 
     /// The probe after the unsettled keys.
     fn present_probe(&self) -> Probe {
-        let (mut probe, n) = (self.probe.clone(), self.unsettled.fates.len());
-        let pending = self.Q.last(n);
-        // Those that came last are on the left.
-        probe.follow(&self.unsettled, |i| pending.subcols(n - 1 - i, 1));
+        let mut probe = self.probe.clone();
+        probe.follow(&self.unsettled, |i| self.unsettled.column(&self.Q, i));
         probe
     }
 

@@ -206,3 +206,29 @@ pub(super) fn subject_hash(subject: Option<&str>) -> u64 {
         u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes")).max(1)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of a few bytes says that a million requests were rejected.
+    #[test]
+    fn rejected_requests_take_numbers_and_no_memory() {
+        let place = |offset| Mark { offset, check: [0; 16] };
+        let mut index = Index::default();
+        index.add(place(8), 1, Some(5));
+        index.pass_over(1 << 20);
+        index.add(place(80), 1, Some(5));
+        let (first, rejected, last) = (EditId(0), EditId(7), EditId((1 << 20) + 1));
+        assert_eq!((index.len(), index.applied(), index.entries.len()), ((1 << 20) + 2, 2, 2));
+        assert_eq!(
+            (index.place(first), index.place(rejected), index.place(last)),
+            (Some(place(8)), None, Some(place(80)))
+        );
+        assert_eq!(index.candidates(1, 5, 0), BTreeMap::from([(first, true), (last, true)]));
+        index.take_back(first, place(120));
+        index.take_back(rejected, place(120));
+        assert!(!index.is_applied(first) && index.was_applied(first, place(100)) && index.is_applied(last));
+        assert_eq!(index.candidates(1, 5, 0), BTreeMap::from([(last, true)]));
+    }
+}
