@@ -79,10 +79,7 @@ impl<T: Scalar> Update<T> {
             }
             Compression::Rank(_) | Compression::Tolerance(_) => {}
         }
-        // Delta = Q_L (R_L R_Rᵀ) Q_Rᵀ, each triangle short of a power of two.
-        let (L, R) = (qr(self.left(), par)?, qr(self.right().transpose(), par)?);
-        let core = dense::product(L.triangle.as_ref(), R.triangle.transpose(), par);
-        let Svd { U, S, V } = svd(core.as_ref(), par)?;
+        let (L, R, Svd { U, S, V }) = self.core(par)?;
         // dropped[r]: what a cut to rank r leaves out.
         let mut dropped: Vec<f64> = S
             .iter()
@@ -113,6 +110,24 @@ impl<T: Scalar> Update<T> {
         let error = L.scale * R.scale * (dropped[rank] + (2.0 * u + u * u) * kept);
         check::in_range("the error of the compression", &[error])?;
         Ok((Self::from_factors(left, right.transpose().to_owned())?, error))
+    }
+
+    /// Thin singular value decomposition `U diag(s) Vᵀ`, descending: `d_out x m`, `m` values, `d_in x m`.
+    pub(crate) fn singular_values(&self, par: Par) -> Result<(Mat<f64>, Vec<f64>, Mat<f64>)> {
+        let (L, R, Svd { U, S, V }) = self.core(par)?;
+        let S: Vec<f64> = S.iter().map(|s| s * L.scale * R.scale).collect();
+        check::in_range("the singular values of the update", &S)?;
+        let (U, V) =
+            (dense::product(L.basis.as_ref(), U.as_ref(), par), dense::product(R.basis.as_ref(), V.as_ref(), par));
+        Ok((U, S, V))
+    }
+
+    /// `Delta = Q_L (R_L R_Rᵀ) Q_Rᵀ`, each triangle short of a power of two, and the decomposition of the small product.
+    fn core(&self, par: Par) -> Result<(Qr, Qr, Svd)> {
+        let (L, R) = (qr(self.left(), par)?, qr(self.right().transpose(), par)?);
+        let core = dense::product(L.triangle.as_ref(), R.triangle.transpose(), par);
+        let svd = svd(core.as_ref(), par)?;
+        Ok((L, R, svd))
     }
 }
 
@@ -148,14 +163,14 @@ fn qr<T: Scalar>(factor: MatRef<'_, T>, par: Par) -> Result<Qr> {
     Ok(Qr { basis, triangle, scale })
 }
 
-struct Svd {
-    U: Mat<f64>,
-    S: Vec<f64>,
-    V: Mat<f64>,
+pub(crate) struct Svd {
+    pub(crate) U: Mat<f64>,
+    pub(crate) S: Vec<f64>,
+    pub(crate) V: Mat<f64>,
 }
 
 /// The thin singular value decomposition, descending, verified.
-fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
+pub(crate) fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
     let failed =
         |check, measured, allowed| EditError::Decomposition { argument: "the update", check, measured, allowed };
     let (rows, cols) = matrix.shape();

@@ -12,7 +12,7 @@ use crate::error::{EditError, Result};
 use crate::inverse_gram::Solution;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
-use crate::{check, dense};
+use crate::{check, dense, restraint};
 
 /// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +54,7 @@ pub enum Order {
 pub struct EditBatch<'a, T: Scalar> {
     keys: MatRef<'a, T>,
     residuals: MatRef<'a, T>,
+    context: Option<MatRef<'a, T>>,
     order: Order,
 }
 
@@ -68,7 +69,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
         check::shape("residuals", residuals, residuals.nrows(), keys.ncols())?;
         check::finite("keys", keys)?;
         check::finite("residuals", residuals)?;
-        Ok(Self { keys, residuals, order: Order::Together })
+        Ok(Self { keys, residuals, context: None, order: Order::Together })
     }
 
     /// The same edits, one after the other.
@@ -76,6 +77,32 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
     pub fn in_sequence(mut self) -> Self {
         self.order = Order::InSequence;
         self
+    }
+
+    /// The same edits, with the inputs of the edited matrix at all tokens of their requests, `d_in x m`: for methods that
+    /// look at more than the edited token ([`SimIe`](crate::SimIe)).
+    ///
+    /// # Errors
+    /// Another length than that of the keys, no column, NaN or infinity.
+    pub fn with_context(mut self, context: MatRef<'a, T>) -> Result<Self> {
+        check::columns("context", context, self.keys.nrows())?;
+        check::finite("context", context)?;
+        self.context = Some(context);
+        Ok(self)
+    }
+
+    /// Inputs of the edited matrix at all tokens, if they were given.
+    #[must_use]
+    pub fn context(&self) -> Option<MatRef<'a, T>> {
+        self.context
+    }
+
+    /// These edits with other keys and residuals, one for several.
+    pub(crate) fn merged<'b>(&self, keys: &'b Mat<T>, residuals: &'b Mat<T>) -> EditBatch<'b, T>
+    where
+        'a: 'b,
+    {
+        EditBatch { keys: keys.as_ref(), residuals: residuals.as_ref(), ..*self }
     }
 
     /// Whether the edits know of each other.
@@ -106,6 +133,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
 
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
 ///
+/// (A [restraint](crate::restraint) may make it dense: then one of the factors is the identity, and `n` the smaller side.)
 /// As factors an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
 /// subtracted again. One that an editor proposed holds `2 n d_in` more in `f64` until it is [`detached`](Self::detached).
 ///
@@ -125,7 +153,17 @@ pub struct Update<T: Scalar> {
     left: Mat<T>,
     /// The transpose of the right factor, so that one edit is one contiguous column.
     right: Mat<T>,
+    form: Form,
+    edits: usize,
     pub(crate) proposal: Option<Proposal>,
+}
+
+/// How the factors of an update are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Factors,
+    /// The factor on the smaller side is the identity: the other one is `Delta`, and nothing needs to be multiplied.
+    Dense,
 }
 
 /// What an editor needs to commit an update that it proposed: not to be made by anyone else.
@@ -151,19 +189,43 @@ impl<T: Scalar> Update<T> {
         check::shape("right", right.as_ref(), left.ncols(), right.ncols())?;
         check::finite("left", left.as_ref())?;
         check::finite("right", right.as_ref())?;
-        Self { left, right: right.transpose().to_owned(), proposal: None }.representable()
+        let edits = left.ncols();
+        Self { left, right: right.transpose().to_owned(), form: Form::Factors, edits, proposal: None }.representable()
     }
 
-    /// `Delta = R (I + G)⁻¹ Zᵀ`, as an editor proposes it.
-    pub(crate) fn proposed(
-        batch: &EditBatch<'_, T>,
-        mut solution: Solution,
-        remembered: Remembered,
-        state: Arc<()>,
-    ) -> Result<Self> {
-        let (left, right) = (batch.residuals.to_owned(), cast::<f64, T>(solution.take_directions().as_ref()));
+    /// `Delta = left directionsᵀ`, as an editor proposes it for so many edits.
+    pub(crate) fn proposed(left: Mat<T>, directions: &Mat<f64>, edits: usize, proposal: Proposal) -> Result<Self> {
+        let right = cast::<f64, T>(directions.as_ref());
         check::no_overflow("the update", right.as_ref())?;
-        Self { left, right, proposal: Some(Proposal { solution, remembered, state }) }.representable()
+        Self { left, right, form: Form::Factors, edits, proposal: Some(proposal) }.representable()
+    }
+
+    /// The same update as far as its editor is concerned, with other factors: `left` (`d_out x m`), and `right` transposed
+    /// (`d_in x m`).
+    pub(crate) fn with_factors(&self, left: Mat<T>, right: Mat<T>) -> Result<Self> {
+        check::no_overflow("the changed update", left.as_ref())?;
+        check::no_overflow("the changed update", right.as_ref())?;
+        Self { left, right, form: Form::Factors, edits: self.edits, proposal: self.proposal.clone() }.representable()
+    }
+
+    /// The same update as far as its editor is concerned, with a dense `Delta` in place of its own.
+    pub(crate) fn with_entries(&self, Delta: Mat<T>) -> Result<Self> {
+        let (d_out, d_in) = Delta.shape();
+        let changed = if d_out <= d_in {
+            self.with_factors(Mat::identity(d_out, d_out), Delta.transpose().to_owned())?
+        } else {
+            self.with_factors(Delta, Mat::identity(d_in, d_in))?
+        };
+        Ok(Self { form: Form::Dense, ..changed })
+    }
+
+    /// The entries of `Delta`, if they are there without a multiplication.
+    fn entries(&self) -> Option<MatRef<'_, T>> {
+        match self.form {
+            Form::Factors => None,
+            Form::Dense if self.d_out() <= self.d_in() => Some(self.right()),
+            Form::Dense => Some(self.left()),
+        }
     }
 
     /// Directions that committing the update will take out of the space, by continuous refresh.
@@ -186,6 +248,9 @@ impl<T: Scalar> Update<T> {
 
     /// An upper bound of every entry of `Delta`.
     pub(crate) fn bound(&self) -> f64 {
+        if let Some(entries) = self.entries() {
+            return dense::largest(entries);
+        }
         let norms = dense::column_norms(self.left.as_ref()).into_iter().zip(dense::column_norms(self.right.as_ref()));
         norms.map(|(l, r)| l * r).sum()
     }
@@ -214,6 +279,12 @@ impl<T: Scalar> Update<T> {
         self.left.ncols()
     }
 
+    /// How many edits it is of: as many as columns, but for edits that were merged, and updates that were changed.
+    #[must_use]
+    pub fn edits(&self) -> usize {
+        self.edits
+    }
+
     /// Rows of the update, `d_out`.
     #[must_use]
     pub fn d_out(&self) -> usize {
@@ -236,7 +307,7 @@ impl<T: Scalar> Update<T> {
     /// `Delta` as a dense matrix, `d_out x d_in`.
     #[must_use]
     pub fn dense(&self, par: Par) -> Mat<T> {
-        dense::product(self.left(), self.right(), par)
+        self.entries().map_or_else(|| dense::product(self.left(), self.right(), par), |entries| entries.to_owned())
     }
 
     /// `Delta X` for a `d_in x m` matrix, through the factors: `2 n m (d_in + d_out)` flops.
@@ -246,6 +317,9 @@ impl<T: Scalar> Update<T> {
     pub fn product(&self, X: MatRef<'_, T>, par: Par) -> Result<Mat<T>> {
         check::shape("X", X, self.d_in(), X.ncols())?;
         check::finite("X", X)?;
+        if let Some(entries) = self.entries() {
+            return Ok(dense::product(entries, X, par));
+        }
         Ok(dense::product(self.left(), dense::product(self.right(), X, par).as_ref(), par))
     }
 
@@ -295,6 +369,10 @@ impl<T: Scalar> Update<T> {
 
     /// `W <- W ± Delta` (`d_out x d_in`), where shapes and range are known to be right.
     pub(crate) fn add_unchecked(&self, weight: MatMut<'_, T>, sign: f64, par: Par) {
+        if let Some(entries) = self.entries() {
+            let add = |w: &mut T, d: T| *w = T::of_f64(w.to_f64() + sign * d.to_f64());
+            return faer::zip!(weight, entries).for_each(|faer::unzip!(w, d)| add(w, *d));
+        }
         matmul(weight, Accum::Add, self.left(), self.right(), T::of_f64(sign), par);
     }
 
@@ -306,12 +384,16 @@ impl<T: Scalar> Update<T> {
         let (left, right) = (cast::<T, U>(self.left()), cast::<T, U>(self.right.as_ref()));
         check::no_overflow("the conversion of the update", left.as_ref())?;
         check::no_overflow("the conversion of the update", right.as_ref())?;
-        Update { left, right, proposal: None }.representable()
+        Update { left, right, form: self.form, edits: self.edits, proposal: None }.representable()
     }
 
     /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`.
     #[must_use]
     pub fn frobenius_norm(&self) -> f64 {
+        if let Some(entries) = self.entries() {
+            let (entries, scale) = dense::unit_scaled(entries);
+            return entries.norm_l2() * scale;
+        }
         let (inner, scale, _) = self.scaled_inner(self);
         dense::clamped(inner).sqrt() * scale
     }
@@ -322,6 +404,9 @@ impl<T: Scalar> Update<T> {
     /// # Errors
     /// A failed decomposition of an `n x n` matrix.
     pub fn spectral_norm(&self) -> Result<f64> {
+        if let Some(entries) = self.entries() {
+            return restraint::spectral_norm(entries, Par::Seq);
+        }
         let [(L, left_scale), (R, right_scale)] = [self.left(), self.right.as_ref()].map(|factor| {
             let (factor, scale) = dense::unit_scaled(factor);
             (dense::product(factor.transpose(), factor.as_ref(), Par::Seq), scale)

@@ -234,6 +234,13 @@ pub enum EditError {
     )]
     HistoryInProjector,
 
+    /// An edit was to be taken out of an editor in which later edits depend on it.
+    #[error(
+        "edits of this method depend on those before them and cannot be taken out one by one: play the other edits again \
+         from the start (a session's `undo` does)"
+    )]
+    NotReversible,
+
     /// Not enough memory.
     #[error("could not allocate {bytes} bytes for {purpose}")]
     OutOfMemory {

@@ -7,6 +7,7 @@ use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_uppe
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::codec;
+use crate::edit::Order;
 use crate::error::{EditError, Result};
 use crate::projector::{Projector, singular_start};
 use crate::scalar::{Scalar, cast};
@@ -408,6 +409,63 @@ impl InverseGram {
         self.found(&mut workspace, directions, factor, gains, product)
     }
 
+    /// As [`solve`](Self::solve), for `Delta = R (G + e I)⁻¹ Zᵀ`: with `e < 1` the residuals are met more closely than by least
+    /// squares, with `e = 0` exactly.
+    ///
+    /// # Errors
+    /// As [`solve`](Self::solve), a negative `e`, and [`EditError::Singular`] if `e` is so small that keys which are dependent, or
+    /// outside of the space, ask for the impossible.
+    ///
+    /// ```
+    /// use betaedit_core::{InverseGram, faer::{mat, Par}};
+    /// let Q = InverseGram::isotropic(2, 5.0, Par::Seq)?;
+    /// let k = mat![[1.0], [2.0]];
+    /// let exact = Q.solve_with_slack(k.as_ref(), 0.0)?; // Delta k = r, for any r
+    /// assert!(((k.transpose() * exact.directions())[(0, 0)] - 1.0).abs() < 1e-15);
+    /// # Ok::<(), betaedit_core::EditError>(())
+    /// ```
+    pub fn solve_with_slack<T: Scalar>(&self, keys: MatRef<'_, T>, slack: f64) -> Result<Solution> {
+        let mut solution = self.solve(keys)?;
+        self.set_slack(&mut solution, slack, Order::Together)?;
+        Ok(solution)
+    }
+
+    /// Turns the directions of a least squares solution into those with another slack: of the batch as a whole, or column by
+    /// column. With `D = Z (I + G)⁻¹` and `B = Kᵀ D = G (I + G)⁻¹`, `Z (G + e I)⁻¹ = D (e I + (1 - e) B)⁻¹`.
+    pub(crate) fn set_slack(&self, solution: &mut Solution, slack: f64, order: Order) -> Result<()> {
+        check::non_negative("slack", slack)?;
+        if slack == 1.0 {
+            return Ok(());
+        }
+        let singular = || EditError::Singular {
+            step: "the small system Kᵀ Q K + e I",
+            advice: "the residuals cannot be met so closely: keys of the batch are dependent, or (nearly) outside of the \
+                     space that may be edited; allow more slack, or merge the edits",
+        };
+        let n = solution.keys.ncols();
+        let floors: Vec<f64> = self.rounding(&solution.keys).map(|rounding| 1e3 * rounding).collect();
+        if order == Order::InSequence || n == 1 {
+            for (j, floor) in floors.into_iter().enumerate() {
+                let (k, d) = (solution.keys.col_as_slice(j), solution.directions.col_as_slice_mut(j));
+                let met: f64 = k.iter().zip(&*d).map(|(k, d)| k * d).sum();
+                let divisor = slack + (1.0 - slack) * met;
+                if !(divisor > floor) {
+                    return Err(singular());
+                }
+                d.iter_mut().for_each(|d| *d /= divisor);
+            }
+        } else {
+            let B = dense::product(solution.keys.transpose(), solution.directions.as_ref(), self.Q.par());
+            let mean = |i, j| 0.5 * B[(i, j)] + 0.5 * B[(j, i)];
+            let system = Mat::from_fn(n, n, |i, j| (1.0 - slack) * mean(i, j) + if i == j { slack } else { 0.0 });
+            let L = dense::cholesky(system, &floors, singular, self.Q.par())?;
+            let mut rows = solution.directions.as_mut().transpose_mut();
+            solve_lower_triangular_in_place(L.as_ref(), rows.as_mut(), self.Q.par());
+            solve_upper_triangular_in_place(L.transpose(), rows, self.Q.par());
+        }
+        check::no_overflow("the solution of the edit", solution.directions.as_ref())
+    }
+
     /// Solves for keys that know nothing of each other: every column as if it were alone.
     ///
     /// # Errors
@@ -611,7 +669,7 @@ impl InverseGram {
         self.multiply(keys, &mut workspace)?;
         let G = self.gram(&workspace)?;
         let n = G.nrows();
-        let floors: Vec<f64> = self.rounding(&workspace).map(|rounding| 1e4 * rounding).collect();
+        let floors: Vec<f64> = self.rounding(&workspace.keys).map(|rounding| 1e4 * rounding).collect();
         let singular = || EditError::Singular {
             step: "releasing keys, I - Kᵀ Q K",
             advice: "release only keys that were absorbed, each once; if they were, their norm is too large for the \
@@ -821,7 +879,7 @@ impl InverseGram {
         let n = G.nrows();
         let noise = |i, j| if i == j { fate(i).noise() } else { 0.0 };
         let system = Mat::from_fn(n, n, |i, j| noise(i, j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
-        let floors = self.rounding(workspace).enumerate().map(|(i, rounding)| smallest_pivot(rounding, fate(i)));
+        let floors = self.rounding(&workspace.keys).enumerate().map(|(i, rounding)| smallest_pivot(rounding, fate(i)));
         let floors: Vec<f64> = floors.collect();
         let L = dense::cholesky(system, &floors, singular_batch, self.Q.par())?;
         let mut factor = workspace.Z.clone();
@@ -832,16 +890,16 @@ impl InverseGram {
 
     /// How far rounding may put an entry of the diagonal of `G` from where it is: products with `Q` are right to the
     /// rounding of its largest eigenvalue, also where most of it cancels.
-    fn rounding<'a>(&self, workspace: &'a Workspace) -> impl Iterator<Item = f64> + use<'a> {
+    fn rounding<'a>(&self, keys: &'a Mat<f64>) -> impl Iterator<Item = f64> + use<'a> {
         let largest = self.largest.sqrt();
-        workspace.keys.col_iter().map(move |k| f64::EPSILON * (largest * k.norm_l2()).powi(2))
+        keys.col_iter().map(move |k| f64::EPSILON * (largest * k.norm_l2()).powi(2))
     }
 
     /// The solution for one key, where the small system is the number `1 + g`.
     fn single(&self, workspace: &Workspace, solution: &mut Solution) -> Result<()> {
         let (k, z) = (workspace.keys.col_as_slice(0), workspace.Z.col_as_slice(0));
         let g: f64 = k.iter().zip(z).map(|(k, z)| k * z).sum();
-        let rounding = self.rounding(workspace).fold(0.0, f64::max);
+        let rounding = self.rounding(&workspace.keys).fold(0.0, f64::max);
         if !g.is_finite() {
             return Err(EditError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
         }

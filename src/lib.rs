@@ -35,7 +35,8 @@
 //! $P = V V^\top$ is the **projector** on the directions in which edits are allowed: all of them, or the eigenvectors of
 //! $C$ with eigenvalues below a **threshold**, which the model hardly uses (the *null space*). Every closed-form method of
 //! the field is this formula with another start of $Q$ (see the table in [`editor`]): MEMIT takes $P = I$, AlphaEdit
-//! $\lambda_1 = 0$, BetaEdit both terms, and a projector that is rebuilt as the history grows.
+//! $\lambda_1 = 0$, BetaEdit both terms, and a projector that is rebuilt as the history grows; EMMET, which meets residuals
+//! exactly, has $e I$ in place of $I$.
 //!
 //! # Why it is fast
 //!
@@ -96,10 +97,11 @@
 //! 5. [`EditBatch`] in, [`Update`] out: always factors of rank `n`, for a weight of either [`Orientation`].
 //! 6. [`Refresh`]: when and how the projector is rebuilt; [`Headroom`] does it without an eigendecomposition.
 //! 7. [`editor`]: the methods, and the [`Editor`] trait: propose, look, commit.
-//! 8. [`metrics`]: leakage, drift, interference, stability, retention.
-//! 9. [`adapter`]: the seam to a model, and recorded streams of edits.
-//! 10. `format`: files. Statistics, checkpoints, adapters, deltas, spectra (features `npz`, `safetensors`).
-//! 11. `llm`: language models themselves, their keys, targets and statistics (feature `llm`).
+//! 8. [`restraint`]: updates changed after they were computed: RECT, PRUNE.
+//! 9. [`metrics`]: leakage, drift, interference, stability, retention.
+//! 10. [`adapter`]: the seam to a model, and recorded streams of edits.
+//! 11. `format`: files. Statistics, checkpoints, adapters, deltas, spectra (features `npz`, `safetensors`).
+//! 12. `llm`: language models themselves, their keys, targets and statistics (feature `llm`).
 //!
 //! # Numbers
 //!
@@ -154,7 +156,9 @@ pub mod llm;
 pub mod metrics;
 mod moment;
 mod projector;
+mod random;
 mod refresh;
+pub mod restraint;
 mod scalar;
 #[cfg(feature = "session")]
 pub mod session;
@@ -170,7 +174,10 @@ pub use faer;
 pub use adapter::Adapter;
 pub use compression::Compression;
 pub use edit::{EditBatch, Order, Orientation, Update};
-pub use editor::{AlphaEdit, BetaEdit, Editor, History, Hyperparameters, Memit, Method};
+pub use editor::{
+    AlphaEdit, BetaEdit, Editor, Emmet, Encore, History, Hyperparameters, Memit, Method, NullSpace, Pmet, RlsEdit,
+    SimIe,
+};
 pub use error::{EditError, Result, Shape};
 pub use headroom::Headroom;
 #[cfg(feature = "nalgebra")]
@@ -186,3 +193,7 @@ pub use weight::Weight;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/adding-an-editor.md")]
+struct AddingAnEditor;

@@ -6,7 +6,7 @@ use faer::{Mat, MatRef, Par};
 
 use crate::error::{EditError, Result};
 use crate::moment::SecondMoment;
-use crate::{check, dense, tolerance};
+use crate::{check, dense, random, tolerance};
 
 /// Columns of the random block that a decomposition is verified with.
 const PROBES: usize = 16;
@@ -240,13 +240,6 @@ impl Spectrum {
 
 /// Random vectors with independent entries of mean zero and variance one (uniform), always the same.
 fn probes(n: usize) -> Mat<f64> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    Mat::from_fn(n, PROBES, |_, _| {
-        // splitmix64
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) as f64 / u64::MAX as f64 - 0.5) * 12.0_f64.sqrt()
-    })
+    let number = |i: usize| random::uniform(random::scrambled(i as u64));
+    Mat::from_fn(n, PROBES, |i, j| (number(j * n + i) - 0.5) * 12.0_f64.sqrt())
 }

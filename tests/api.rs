@@ -2,9 +2,10 @@
 
 use betaedit_core::editor::{ClosedFormEditor, EditorState, MethodEntry, Recipe};
 use betaedit_core::metrics::{Interference, Measurement, Retention, RunningTotal, Theorem1};
+use betaedit_core::restraint::Restraint;
 use betaedit_core::{
-    AlphaEdit, BetaEdit, EditBatch, EditError, Editor, Hyperparameters, InverseGram, Memit, Projector, RefreshReport,
-    SecondMoment, Solution, Spectrum, Update,
+    AlphaEdit, BetaEdit, EditBatch, EditError, Editor, Emmet, Encore, Hyperparameters, InverseGram, Memit, NullSpace,
+    Pmet, Projector, RefreshReport, RlsEdit, SecondMoment, SimIe, Solution, Spectrum, Update,
 };
 
 fn shared_between_threads<T: Send + Sync>() {}
@@ -22,6 +23,7 @@ fn every_type_can_be_shared_between_threads() {
     shared_between_threads::<ClosedFormEditor<f32>>();
     shared_between_threads::<Box<dyn Editor<f64>>>();
     shared_between_threads::<(Memit, AlphaEdit, BetaEdit, Hyperparameters, Recipe, MethodEntry, EditorState)>();
+    shared_between_threads::<(Pmet, Emmet, Encore, RlsEdit, SimIe<Memit>, NullSpace<Memit>, Restraint)>();
     shared_between_threads::<(Interference, Measurement, Retention, RunningTotal, Theorem1)>();
     shared_between_threads::<EditError>();
     #[cfg(feature = "safetensors")]

@@ -422,6 +422,11 @@ fn a_batch_in_sequence_is_its_single_edits() {
         let mut h = betaedit_core::Hyperparameters::default();
         (h.lambda, h.lambda1, h.lambda2, h.threshold) = (3.0, 2.0, 0.5, Threshold::Directions(25));
         let editor = || ClosedFormEditor::<f64>::new(entry.name, entry.recipe(&h), &layer.spectrum, Par::Seq).unwrap();
+        if entry.name == "memit-r" {
+            let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap().in_sequence();
+            assert!(matches!(editor().propose(&batch), Err(EditError::Parameter { .. })));
+            continue;
+        }
         let (mut one_by_one, mut in_blocks) = (editor(), editor());
         let mut expected = Mat::<f64>::zeros(6, 40);
         for t in 0..90 {

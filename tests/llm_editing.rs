@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
-    Anchor, Collector, Contexts, Model, ModelAdapter, Request, Sampler, Steered, Steering, TargetSearch, Tokenizer,
+    Anchor, Collector, Contexts, FactToken, Model, ModelAdapter, Request, Sampler, Steered, Steering, TargetSearch,
+    Tokenizer,
 };
 use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum, Update};
 use safetensors::SafeTensors;
@@ -78,10 +79,14 @@ fn sequences_run_together_give_what_each_gives_alone() {
     for family in FAMILIES {
         let (model, _) = open(family);
         let tokens = Expected::of(family).tokens;
-        let (long, short) = ((&tokens[..], 1), (&tokens[..5], 3));
-        let together = model.continuations(&[long, short]).unwrap();
-        let logits = model.trace(&tokens).unwrap().logits;
-        for (found, (tokens, start)) in together.iter().zip([long, short]) {
+        // One that another begins as, before it and behind it, and two of which neither begins as the other.
+        let backwards: Vec<u32> = tokens.iter().rev().copied().collect();
+        let sequences =
+            [(&tokens[..5], 3), (&tokens[..], 1), (&tokens[..4], 2), (&backwards[..6], 2), (&backwards[1..6], 1)];
+        let together = model.continuations(&sequences).unwrap();
+        for (found, (tokens, start)) in together.iter().zip(sequences) {
+            let logits = model.trace(tokens).unwrap().logits;
+            assert_eq!(found.log_probabilities.len(), tokens.len() - start);
             for (i, found) in found.log_probabilities.iter().enumerate() {
                 let column = logits.col(start + i - 1);
                 let total: f64 = column.iter().map(|x| f64::from(*x).exp()).sum();
@@ -127,6 +132,55 @@ fn a_key_is_that_of_the_subject_averaged_over_contexts() {
     for j in 0..2 {
         assert!((keys.col(j) - &expected).norm_max() < 1e-5 * expected.norm_max());
     }
+}
+
+/// The place of a token is that of the text before it, as long as the tokenizer does not join the two.
+#[test]
+fn a_fact_is_written_at_the_token_that_is_asked_for() {
+    let (model, tokenizer) = open("llama");
+    let text = tokenizer.encode(&request().text()).unwrap();
+    let trace = model.trace(&text).unwrap();
+    let layer = 1;
+    let mut adapter =
+        ModelAdapter::new(model, tokenizer.clone(), vec![layer], Contexts::default(), TargetSearch::default()).unwrap();
+    for (token, up_to) in [
+        (FactToken::SubjectFirst, "The"),
+        (FactToken::SubjectLast, "The Eiffel Tower"),
+        (FactToken::PromptLast, "The Eiffel Tower is located in the city of"),
+    ] {
+        let before = tokenizer.encode(up_to).unwrap();
+        assert_eq!(before, text[..before.len()], "no token spans the border");
+        let place = if token == FactToken::SubjectFirst { before.len() } else { before.len() - 1 };
+        let request = request().with_token(token);
+        let key = adapter.keys(layer, std::slice::from_ref(&request)).unwrap();
+        let expected = trace.keys[layer].col(place);
+        assert!((key.col(0) - expected).norm_max() < 1e-5 * expected.norm_max(), "{token:?}");
+        // The vector of a search is added there as well.
+        let search = TargetSearch::default().with_steps(1);
+        let target = search.run(adapter.model(), &tokenizer, &Contexts::default(), layer, &request).unwrap();
+        let output = trace.block_outputs[layer].col(place);
+        let start = Mat::from_fn(target.start.len(), 1, |i, _| target.start[i]);
+        assert!((start.col(0) - output).norm_max() < 1e-5 * output.norm_max(), "{token:?}");
+    }
+}
+
+#[test]
+fn known_targets_are_not_sought() {
+    let (model, tokenizer) = open("llama");
+    let hidden = model.config().hidden;
+    // A search with these settings is refused, so none is made.
+    let search = TargetSearch::default().with_steps(0);
+    let adapter = |targets: Vec<f32>| {
+        let adapter = ModelAdapter::new(model.clone(), tokenizer.clone(), vec![1, 2], contexts(), search).unwrap();
+        adapter.with_targets([(request(), targets)].into())
+    };
+    let mut zero = adapter(vec![0.0; hidden]).unwrap();
+    let mut one = adapter(vec![1.0; hidden]).unwrap();
+    let [zero_left, one_left] = [&mut zero, &mut one].map(|adapter| adapter.residuals(1, &[request()]).unwrap());
+    assert!((one_left - &zero_left - Mat::full(hidden, 1, 1.0)).norm_max() < 1e-5);
+    assert!(matches!(zero.residuals(1, &[telling()]), Err(EditError::Parameter { parameter: "steps", .. })));
+    assert!(matches!(adapter(vec![0.0; hidden + 1]), Err(EditError::Shape { argument: "target", .. })));
+    assert!(matches!(adapter(vec![f32::NAN; hidden]), Err(EditError::NonFinite { argument: "target", .. })));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 6] = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gptj"];
+pub const FAMILIES: [&str; 7] = ["llama", "llama-untied", "mistral", "qwen2", "qwen3", "gpt2", "gptj"];
 
 /// A directory as a user has it: the models share one tokenizer, which is stored once.
 pub fn directory(family: &str) -> tempfile::TempDir {
@@ -169,4 +169,56 @@ fn a_directory_that_is_not_in_order_is_refused_by_name() {
     std::fs::write(&weights, bytes).unwrap();
     std::fs::write(directory.path().join("tokenizer.json"), "{}").unwrap();
     assert!(problem(directory.path()).contains("not a readable tokenizer"));
+}
+
+/// What is written is what was read: the fingerprint is that of all numbers.
+#[test]
+fn a_model_survives_being_written() {
+    for family in FAMILIES {
+        let (model, tokenizer) = open(family);
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("new").join("model");
+        model.save(&tokenizer, &place).unwrap();
+        let (again, tokenizer_again) = Model::open(&place, Par::Seq).unwrap();
+        assert_eq!(again.config(), model.config(), "{family}");
+        assert_eq!(again.fingerprint(), model.fingerprint(), "{family}");
+        let text = "The Eiffel Tower is in";
+        let tokens = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer_again.encode(text).unwrap(), tokens, "{family}");
+        assert_eq!(again.trace(&tokens).unwrap().logits, model.trace(&tokens).unwrap().logits, "{family}");
+    }
+}
+
+/// A window of one token: each sees itself alone, and says what it says as the whole text. Of two: what stands two before is
+/// not seen by the first block. As long as the text: no window.
+#[test]
+fn a_sliding_window_hides_what_is_before_it() {
+    let windowed = |window: Value| {
+        let folder = directory("mistral");
+        let path = folder.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["sliding_window"] = window;
+        std::fs::write(&path, config.to_string()).unwrap();
+        Model::open(folder.path(), Par::Seq).unwrap().0
+    };
+    let tokens = Expected::of("mistral").tokens;
+    let near = |a: MatRef<'_, f32>, b: MatRef<'_, f32>| (a - b).norm_max() < 1e-4 * b.norm_max();
+
+    let one = windowed(1.into());
+    let whole = one.trace(&tokens).unwrap().logits;
+    for (t, &token) in tokens.iter().enumerate() {
+        let alone = one.trace(&[token]).unwrap().logits;
+        assert!(near(whole.as_ref().subcols(t, 1), alone.as_ref()), "token {t}");
+    }
+
+    let two = windowed(2.into());
+    let mut others = tokens.clone();
+    others[0] += 1;
+    let [a, b] = [&tokens, &others].map(|tokens| two.trace(tokens).unwrap().block_outputs.swap_remove(0));
+    for t in 0..tokens.len() {
+        assert_eq!(near(a.as_ref().subcols(t, 1), b.as_ref().subcols(t, 1)), t >= 2, "token {t}");
+    }
+
+    let all = windowed(Value::Null).trace(&tokens).unwrap().logits;
+    assert_eq!(windowed(tokens.len().into()).trace(&tokens).unwrap().logits, all);
 }

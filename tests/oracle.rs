@@ -31,7 +31,8 @@ fn projector(C: &DMatrix<f64>, tau: f64) -> DMatrix<f64> {
 #[test]
 fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
     let (d_in, d_out, tau) = (30, 7, 0.05);
-    for entry in METHODS {
+    // Random keys and ideal editors have equations of their own, see test `family`.
+    for entry in METHODS.iter().filter(|entry| !["memit-r", "simie"].contains(&entry.name)) {
         let mut random = Random::new(21);
         let moment = Arc::new(random.moment(d_in, d_in, 1e-3));
         let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq).unwrap());
@@ -56,8 +57,11 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
             let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
             let update = editor.edit(&batch).unwrap();
             let (k, r) = (to_nalgebra(&K), to_nalgebra(&R));
-            let system = &P * (&k * k.transpose() + &H + &C * recipe.weight) + &identity * recipe.ridge;
-            let delta = &r * system.lu().solve(&(&P * &k)).unwrap().transpose();
+            let A = &P * (&H + &C * recipe.weight + &identity * recipe.ridge) * &P;
+            let Y = A.pseudo_inverse(1e-9).unwrap() * &k;
+            let e = if n == 1 { recipe.slack.single } else { recipe.slack.batch };
+            let small = k.transpose() * &Y + DMatrix::identity(n, n) * e;
+            let delta = &r * small.lu().solve(&Y.transpose()).unwrap();
             assert_close(&to_nalgebra(&update.dense(Par::Seq)), &delta, 1e-11);
             assert!((update.frobenius_norm() - delta.norm()).abs() < 1e-12 * delta.norm());
             let spectral = delta.singular_values().max();
@@ -83,7 +87,8 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
             for j in 0..n {
                 let key = k.column(j);
                 assert!(close(s[j], (key.transpose() * &A0_inverse * key)[(0, 0)]));
-                assert!(close(missed[j], (&delta * key - r.column(j)).norm()));
+                let expected = (&delta * key - r.column(j)).norm();
+                assert!((missed[j] - expected).abs() <= 1e-11 * r.column(j).norm());
             }
             if recipe.history == History::Absorbed {
                 H += &k * k.transpose();

@@ -18,7 +18,7 @@ const D: usize = 12;
 const TOKENS: usize = 500;
 const OUT: usize = 8;
 
-fn python(interpreter: &str, verb: &str, folder: &Path) {
+pub fn python(interpreter: &str, verb: &str, folder: &Path) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/round_trip.py");
     let output = Command::new(interpreter).arg(script).arg(verb).arg(folder).output().unwrap();
     assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));

@@ -8,6 +8,8 @@ mod adapter;
 mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
+#[cfg(feature = "cli")]
+mod cli;
 mod conformance;
 mod endurance;
 mod errors;
@@ -15,12 +17,15 @@ mod errors;
 mod fact_metrics;
 #[cfg(feature = "facts")]
 mod facts;
+mod family;
 #[cfg(feature = "safetensors")]
 mod files;
 mod golden;
 mod identities;
 #[cfg(feature = "llm")]
 mod llm_editing;
+#[cfg(feature = "llm")]
+mod llm_fine_tuning;
 #[cfg(feature = "llm")]
 mod llm_models;
 #[cfg(feature = "npz")]
@@ -31,6 +36,7 @@ mod projector;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;
+mod restraint;
 #[cfg(feature = "session")]
 mod session;
 mod spectrum;

@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use betaedit_core::adapter::{RecordedStream, write_delta};
-use betaedit_core::editor::{ClosedFormEditor, METHODS, Penalty, method};
+use betaedit_core::editor::{ClosedFormEditor, METHODS, Penalty, Simulation, Slack, method};
 use betaedit_core::faer::Par;
 use betaedit_core::metrics::{Measurement, Retention, RunningTotal, write_errors};
+use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::{
     Adapter, EditBatch, Editor, HistoryWeighting, Hyperparameters, Refresh, RefreshReport, RefreshRule, Scalar,
     Spectrum, Threshold,
@@ -52,33 +53,54 @@ struct Arguments {
     /// How to edit
     #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>())]
     method: String,
-    /// MEMIT: weight of the statistics, in units of one edited key
+    /// MEMIT, PMET, EMMET, ENCORE, RLSEdit: weight of the statistics, in units of one edited key
     #[arg(long, default_value_t = 15_000.0)]
     lambda: f64,
     /// BetaEdit: weight of the statistics in the solve
     #[arg(long, default_value_t = 3_000.0)]
     lambda1: f64,
-    /// AlphaEdit, BetaEdit: ridge on the norm of the update
+    /// AlphaEdit, BetaEdit, ENCORE: ridge on the norm of the update
     #[arg(long, default_value_t = 10.0)]
     lambda2: f64,
-    /// AlphaEdit, BetaEdit: directions with eigenvalues of C below this may be edited
+    /// AlphaEdit, BetaEdit, -ns: directions with eigenvalues of C below this may be edited
     #[arg(long, default_value_t = 0.02)]
     threshold: f64,
-    /// BetaEdit: edits between refreshes of the projector, 0 = never
+    /// BetaEdit, -ns: edits between refreshes of the projector, 0 = never
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     refresh_every: usize,
-    /// BetaEdit: how past keys join the statistics at a full refresh
+    /// BetaEdit, -ns: how past keys join the statistics at a full refresh
     #[arg(long, value_enum, default_value_t = Weighting::Mean)]
     history: Weighting,
-    /// BetaEdit: how the projector is refreshed
+    /// BetaEdit, -ns: how the projector is refreshed
     #[arg(long, value_enum, default_value_t = Rule::Full)]
     refresh_rule: Rule,
-    /// BetaEdit: what an edited key counts against the mean over the text, in C + w H (not for the history `mean`)
+    /// BetaEdit, -ns: what an edited key counts against the mean over the text, in C + w H (not for the history `mean`)
     #[arg(long, value_name = "W", default_value_t = 1.0)]
     refresh_weight: f64,
     /// BetaEdit: no lambda1 C in the solve (C stays in the projector)
     #[arg(long)]
     without_penalty: bool,
+    /// EMMET: how far residuals may be missed, for single edits and for batches
+    #[arg(long, num_args = 2, value_names = ["SINGLE", "BATCH"], default_values_t = [0.0, 0.1])]
+    slack: Vec<f64>,
+    /// RLSEdit: strengths of the anchors to the outputs and to the weight of the start
+    #[arg(long, num_args = 2, value_names = ["MU", "NU"], default_values_t = [1.0, 0.0])]
+    anchors: Vec<f64>,
+    /// MEMIT-Merge: the cosine from which two keys are one
+    #[arg(long, value_name = "COSINE", default_value_t = 0.99)]
+    alike: f64,
+    /// MEMIT-R: which random keys
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// SimIE around the method, with this weight of the distance from the start [default for simie: 10000]
+    #[arg(long, value_name = "LAMBDA")]
+    simie: Option<f64>,
+    /// RECT: keep this share of the entries of every update, those with the largest relative change
+    #[arg(long, value_name = "SHARE")]
+    rect: Option<f64>,
+    /// With --session, PRUNE: damp the singular values of the total change that are above those of the weight
+    #[arg(long, requires = "session", conflicts_with = "rect")]
+    prune: bool,
     /// Run only the first N edits [default: all]
     #[arg(long, value_name = "N")]
     edits: Option<usize>,
@@ -159,8 +181,18 @@ impl Arguments {
             (0, _) => Refresh::Never,
             (edits, _) => Refresh::Every { edits, rule },
         };
+        hyperparameters.slack = Slack { single: self.slack[0], batch: self.slack[1] };
+        hyperparameters.anchors = (self.anchors[0], self.anchors[1]);
+        hyperparameters.alike = self.alike;
+        hyperparameters.seed = self.seed;
+        hyperparameters.simulation = self.simie.map(|lambda| Simulation { lambda, ..Simulation::default() });
         hyperparameters.penalty = if self.without_penalty { Penalty::Dropped } else { Penalty::Kept };
         hyperparameters
+    }
+
+    fn restraint(&self) -> Option<Restraint> {
+        let rect = self.rect.map(|kept| Rect::default().with_kept(kept).into());
+        rect.or(self.prune.then(|| Prune::default().into()))
     }
 }
 
@@ -236,7 +268,10 @@ fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let batch = EditBatch::new(K.as_ref(), R.as_ref())?;
         let clock = Instant::now();
         refreshes.extend(editor.refresh_if_due()?);
-        let update = editor.propose(&batch)?;
+        let mut update = editor.propose(&batch)?;
+        if let Some(Restraint::Rect(rect)) = arguments.restraint() {
+            update = rect.restrain(&update, stream.weight(), par)?;
+        }
         stream.apply(layer, &update)?;
         editor.commit(&update)?;
         edit_seconds += clock.elapsed().as_secs_f64();

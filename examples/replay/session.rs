@@ -32,6 +32,9 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, par: Par) -> Resu
         .layer(layer, moment, spectrum)
         .directory(directory)
         .snapshot_every(arguments.snapshot_every);
+    if let Some(restraint) = arguments.restraint() {
+        builder = builder.restraint(restraint);
+    }
     if std::io::stderr().is_terminal() {
         builder = builder.observer(ProgressLine::new(std::io::stderr(), Some(edits as u64)));
     }

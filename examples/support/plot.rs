@@ -32,8 +32,13 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(60, 60, 60),
 ];
 
-/// Writes a figure of panels side by side, two a row, over a common `x`.
+/// Writes a figure, see [`svg`].
 pub fn save(path: &Path, title: &str, x: &str, panels: &[Panel]) -> Result<(), Box<dyn Error>> {
+    Ok(std::fs::write(path, svg(title, x, panels)?)?)
+}
+
+/// A figure of panels side by side, two a row, over a common `x`.
+pub fn svg(title: &str, x: &str, panels: &[Panel]) -> Result<String, Box<dyn Error>> {
     let columns = panels.len().min(2);
     let rows = panels.len().div_ceil(2);
     let size = (540 * columns as u32, 340 * rows as u32 + 40);
@@ -47,8 +52,7 @@ pub fn save(path: &Path, title: &str, x: &str, panels: &[Panel]) -> Result<(), B
         }
         root.present()?;
     }
-    std::fs::write(path, svg)?;
-    Ok(())
+    Ok(svg)
 }
 
 fn draw(panel: &Panel, x: &str, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), Box<dyn Error>> {

@@ -181,6 +181,6 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
 pub fn write_delta(path: impl AsRef<Path>, delta: MatRef<'_, f64>, metadata: HashMap<String, String>) -> Result<()> {
     check::not_empty("delta", delta)?;
     check::finite("delta", delta)?;
-    let tensor = NewTensor { name: "delta".to_owned(), rows: delta, precision: Precision::F64 };
+    let tensor = NewTensor::matrix("delta", delta, Precision::F64);
     tensors::write(path.as_ref(), metadata, &[tensor])
 }

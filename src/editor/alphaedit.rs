@@ -57,8 +57,8 @@ impl AlphaEdit {
 impl Method for AlphaEdit {
     fn name(&self) -> &'static str {
         match self.history {
-            History::Ignored => "alphaedit",
             History::Absorbed => "alphaedit-h",
+            History::Ignored | History::Random { .. } => "alphaedit",
         }
     }
 
@@ -67,12 +67,6 @@ impl Method for AlphaEdit {
     }
 
     fn recipe(&self) -> Recipe {
-        Recipe {
-            weight: 0.0,
-            ridge: self.lambda2,
-            space: Space::Null(self.threshold),
-            history: self.history,
-            refresh: Refresh::Never,
-        }
+        Recipe::new(0.0, self.lambda2, Space::Null(self.threshold), self.history, Refresh::Never)
     }
 }

@@ -107,15 +107,10 @@ impl Method for BetaEdit {
     }
 
     fn recipe(&self) -> Recipe {
-        Recipe {
-            weight: match self.penalty {
-                Penalty::Kept => self.lambda1,
-                Penalty::Dropped => 0.0,
-            },
-            ridge: self.lambda2,
-            space: Space::Null(self.threshold),
-            history: History::Absorbed,
-            refresh: self.refresh,
-        }
+        let weight = match self.penalty {
+            Penalty::Kept => self.lambda1,
+            Penalty::Dropped => 0.0,
+        };
+        Recipe::new(weight, self.lambda2, Space::Null(self.threshold), History::Absorbed, self.refresh)
     }
 }

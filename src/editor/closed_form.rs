@@ -4,10 +4,12 @@ use std::io::{Read, Write};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use faer::{MatRef, Par};
+use faer::{Mat, MatRef, Par};
 
-use super::{Editor, EditorState, History, Recipe, Space};
-use crate::edit::{EditBatch, Order, Update};
+use super::random_keys::RandomKeys;
+use super::simulated::Simulated;
+use super::{Editor, EditorState, History, Recipe, Slack, Space};
+use crate::edit::{EditBatch, Order, Proposal, Update};
 use crate::error::{EditError, Result};
 use crate::headroom::{self, Headroom};
 use crate::inverse_gram::{Constraint, InverseGram, Solution};
@@ -37,6 +39,8 @@ pub struct ClosedFormEditor<T: Scalar> {
     projector: Projector,
     Q: InverseGram,
     memory: Memory,
+    random: Option<RandomKeys>,
+    simulated: Option<Simulated>,
     kept: usize,
     edits: usize,
     last_refresh: usize,
@@ -101,6 +105,10 @@ impl Keys {
 pub(crate) struct Remembered {
     headroom: Option<headroom::Plan>,
     constraint: Option<Constraint>,
+    /// Keys that join the history in place of the edited ones.
+    random: Option<Solution>,
+    /// What the ideal editor learns.
+    simulated: Option<Solution>,
 }
 
 impl<T: Scalar> ClosedFormEditor<T> {
@@ -110,7 +118,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start, or a refresh rule that needs
     /// a null space in a recipe without one.
     pub fn new(name: &'static str, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
-        recipe.refresh.check()?;
+        recipe.check()?;
         let mut projector = match recipe.space {
             Space::Whole => Projector::identity(spectrum),
             Space::Null(threshold) => ProjectorBuilder::new(spectrum).threshold(threshold).build(par)?,
@@ -119,7 +127,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             projector = projector.with_headroom()?;
         }
         let Q = InverseGram::diagonal(&projector, recipe.weight, recipe.ridge, par)?;
-        let Q = Self::fitted(Q)?;
+        let Q = Self::fitted(Q, &recipe)?;
         let headroom = |weight| Ok(Memory::Headroom(Headroom::new(&projector, weight, par)?, Keys::default()));
         let memory = match recipe.refresh {
             Refresh::Never => Memory::Nothing,
@@ -132,6 +140,11 @@ impl<T: Scalar> ClosedFormEditor<T> {
                 Memory::Tilt(Tilt::new(&projector, weight, solve, par), Keys::default())
             }
         };
+        let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
+        let random = match recipe.history {
+            History::Random { seed } => Some(RandomKeys { seed, pool: None, drawn: 0 }),
+            History::Ignored | History::Absorbed => None,
+        };
         Ok(Self {
             name,
             recipe,
@@ -140,6 +153,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
             projector,
             Q,
             memory,
+            random,
+            simulated,
             edits: 0,
             last_refresh: 0,
             refreshes: 0,
@@ -149,9 +164,25 @@ impl<T: Scalar> ClosedFormEditor<T> {
         })
     }
 
-    /// Keys of `f32` come one by one and give directions of `f32`: a copy of `Q` in `f32` serves them faster.
-    fn fitted(Q: InverseGram) -> Result<InverseGram> {
-        if T::EPSILON <= f64::EPSILON { Ok(Q) } else { Q.with_rounded_copy() }
+    /// Keys of `f32` come one by one and give directions of `f32`: a copy of `Q` in `f32` serves them faster. Not where
+    /// residuals are met closely, which needs the exact product.
+    fn fitted(Q: InverseGram, recipe: &Recipe) -> Result<InverseGram> {
+        let exact = T::EPSILON <= f64::EPSILON || recipe.slack != Slack::default();
+        if exact { Ok(Q) } else { Q.with_rounded_copy() }
+    }
+
+    /// Keys to draw from for [`History::Random`], `d_in x m`: those of other facts, for example. Other methods draw none.
+    ///
+    /// # Errors
+    /// Wrong shape, no key, NaN.
+    pub fn with_random_keys(mut self, keys: &Arc<Mat<f64>>) -> Result<Self> {
+        check::columns("random keys", keys.as_ref().as_ref(), self.Q.dim())?;
+        check::finite("random keys", keys.as_ref().as_ref())?;
+        if let Some(random) = &mut self.random {
+            random.pool = Some(Arc::clone(keys));
+            self.state = Arc::default();
+        }
+        Ok(self)
     }
 
     /// The recipe that the editor runs.
@@ -207,7 +238,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// # Errors
     /// Those of the writer.
     pub fn save(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        for count in [self.kept, self.edits, self.last_refresh, self.refreshes] {
+        let drawn = self.random.as_ref().map_or(0, |random| random.drawn);
+        for count in [self.kept, self.edits, self.last_refresh, self.refreshes, drawn] {
             codec::write_len(out, count)?;
         }
         let refreshed = !Arc::ptr_eq(self.projector.spectrum(), self.first_projector.spectrum());
@@ -219,6 +251,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             codec::write_matrix(out, self.projector.spectrum().vectors())?;
         }
         self.Q.save(out)?;
+        self.simulated.as_ref().map_or(Ok(()), |simulated| simulated.save(out))?;
         codec::write_u64(out, self.memory.tag())?;
         match &self.memory {
             Memory::Nothing => Ok(()),
@@ -247,6 +280,10 @@ impl<T: Scalar> ClosedFormEditor<T> {
         for count in [&mut next.edits, &mut next.last_refresh, &mut next.refreshes] {
             *count = codec::read_len(from, usize::MAX)?;
         }
+        let drawn = codec::read_len(from, usize::MAX)?;
+        if let Some(random) = &mut next.random {
+            random.drawn = drawn;
+        }
         if next.last_refresh > next.edits {
             return Err(codec::invalid("a refresh after the last edit"));
         }
@@ -264,6 +301,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             }
         };
         next.Q.load(from)?;
+        next.simulated.as_mut().map_or(Ok(()), |simulated| simulated.load(from))?;
         next.memory = match (codec::read_u64(from)?, next.memory) {
             (0, _) => {
                 next.recipe.refresh = Refresh::Never;
@@ -316,7 +354,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         A *= faer::Scale(self.recipe.weight);
         A += H.sum(par);
         let Q = InverseGram::new(&projector, A.as_ref(), self.recipe.ridge, par)?;
-        Ok((projector, Self::fitted(Q)?))
+        Ok((projector, Self::fitted(Q, &self.recipe)?))
     }
 
     /// Refreshes by a rule. Everything that can fail comes before the first change.
@@ -381,7 +419,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// What the keys will change of the headroom.
-    fn plan(&self, keys: MatRef<'_, T>) -> Result<Option<headroom::Plan>> {
+    fn plan<U: Scalar>(&self, keys: MatRef<'_, U>) -> Result<Option<headroom::Plan>> {
         match (&self.memory, self.recipe.refresh) {
             (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) => headroom.plan(keys).map(Some),
             _ => Ok(None),
@@ -397,6 +435,22 @@ impl<T: Scalar> ClosedFormEditor<T> {
         }
     }
 
+    /// The solution for keys on the present `Q`, with the recipe's slack.
+    pub(crate) fn solution(
+        &self,
+        keys: MatRef<'_, T>,
+        order: Order,
+        plan: Option<&headroom::Plan>,
+    ) -> Result<Solution> {
+        let (mut solution, size) = match (order, self.recipe.history) {
+            (Order::Together, _) => (self.solve(keys, plan)?, keys.ncols()),
+            (Order::InSequence, History::Absorbed) => (self.Q.solve_in_sequence(keys)?, 1),
+            (Order::InSequence, _) => (self.Q.solve_each(keys)?, 1),
+        };
+        self.Q.set_slack(&mut solution, self.recipe.slack.of(size), order)?;
+        Ok(solution)
+    }
+
     /// What absorbing keys will change beside `Q`.
     fn remembered(&self, solution: &Solution, plan: Option<headroom::Plan>) -> Result<Remembered> {
         let saturated = plan.as_ref().map(|plan| plan.saturated.as_ref()).filter(|Y| Y.ncols() > 0);
@@ -405,13 +459,13 @@ impl<T: Scalar> ClosedFormEditor<T> {
             Some(Y) if Y.nrows() > 1 => self.Q.constraint_after(solution, Y)?,
             _ => None,
         };
-        Ok(Remembered { headroom: plan, constraint })
+        Ok(Remembered { headroom: plan, constraint, ..Remembered::default() })
     }
 
     /// The keys join the history. What can fail comes before the first change.
     fn absorb(&mut self, solution: &Solution, remembered: &Remembered) -> Result<()> {
         let keys = solution.keys();
-        let Remembered { headroom: plan, constraint } = remembered;
+        let Remembered { headroom: plan, constraint, .. } = remembered;
         if let Memory::Sum(H) = &mut self.memory {
             H.observe(keys, self.par)?;
         }
@@ -474,17 +528,37 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         if self.kept == 0 {
             return Err(self.exhausted());
         }
+        if self.random.is_some() && batch.order() == Order::InSequence {
+            let (parameter, value) = ("edits in sequence, with random keys between them", batch.len() as f64);
+            return Err(EditError::Parameter { parameter, value, allowed: "none: give them one by one" });
+        }
+        let one_for_several = self.recipe.merging.of(batch);
+        let edits = batch.len();
+        let batch = one_for_several.as_ref().map_or(*batch, |(keys, residuals)| batch.merged(keys, residuals));
         let plan = match self.recipe.history {
             History::Absorbed => self.plan(batch.keys())?,
-            History::Ignored => None,
+            _ => None,
         };
-        let solution = match (batch.order(), self.recipe.history) {
-            (Order::Together, _) => self.solve(batch.keys(), plan.as_ref())?,
-            (Order::InSequence, History::Absorbed) => self.Q.solve_in_sequence(batch.keys())?,
-            (Order::InSequence, History::Ignored) => self.Q.solve_each(batch.keys())?,
+        let mut solution = self.solution(batch.keys(), batch.order(), plan.as_ref())?;
+        let mut remembered = match (self.recipe.history, &self.random) {
+            (History::Absorbed, _) => self.remembered(&solution, plan)?,
+            (_, Some(random)) => {
+                let keys = random.draw(batch.len(), self.first_projector.spectrum(), self.par);
+                let drawn = self.Q.solve(keys.as_ref())?;
+                let plan = self.plan(keys.as_ref())?;
+                Remembered { random: Some(drawn.clone()), ..self.remembered(&drawn, plan)? }
+            }
+            _ => Remembered::default(),
         };
-        let remembered = self.remembered(&solution, plan)?;
-        Update::proposed(batch, solution, remembered, Arc::clone(&self.state))
+        let mut directions = solution.take_directions();
+        let mut left = batch.residuals().to_owned();
+        if let Some(simulated) = &self.simulated {
+            let learned;
+            (left, learned) = simulated.learn(&batch, directions.as_ref())?;
+            directions = learned.directions().to_owned();
+            remembered.simulated = Some(learned);
+        }
+        Update::proposed(left, &directions, edits, Proposal { solution, remembered, state: Arc::clone(&self.state) })
     }
 
     fn commit(&mut self, update: &Update<T>) -> Result<()> {
@@ -492,10 +566,19 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         else {
             return Err(EditError::StaleUpdate);
         };
-        if self.recipe.history == History::Absorbed {
-            self.absorb(&proposal.solution, &proposal.remembered)?;
+        let Proposal { solution, remembered, .. } = proposal;
+        match (&remembered.random, self.recipe.history) {
+            (Some(drawn), _) => self.absorb(drawn, remembered)?,
+            (None, History::Absorbed) => self.absorb(solution, remembered)?,
+            _ => {}
         }
-        self.edits += update.rank();
+        if let (Some(simulated), Some(learned)) = (&mut self.simulated, &remembered.simulated) {
+            simulated.commit(learned, update)?;
+        }
+        if let (Some(random), Some(drawn)) = (&mut self.random, &remembered.random) {
+            random.drawn += drawn.keys().ncols();
+        }
+        self.edits += update.edits();
         self.state = Arc::default();
         Ok(())
     }
@@ -509,6 +592,9 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         };
         if shaped {
             return Err(EditError::HistoryInProjector);
+        }
+        if self.simulated.is_some() || self.random.is_some() {
+            return Err(EditError::NotReversible);
         }
         if self.recipe.history == History::Absorbed {
             if let Memory::Sum(H) = &self.memory {
@@ -529,7 +615,11 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         let plan = self.plan(keys)?;
         let solution = self.solve(keys, plan.as_ref())?;
         let remembered = self.remembered(&solution, plan)?;
+        let learned = self.simulated.as_ref().map(|simulated| simulated.Q.solve(keys)).transpose()?;
         self.absorb(&solution, &remembered)?;
+        if let (Some(simulated), Some(learned)) = (&mut self.simulated, learned) {
+            simulated.Q.absorb_solution(&learned)?;
+        }
         self.state = Arc::default();
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! MEMIT and MEMIT-H.
 
-use super::{History, Method, Recipe, Space};
+use super::{History, Merging, Method, Recipe, Space};
 use crate::check;
 use crate::error::Result;
 use crate::refresh::Refresh;
@@ -12,7 +12,8 @@ use crate::refresh::Refresh;
 ///
 /// # References
 /// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023 (equations 2 and 6 of the BetaEdit paper); with
-/// history: equation 5 of the BetaEdit paper (MEMIT-H).
+/// history: equation 5 of the BetaEdit paper (MEMIT-H); with random keys in place of the history: its baseline MEMIT-R; its
+/// MEMIT-30000 is `lambda = 30_000.0`. Merging: Dong, Shen, Xia, "MEMIT-Merge", Findings of ACL 2025, arXiv 2502.07322.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Memit {
@@ -22,11 +23,13 @@ pub struct Memit {
     pub ridge: f64,
     /// Whether past keys are protected. Default: [`History::Ignored`].
     pub history: History,
+    /// Whether edits of a batch with the same key become one. Default: [`Merging::Never`].
+    pub merging: Merging,
 }
 
 impl Default for Memit {
     fn default() -> Self {
-        Self { lambda: 15_000.0, ridge: 0.0, history: History::Ignored }
+        Self { lambda: 15_000.0, ridge: 0.0, history: History::Ignored, merging: Merging::Never }
     }
 }
 
@@ -51,13 +54,22 @@ impl Memit {
         self.history = history;
         self
     }
+
+    /// Sets whether edits of a batch with the same key become one.
+    #[must_use]
+    pub fn with_merging(mut self, merging: Merging) -> Self {
+        self.merging = merging;
+        self
+    }
 }
 
 impl Method for Memit {
     fn name(&self) -> &'static str {
-        match self.history {
-            History::Ignored => "memit",
-            History::Absorbed => "memit-h",
+        match (self.history, self.merging) {
+            (History::Ignored, Merging::Never) => "memit",
+            (History::Ignored, Merging::Alike { .. }) => "memit-merge",
+            (History::Absorbed, _) => "memit-h",
+            (History::Random { .. }, _) => "memit-r",
         }
     }
 
@@ -67,12 +79,7 @@ impl Method for Memit {
     }
 
     fn recipe(&self) -> Recipe {
-        Recipe {
-            weight: self.lambda,
-            ridge: self.ridge,
-            space: Space::Whole,
-            history: self.history,
-            refresh: Refresh::Never,
-        }
+        let recipe = Recipe::new(self.lambda, self.ridge, Space::Whole, self.history, Refresh::Never);
+        Recipe { merging: self.merging, ..recipe }
     }
 }

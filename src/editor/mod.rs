@@ -3,35 +3,62 @@
 //! All of them compute
 //!
 //! ```text
-//! Delta = R (I + G)⁻¹ Zᵀ,    Z = Q K,    G = Kᵀ Z
+//! Delta = R (G + e I)⁻¹ Zᵀ,    Z = Q K,    G = Kᵀ Z
 //! ```
 //!
-//! and differ only in how `Q` starts, whether the keys of past edits join it, and whether its projector is refreshed:
+//! and differ in how `Q` starts, whether the keys of past edits join it, whether its projector is refreshed, and in `e`, which
+//! is 1 but for EMMET:
 //!
-//! | method | `Q` at the start | history | projector |
-//! |---|---|---|---|
-//! | [`Memit`] | `(lambda C)⁻¹` | no | none |
-//! | [`Memit`] with [`History::Absorbed`] | `(lambda C)⁻¹` | yes | none |
-//! | [`AlphaEdit`] | `P / lambda2` | no | from `C`, once |
-//! | [`AlphaEdit`] with [`History::Absorbed`] | `P / lambda2` | yes | from `C`, once |
-//! | [`BetaEdit`] | `V diag(1 / (lambda1 s_i + lambda2)) Vᵀ` | yes | refreshed as history grows |
-//! | [`BetaEdit`] with [`Penalty::Dropped`] | `P / lambda2` | yes | refreshed |
-//! | [`BetaEdit`] with [`Refresh::Never`] | as BetaEdit | yes | from `C`, once |
+//! | name | method | `Q` at the start | history | projector | also |
+//! |---|---|---|---|---|---|
+//! | `memit` | [`Memit`] | `(lambda C)⁻¹` | no | none | |
+//! | `memit-h` | with [`History::Absorbed`] | same | yes | none | |
+//! | `memit-r` | with [`History::Random`] | same | other keys | none | |
+//! | `memit-merge` | with [`Merging::Alike`] | same | no | none | edits with the same key become one |
+//! | `memit-ns` | [`NullSpace`] of it | `V (lambda Vᵀ C V)⁻¹ Vᵀ` | yes | refreshed | |
+//! | `pmet`, `pmet-h`, `pmet-ns` | [`Pmet`] | as `memit` | as `memit` | as `memit` | share `1 / sqrt(l)` of a residual |
+//! | `emmet`, `emmet-h`, `emmet-ns` | [`Emmet`] | as `memit` | as `memit` | as `memit` | `e = 0` or 0.1 |
+//! | `encore` | [`Encore`] | `(lambda C + mu I)⁻¹` | yes | none | |
+//! | `rlsedit` | [`RlsEdit`] | `(mu² lambda C + nu² I)⁻¹` | yes | none | |
+//! | `simie` | [`SimIe`] of EMMET | as `emmet` | no | none | a second `Q` learns from its updates |
+//! | `alphaedit` | [`AlphaEdit`] | `P / lambda2` | no | from `C`, once | |
+//! | `alphaedit-h` | with [`History::Absorbed`] | same | yes | from `C`, once | |
+//! | `betaedit` | [`BetaEdit`] | `V diag(1 / (lambda1 s_i + lambda2)) Vᵀ` | yes | refreshed | |
+//! | | with [`Penalty::Dropped`] | `P / lambda2` | yes | refreshed | |
+//! | | with [`Refresh::Never`] | as BetaEdit | yes | from `C`, once | |
 //!
 //! A row is a [`Recipe`]; a [`Method`] is anything that has one; [`ClosedFormEditor`] runs it. [`METHODS`] finds rows
-//! by name.
+//! by name. [`NullSpace`] and [`SimIe`] go around any method.
 
 mod alphaedit;
 mod betaedit;
 mod closed_form;
+mod emmet;
+mod encore;
 mod memit;
+pub(crate) mod merging;
+mod null_space;
+mod pmet;
+mod random_keys;
+mod recipe;
+mod rlsedit;
+mod simie;
+mod simulated;
 mod table;
 
 pub use alphaedit::AlphaEdit;
 pub use betaedit::{BetaEdit, Penalty};
 pub use closed_form::ClosedFormEditor;
 pub(crate) use closed_form::Remembered;
+pub use emmet::Emmet;
+pub use encore::Encore;
 pub use memit::Memit;
+pub use merging::Merging;
+pub use null_space::NullSpace;
+pub use pmet::Pmet;
+pub use recipe::{History, Recipe, Share, Slack, Space};
+pub use rlsedit::RlsEdit;
+pub use simie::{Base, SimIe, Simulation};
 pub use table::{Hyperparameters, METHODS, MethodEntry, method};
 
 use std::sync::Arc;
@@ -40,54 +67,9 @@ use faer::{MatRef, Par};
 
 use crate::edit::{EditBatch, Update};
 use crate::error::Result;
-use crate::projector::Threshold;
-use crate::refresh::{Capacity, Refresh, RefreshReport};
+use crate::refresh::{Capacity, RefreshReport};
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
-
-/// Whether the keys of past edits are protected by later ones.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum History {
-    /// No: every edit is computed as if it were the first.
-    #[default]
-    Ignored,
-    /// Yes: `A` grows by `K Kᵀ` with every committed batch.
-    Absorbed,
-}
-
-/// The space in which edits are allowed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Space {
-    /// All of it, `P = I`.
-    Whole,
-    /// The eigendirections that the model hardly uses.
-    Null(Threshold),
-}
-
-/// A method as its row in the table: `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ` at the start, and what happens later.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Recipe {
-    /// Weight of the statistics `C` in the protected Gram matrix: `lambda` of MEMIT, `lambda1` of BetaEdit.
-    pub weight: f64,
-    /// Ridge on the norm of the update: `lambda2`.
-    pub ridge: f64,
-    /// Where edits are allowed.
-    pub space: Space,
-    /// Whether past keys are protected.
-    pub history: History,
-    /// When the projector is rebuilt.
-    pub refresh: Refresh,
-}
-
-impl Recipe {
-    /// A recipe, for methods that this crate does not have.
-    #[must_use]
-    pub fn new(weight: f64, ridge: f64, space: Space, history: History, refresh: Refresh) -> Self {
-        Self { weight, ridge, space, history, refresh }
-    }
-}
 
 /// A closed-form editing method: something that has a [`Recipe`].
 pub trait Method {
@@ -202,6 +184,7 @@ pub trait Editor<T: Scalar>: Send + Sync {
     ///
     /// # Errors
     /// [`EditError::HistoryInProjector`](crate::EditError::HistoryInProjector) once the keys have shaped the projector,
+    /// [`EditError::NotReversible`](crate::EditError::NotReversible) for SimIE and random keys,
     /// those of [`InverseGram::release`](crate::InverseGram::release), wrong shape, NaN. Nothing is changed then.
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()>;
 

@@ -1,40 +1,81 @@
 //! The table of methods: every editor by its name.
 
-use super::{AlphaEdit, BetaEdit, History, Memit, Method, Penalty, Recipe};
+use super::{
+    AlphaEdit, BetaEdit, Emmet, Encore, History, Memit, Merging, Method, NullSpace, Penalty, Pmet, Recipe, RlsEdit,
+    SimIe, Simulation, Slack,
+};
 use crate::error::{EditError, Result};
-use crate::projector::{HistoryWeighting, Threshold};
-use crate::refresh::{Refresh, RefreshRule};
+use crate::projector::Threshold;
+use crate::refresh::Refresh;
 
 /// The hyperparameters of all methods together, for programs that choose a method by its name. Each method takes what
 /// it knows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Hyperparameters {
-    /// Weight of the statistics in MEMIT. Default: `15_000.0`.
+    /// Weight of the statistics in MEMIT and its kin. Default: `15_000.0`.
     pub lambda: f64,
     /// Weight of the statistics in BetaEdit. Default: `3_000.0`.
     pub lambda1: f64,
-    /// Ridge of AlphaEdit and BetaEdit. Default: `10.0`.
+    /// Ridge of AlphaEdit, BetaEdit and ENCORE. Default: `10.0`.
     pub lambda2: f64,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
-    /// When and how BetaEdit refreshes. Default: every 1000 edits, full, mean with `lambda1 = 3_000.0`.
+    /// When and how BetaEdit and the methods `-ns` refresh. Default: every 1000 edits, full, mean with `lambda1 = 3_000.0`.
     pub refresh: Refresh,
     /// Whether BetaEdit penalises leakage. Default: [`Penalty::Kept`].
     pub penalty: Penalty,
+    /// How far EMMET may miss residuals. Default: that of [`Emmet`].
+    pub slack: Slack,
+    /// Strengths `(mu, nu)` of RLSEdit's anchors, to the outputs and to the weight of the start. Default: `(1.0, 0.0)`.
+    pub anchors: (f64, f64),
+    /// The cosine from which MEMIT-Merge takes keys for one. Default: `0.99`.
+    pub alike: f64,
+    /// Of MEMIT-R's random keys. Default: 0.
+    pub seed: u64,
+    /// SimIE around whatever method is chosen. Default: none but around `simie`.
+    pub simulation: Option<Simulation>,
 }
 
 impl Default for Hyperparameters {
     fn default() -> Self {
-        let rule = RefreshRule::Full(HistoryWeighting::Mean { lambda1: 3_000.0 });
+        let (memit, emmet, anchored, betaedit) =
+            (Memit::default(), Emmet::default(), RlsEdit::default(), BetaEdit::default());
         Self {
-            lambda: 15_000.0,
-            lambda1: 3_000.0,
-            lambda2: 10.0,
-            threshold: Threshold::default(),
-            refresh: Refresh::Every { edits: 1_000, rule },
-            penalty: Penalty::Kept,
+            lambda: memit.lambda,
+            lambda1: betaedit.lambda1,
+            lambda2: betaedit.lambda2,
+            threshold: betaedit.threshold,
+            refresh: betaedit.refresh,
+            penalty: betaedit.penalty,
+            slack: emmet.slack,
+            anchors: (anchored.mu, anchored.nu),
+            alike: 0.99,
+            seed: 0,
+            simulation: None,
         }
+    }
+}
+
+impl Hyperparameters {
+    fn memit(&self, history: History) -> Memit {
+        Memit::default().with_lambda(self.lambda).with_history(history)
+    }
+
+    fn pmet(&self, history: History) -> Pmet {
+        Pmet::default().with_lambda(self.lambda).with_history(history)
+    }
+
+    fn emmet(&self, history: History) -> Emmet {
+        Emmet::default().with_lambda(self.lambda).with_slack(self.slack).with_history(history)
+    }
+
+    fn alphaedit(&self, history: History) -> AlphaEdit {
+        AlphaEdit::default().with_lambda2(self.lambda2).with_threshold(self.threshold).with_history(history)
+    }
+
+    fn null_space<M: Method>(&self, method: M) -> Recipe {
+        NullSpace::of(method).with_threshold(self.threshold).with_refresh(self.refresh).recipe()
     }
 }
 
@@ -50,46 +91,62 @@ pub struct MethodEntry {
 }
 
 impl MethodEntry {
+    /// A line for a method that this crate does not have: see `docs/adding-an-editor.md`.
+    #[must_use]
+    pub const fn new(name: &'static str, summary: &'static str, recipe: fn(&Hyperparameters) -> Recipe) -> Self {
+        Self { name, summary, recipe }
+    }
+
     /// The method's recipe with these hyperparameters.
     #[must_use]
     pub fn recipe(&self, hyperparameters: &Hyperparameters) -> Recipe {
-        (self.recipe)(hyperparameters)
+        let recipe = (self.recipe)(hyperparameters);
+        Recipe { simulation: hyperparameters.simulation.or(recipe.simulation), ..recipe }
     }
 }
 
 /// All methods. Adding one takes a short file beside this one, and a line here.
 pub const METHODS: &[MethodEntry] = &[
-    MethodEntry {
-        name: "memit",
-        summary: "(lambda C)^-1, no history",
-        recipe: |h| Memit::default().with_lambda(h.lambda).recipe(),
-    },
-    MethodEntry {
-        name: "memit-h",
-        summary: "(lambda C)^-1, past keys protected",
-        recipe: |h| Memit::default().with_lambda(h.lambda).with_history(History::Absorbed).recipe(),
-    },
-    MethodEntry {
-        name: "alphaedit",
-        summary: "null space of C, no history",
-        recipe: |h| AlphaEdit::default().with_lambda2(h.lambda2).with_threshold(h.threshold).recipe(),
-    },
-    MethodEntry {
-        name: "alphaedit-h",
-        summary: "null space of C, past keys protected",
-        recipe: |h| {
-            let method = AlphaEdit::default().with_history(History::Absorbed);
-            method.with_lambda2(h.lambda2).with_threshold(h.threshold).recipe()
-        },
-    },
-    MethodEntry {
-        name: "betaedit",
-        summary: "null space refreshed over past keys, leakage penalised",
-        recipe: |h| {
-            let method = BetaEdit::default().with_lambda1(h.lambda1).with_lambda2(h.lambda2).with_refresh(h.refresh);
-            method.with_threshold(h.threshold).with_penalty(h.penalty).recipe()
-        },
-    },
+    MethodEntry::new("memit", "(lambda C)^-1, no history", |h| h.memit(History::Ignored).recipe()),
+    MethodEntry::new("memit-h", "memit, past keys protected", |h| h.memit(History::Absorbed).recipe()),
+    MethodEntry::new("memit-r", "memit, random keys in place of past ones", |h| {
+        h.memit(History::Random { seed: h.seed }).recipe()
+    }),
+    MethodEntry::new("memit-merge", "memit, edits of a batch with the same key become one", |h| {
+        h.memit(History::Ignored).with_merging(Merging::Alike { cosine: h.alike }).recipe()
+    }),
+    MethodEntry::new("memit-ns", "memit with history through the null space", |h| {
+        h.null_space(h.memit(History::Absorbed))
+    }),
+    MethodEntry::new("pmet", "memit with the square root of the share of a residual", |h| {
+        h.pmet(History::Ignored).recipe()
+    }),
+    MethodEntry::new("pmet-h", "pmet, past keys protected", |h| h.pmet(History::Absorbed).recipe()),
+    MethodEntry::new("pmet-ns", "pmet with history through the null space", |h| {
+        h.null_space(h.pmet(History::Absorbed))
+    }),
+    MethodEntry::new("emmet", "residuals met exactly or nearly so, no history", |h| h.emmet(History::Ignored).recipe()),
+    MethodEntry::new("emmet-h", "emmet, past keys protected", |h| h.emmet(History::Absorbed).recipe()),
+    MethodEntry::new("emmet-ns", "emmet with history through the null space", |h| {
+        h.null_space(h.emmet(History::Absorbed))
+    }),
+    MethodEntry::new("encore", "memit-h with a ridge", |h| {
+        Encore::default().with_lambda(h.lambda).with_mu(h.lambda2).recipe()
+    }),
+    MethodEntry::new("rlsedit", "recursive least squares, anchored to the start", |h| {
+        RlsEdit::default().with_lambda(h.lambda).with_anchors(h.anchors.0, h.anchors.1).recipe()
+    }),
+    MethodEntry::new("simie", "an ideal editor that learns from emmet", |h| {
+        SimIe::of(h.emmet(History::Ignored)).recipe()
+    }),
+    MethodEntry::new("alphaedit", "null space of C, no history", |h| h.alphaedit(History::Ignored).recipe()),
+    MethodEntry::new("alphaedit-h", "null space of C, past keys protected", |h| {
+        h.alphaedit(History::Absorbed).recipe()
+    }),
+    MethodEntry::new("betaedit", "null space refreshed over past keys, leakage penalised", |h| {
+        let method = BetaEdit::default().with_lambda1(h.lambda1).with_lambda2(h.lambda2).with_refresh(h.refresh);
+        method.with_threshold(h.threshold).with_penalty(h.penalty).recipe()
+    }),
 ];
 
 /// The line of the table with this name.

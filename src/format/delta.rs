@@ -40,11 +40,8 @@ pub fn write<T: Scalar>(path: impl AsRef<Path>, updates: &Updates<T>) -> Result<
         return Err(EditError::Empty { argument: "updates" });
     }
     let factors = updates.iter().flat_map(|(parameter, update)| {
-        [("left", update.left()), ("right", update.right())].map(|(side, rows)| NewTensor {
-            name: format!("{parameter}.{side}"),
-            rows,
-            precision: Precision::of::<T>(),
-        })
+        [("left", update.left()), ("right", update.right())]
+            .map(|(side, rows)| NewTensor::matrix(format!("{parameter}.{side}"), rows, Precision::of::<T>()))
     });
     tensors::write(path.as_ref(), tensors::kind(KIND), &factors.collect::<Vec<_>>())
 }

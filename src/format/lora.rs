@@ -76,10 +76,8 @@ pub fn write<T: Scalar>(
     let factors: Vec<_> = modules
         .iter()
         .flat_map(|(module, update)| {
-            [("A", update.right()), ("B", update.left())].map(|(side, rows)| NewTensor {
-                name: format!("{PREFIX}{module}.lora_{side}.weight"),
-                rows,
-                precision: Precision::of::<T>(),
+            [("A", update.right()), ("B", update.left())].map(|(side, rows)| {
+                NewTensor::matrix(format!("{PREFIX}{module}.lora_{side}.weight"), rows, Precision::of::<T>())
             })
         })
         .collect();

@@ -26,9 +26,9 @@ const HALFWAY: f64 = 0.5;
 /// # Errors
 /// A path that cannot be written.
 pub fn write(path: impl AsRef<Path>, spectrum: &Spectrum, fingerprint: &Fingerprint) -> Result<()> {
-    let new = |name: &str, rows| NewTensor { name: name.to_owned(), rows, precision: Precision::F64 };
     let values = MatRef::from_row_major_slice(spectrum.values(), 1, spectrum.dim());
-    let tensors = [new("values", values), new("vectors", spectrum.vectors().transpose())];
+    let tensors = [("values", values), ("vectors", spectrum.vectors().transpose())]
+        .map(|(name, rows)| NewTensor::matrix(name, rows, Precision::F64));
     tensors::write(path.as_ref(), fingerprint.metadata(KIND), &tensors)
 }
 

@@ -64,7 +64,7 @@ impl Statistics {
         metadata.insert("tokens".to_owned(), self.tokens.to_string());
         metadata.insert("parts".to_owned(), serde_json::json!(self.parts).to_string());
         // Symmetric, and its columns are contiguous.
-        let sum = NewTensor { name: "sum".to_owned(), rows: self.sum().transpose(), precision: Precision::F64 };
+        let sum = NewTensor::matrix("sum", self.sum().transpose(), Precision::F64);
         tensors::write(path, metadata, &[sum])
     }
 }

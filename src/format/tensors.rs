@@ -263,9 +263,22 @@ impl<R: Read + Seek> TensorFile<R> {
 
 /// A tensor to be written: `rows` is as the file has it.
 pub(crate) struct NewTensor<'a, T: Scalar> {
-    pub(crate) name: String,
-    pub(crate) rows: MatRef<'a, T>,
-    pub(crate) precision: Precision,
+    name: String,
+    shape: Vec<usize>,
+    rows: MatRef<'a, T>,
+    precision: Precision,
+}
+
+impl<'a, T: Scalar> NewTensor<'a, T> {
+    pub(crate) fn matrix(name: impl Into<String>, rows: MatRef<'a, T>, precision: Precision) -> Self {
+        Self { name: name.into(), shape: vec![rows.nrows(), rows.ncols()], rows, precision }
+    }
+
+    #[cfg(feature = "llm")]
+    pub(crate) fn vector(name: impl Into<String>, numbers: &'a [T], precision: Precision) -> Self {
+        let rows = MatRef::from_row_major_slice(numbers, 1, numbers.len());
+        Self { name: name.into(), shape: vec![numbers.len()], rows, precision }
+    }
 }
 
 /// The metadata of a file that [`TensorFile::open_kind`] opens.
@@ -281,7 +294,6 @@ pub(crate) fn write<T: Scalar>(
 ) -> Result<()> {
     let mut offset = 0;
     let described = tensors.iter().map(|tensor| {
-        let (rows, cols) = tensor.rows.shape();
         let dtype = match tensor.precision {
             Precision::F16 => Dtype::F16,
             Precision::Bf16 => Dtype::BF16,
@@ -289,8 +301,8 @@ pub(crate) fn write<T: Scalar>(
             Precision::F64 => Dtype::F64,
         };
         let start = offset;
-        offset += rows * cols * tensor.precision.bytes();
-        (tensor.name.clone(), TensorInfo { dtype, shape: vec![rows, cols], data_offsets: (start, offset) })
+        offset += tensor.shape.iter().product::<usize>() * tensor.precision.bytes();
+        (tensor.name.clone(), TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, offset) })
     });
     let header =
         Metadata::new(Some(metadata), described.collect()).map_err(|error| malformed(path, error.to_string()))?;

@@ -1,5 +1,6 @@
 //! A model that edits itself: keys and residuals of requests, as the engine asks for them.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::generate::{Contexts, Prompt};
 use super::model::{Batch, Model, Opened, columns, select};
 use super::ops::{Parameter, with_rows};
 use super::request::Request;
-use super::target::TargetSearch;
+use super::target::{TargetSearch, targeted_everywhere};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
 use crate::check;
@@ -21,7 +22,7 @@ use crate::error::{EditError, Result};
 /// A language model behind the [`Adapter`] seam.
 ///
 /// The key of a request is the mean of those of its bare prompt and of its prompts behind the [`Contexts`]. Its residual
-/// at any layer is what the **last** edited layer's output at the subject's last token of the bare prompt still lacks of the
+/// at any layer is what the **last** edited layer's output at the fact's token of the bare prompt still lacks of the
 /// target; the caller divides it among the layers left.
 ///
 /// A batch of requests begins when other requests come, or a layer at or below the last changed one. Targets are sought
@@ -33,6 +34,7 @@ pub struct ModelAdapter {
     contexts: Contexts,
     search: TargetSearch,
     layers: Vec<usize>,
+    known: HashMap<Request, Vec<f32>>,
     batch: Option<Work>,
 }
 
@@ -52,8 +54,8 @@ struct Work {
 struct Part {
     requests: Range<usize>,
     batch: Batch,
-    /// For each sequence (each request's bare prompt, then those behind contexts), the row of the subject's last token.
-    subject_last: Vec<usize>,
+    /// For each sequence (each request's bare prompt, then those behind contexts), the row of the fact's token.
+    places: Vec<usize>,
     opened: Opened,
 }
 
@@ -80,7 +82,21 @@ impl ModelAdapter {
             return Err(EditError::Parameter { parameter, value: pair[1] as f64, allowed });
         }
         model.down(layers[layers.len() - 1])?;
-        Ok(Self { model, tokenizer, contexts, search, layers, batch: None })
+        Ok(Self { model, tokenizer, contexts, search, layers, known: HashMap::new(), batch: None })
+    }
+
+    /// Takes the targets of some requests as known, for example those found on the unedited model, and seeks the others only.
+    ///
+    /// # Errors
+    /// A target whose length is not the model's hidden size, or that is not finite.
+    pub fn with_targets(mut self, known: HashMap<Request, Vec<f32>>) -> Result<Self> {
+        for target in known.values() {
+            let target = MatRef::from_column_major_slice(target, target.len(), 1);
+            check::shape("target", target, self.model.config.hidden, 1)?;
+            check::finite("target", target)?;
+        }
+        self.known = known;
+        Ok(self)
     }
 
     /// The model, as edited so far.
@@ -99,6 +115,15 @@ impl ModelAdapter {
     #[must_use]
     pub fn contexts(&self) -> &Contexts {
         &self.contexts
+    }
+
+    /// Refuses a request that cannot be written into this model, without running it.
+    ///
+    /// # Errors
+    /// A subject or target that the tokenizer makes nothing of, or a prompt that is longer than the model's context.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        let prompts = targeted_everywhere(&self.tokenizer, &self.contexts, request)?;
+        prompts.iter().try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
     }
 
     fn weight_mut(&mut self, layer: usize) -> &mut Parameter {
@@ -145,9 +170,8 @@ impl ModelAdapter {
             let range = start..(start + AT_ONCE).min(requests.len());
             let mut prompts = vec![];
             for request in &requests[range.clone()] {
-                let (head, tail) = request.around_subject_end();
                 for opening in self.contexts.openings() {
-                    let prompt = Prompt::new(&self.tokenizer, request.subject(), &format!("{opening}{head}"), tail)?;
+                    let prompt = Prompt::new(&self.tokenizer, &opening, request, "")?;
                     self.model.check_tokens(&prompt.tokens)?;
                     prompts.push(prompt);
                 }
@@ -159,16 +183,16 @@ impl ModelAdapter {
     }
 
     fn open(&self, requests: Range<usize>, prompts: &[Prompt]) -> Computed<Part> {
-        // Nothing after the subject matters to what is asked here.
-        let inputs: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.tokens[..=prompt.subject_last]).collect();
+        // Nothing after the fact's token matters to what is asked here.
+        let inputs: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.tokens[..=prompt.position]).collect();
         let batch = Batch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
-        let subject_last = batch.spans.iter().map(|span| span.rows.end - 1).collect();
+        let places = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let x = self.model.embed(&inputs.concat(), &batch)?;
         let opened = self.model.blocks[0].open(&self.model, &x, &batch, vec![])?;
-        Ok(Part { requests, batch, subject_last, opened })
+        Ok(Part { requests, batch, places, opened })
     }
 
-    /// The last edited layer's output at the subject's last token of the bare prompts, a column a request.
+    /// The last edited layer's output at the fact's token of the bare prompts, a column a request.
     fn outputs(&self, layer: usize, part: &Part) -> Computed<Mat<f32>> {
         let each = self.contexts.prefixes().len() + 1;
         let bare: Vec<_> = part.batch.spans.iter().step_by(each).map(|span| span.rows.clone()).collect();
@@ -186,8 +210,11 @@ impl ModelAdapter {
         let last = self.layers[self.layers.len() - 1];
         let mut targets = Mat::zeros(self.model.config.hidden, requests.len());
         for (j, request) in requests.iter().enumerate() {
-            let target = self.search.run(&self.model, &self.tokenizer, &self.contexts, last, request)?;
-            targets.col_mut(j).iter_mut().zip(&target.value).for_each(|(to, from)| *to = *from);
+            let target = match self.known.get(request) {
+                Some(target) => target.clone(),
+                None => self.search.run(&self.model, &self.tokenizer, &self.contexts, last, request)?.value,
+            };
+            targets.col_mut(j).iter_mut().zip(&target).for_each(|(to, from)| *to = *from);
         }
         Ok(targets)
     }
@@ -212,7 +239,7 @@ impl Adapter for ModelAdapter {
         let mut keys = Mat::zeros(d_in, requests.len());
         for part in &self.at(layer, requests)?.parts {
             with_rows([&part.opened.keys], |[rows]| {
-                for (request, places) in part.requests.clone().zip(part.subject_last.chunks_exact(weights.len())) {
+                for (request, places) in part.requests.clone().zip(part.places.chunks_exact(weights.len())) {
                     for (&row, weight) in places.iter().zip(&weights) {
                         keys.col_mut(request).iter_mut().zip(rows.row(row)).for_each(|(key, x)| *key += weight * x);
                     }

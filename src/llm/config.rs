@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{EditError, Result};
 
@@ -155,6 +155,75 @@ impl Config {
             _ => entries.llama(family)?,
         };
         config.checked(path)
+    }
+
+    /// The `config.json` of such a model: [`from_json`](Self::from_json) reads it back.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let activation = match (self.activation, self.family) {
+            (Activation::Silu, _) => "silu",
+            (Activation::Gelu, Family::Gpt2 | Family::GptJ) => "gelu_new",
+            (Activation::Gelu, _) => "gelu_pytorch_tanh",
+        };
+        let (model_type, architecture) = match self.family {
+            Family::Llama => ("llama", "LlamaForCausalLM"),
+            Family::Mistral => ("mistral", "MistralForCausalLM"),
+            Family::Qwen2 => ("qwen2", "Qwen2ForCausalLM"),
+            Family::Qwen3 => ("qwen3", "Qwen3ForCausalLM"),
+            Family::Gpt2 => ("gpt2", "GPT2LMHeadModel"),
+            Family::GptJ => ("gptj", "GPTJForCausalLM"),
+        };
+        let mut json = match self.family {
+            Family::Gpt2 | Family::GptJ => json!({
+                "n_embd": self.hidden,
+                "n_head": self.heads,
+                "n_layer": self.layers,
+                "n_inner": self.intermediate,
+                "n_positions": self.context,
+                "layer_norm_epsilon": self.norm_epsilon,
+                "activation_function": activation,
+            }),
+            _ => json!({
+                "hidden_size": self.hidden,
+                "num_attention_heads": self.heads,
+                "num_key_value_heads": self.kv_heads,
+                "num_hidden_layers": self.layers,
+                "intermediate_size": self.intermediate,
+                "head_dim": self.head_dim,
+                "max_position_embeddings": self.context,
+                "rms_norm_eps": self.norm_epsilon,
+                "hidden_act": activation,
+                "sliding_window": self.window,
+            }),
+        };
+        json["model_type"] = json!(model_type);
+        json["architectures"] = json!([architecture]);
+        json["vocab_size"] = json!(self.vocabulary);
+        json["tie_word_embeddings"] = json!(self.tied);
+        json["torch_dtype"] = json!("float32");
+        if matches!(self.family, Family::Qwen2 | Family::Qwen3) {
+            json["use_sliding_window"] = json!(self.window.is_some());
+            json["max_window_layers"] = json!(if self.window.is_some() { 0 } else { self.layers });
+        }
+        match (self.positions, self.family) {
+            (Positions::Learned, _) => {}
+            (Positions::Rotary(rotary), Family::GptJ) => json["rotary_dim"] = json!(rotary.dims),
+            (Positions::Rotary(rotary), _) => {
+                json["rope_theta"] = json!(rotary.theta);
+                json["rope_scaling"] = match rotary.scaling {
+                    RotaryScaling::None => Value::Null,
+                    RotaryScaling::Linear(factor) => json!({ "rope_type": "linear", "factor": factor }),
+                    RotaryScaling::Llama3 { factor, low, high, original_context } => json!({
+                        "rope_type": "llama3",
+                        "factor": factor,
+                        "low_freq_factor": low,
+                        "high_freq_factor": high,
+                        "original_max_position_embeddings": original_context,
+                    }),
+                };
+            }
+        }
+        json
     }
 
     /// Refuses shapes that do not fit together.

@@ -9,6 +9,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::failed;
 use super::model::{Batch, Model, likeliest};
 use super::ops::{Past, with_rows};
+use super::request::{FactToken, Request};
 use crate::error::{EditError, Result};
 
 /// How the next token is chosen.
@@ -152,20 +153,35 @@ impl Contexts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Prompt {
     pub(super) tokens: Vec<u32>,
-    /// Index of the subject's last token.
-    pub(super) subject_last: usize,
+    /// Index of the token at which the fact is written.
+    pub(super) position: usize,
 }
 
 impl Prompt {
-    /// The tokens of `head` (which ends with the subject) and `tail`.
-    pub(super) fn new(tokenizer: &super::Tokenizer, subject: &str, head: &str, tail: &str) -> Result<Self> {
-        let (before, tokens) = (tokenizer.encode(head)?, tokenizer.encode(&format!("{head}{tail}"))?);
-        if before.len() <= tokenizer.encode("")?.len() {
+    /// The tokens of a request's prompt between an opening and a continuation.
+    pub(super) fn new(
+        tokenizer: &super::Tokenizer,
+        opening: &str,
+        request: &Request,
+        continuation: &str,
+    ) -> Result<Self> {
+        let (before, after) = request.around_subject();
+        let subject = request.subject();
+        let before = format!("{opening}{before}");
+        let tokens = tokenizer.encode(&format!("{before}{subject}{after}{continuation}"))?;
+        let to_subject = tokenizer.encode(&format!("{before}{subject}"))?;
+        if to_subject.len() <= tokenizer.encode("")?.len() {
             let problem = "the tokenizer makes no token of the subject".into();
             return Err(EditError::Request { subject: subject.into(), problem });
         }
-        // Where the subject's end and what follows share a token, that is the one.
-        let common = before.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-        Ok(Self { subject_last: common.min(before.len() - 1), tokens })
+        let common = |part: &[u32]| part.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        // Where an end and what follows share a token, that is the one.
+        let last_of = |part: &[u32]| common(part).min(part.len() - 1);
+        let position = match request.token() {
+            FactToken::SubjectLast => last_of(&to_subject),
+            FactToken::SubjectFirst => common(&tokenizer.encode(before.trim_end())?).min(tokens.len() - 1),
+            FactToken::PromptLast => last_of(&tokenizer.encode(&format!("{before}{subject}{after}"))?),
+        };
+        Ok(Self { tokens, position })
     }
 }

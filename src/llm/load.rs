@@ -155,7 +155,7 @@ pub(super) fn directory_names(family: Family) -> &'static Names {
     }
 }
 
-fn numbered(name: &str, layer: usize) -> String {
+pub(super) fn numbered(name: &str, layer: usize) -> String {
     name.replace("{}", &layer.to_string())
 }
 
@@ -170,10 +170,11 @@ fn load(config: Config, source: &mut dyn Source, par: Par) -> Result<Model> {
     let blocks = (0..config.layers).map(|layer| loader.block(names, layer)).collect::<Result<_>>()?;
     let norm = loader.norm(names.norm)?;
     let head = match config.tied {
-        true => Linear { weight: embedding.clone(), bias: None },
+        true => Linear { weight: embedding.clone(), bias: None, low_rank: None },
         false => Linear {
             weight: Arc::new(loader.matrix(names.head, config.vocabulary, config.hidden)?),
             bias: loader.vector_if_there(&format!("{}.bias", names.head), config.vocabulary)?,
+            low_rank: None,
         },
     };
     let fingerprint = format!("{:?} {}", config.family, loader.fingerprint.finalize().to_hex());
@@ -236,7 +237,8 @@ impl Loader<'_> {
             }
             _ => self.matrix(name, outputs, inputs)?,
         };
-        Ok(Linear { weight: Arc::new(weight), bias: self.vector_if_there(&format!("{name}.bias"), outputs)? })
+        let bias = self.vector_if_there(&format!("{name}.bias"), outputs)?;
+        Ok(Linear { weight: Arc::new(weight), bias, low_rank: None })
     }
 
     /// GPT-2's queries, keys and values, which are one matrix `inputs x outputs`.
@@ -252,6 +254,7 @@ impl Loader<'_> {
             Linear {
                 weight: Arc::new(Parameter::new(numbers, outputs, inputs, Orientation::InputsByOutputs)),
                 bias: bias.as_ref().map(|bias| bias[part].into()),
+                low_rank: None,
             }
         }))
     }

@@ -9,6 +9,7 @@
 //! | texts that stand before a prompt | [`Contexts`] |
 //! | the key of a [`Request`], and the residual that is left to write | [`ModelAdapter`], an [`Adapter`](crate::Adapter) |
 //! | the target, that is, the output of a block that makes the model say the new thing | [`TargetSearch`] |
+//! | what editing is compared with: fine-tuning of one matrix, or of low-rank changes | [`FineTuning`], [`LowRankTuning`] |
 //!
 //! With the feature `facts`, a [`Scoring`](self) answers the questions of the metrics, and facts are requests.
 //!
@@ -52,15 +53,18 @@
 //!
 //! Arithmetic is in `f32`; equal input gives equal bits at an equal number of threads.
 
+mod adam;
 mod adapter;
 mod config;
 mod directory;
+mod fine_tuning;
 mod generate;
 mod gguf;
 mod load;
 mod model;
 mod ops;
 mod request;
+mod save;
 #[cfg(feature = "facts")]
 mod scoring;
 mod statistics;
@@ -70,9 +74,10 @@ mod tokenizer;
 
 pub use adapter::ModelAdapter;
 pub use config::{Activation, Config, Family, NormKind, Pairing, Positions, Rotary, RotaryScaling};
+pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
 pub use generate::{Contexts, Sampler};
 pub use model::{Continuation, Model, Trace};
-pub use request::Request;
+pub use request::{FactToken, Request};
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
 pub use statistics::{Collector, Progress};

@@ -33,6 +33,18 @@ pub struct Model {
 pub(super) struct Linear {
     pub(super) weight: Arc<Parameter>,
     pub(super) bias: Option<Arc<[f32]>>,
+    /// What is being learned on top of the matrix.
+    pub(super) low_rank: Option<LowRank>,
+}
+
+/// `scale B A`, on top of a matrix.
+#[derive(Clone)]
+pub(super) struct LowRank {
+    /// `rank x inputs`.
+    pub(super) A: Tensor,
+    /// `outputs x rank`.
+    pub(super) B: Tensor,
+    pub(super) scale: f64,
 }
 
 /// One block.
@@ -92,7 +104,11 @@ pub struct Continuation {
 
 impl Linear {
     fn forward(&self, x: &Tensor, par: Par) -> Computed<Tensor> {
-        x.apply_op1(Op(Project { weight: self.weight.clone(), bias: self.bias.clone(), par }))
+        let y = x.apply_op1(Op(Project { weight: self.weight.clone(), bias: self.bias.clone(), par }))?;
+        match &self.low_rank {
+            None => Ok(y),
+            Some(LowRank { A, B, scale }) => y + (x.matmul(&A.t()?)? * *scale)?.matmul(&B.t()?)?,
+        }
     }
 }
 
@@ -260,16 +276,27 @@ impl Model {
     }
 
     fn run_continuations(&self, sequences: &[(&[u32], usize)]) -> Computed<Vec<Continuation>> {
-        // The last token of a sequence predicts nothing that is asked for.
-        let inputs: Vec<&[u32]> = sequences.iter().map(|(tokens, _)| &tokens[..tokens.len() - 1]).collect();
+        // Neighbours of which one begins as the other, like two short answers to one question, are run as one.
+        let (mut inputs, mut places): (Vec<&[u32]>, Vec<usize>) = (vec![], vec![]);
+        for (tokens, _) in sequences {
+            // The last token of a sequence predicts nothing that is asked for.
+            let input = &tokens[..tokens.len() - 1];
+            match inputs.last_mut() {
+                Some(last) if last.starts_with(input) => {}
+                Some(last) if input.starts_with(last) => *last = input,
+                _ => inputs.push(input),
+            }
+            places.push(inputs.len() - 1);
+        }
         let batch = Batch::new(&self.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let mut x = self.embed(&inputs.concat(), &batch)?;
         for block in &self.blocks {
             x = block.close(&block.open(self, &x, &batch, vec![])?, self.par)?;
         }
-        let asked: Vec<(usize, u32)> = (batch.spans.iter().zip(sequences))
-            .flat_map(|(span, (tokens, start))| {
-                (span.rows.start + start - 1..span.rows.end).zip(tokens[*start..].iter().copied())
+        let asked: Vec<(usize, u32)> = (places.iter().zip(sequences))
+            .flat_map(|(&place, (tokens, start))| {
+                let first = batch.spans[place].rows.start;
+                (first + start - 1..first + tokens.len() - 1).zip(tokens[*start..].iter().copied())
             })
             .collect();
         let mut found = vec![];

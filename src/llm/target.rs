@@ -1,5 +1,6 @@
 //! Targets: which output of a block makes the model say the new thing.
 
+use super::adam::Adam;
 use super::generate::{Contexts, Prompt};
 use super::model::Model;
 use super::request::Request;
@@ -10,7 +11,7 @@ use crate::error::{EditError, Result};
 
 /// How a target is sought.
 ///
-/// With `v` the block's output at the subject's last token of the bare prompt, a vector `delta` is sought, from 0 on, by
+/// With `v` the block's output at the fact's token (the subject's last, as a rule) of the bare prompt, a vector `delta` is sought, from 0 on, by
 /// Adam, that minimises
 ///
 /// ```text
@@ -50,7 +51,7 @@ impl Default for TargetSearch {
 /// A target, and how the search for it went.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
-    /// What the block shall put out at the subject's last token, `z*`.
+    /// What the block shall put out at the fact's token, `z*`.
     pub value: Vec<f32>,
     /// What it puts out now.
     pub start: Vec<f32>,
@@ -117,15 +118,15 @@ impl TargetSearch {
         request: &Request,
     ) -> Result<Target> {
         self.check()?;
-        let prompts = contexts.openings().map(|opening| targeted(tokenizer, &opening, request));
-        let prompts = prompts.collect::<Result<Vec<_>>>()?;
+        let prompts = targeted_everywhere(tokenizer, contexts, request)?;
         let sequences: Vec<Steered<'_>> = (prompts.iter())
-            .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.subject_last, start: *start })
+            .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.position, start: *start })
             .collect();
-        let anchor = Prompt::new(tokenizer, request.subject(), request.subject(), " is a")?;
+        let kind = Request::checked(request.subject(), "{} is a", request.target()).with_token(request.token());
+        let anchor = Prompt::new(tokenizer, "", &kind, "")?;
         let anchor = (self.divergence > 0.0).then_some(Anchor {
             tokens: &anchor.tokens,
-            position: anchor.subject_last,
+            position: anchor.position,
             weight: self.divergence as f32,
         });
         let steering = Steering::new(model, layer, &sequences, anchor)?;
@@ -173,15 +174,22 @@ impl TargetSearch {
     }
 }
 
+/// A request's prompt behind every opening.
+pub(super) fn targeted_everywhere(
+    tokenizer: &Tokenizer,
+    contexts: &Contexts,
+    request: &Request,
+) -> Result<Vec<(Prompt, usize)>> {
+    contexts.openings().map(|opening| targeted(tokenizer, &opening, request)).collect()
+}
+
 /// A request's prompt behind an opening, continued by its target, and where the target starts.
 fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
-    let (head, tail) = request.around_subject_end();
-    let head = format!("{opening}{head}");
-    let text = tokenizer.encode(&format!("{head}{tail}"))?;
-    let whole = Prompt::new(tokenizer, request.subject(), &head, &format!("{tail} {}", request.target().trim()))?;
+    let text = tokenizer.encode(&format!("{opening}{}", request.text()))?;
+    let whole = Prompt::new(tokenizer, opening, request, &format!(" {}", request.target().trim()))?;
     let start = text.iter().zip(&whole.tokens).take_while(|(a, b)| a == b).count();
-    if start <= whole.subject_last || start >= whole.tokens.len() {
-        let problem = "the tokenizer cannot tell the target from the subject".into();
+    if start <= whole.position || start >= whole.tokens.len() {
+        let problem = "the tokenizer cannot tell the target from what is before it".into();
         return Err(EditError::Request { subject: request.subject().into(), problem });
     }
     Ok((whole, start))
@@ -189,29 +197,4 @@ fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(
 
 fn norm(x: &[f32]) -> f32 {
     x.iter().map(|x| x * x).sum::<f32>().sqrt()
-}
-
-/// Adam with the usual constants (Kingma and Ba, 2015).
-struct Adam {
-    rate: f32,
-    mean: Vec<f32>,
-    square: Vec<f32>,
-    steps: i32,
-}
-
-impl Adam {
-    fn new(n: usize, rate: f32) -> Self {
-        Self { rate, mean: vec![0.0; n], square: vec![0.0; n], steps: 0 }
-    }
-
-    fn step(&mut self, x: &mut [f32], gradient: &[f32]) {
-        let (first, second) = (0.9_f32, 0.999_f32);
-        self.steps += 1;
-        let (unbias_mean, unbias_square) = (1.0 - first.powi(self.steps), 1.0 - second.powi(self.steps));
-        for (i, g) in gradient.iter().enumerate() {
-            self.mean[i] += (1.0 - first) * (g - self.mean[i]);
-            self.square[i] += (1.0 - second) * (g * g - self.square[i]);
-            x[i] -= self.rate * (self.mean[i] / unbias_mean) / ((self.square[i] / unbias_square).sqrt() + 1e-8);
-        }
-    }
 }

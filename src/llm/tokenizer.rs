@@ -13,6 +13,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 use super::config::malformed;
 use crate::error::{EditError, Result};
+use crate::file;
 
 /// What most tokenizers of the GPT kind call the token between texts.
 const BETWEEN_TEXTS: &str = "<|endoftext|>";
@@ -54,6 +55,16 @@ impl Tokenizer {
             words(kind).ok_or_else(|| refuse(format!("the file's tokenizer is of the unknown kind `{kind}`")))?;
         inner.with_pre_tokenizer(Some(words));
         Ok(Self::new(inner))
+    }
+
+    /// Writes a `tokenizer.json`. A start that was set by [`with_start`](Self::with_start) is not in it.
+    ///
+    /// # Errors
+    /// A path that cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let text = self.inner.to_string(false).map_err(|error| malformed(path, error.to_string()))?;
+        file::write_whole(path, text.as_bytes())
     }
 
     fn new(mut inner: tokenizers::Tokenizer) -> Self {

@@ -105,7 +105,7 @@ impl RunningTotal {
         let before = (self.left.len(), self.right.len());
         gather(&mut self.left, update.left());
         gather(&mut self.right, update.right().transpose());
-        self.edits += update.rank();
+        self.edits += update.edits();
         self.waiting += 1;
         if self.waiting < self.stride {
             return Ok(None);
@@ -114,7 +114,7 @@ impl RunningTotal {
         if measured.is_err() {
             self.left.truncate(before.0);
             self.right.truncate(before.1);
-            self.edits -= update.rank();
+            self.edits -= update.edits();
             self.waiting -= 1;
         }
         measured.map(Some)
@@ -151,7 +151,7 @@ impl RunningTotal {
         let L = MatRef::from_column_major_slice(&left, self.total.nrows(), n);
         let R = MatRef::from_column_major_slice(&right, self.total.ncols(), n);
         let measured = self.with(L, R)?;
-        Ok(Measurement { edits: self.edits + update.rank(), ..measured })
+        Ok(Measurement { edits: self.edits + update.edits(), ..measured })
     }
 
     /// The measurement of the total and a change `L Rᵀ`.

@@ -9,47 +9,29 @@ use faer::{Mat, Par};
 use super::conflict::{ConflictPolicy, Index};
 use super::guard::Guards;
 use super::journal::Journal;
-use super::layer::Layer;
+use super::layer::{Layer, Origin};
 use super::observer::Observer;
 use super::record::Record;
 use super::report::Report;
 use super::store::{Recovery, Store};
 use super::{Session, transaction};
 use crate::adapter::Adapter;
-use crate::check;
-use crate::editor::Recipe;
+use crate::editor::{Merging, Recipe, Share};
 use crate::error::{EditError, Result};
 use crate::file::io_error;
 use crate::moment::SecondMoment;
+use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
-
-/// The share of a residual that a layer takes, with `l` layers left including it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Share {
-    /// `1 / l`: MEMIT and its family.
-    #[default]
-    Even,
-    /// `1 / sqrt(l)`: PMET.
-    SquareRoot,
-}
-
-impl Share {
-    pub(super) fn of(self, layers_left: usize) -> f64 {
-        match self {
-            Self::Even => 1.0 / layers_left as f64,
-            Self::SquareRoot => 1.0 / (layers_left as f64).sqrt(),
-        }
-    }
-}
+use crate::{check, codec};
 
 /// What a [`Session`] is made of, and how it is opened.
 pub struct SessionBuilder {
     name: &'static str,
     recipe: Recipe,
+    restraint: Option<Restraint>,
     layers: Vec<(usize, Arc<SecondMoment>, Arc<Spectrum>)>,
-    share: Share,
+    random_keys: Vec<(usize, Arc<Mat<f64>>)>,
     guards: Guards,
     policy: ConflictPolicy,
     near: f64,
@@ -69,8 +51,9 @@ impl SessionBuilder {
         Self {
             name,
             recipe,
+            restraint: None,
             layers: Vec::new(),
-            share: Share::default(),
+            random_keys: Vec::new(),
             guards: Guards::default(),
             policy: ConflictPolicy::default(),
             near: 0.99,
@@ -90,10 +73,29 @@ impl SessionBuilder {
         self
     }
 
-    /// How residuals are divided among the layers.
+    /// Keys to draw from at a layer, for methods with [`History::Random`](crate::History::Random): those of other facts.
+    ///
+    /// * `keys`: `d_in x m`
+    #[must_use]
+    pub fn random_keys(mut self, layer: usize, keys: Arc<Mat<f64>>) -> Self {
+        self.random_keys.push((layer, keys));
+        self
+    }
+
+    /// Changes every update before it is applied, so that the layers above see what is left. `Prune` needs the gauges.
+    ///
+    /// What is proved of a method does not hold for what a restraint leaves of it, so an undo plays the other edits again from
+    /// the start.
+    #[must_use]
+    pub fn restraint(mut self, restraint: impl Into<Restraint>) -> Self {
+        self.restraint = Some(restraint.into());
+        self
+    }
+
+    /// How residuals are divided among the layers, if not as the method does it.
     #[must_use]
     pub fn share(mut self, share: Share) -> Self {
-        self.share = share;
+        self.recipe.share = share;
         self
     }
 
@@ -177,6 +179,17 @@ impl SessionBuilder {
             let (parameter, value) = ("guards of leakage and drift", f64::NAN);
             return Err(EditError::Parameter { parameter, value, allowed: "with the gauges on" });
         }
+        if let Some(restraint) = &self.restraint {
+            restraint.check()?;
+            if matches!(restraint, Restraint::Prune(_)) && !self.gauged {
+                let (parameter, value) = ("restraint of the total change", f64::NAN);
+                return Err(EditError::Parameter { parameter, value, allowed: "with the gauges on" });
+            }
+        }
+        let known = |number: usize| self.layers.iter().any(|layer| layer.0 == number);
+        if let Some(&(layer, _)) = self.random_keys.iter().find(|(number, _)| !known(*number)) {
+            return Err(EditError::UnknownLayer { layer, known: self.layers.iter().map(|layer| layer.0).collect() });
+        }
         let description = transaction::guarded(|| Ok(self.description(&adapter)))?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (number, moment, spectrum) in self.layers {
@@ -189,8 +202,11 @@ impl SessionBuilder {
             let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
             transaction::guarded(|| adapter.read_weight(number, weight.as_mut()))?;
             check::finite("the adapter's weight", weight.as_ref())?;
-            let (name, recipe) = (self.name, self.recipe);
-            layers.push(Layer::new(number, name, recipe, moment, spectrum, weight, self.gauged, par)?);
+            // Merged are requests, once for all layers.
+            let (name, recipe) = (self.name, Recipe { merging: Merging::Never, ..self.recipe });
+            let random_keys = self.random_keys.iter().find(|(layer, _)| *layer == number).map(|(_, keys)| keys);
+            let origin = Origin { name, recipe, moment, spectrum, random_keys: random_keys.cloned(), par };
+            layers.push(Layer::new(number, origin, weight, self.gauged, self.restraint)?);
         }
         let shapes: Vec<_> = layers.iter().map(Layer::shape).collect();
         let fingerprint = *blake3::hash(description.as_bytes()).as_bytes();
@@ -236,7 +252,8 @@ impl SessionBuilder {
         let mut session = Session {
             adapter,
             layers,
-            share: self.share,
+            share: self.recipe.share,
+            merges: self.recipe.merging != Merging::Never,
             guards: self.guards,
             policy: self.policy,
             near: self.near,
@@ -272,9 +289,14 @@ impl SessionBuilder {
             format!("model: {}", adapter.fingerprint()),
             format!("numbers: {}", A::Scalar::NAME),
             format!("method: {} {:?}", self.name, self.recipe),
-            format!("share: {:?}", self.share),
             format!("gauges: {}", self.gauged),
         ];
+        lines.extend(self.restraint.map(|restraint| format!("restraint: {restraint:?}")));
+        for (number, keys) in &self.random_keys {
+            let mut hasher = blake3::Hasher::new();
+            codec::write_matrix(&mut hasher, keys.as_ref().as_ref()).expect("hashing does not fail");
+            lines.push(format!("random keys of layer {number}: {}", &hasher.finalize().to_hex()[..16]));
+        }
         for (number, moment, _) in &self.layers {
             let mut hasher = blake3::Hasher::new();
             moment.save(&mut hasher).expect("hashing does not fail");

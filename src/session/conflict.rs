@@ -4,18 +4,18 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use faer::{Mat, MatRef};
+use faer::MatRef;
 
 use super::journal::Mark;
 use super::outcome::EditId;
-use crate::dense;
+use crate::random;
 use crate::scalar::Scalar;
 
 /// What is done about a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConflictPolicy {
-    /// Both are written, as the papers do; the outcome reports it.
+    /// Both are written, as the papers do, or merged within a batch, by a method that does so; the outcome reports it.
     #[default]
     Report,
     /// The batch is rejected.
@@ -190,7 +190,7 @@ const CANDIDATES: usize = 8;
 pub(super) fn sketch<T: Scalar>(key: MatRef<'_, T>) -> u64 {
     let mut sums = [0.0_f64; 64];
     for (i, k) in key.col(0).iter().enumerate() {
-        let signs = scrambled(i as u64);
+        let signs = random::scrambled(i as u64);
         let k = k.to_f64();
         for (bit, sum) in sums.iter_mut().enumerate() {
             *sum += if signs >> bit & 1 == 1 { k } else { -k };
@@ -199,28 +199,12 @@ pub(super) fn sketch<T: Scalar>(key: MatRef<'_, T>) -> u64 {
     sums.iter().enumerate().fold(0, |sketch, (bit, &sum)| sketch | u64::from(sum > 0.0) << bit)
 }
 
-/// 64 random bits for a number (splitmix64).
-fn scrambled(i: u64) -> u64 {
-    let mut x = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
-}
-
 /// A number for a subject, never 0; 0 for none.
 pub(super) fn subject_hash(subject: Option<&str>) -> u64 {
     subject.map_or(0, |subject| {
         let hash = blake3::hash(subject.trim().to_lowercase().as_bytes());
         u64::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes")).max(1)
     })
-}
-
-/// The cosine of the angle between two columns, 0 where one of them is zero.
-pub(super) fn cosine<T: Scalar>(A: &Mat<T>, a: usize, B: &Mat<T>, b: usize) -> f64 {
-    let (a, b) = (A.as_ref().subcols(a, 1), B.as_ref().subcols(b, 1));
-    let ((a, _), (b, _)) = (dense::unit_scaled(a), dense::unit_scaled(b));
-    let norms = a.norm_l2() * b.norm_l2();
-    if norms > 0.0 { dense::inner(a.as_ref(), b.as_ref()) / norms } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::metrics::{Measurement, RunningTotal};
 use crate::moment::SecondMoment;
 use crate::refresh::RefreshReport;
-use crate::scalar::Scalar;
+use crate::restraint::{Prune, Rect, Restraint, spectral_norm};
+use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 
 #[derive(Debug)]
@@ -25,11 +26,37 @@ pub(super) struct Layer<T: Scalar> {
     /// The weight before the batch that runs.
     pub(super) before: Mat<T>,
     weight_norm: f64,
-    name: &'static str,
-    recipe: Recipe,
-    spectrum: Arc<Spectrum>,
-    moment: Arc<SecondMoment>,
-    par: Par,
+    restraint: Option<Restrained>,
+    origin: Origin,
+}
+
+/// What a layer's editor is made of, at the start and again.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) name: &'static str,
+    pub(super) recipe: Recipe,
+    pub(super) moment: Arc<SecondMoment>,
+    pub(super) spectrum: Arc<Spectrum>,
+    pub(super) random_keys: Option<Arc<Mat<f64>>>,
+    pub(super) par: Par,
+}
+
+impl Origin {
+    fn editor<T: Scalar>(&self) -> Result<ClosedFormEditor<T>> {
+        let editor = ClosedFormEditor::new(self.name, self.recipe, &self.spectrum, self.par)?;
+        match &self.random_keys {
+            Some(keys) => editor.with_random_keys(keys),
+            None => Ok(editor),
+        }
+    }
+}
+
+/// A restraint with what it has to know.
+#[derive(Clone, Copy, Debug)]
+enum Restrained {
+    Rect(Rect),
+    /// With the largest singular value of the first weight.
+    Prune(Prune, f64),
 }
 
 /// What edits change of a layer, beside its weight.
@@ -48,21 +75,50 @@ pub(super) struct Proposed<T: Scalar> {
 }
 
 impl<T: Scalar> Layer<T> {
-    #[expect(clippy::too_many_arguments, reason = "called in one place, with what the builder gathered")]
     pub(super) fn new(
         number: usize,
-        name: &'static str,
-        recipe: Recipe,
-        moment: Arc<SecondMoment>,
-        spectrum: Arc<Spectrum>,
+        origin: Origin,
         weight: Mat<T>,
         gauged: bool,
-        par: Par,
+        restraint: Option<Restraint>,
     ) -> Result<Self> {
-        let total = if gauged { Some(RunningTotal::new(&moment, weight.nrows(), 1, par)?) } else { None };
-        let editor = ClosedFormEditor::new(name, recipe, &spectrum, par)?;
-        let weight_norm = weight.norm_l2().to_f64();
-        Ok(Self { number, editor, total, before: weight, weight_norm, name, recipe, spectrum, moment, par })
+        let Origin { moment, par, .. } = &origin;
+        let total = if gauged { Some(RunningTotal::new(moment, weight.nrows(), 1, *par)?) } else { None };
+        let restraint = match restraint {
+            None => None,
+            Some(Restraint::Rect(rect)) => Some(Restrained::Rect(rect)),
+            Some(Restraint::Prune(prune)) => Some(Restrained::Prune(prune, spectral_norm(weight.as_ref(), *par)?)),
+        };
+        let (editor, weight_norm) = (origin.editor()?, weight.norm_l2().to_f64());
+        Ok(Self { number, editor, total, before: weight, weight_norm, restraint, origin })
+    }
+
+    /// Whether updates are changed before they are applied.
+    pub(super) fn is_restrained(&self) -> bool {
+        self.restraint.is_some()
+    }
+
+    /// The update as the restraint leaves it.
+    fn restrained(&self, update: Update<T>) -> Result<Update<T>> {
+        let par = self.origin.par;
+        match (self.restraint, &self.total) {
+            (None, _) | (Some(Restrained::Prune(..)), None) => Ok(update),
+            (Some(Restrained::Rect(rect)), _) => rect.restrain(&update, self.before.as_ref(), par),
+            (Some(Restrained::Prune(prune, largest)), Some(total)) => {
+                // The drift bounds the singular values.
+                if total.after(&update)?.drift <= largest {
+                    return Ok(update);
+                }
+                let sum = total.so_far() + cast::<T, f64>(update.dense(par).as_ref());
+                match prune.correction(sum.as_ref(), largest, par)? {
+                    None => Ok(update),
+                    Some(correction) => {
+                        let both = Update::stacked([&update, &correction.cast()?])?;
+                        update.with_factors(both.left().to_owned(), both.right().transpose().to_owned())
+                    }
+                }
+            }
+        }
     }
 
     pub(super) fn shape(&self) -> (usize, usize) {
@@ -88,10 +144,10 @@ impl<T: Scalar> Layer<T> {
 
     /// Back to the state before the first edit.
     pub(super) fn reset(&mut self) -> Result<()> {
-        let editor = ClosedFormEditor::new(self.name, self.recipe, &self.spectrum, self.par)?;
+        let editor = self.origin.editor()?;
         let (d_out, _) = self.shape();
         if self.total.is_some() {
-            self.total = Some(RunningTotal::new(&self.moment, d_out, 1, self.par)?);
+            self.total = Some(RunningTotal::new(&self.origin.moment, d_out, 1, self.origin.par)?);
         }
         self.editor = editor;
         Ok(())
@@ -107,6 +163,7 @@ impl<T: Scalar> Layer<T> {
         let update = self.editor.propose(batch)?;
         let (d_out, d_in) = self.shape();
         update.check_shape("the adapter's keys and residuals", d_out, d_in)?;
+        let update = self.restrained(update)?;
         let measured = self.total.as_ref().map(|total| total.after(&update)).transpose()?;
         let largest = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
         let stability = match (&self.total, guards.stability) {

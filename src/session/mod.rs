@@ -43,7 +43,8 @@ mod store;
 mod transaction;
 mod undo;
 
-pub use builder::{SessionBuilder, Share};
+pub use crate::editor::Share;
+pub use builder::SessionBuilder;
 pub use conflict::{Conflict, ConflictPolicy};
 pub use guard::{Guard, Guards};
 pub use observer::{JsonLines, Observer, Progress, ProgressLine};
@@ -74,6 +75,8 @@ pub struct Session<A: Adapter> {
     adapter: A,
     layers: Vec<Layer<A::Scalar>>,
     share: Share,
+    /// Whether the method merges edits of a batch.
+    merges: bool,
     guards: Guards,
     policy: ConflictPolicy,
     near: f64,

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use faer::{Mat, MatRef};
+use faer::Mat;
 
 use super::outcome::EditId;
 use crate::codec;
@@ -192,12 +192,4 @@ fn read_text(from: &mut dyn Read, most: usize) -> io::Result<String> {
     let mut bytes = vec![0; codec::read_len(from, most)?];
     from.read_exact(&mut bytes)?;
     String::from_utf8(bytes).map_err(|_| codec::invalid("a text is not UTF-8"))
-}
-
-/// The mean of some columns, in place of a merged group.
-pub(super) fn merged<T: Scalar>(matrix: MatRef<'_, T>, groups: &[Vec<usize>]) -> Mat<T> {
-    Mat::from_fn(matrix.nrows(), groups.len(), |i, j| {
-        let sum: f64 = groups[j].iter().map(|&column| matrix[(i, column)].to_f64()).sum();
-        T::of_f64(sum / groups[j].len() as f64)
-    })
 }

@@ -5,16 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use faer::{Mat, Scale};
 
 use super::Session;
-use super::conflict::{Conflict, ConflictPolicy, Index, cosine, near_signs, sketch, subject_hash};
+use super::conflict::{Conflict, ConflictPolicy, Index, near_signs, sketch, subject_hash};
 use super::journal::Mark;
 use super::layer::{Layer, Proposed, State};
 use super::observer::Progress;
 use super::outcome::{EditId, LayerOutcome, Outcome, Rejection};
-use super::record::{Batch, MOST_REQUESTS, Part, Record, merged};
+use super::record::{Batch, MOST_REQUESTS, Part, Record};
 use super::report::Report;
 use crate::adapter::Adapter;
 use crate::edit::EditBatch;
-use crate::editor::Editor;
+use crate::editor::{Editor, merging};
 use crate::error::{EditError, Result};
 use crate::refresh::RefreshReport;
 use crate::scalar::Scalar;
@@ -194,7 +194,7 @@ impl<A: Adapter> Session<A> {
                 let residuals = session.residuals(i, requests)?;
                 let (keys, residuals) = match &settled.groups {
                     groups if groups.len() == requests.len() => (keys, residuals),
-                    groups => (merged(keys.as_ref(), groups), merged(residuals.as_ref(), groups)),
+                    groups => (merging::merged(keys.as_ref(), groups), merging::merged(residuals.as_ref(), groups)),
                 };
                 session.propose(i, keys, residuals, refresh)
             };
@@ -324,26 +324,19 @@ impl<A: Adapter> Session<A> {
     ) -> std::result::Result<Settled, Stop> {
         let n = ids.len();
         let mut found = Vec::new();
-        // The group of a request: the first request that it conflicts with, directly or through others.
-        let mut group: Vec<usize> = (0..n).collect();
-        for b in 1..n {
-            for a in 0..b {
-                let cosine = cosine(keys, a, keys, b);
-                let same_subject = subjects[a] != 0 && subjects[a] == subjects[b];
-                if same_subject || cosine >= self.near {
-                    found.push(Conflict { edit: ids[b], with: ids[a], cosine, same_subject });
-                    // Two groups that meet become one.
-                    let (one, other) = (group[a].min(group[b]), group[a].max(group[b]));
-                    group.iter_mut().filter(|group| **group == other).for_each(|group| *group = one);
-                }
+        let together = merging::groups(n, |a, b| {
+            let cosine = merging::cosine(keys.as_ref(), a, keys.as_ref(), b);
+            let same_subject = subjects[a] != 0 && subjects[a] == subjects[b];
+            let conflict = same_subject || cosine >= self.near;
+            if conflict {
+                found.push(Conflict { edit: ids[b], with: ids[a], cosine, same_subject });
             }
-        }
-        let members = |first: usize| (0..n).filter(|&request| group[request] == first).collect::<Vec<_>>();
+            conflict
+        });
         let groups: Vec<Vec<usize>> = match self.policy {
-            ConflictPolicy::Merge => (0..n).map(members).filter(|group| !group.is_empty()).collect(),
-            ConflictPolicy::LastWins => {
-                (0..n).filter_map(|first| members(first).last().map(|&last| vec![last])).collect()
-            }
+            ConflictPolicy::Merge => together,
+            ConflictPolicy::LastWins => together.iter().filter_map(|group| Some(vec![*group.last()?])).collect(),
+            ConflictPolicy::Report if self.merges => together,
             ConflictPolicy::Report | ConflictPolicy::Reject => (0..n).map(|request| vec![request]).collect(),
         };
         let mut replaced = Vec::new();
@@ -353,7 +346,7 @@ impl<A: Adapter> Session<A> {
                 let Some(place) = self.index.place(with).filter(|_| !giving_way.contains(&with)) else { continue };
                 let past = self.batch(place).map_err(Stop::Failed)?;
                 let Some(column) = past.column(with) else { continue };
-                let cosine = cosine(&past.layers[0].keys, column, keys, j);
+                let cosine = merging::cosine(past.layers[0].keys.as_ref(), column, keys.as_ref(), j);
                 if same_subject || cosine >= self.near {
                     found.push(Conflict { edit: id, with, cosine, same_subject });
                     // A request that is overruled within its batch overrules nothing.

@@ -6,11 +6,12 @@ use faer::{Mat, Scale};
 
 use super::Session;
 use super::journal::Mark;
+use super::layer::Layer;
 use super::outcome::{EditId, Rejection, Undone};
 use super::record::{Part, Record};
 use crate::adapter::Adapter;
 use crate::dense;
-use crate::edit::Update;
+use crate::edit::{Order, Update};
 use crate::editor::{Editor, History};
 use crate::error::{EditError, Result};
 use crate::scalar::{Scalar, cast};
@@ -78,7 +79,7 @@ impl<A: Adapter> Session<A> {
     pub(super) fn withdraw(&mut self, ids: &[EditId], end: Mark) -> Result<bool> {
         match self.withdraw_directly(ids, end) {
             Ok(()) => Ok(false),
-            Err(EditError::HistoryInProjector | EditError::Singular { .. }) => {
+            Err(EditError::HistoryInProjector | EditError::NotReversible | EditError::Singular { .. }) => {
                 self.rebuild(ids, end)?;
                 Ok(true)
             }
@@ -87,6 +88,9 @@ impl<A: Adapter> Session<A> {
     }
 
     fn withdraw_directly(&mut self, ids: &[EditId], end: Mark) -> Result<()> {
+        if self.layers.iter().any(Layer::is_restrained) {
+            return Err(EditError::NotReversible);
+        }
         let mut places = BTreeMap::new();
         for id in ids {
             let unknown = EditError::UnknownEdit { id: id.0, processed: self.processed() };
@@ -104,9 +108,15 @@ impl<A: Adapter> Session<A> {
                 }
             }
             for (i, part) in batch.layers.iter().enumerate() {
-                match self.layers[i].editor.recipe().history {
-                    History::Absorbed => leaving.iter().try_for_each(|&column| self.downdate(i, part, column))?,
-                    History::Ignored => self.solve_without(i, part, &leaving, &staying)?,
+                let recipe = self.layers[i].editor.recipe();
+                match recipe.history {
+                    History::Absorbed if recipe.is_least_squares() => {
+                        leaving.iter().try_for_each(|&column| self.downdate(i, part, column))?;
+                    }
+                    History::Ignored if recipe.simulation.is_none() => {
+                        self.solve_without(i, part, &leaving, &staying)?;
+                    }
+                    _ => return Err(EditError::NotReversible),
                 }
             }
         }
@@ -138,7 +148,7 @@ impl<A: Adapter> Session<A> {
         for (columns, sign) in [(&present[..], -1.0), (staying, 1.0)] {
             if !columns.is_empty() {
                 let some = part.columns(columns);
-                let solution = layer.editor.inverse_gram().solve(some.keys.as_ref())?;
+                let solution = layer.editor.solution(some.keys.as_ref(), Order::Together, None)?;
                 let right: Mat<A::Scalar> = cast(solution.directions());
                 factors.push((some.residuals * Scale(A::Scalar::of_f64(sign)), right));
             }
@@ -197,8 +207,7 @@ impl<A: Adapter> Session<A> {
             }
             for (i, part) in batch.layers.iter().enumerate() {
                 let part = part.columns(&keep);
-                let history = self.layers[i].editor.recipe().history;
-                let residuals = if diverged && history == History::Absorbed {
+                let residuals = if diverged && self.layers[i].editor.recipe().remembers() {
                     self.read_weight(i)?;
                     part.targets() - dense::product(self.layers[i].before.as_ref(), part.keys.as_ref(), self.par)
                 } else {

@@ -2,6 +2,7 @@
 
     round_trip.py write FOLDER    files for the Rust test `python` to read
     round_trip.py check FOLDER    files that the Rust test wrote
+    round_trip.py copy FOLDER     a model of the Rust test `cli`: read, and written into FOLDER/copy
 
 Needs numpy and safetensors. Every number is made from small formulas that the Rust test has as well. Where PEFT is there
 too (and with it PyTorch), it loads and merges the adapter, and the converter of docs/files.md is run.
@@ -9,6 +10,7 @@ too (and with it PyTorch), it loads and merges the adapter, and the converter of
 
 import importlib.util
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -176,8 +178,17 @@ def check_with_peft(folder):
     assert (converted["projector.0"] == numpy.eye(4)).all() and not converted["projector.1"].any()
 
 
+def copy(folder):
+    """All tensors by way of numpy, the other files as they are."""
+    place = folder / "copy"
+    place.mkdir()
+    for name in ["config.json", "tokenizer.json"]:
+        shutil.copy(folder / name, place / name)
+    save_file(load_file(folder / "model.safetensors"), place / "model.safetensors")
+
+
 if __name__ == "__main__":
     verb, folder = sys.argv[1], Path(sys.argv[2])
-    {"write": write, "check": check}[verb](folder)
+    {"write": write, "check": check, "copy": copy}[verb](folder)
     if verb == "check" and importlib.util.find_spec("peft"):
         check_with_peft(folder)

@@ -2,6 +2,7 @@
 
 mod damage;
 mod durability;
+mod family;
 mod histories;
 mod kill;
 mod model;

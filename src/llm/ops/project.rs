@@ -37,6 +37,14 @@ impl Parameter {
         &self.numbers
     }
 
+    /// As stored.
+    pub(in crate::llm) fn stored(&self) -> MatRef<'_, f32> {
+        match self.orientation {
+            Orientation::OutputsByInputs => self.matrix(),
+            Orientation::InputsByOutputs => self.matrix().transpose(),
+        }
+    }
+
     /// `d_out x d_in`, however it is stored.
     pub(in crate::llm) fn matrix(&self) -> MatRef<'_, f32> {
         match self.orientation {

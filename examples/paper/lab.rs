@@ -1,0 +1,227 @@
+//! What all runs share: the model before any edit, the facts, the statistics, the targets.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use betaedit_core::adapter::Adapter;
+use betaedit_core::editor::Recipe;
+use betaedit_core::facts::metrics::{self, Evaluation};
+use betaedit_core::facts::{Fact, Facts, shipped};
+use betaedit_core::faer::{Mat, Par};
+use betaedit_core::format::{Fingerprint, Statistics, spectrum};
+use betaedit_core::llm::{
+    Collector, Contexts, FactToken, Model, ModelAdapter, Request, Scoring, TargetSearch, Tokenizer,
+};
+use betaedit_core::session::{Session, SessionBuilder};
+use betaedit_core::{SecondMoment, Spectrum};
+use serde_json::{Map, Value, json};
+
+use crate::targets::Targets;
+
+/// How facts are written, whatever the method.
+#[derive(Debug)]
+pub struct Settings {
+    pub layers: Vec<usize>,
+    pub contexts: usize,
+    pub target_contexts: usize,
+    pub search: TargetSearch,
+    pub seed: u64,
+}
+
+/// What is known of a layer before any edit.
+pub struct Layer {
+    pub number: usize,
+    pub moment: Arc<SecondMoment>,
+    pub spectrum: Arc<Spectrum>,
+    /// `tr(W C Wᵀ)`, the unit of leakage.
+    pub energy: f64,
+    /// `|W|_F`, the unit of drift.
+    pub norm: f64,
+}
+
+pub struct Lab {
+    model: Model,
+    tokenizer: Tokenizer,
+    contexts: Contexts,
+    settings: Settings,
+    facts: Vec<Fact>,
+    layers: Vec<Layer>,
+    targets: Targets,
+    before: HashMap<u64, Evaluation>,
+    out: PathBuf,
+    par: Par,
+}
+
+impl Lab {
+    pub fn open(
+        model: &Path,
+        facts: Option<&Path>,
+        settings: Settings,
+        out: &Path,
+        par: Par,
+    ) -> Result<Self, Box<dyn Error>> {
+        std::fs::create_dir_all(out.join("runs"))?;
+        let (model, tokenizer) = Model::open(model, par)?;
+        let facts = match facts {
+            Some(path) => Facts::read(path)?,
+            None => shipped::facts()?,
+        };
+        let facts = facts.iter().map(to_be_asked).collect::<Result<Vec<_>, _>>()?;
+        let layers = layers(&model, &tokenizer, &settings.layers, out, par)?;
+        let contexts = Contexts::generate(&model, &tokenizer, settings.contexts, 10, settings.seed)?;
+        let made_by = format!("{} {settings:?}", model.fingerprint());
+        let targets = Targets::open(&out.join("targets.jsonl"), &made_by)?;
+        let (before, out) = (HashMap::new(), out.to_owned());
+        Ok(Self { model, tokenizer, contexts, settings, facts, layers, targets, before, out, par })
+    }
+
+    pub fn facts(&self) -> &[Fact] {
+        &self.facts
+    }
+
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// All that a run's numbers depend on but its own method.
+    pub fn description(&self) -> String {
+        format!("{} {:?}", self.model.fingerprint(), self.settings)
+    }
+
+    pub fn path_of_run(&self, name: &str) -> PathBuf {
+        self.out.join("runs").join(format!("{name}.json"))
+    }
+
+    /// A session that edits a copy of the model, and the requests of some facts, whose targets are found first.
+    pub fn session(
+        &mut self,
+        method: &'static str,
+        recipe: Recipe,
+        token: FactToken,
+        facts: Range<usize>,
+    ) -> Result<(Session<ModelAdapter>, Vec<Request>), Box<dyn Error>> {
+        let requests: Vec<Request> =
+            self.facts[facts].iter().map(|fact| Request::from(fact).with_token(token)).collect();
+        let last = self.settings.layers[self.settings.layers.len() - 1];
+        let some = self.contexts.prefixes().iter().take(self.settings.target_contexts);
+        let contexts = Contexts::new(some.cloned().collect());
+        let mut known = HashMap::new();
+        for request in &requests {
+            let search = &self.settings.search;
+            let seek = || Ok(search.run(&self.model, &self.tokenizer, &contexts, last, request)?.value);
+            known.insert(request.clone(), self.targets.of(request, seek)?);
+        }
+        let adapter = ModelAdapter::new(
+            self.model.clone(),
+            self.tokenizer.clone(),
+            self.settings.layers.clone(),
+            self.contexts.clone(),
+            self.settings.search,
+        )?;
+        let adapter = adapter.with_targets(known)?;
+        let mut builder = SessionBuilder::new(method, recipe);
+        for layer in &self.layers {
+            builder = builder.layer(layer.number, layer.moment.clone(), layer.spectrum.clone());
+        }
+        Ok((builder.open(adapter, self.par)?, requests))
+    }
+
+    /// What a model answers about some facts, and the unedited model about the same.
+    pub fn ask(&mut self, model: &Model, facts: &[usize]) -> Result<[Evaluation; 2], Box<dyn Error>> {
+        let asked: Vec<&Fact> = facts.iter().map(|&fact| &self.facts[fact]).collect();
+        for fact in &asked {
+            if !self.before.contains_key(&fact.case_id()) {
+                let mut scoring = Scoring::new(&self.model, &self.tokenizer);
+                self.before.insert(fact.case_id(), metrics::evaluate(&mut scoring, [*fact])?);
+            }
+        }
+        let earlier = asked.iter().flat_map(|fact| self.before[&fact.case_id()].cases().iter().cloned());
+        let before = earlier.collect();
+        let now = metrics::evaluate(&mut Scoring::new(model, &self.tokenizer), asked)?;
+        Ok([before, now])
+    }
+
+    /// Perplexity on text that the statistics have not seen.
+    pub fn perplexity(&self, model: &Model, tokens: u64) -> Result<f64, Box<dyn Error>> {
+        let perplexity = Scoring::new(model, &self.tokenizer).perplexity(shipped::HELD_OUT_TEXT, tokens)?;
+        perplexity.value().ok_or_else(|| "the held-out text has no tokens".into())
+    }
+
+    /// Adds studies to the one file of all results.
+    pub fn keep_results(&self, studies: Map<String, Value>) -> Result<(), Box<dyn Error>> {
+        let path = self.out.join("results.json");
+        let mut results = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text)?,
+            Err(_) => json!({ "studies": {} }),
+        };
+        results["settings"] = self.description().into();
+        results["contexts"] = json!(self.contexts.prefixes());
+        for (name, study) in studies {
+            results["studies"][name] = study;
+        }
+        Ok(std::fs::write(path, serde_json::to_string_pretty(&results)?)?)
+    }
+}
+
+/// The studies report the argmax variant, which needs no true target: half the questions.
+fn to_be_asked(fact: &Fact) -> Result<Fact, serde_json::Error> {
+    let mut record = serde_json::to_value(fact)?;
+    if let Some(fields) = record.as_object_mut() {
+        fields.remove("target_true");
+    }
+    serde_json::from_value(record)
+}
+
+/// The statistics of the layers, from files if they are there.
+fn layers(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    numbers: &[usize],
+    out: &Path,
+    par: Par,
+) -> Result<Vec<Layer>, Box<dyn Error>> {
+    let fingerprint =
+        |layer| Fingerprint { model: model.fingerprint().into(), layer, text: "shipped with betaedit-core".into() };
+    let paths = |layer| ["statistics", "spectrum"].map(|kind| out.join(format!("{kind}-{layer}.safetensors")));
+    let missing: Vec<usize> =
+        numbers.iter().copied().filter(|&layer| paths(layer).iter().any(|path| !path.exists())).collect();
+    if !missing.is_empty() {
+        println!("statistics of layers {missing:?}");
+        let mut collector = Collector::new(model, tokenizer, &missing)?;
+        let enough = collector.enough();
+        collector.read([shipped::STATISTICS_TEXT], enough, |_| ControlFlow::Continue(()))?;
+        for (layer, moment) in collector.into_moments() {
+            let [statistics, spectra] = paths(layer);
+            Statistics::of(&moment, fingerprint(layer), "all", par)?.write(statistics)?;
+            spectrum::write(spectra, &Spectrum::of(&moment, par)?, &fingerprint(layer))?;
+        }
+    }
+    let witnesses = model.trace(&tokenizer.encode("Some keys, to tell the sum over a text from its mean.")?)?.keys;
+    let read = |&number: &usize| -> Result<Layer, Box<dyn Error>> {
+        let [statistics, spectra] = paths(number);
+        let statistics = Statistics::read(&statistics)?;
+        let (spectrum, made_from) = spectrum::read(&spectra, par)?;
+        if statistics.fingerprint() != Some(&fingerprint(number)) || made_from != fingerprint(number) {
+            return Err(format!("{}: statistics of another model; use another --out", spectra.display()).into());
+        }
+        let moment = statistics.moment(witnesses[number].as_ref().get(.., 1..))?;
+        let adapter = ModelAdapter::new(
+            model.clone(),
+            tokenizer.clone(),
+            vec![number],
+            Contexts::default(),
+            TargetSearch::default(),
+        )?;
+        let (rows, cols) = adapter.weight_shape(number)?;
+        let mut W = Mat::<f32>::zeros(rows, cols);
+        adapter.read_weight(number, W.as_mut())?;
+        let W = betaedit_core::cast::<f32, f64>(W.as_ref());
+        let CW = moment.product(W.transpose(), par)?;
+        let energy = (0..rows).map(|i| W.row(i) * CW.col(i)).sum();
+        Ok(Layer { number, moment: Arc::new(moment), spectrum: Arc::new(spectrum), energy, norm: W.norm_l2() })
+    };
+    numbers.iter().map(read).collect()
+}

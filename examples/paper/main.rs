@@ -1,0 +1,124 @@
+//! The studies of the BetaEdit paper on a small model: which of its claims hold here.
+//!
+//! ```sh
+//! cargo run --release --all-features --example paper -- --model SmolLM2-135M-Instruct --quick
+//! ```
+//!
+//! A study is a set of runs, and a figure. A run edits some facts one after the other by one method, towards targets that were
+//! found on the unedited model, and measures the model at checkpoints. All that is expensive is kept under `--out`: the
+//! statistics, the targets, and every finished run. The program goes on where it was, and studies share runs.
+
+#![allow(non_snake_case)]
+
+mod figure;
+mod lab;
+#[path = "../support/plot.rs"]
+mod plot;
+mod run;
+mod studies;
+mod targets;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use betaedit_core::faer::Par;
+use betaedit_core::llm::TargetSearch;
+use clap::Parser;
+use serde_json::{Map, Value};
+
+use lab::{Lab, Settings};
+use studies::{Scale, Study};
+
+/// The studies of the BetaEdit paper on a small model.
+#[derive(Parser)]
+struct Arguments {
+    /// A model: a directory in the layout of the Hugging Face hub, or a .gguf file
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Facts to edit; the facts shipped with the crate if not given
+    #[arg(long, value_name = "FILE")]
+    facts: Option<PathBuf>,
+    /// The studies to make, all if not given
+    #[arg(long = "study", value_name = "NAME", value_parser = studies::NAMES, num_args = 1..)]
+    studies: Vec<String>,
+    /// Few facts, few checkpoints: minutes
+    #[arg(long)]
+    quick: bool,
+    /// Edits of a run
+    #[arg(long, value_name = "N")]
+    edits: Option<usize>,
+    /// Edits between checkpoints
+    #[arg(long, value_name = "N")]
+    every: Option<usize>,
+    /// Facts that a checkpoint asks about
+    #[arg(long, value_name = "N")]
+    sample: Option<usize>,
+    /// Facts for the choice of each method's strength, which are not edited elsewhere
+    #[arg(long, value_name = "N")]
+    trials: Option<usize>,
+    /// The layers to edit
+    #[arg(long, value_delimiter = ',', default_values_t = [7, 8, 9, 10])]
+    layers: Vec<usize>,
+    /// Texts that keys are averaged over, besides the bare prompt
+    #[arg(long, default_value_t = 3)]
+    contexts: usize,
+    /// Texts that targets are sought behind, besides the bare prompt
+    #[arg(long, default_value_t = 1)]
+    target_contexts: usize,
+    /// For the texts
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR", default_value = "paper-studies")]
+    out: PathBuf,
+    /// Threads, 0 = all cores
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    let settings = Settings {
+        layers: arguments.layers.clone(),
+        contexts: arguments.contexts,
+        target_contexts: arguments.target_contexts,
+        search: TargetSearch::default().with_learning_rate(1.0).with_steps(15),
+        seed: arguments.seed,
+    };
+    let mut lab = Lab::open(&arguments.model, arguments.facts.as_deref(), settings, &arguments.out, par)?;
+    let mut scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
+    scale.edits = arguments.edits.unwrap_or(scale.edits);
+    scale.every = arguments.every.unwrap_or(scale.every).max(1);
+    scale.sample = arguments.sample.unwrap_or(scale.sample);
+    scale.trials = arguments.trials.unwrap_or(scale.trials);
+    let scale = scale.within(lab.facts().len())?;
+    let chosen =
+        |study: &&Study| arguments.studies.is_empty() || arguments.studies.iter().any(|name| name == study.name);
+    let mut results = Map::new();
+    for study in studies::STUDIES.iter().filter(chosen) {
+        println!("\n{}: {}", study.name, study.title);
+        let mut runs = vec![];
+        for run in (study.runs)(&mut lab, &scale)? {
+            let record = run.record(&mut lab, &scale)?;
+            println!("{}", record.line(&run.label));
+            runs.push((run.label, record));
+        }
+        figure::save(&arguments.out.join(format!("{}.svg", study.name)), study, &runs)?;
+        let of_study = runs.into_iter().map(|(label, record)| (label, record.into_json())).collect();
+        results.insert(study.name.into(), Value::Object(of_study));
+    }
+    lab.keep_results(results)?;
+    println!("\nfigures and results.json are in {}", arguments.out.display());
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! One run: facts edited one after the other, and what the model is like at checkpoints.
+
+use std::error::Error;
+use std::ops::Range;
+use std::time::Instant;
+
+use betaedit_core::editor::Recipe;
+use betaedit_core::facts::metrics::Rate;
+use betaedit_core::llm::FactToken;
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+use crate::studies::Scale;
+
+/// A method on some facts.
+#[derive(Clone)]
+pub struct Run {
+    /// In tables and legends.
+    pub label: String,
+    pub method: &'static str,
+    pub recipe: Recipe,
+    pub token: FactToken,
+    /// Indices of the facts.
+    pub facts: Range<usize>,
+}
+
+/// What a run measured: at every checkpoint one [`Point`].
+pub struct Record {
+    json: Value,
+}
+
+/// A measurement, by its name in the file.
+#[derive(Clone, Copy)]
+pub enum Measure {
+    Efficacy,
+    Generality,
+    Agreement,
+    Perplexity,
+    Leakage,
+    Drift,
+    Kept,
+}
+
+impl Measure {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Efficacy => "efficacy",
+            Self::Generality => "generality",
+            Self::Agreement => "agreement",
+            Self::Perplexity => "perplexity",
+            Self::Leakage => "leakage",
+            Self::Drift => "drift",
+            Self::Kept => "kept",
+        }
+    }
+
+    /// For the axis of a chart.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Efficacy => "edited prompts with the new target as argmax",
+            Self::Generality => "paraphrases with the new target as argmax",
+            Self::Agreement => "neighborhood prompts answered as before",
+            Self::Perplexity => "perplexity of held-out text",
+            Self::Leakage => "leakage / that of W, mean of layers",
+            Self::Drift => "drift / norm of W, mean of layers",
+            Self::Kept => "directions left, mean of layers",
+        }
+    }
+}
+
+impl Run {
+    /// The record of the run, from its file if it was made already.
+    pub fn record(&self, lab: &mut Lab, scale: &Scale) -> Result<Record, Box<dyn Error>> {
+        let settings = format!(
+            "{} {} {:?} at {:?}, facts {:?}, {scale:?}",
+            lab.description(),
+            self.method,
+            self.recipe,
+            self.token,
+            self.facts
+        );
+        let path = lab.path_of_run(&format!("{}-{:016x}", self.method, hash(&settings)));
+        if let Ok(text) = std::fs::read_to_string(&path) {
+            let json: Value = serde_json::from_str(&text)?;
+            if json["settings"].as_str() == Some(&settings) {
+                return Ok(Record { json });
+            }
+        }
+        let json = self.make(lab, scale, &settings)?;
+        std::fs::write(path, serde_json::to_string_pretty(&json)?)?;
+        Ok(Record { json })
+    }
+
+    fn make(&self, lab: &mut Lab, scale: &Scale, settings: &str) -> Result<Value, Box<dyn Error>> {
+        let (mut session, requests) = lab.session(self.method, self.recipe, self.token, self.facts.clone())?;
+        let (mut points, mut rejected) = (vec![], vec![]);
+        let mut editing = 0.0;
+        for (i, request) in requests.iter().enumerate() {
+            let clock = Instant::now();
+            let outcome = session.edit(std::slice::from_ref(request))?;
+            editing += clock.elapsed().as_secs_f64();
+            if !outcome.is_applied() {
+                rejected.push(outcome.to_string());
+            }
+            let edits = i + 1;
+            if !edits.is_multiple_of(scale.every) && edits != requests.len() {
+                continue;
+            }
+            let model = session.adapter().model();
+            let asked = sample(self.facts.start..self.facts.start + edits, scale.sample);
+            let [before, now] = lab.ask(model, &asked)?;
+            let summary = now.summary();
+            let mean = |rate: Option<Rate>| rate.map(|rate| rate.mean);
+            let layers = lab.layers();
+            let over_layers =
+                |value: &dyn Fn(&crate::lab::Layer) -> f64| layers.iter().map(value).sum::<f64>() / layers.len() as f64;
+            let gauge = |layer: &crate::lab::Layer| session.gauges(layer.number).unwrap_or((f64::NAN, f64::NAN));
+            let kept: usize = session.states().map(|(_, state)| state.kept_directions).sum();
+            points.push(json!({
+                "edits": edits,
+                "asked": asked.len(),
+                "efficacy": mean(summary.efficacy),
+                "generality": mean(summary.generality),
+                "agreement": mean(now.neighborhood_agreement(&before)),
+                "perplexity": lab.perplexity(model, scale.perplexity_tokens)?,
+                "leakage": over_layers(&|layer| gauge(layer).0 / layer.energy),
+                "drift": over_layers(&|layer| gauge(layer).1 / layer.norm),
+                "kept": kept as f64 / layers.len() as f64,
+            }));
+        }
+        Ok(json!({
+            "settings": settings,
+            "rejected": rejected.len(),
+            "first_rejection": rejected.first(),
+            "seconds_of_editing": editing,
+            "points": points,
+        }))
+    }
+}
+
+impl Record {
+    /// A curve over the number of edits; from zero edits on where the unedited model's value is known to be 0.
+    pub fn curve(&self, measure: Measure) -> Vec<(f64, f64)> {
+        let from_zero = matches!(measure, Measure::Leakage | Measure::Drift);
+        let start = from_zero.then_some((0.0, 0.0));
+        let points = self.json["points"].as_array().into_iter().flatten();
+        start
+            .into_iter()
+            .chain(points.filter_map(|p| Some((p["edits"].as_f64()?, p[measure.name()].as_f64()?))))
+            .collect()
+    }
+
+    /// The last value.
+    pub fn last(&self, measure: Measure) -> f64 {
+        self.curve(measure).last().map_or(f64::NAN, |point| point.1)
+    }
+
+    /// How well a method does, for the choice of its strength: the harmonic mean of what it writes (efficacy, generality) and
+    /// what it leaves alone (agreement).
+    pub fn score(&self) -> f64 {
+        let parts = [Measure::Efficacy, Measure::Generality, Measure::Agreement].map(|measure| self.last(measure));
+        3.0 / parts.into_iter().map(f64::recip).sum::<f64>()
+    }
+
+    /// The last checkpoint in a line.
+    pub fn line(&self, label: &str) -> String {
+        let percent = |measure| 100.0 * self.last(measure);
+        let rejected = match self.json["rejected"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(n) => format!(", {n} rejected"),
+        };
+        format!(
+            "{label:32} efficacy {:5.1}  generality {:5.1}  agreement {:5.1}  perplexity {:7.2}  leakage {:.4}  drift {:.3}  kept {:.0}{rejected}",
+            percent(Measure::Efficacy),
+            percent(Measure::Generality),
+            percent(Measure::Agreement),
+            self.last(Measure::Perplexity),
+            self.last(Measure::Leakage),
+            self.last(Measure::Drift),
+            self.last(Measure::Kept),
+        )
+    }
+
+    pub fn into_json(self) -> Value {
+        self.json
+    }
+}
+
+/// Up to `most` numbers of a range, evenly spread, the last included.
+fn sample(range: Range<usize>, most: usize) -> Vec<usize> {
+    let (n, end) = (range.len(), range.end);
+    let count = n.min(most);
+    (0..count).map(|i| end - 1 - i * n / count).rev().collect()
+}
+
+/// A name for a file (FNV-1a); the file says what it is of.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

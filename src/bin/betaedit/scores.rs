@@ -1,0 +1,97 @@
+//! What a model scores on facts, before edits and after.
+
+use betaedit_core::facts::Fact;
+use betaedit_core::facts::metrics::{Case, Evaluation, Rate};
+use betaedit_core::llm::{Model, Sampler, Scoring, Tokenizer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::terminal::{Done, Terminal};
+
+/// Tokens of held-out text whose perplexity is measured.
+const PERPLEXITY_TOKENS: u64 = 4096;
+
+/// Answers to facts, and the perplexity of a text if there is one.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Scores {
+    pub evaluation: Evaluation,
+    pub perplexity: Option<f64>,
+}
+
+impl Scores {
+    pub fn of(
+        model: &Model,
+        tokenizer: &Tokenizer,
+        facts: &[Fact],
+        text: Option<&str>,
+        what: &'static str,
+        terminal: Terminal,
+    ) -> Done<Self> {
+        let mut scoring = Scoring::new(model, tokenizer);
+        let bar = terminal.bar(facts.len() as u64, what);
+        let mut evaluation = Evaluation::default();
+        for fact in facts {
+            let case = Case::of(&mut scoring, fact);
+            evaluation.extend([case.map_err(|error| format!("fact {}: {error}", fact.case_id()))?]);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let perplexity = text.map(|text| scoring.perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
+        Ok(Self { evaluation, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
+    }
+
+    /// The rates by name, and the agreement with the unedited model, if that was asked.
+    pub fn rates(&self, unedited: Option<&Scores>) -> Vec<(&'static str, Option<Rate>)> {
+        let summary = self.evaluation.summary();
+        let agreement = unedited.and_then(|unedited| self.evaluation.neighborhood_agreement(&unedited.evaluation));
+        vec![
+            ("efficacy", summary.efficacy),
+            ("generality", summary.generality),
+            ("specificity", summary.specificity),
+            ("efficacy_prob", summary.efficacy_prob),
+            ("generality_prob", summary.generality_prob),
+            ("specificity_prob", summary.specificity_prob),
+            ("neighborhood_agreement", agreement),
+        ]
+    }
+
+    pub fn json(&self, unedited: Option<&Scores>) -> Value {
+        let rates = self.rates(unedited);
+        let mut value = json!({ "perplexity": self.perplexity, "facts": self.evaluation.cases().len() });
+        for (name, rate) in &rates {
+            value[*name] = json!(rate.map(|rate| rate.mean));
+        }
+        let intervals =
+            rates.iter().filter_map(|(name, rate)| Some((*name, json!([rate.as_ref()?.low, rate.as_ref()?.high]))));
+        value["intervals"] =
+            intervals.map(|(name, pair)| (name.to_owned(), pair)).collect::<serde_json::Map<_, _>>().into();
+        value
+    }
+}
+
+/// The metrics as rows of a table: of one model, or before and after.
+pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<String>> {
+    let mut rows = vec![std::iter::once(String::new()).chain(columns.iter().map(|(name, _)| (*name).into())).collect()];
+    let rates: Vec<_> = columns.iter().map(|(_, scores)| scores.rates(unedited)).collect();
+    let percent =
+        |rate: Rate| format!("{:.1} % ({:.0} to {:.0})", 100.0 * rate.mean, 100.0 * rate.low, 100.0 * rate.high);
+    for (i, (name, _)) in rates[0].iter().enumerate() {
+        if rates.iter().any(|rates| rates[i].1.is_some()) {
+            let cells = rates.iter().map(|rates| rates[i].1.map_or("-".into(), percent));
+            rows.push(std::iter::once(name.replace('_', " ")).chain(cells).collect::<Vec<String>>());
+        }
+    }
+    if columns.iter().any(|(_, scores)| scores.perplexity.is_some()) {
+        let cells = columns.iter().map(|(_, scores)| scores.perplexity.map_or("-".into(), |x| format!("{x:.2}")));
+        rows.push(std::iter::once("perplexity".to_owned()).chain(cells).collect());
+    }
+    rows
+}
+
+/// How a model goes on after a prompt.
+pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<String> {
+    let start = tokenizer.encode(prompt)?;
+    let more = model.generate(&start, tokens, &mut Sampler::Greedy)?;
+    let (text, whole) = (tokenizer.decode(&start)?, tokenizer.decode(&[start, more].concat())?);
+    Ok(whole.strip_prefix(&text).unwrap_or(&whole).to_owned())
+}

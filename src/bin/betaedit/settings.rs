@@ -1,0 +1,382 @@
+//! How to edit: from flags, from a TOML file, from what is usual for a model, in this order.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+
+use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
+use betaedit_core::facts::Fact;
+use betaedit_core::llm::{Config, FactToken, Family, Request, TargetSearch};
+use betaedit_core::restraint::{Prune, Rect, Restraint};
+use betaedit_core::session::{ConflictPolicy, Guards};
+use betaedit_core::{HistoryWeighting, Hyperparameters, Refresh, RefreshRule, Threshold};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::terminal::Done;
+
+/// Layers, as `7-10` or `5,7`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Layers(pub Vec<usize>);
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is no layer: write 7-10, or 5,7"));
+        let part = |part: &str| match part.split_once('-') {
+            Some((first, last)) => Ok(number(first)?..=number(last)?),
+            None => Ok(number(part)?..=number(part)?),
+        };
+        let parts = text.split(',').map(part).collect::<Result<Vec<RangeInclusive<usize>>, String>>()?;
+        let mut layers: Vec<usize> = parts.into_iter().flatten().collect();
+        layers.sort_unstable();
+        layers.dedup();
+        if layers.is_empty() { Err(format!("`{text}` names no layer")) } else { Ok(Self(layers)) }
+    }
+}
+
+impl TryFrom<String> for Layers {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Layers> for String {
+    fn from(layers: Layers) -> Self {
+        layers.to_string()
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers = &self.0;
+        match (layers.first(), layers.last()) {
+            (Some(first), Some(last)) if layers.len() > 1 && last - first + 1 == layers.len() => {
+                write!(f, "{first}-{last}")
+            }
+            _ => write!(f, "{}", layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+/// How the projector is refreshed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// A new eigendecomposition
+    Full,
+    /// The largest space below the threshold, without one
+    Maximal,
+    /// The largest part of the present space below the threshold
+    Nested,
+    /// Nested, at every edit; --refresh-every does not matter then
+    Continuous,
+}
+
+/// How past keys join the statistics at a full refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// (H / t + lambda1 C) / (lambda1 + 1), the published program
+    Mean,
+    /// C + w H, with w = --refresh-weight; w = 1 is the paper's text
+    Sum,
+}
+
+/// What is done about edits that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnConflict {
+    /// Write both and say so, as the papers do
+    Report,
+    /// Reject the later one
+    Reject,
+    /// Make one of them
+    Merge,
+    /// Undo the earlier one
+    LastWins,
+}
+
+/// The token of a prompt at which a fact is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Token {
+    /// The last token of the subject
+    SubjectLast,
+    /// The first token of the subject
+    SubjectFirst,
+    /// The last token of the prompt: all facts asked for in the same words have nearly the same key then
+    PromptLast,
+}
+
+macro_rules! settings {
+    ($( $(#[$attribute:meta])* $name:ident: $type:ty, )*) => {
+        /// The settings of a run, as far as somebody said them. In a TOML file they have the same names.
+        #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Settings { $( $(#[$attribute])* pub $name: Option<$type>, )* }
+
+        /// The settings of a run, all of them.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Plan { $( pub $name: $type, )* }
+    };
+}
+
+settings! {
+    /// How to edit
+    #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>(), help_heading = "Method")]
+    method: String,
+    /// The layers to edit, such as 7-10
+    #[arg(long, help_heading = "Method")]
+    layers: Layers,
+    /// MEMIT and its kin: weight of the statistics, in units of one edited key
+    #[arg(long, help_heading = "Method")]
+    lambda: f64,
+    /// BetaEdit: weight of the statistics in the solve; less of it writes more strongly
+    #[arg(long, help_heading = "Method")]
+    lambda1: f64,
+    /// AlphaEdit, BetaEdit: ridge on the norm of the update
+    #[arg(long, help_heading = "Method")]
+    lambda2: f64,
+    /// AlphaEdit, BetaEdit: directions with eigenvalues of C below this may be edited
+    #[arg(long, help_heading = "Method")]
+    threshold: f64,
+    /// BetaEdit: edits between refreshes of the projector, 0 = never
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    refresh_every: usize,
+    /// BetaEdit: how the projector is refreshed
+    #[arg(long, value_enum, help_heading = "Method")]
+    refresh_rule: Rule,
+    /// BetaEdit: how past keys join the statistics at a full refresh
+    #[arg(long, value_enum, help_heading = "Method")]
+    history: Weighting,
+    /// BetaEdit: what an edited key counts against the mean over the text, in C + w H
+    #[arg(long, value_name = "W", help_heading = "Method")]
+    refresh_weight: f64,
+    /// BetaEdit: whether lambda1 C is in the solve (true) or in the projector alone (false)
+    #[arg(long, value_name = "BOOL", help_heading = "Method")]
+    penalty: bool,
+    /// EMMET: how far residuals may be missed, for single edits and for batches
+    #[arg(long, num_args = 2, value_names = ["SINGLE", "BATCH"], help_heading = "Method")]
+    slack: Vec<f64>,
+    /// RLSEdit: strengths of the anchors to the outputs and to the weight of the start
+    #[arg(long, num_args = 2, value_names = ["MU", "NU"], help_heading = "Method")]
+    anchors: Vec<f64>,
+    /// MEMIT-Merge: the cosine from which two keys are one
+    #[arg(long, value_name = "COSINE", help_heading = "Method")]
+    alike: f64,
+    /// SimIE around the method, with this weight of the distance from the start, 0 = only if the method is simie
+    #[arg(long, value_name = "LAMBDA", help_heading = "Method")]
+    simie: f64,
+    /// RECT: keep this share of the entries of every update, those with the largest relative change; 0 = all
+    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    rect: f64,
+    /// PRUNE: damp the singular values of the total change that are above those of the weight
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Method")]
+    prune: bool,
+    /// Facts that are written together
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    batch: usize,
+    /// What is done about edits of one subject, or with nearly the same key
+    #[arg(long, value_enum, help_heading = "Method")]
+    on_conflict: OnConflict,
+    /// Reject a batch with |Delta| beyond this share of |W|, 0 = no limit
+    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    max_update: f64,
+    /// Reject what would bring the drift |D| beyond this share of |W|, 0 = no limit
+    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    max_drift: f64,
+    /// The token of a prompt at which a fact is written
+    #[arg(long, value_enum, help_heading = "Keys and targets")]
+    token: Token,
+    /// Texts that keys and targets are averaged over, besides the bare prompt; the model makes them up
+    #[arg(long, value_name = "N", help_heading = "Keys and targets")]
+    contexts: usize,
+    /// Their length in tokens
+    #[arg(long, value_name = "N", help_heading = "Keys and targets")]
+    context_length: usize,
+    /// For the texts
+    #[arg(long, help_heading = "Keys and targets")]
+    seed: u64,
+    /// Steps of the search for a target, at most
+    #[arg(long, value_name = "N", help_heading = "Keys and targets")]
+    steps: usize,
+    /// Step length of the search
+    #[arg(long, help_heading = "Keys and targets")]
+    learning_rate: f64,
+    /// Weight of the norm of the change in the search
+    #[arg(long, help_heading = "Keys and targets")]
+    decay: f64,
+    /// Weight of the divergence at "{subject} is a" in the search
+    #[arg(long, help_heading = "Keys and targets")]
+    divergence: f64,
+    /// Bound of the change, as a share of the hidden state's norm
+    #[arg(long, help_heading = "Keys and targets")]
+    clamp: f64,
+    /// The search ends at this mean -log p(target)
+    #[arg(long, help_heading = "Keys and targets")]
+    enough: f64,
+}
+
+impl Settings {
+    /// All settings: these, else those of a file, else what is usual for the model.
+    pub fn resolve(&self, file: Option<&Path>, model: &Config) -> Done<Plan> {
+        let mut table = toml::Table::try_from(Plan::usual(model))?;
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
+            let settings: Settings = toml::from_str(&text).map_err(|error| format!("`{}`: {error}", path.display()))?;
+            table.extend(toml::Table::try_from(settings)?);
+        }
+        table.extend(toml::Table::try_from(self)?);
+        let plan: Plan = table.try_into()?;
+        if plan.batch == 0 {
+            return Err("--batch must be at least 1".into());
+        }
+        if plan.slack.len() != 2 || plan.anchors.len() != 2 {
+            return Err("slack and anchors are two numbers each".into());
+        }
+        if plan.rect > 0.0 && plan.prune {
+            return Err("--rect and --prune are two restraints: one of them".into());
+        }
+        method(&plan.method)?;
+        Ok(plan)
+    }
+}
+
+impl Plan {
+    /// What is usual: the published layers and weights where a model of that shape was published, the like of them at the same
+    /// depth elsewhere. `docs/experiments.md` has the runs behind those of small models.
+    pub fn usual(model: &Config) -> Self {
+        let layers = match (model.family, model.layers) {
+            (Family::Gpt2, 48) => 13..=17,
+            (Family::GptJ, 28) => 3..=8,
+            (_, 32 | 36 | 28) => 4..=8,
+            // The published layers stand at 15 to 35 % of the depth.
+            (_, n) => n * 7 / 30..=(n / 3).min(n - 1),
+        };
+        // The published weights are for keys of models with billions of parameters.
+        let small = model.hidden < 1600;
+        let search = TargetSearch::default();
+        Self {
+            method: "betaedit".into(),
+            layers: Layers(layers.collect()),
+            lambda: if small { 1_500.0 } else { 15_000.0 },
+            lambda1: if small { 300.0 } else { 3_000.0 },
+            lambda2: 10.0,
+            threshold: 0.02,
+            refresh_every: 1_000,
+            refresh_rule: Rule::Full,
+            history: Weighting::Mean,
+            refresh_weight: 1.0,
+            penalty: true,
+            slack: vec![0.0, 0.1],
+            anchors: vec![1.0, 0.0],
+            alike: 0.99,
+            simie: 0.0,
+            rect: 0.0,
+            prune: false,
+            batch: 1,
+            on_conflict: OnConflict::Report,
+            max_update: 0.0,
+            max_drift: 0.0,
+            token: Token::SubjectLast,
+            contexts: 3,
+            context_length: 10,
+            seed: 0,
+            steps: search.steps,
+            learning_rate: search.learning_rate,
+            decay: search.decay,
+            divergence: search.divergence,
+            clamp: search.clamp,
+            enough: search.enough,
+        }
+    }
+
+    pub fn entry(&self) -> Done<&'static MethodEntry> {
+        Ok(method(&self.method)?)
+    }
+
+    pub fn hyperparameters(&self) -> Hyperparameters {
+        let weight = self.refresh_weight;
+        let weighting = match self.history {
+            Weighting::Mean => HistoryWeighting::Mean { lambda1: self.lambda1 },
+            Weighting::Sum => HistoryWeighting::Sum { weight },
+        };
+        let rule = match self.refresh_rule {
+            Rule::Full => RefreshRule::Full(weighting),
+            Rule::Maximal => RefreshRule::Maximal { weight },
+            Rule::Nested | Rule::Continuous => RefreshRule::Nested { weight },
+        };
+        let mut hyperparameters = Hyperparameters::default();
+        hyperparameters.lambda = self.lambda;
+        hyperparameters.lambda1 = self.lambda1;
+        hyperparameters.lambda2 = self.lambda2;
+        hyperparameters.threshold = Threshold::Absolute(self.threshold);
+        hyperparameters.refresh = match (self.refresh_every, self.refresh_rule) {
+            (_, Rule::Continuous) => Refresh::Continuous { weight },
+            (0, _) => Refresh::Never,
+            (edits, _) => Refresh::Every { edits, rule },
+        };
+        if let [single, batch] = self.slack[..] {
+            hyperparameters.slack = Slack { single, batch };
+        }
+        if let [mu, nu] = self.anchors[..] {
+            hyperparameters.anchors = (mu, nu);
+        }
+        hyperparameters.alike = self.alike;
+        hyperparameters.seed = self.seed;
+        hyperparameters.simulation =
+            (self.simie > 0.0).then(|| Simulation { lambda: self.simie, ..Simulation::default() });
+        hyperparameters.penalty = if self.penalty { Penalty::Kept } else { Penalty::Dropped };
+        hyperparameters
+    }
+
+    pub fn restraint(&self) -> Option<Restraint> {
+        let rect = (self.rect > 0.0).then(|| Rect::default().with_kept(self.rect).into());
+        rect.or(self.prune.then(|| Prune::default().into()))
+    }
+
+    /// A fact as a request, written at the token that was chosen.
+    pub fn request(&self, fact: &Fact) -> Request {
+        Request::from(fact).with_token(match self.token {
+            Token::SubjectLast => FactToken::SubjectLast,
+            Token::SubjectFirst => FactToken::SubjectFirst,
+            Token::PromptLast => FactToken::PromptLast,
+        })
+    }
+
+    pub fn search(&self) -> TargetSearch {
+        TargetSearch::default()
+            .with_steps(self.steps)
+            .with_learning_rate(self.learning_rate)
+            .with_decay(self.decay)
+            .with_divergence(self.divergence)
+            .with_clamp(self.clamp)
+            .with_enough(self.enough)
+    }
+
+    pub fn guards(&self) -> Guards {
+        let limit = |share: f64| (share > 0.0).then_some(share);
+        Guards {
+            relative_update_norm: limit(self.max_update),
+            relative_drift: limit(self.max_drift),
+            ..Guards::default()
+        }
+    }
+
+    pub fn conflicts(&self) -> ConflictPolicy {
+        match self.on_conflict {
+            OnConflict::Report => ConflictPolicy::Report,
+            OnConflict::Reject => ConflictPolicy::Reject,
+            OnConflict::Merge => ConflictPolicy::Merge,
+            OnConflict::LastWins => ConflictPolicy::LastWins,
+        }
+    }
+}

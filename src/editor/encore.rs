@@ -1,0 +1,60 @@
+//! ENCORE.
+
+use super::{History, Memit, Method, Recipe};
+use crate::error::Result;
+
+/// ENCORE: `Delta = R Kᵀ (lambda C + H + mu I + K Kᵀ)⁻¹`, MEMIT-H with a ridge that keeps the norm of the weight from
+/// growing with the edits.
+///
+/// Its early stop of the search for targets belongs to that search, see the feature `llm`.
+///
+/// # References
+/// Gupta et al., "Lifelong Knowledge Editing requires Better Regularization", Findings of EMNLP 2025.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Encore {
+    /// Weight of the statistics. Default: `15_000.0`; 20 000 for GPT-2 XL.
+    pub lambda: f64,
+    /// Ridge on the norm of the update. Default: `10.0`; 20 for LLaMA-3.
+    pub mu: f64,
+}
+
+impl Default for Encore {
+    fn default() -> Self {
+        Self { lambda: 15_000.0, mu: 10.0 }
+    }
+}
+
+impl Encore {
+    /// Sets the weight of the statistics.
+    #[must_use]
+    pub fn with_lambda(mut self, lambda: f64) -> Self {
+        self.lambda = lambda;
+        self
+    }
+
+    /// Sets the ridge.
+    #[must_use]
+    pub fn with_mu(mut self, mu: f64) -> Self {
+        self.mu = mu;
+        self
+    }
+
+    fn memit(&self) -> Memit {
+        Memit::default().with_lambda(self.lambda).with_ridge(self.mu).with_history(History::Absorbed)
+    }
+}
+
+impl Method for Encore {
+    fn name(&self) -> &'static str {
+        "encore"
+    }
+
+    fn check(&self) -> Result<()> {
+        self.memit().check()
+    }
+
+    fn recipe(&self) -> Recipe {
+        self.memit().recipe()
+    }
+}

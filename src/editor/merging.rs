@@ -1,0 +1,76 @@
+//! Edits of a batch that ask one key for several values.
+
+use faer::{Mat, MatRef};
+
+use crate::dense;
+use crate::edit::{EditBatch, Order};
+use crate::error::{EditError, Result};
+use crate::scalar::Scalar;
+
+/// Whether edits of a batch with the same key become one.
+///
+/// Facts about one subject have nearly one key at the subject's last token, and different targets: least squares writes
+/// their mean, from a nearly singular system. MEMIT-Merge gives them one key and one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Merging {
+    /// No.
+    #[default]
+    Never,
+    /// Those whose keys are alike, directly or through others, become one edit with the mean of their keys and of their
+    /// residuals. A [`Session`](crate::session) merges those of one subject, too.
+    Alike {
+        /// The cosine of the angle between two keys from which they are alike.
+        cosine: f64,
+    },
+}
+
+impl Merging {
+    pub(super) fn check(self) -> Result<()> {
+        match self {
+            Self::Alike { cosine: value } if !(0.0..=1.0).contains(&value) => {
+                Err(EditError::Parameter { parameter: "cosine of merged keys", value, allowed: "from 0 to 1" })
+            }
+            Self::Never | Self::Alike { .. } => Ok(()),
+        }
+    }
+
+    /// Keys and residuals of a batch with its groups merged; `None` if every edit stays alone.
+    pub(super) fn of<T: Scalar>(self, batch: &EditBatch<'_, T>) -> Option<(Mat<T>, Mat<T>)> {
+        let (Self::Alike { cosine: least }, Order::Together) = (self, batch.order()) else { return None };
+        let groups = groups(batch.len(), |a, b| cosine(batch.keys(), a, batch.keys(), b) >= least);
+        (groups.len() < batch.len()).then(|| (merged(batch.keys(), &groups), merged(batch.residuals(), &groups)))
+    }
+}
+
+/// The numbers below `n` in groups, those that are alike, directly or through others, together; in the order of their first
+/// members. Every pair is asked for once, `a < b`.
+pub(crate) fn groups(n: usize, mut alike: impl FnMut(usize, usize) -> bool) -> Vec<Vec<usize>> {
+    let mut first: Vec<usize> = (0..n).collect();
+    for b in 1..n {
+        for a in 0..b {
+            if alike(a, b) {
+                // Two groups that meet become one.
+                let (one, other) = (first[a].min(first[b]), first[a].max(first[b]));
+                first.iter_mut().filter(|first| **first == other).for_each(|first| *first = one);
+            }
+        }
+    }
+    let members = |of: usize| (0..n).filter(|&i| first[i] == of).collect::<Vec<_>>();
+    (0..n).map(members).filter(|group| !group.is_empty()).collect()
+}
+
+/// The mean of the columns of every group.
+pub(crate) fn merged<T: Scalar>(matrix: MatRef<'_, T>, groups: &[Vec<usize>]) -> Mat<T> {
+    Mat::from_fn(matrix.nrows(), groups.len(), |i, j| {
+        let sum: f64 = groups[j].iter().map(|&column| matrix[(i, column)].to_f64()).sum();
+        T::of_f64(sum / groups[j].len() as f64)
+    })
+}
+
+/// The cosine of the angle between two columns, 0 where one of them is zero.
+pub(crate) fn cosine<T: Scalar>(A: MatRef<'_, T>, a: usize, B: MatRef<'_, T>, b: usize) -> f64 {
+    let ((a, _), (b, _)) = (dense::unit_scaled(A.subcols(a, 1)), dense::unit_scaled(B.subcols(b, 1)));
+    let norms = a.norm_l2() * b.norm_l2();
+    if norms > 0.0 { dense::inner(a.as_ref(), b.as_ref()) / norms } else { 0.0 }
+}

@@ -1,0 +1,74 @@
+//! History through the null space, for any method.
+
+use super::table::METHODS;
+use super::{History, Method, Recipe, Space};
+use crate::error::Result;
+use crate::projector::Threshold;
+use crate::refresh::Refresh;
+
+/// Any method, with past edits protected as in BetaEdit: its keys join the solve, and a projector that is refreshed over them.
+///
+/// # References
+/// Liu, Liu, Li, "BetaEdit", arXiv 2605.09285, Figure 5.
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{Emmet, Method, NullSpace, Refresh, Threshold};
+/// let method = NullSpace::of(Emmet::default()).with_threshold(Threshold::Directions(700));
+/// assert_eq!(method.name(), "emmet-ns");
+/// assert!(method.recipe().refresh != Refresh::Never);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct NullSpace<M> {
+    /// The method.
+    pub method: M,
+    /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
+    pub threshold: Threshold,
+    /// When and how the projector is rebuilt. Default: that of [`BetaEdit`](super::BetaEdit).
+    pub refresh: Refresh,
+}
+
+impl<M: Method> NullSpace<M> {
+    /// A method with history through the null space.
+    #[must_use]
+    pub fn of(method: M) -> Self {
+        let super::BetaEdit { threshold, refresh, .. } = super::BetaEdit::default();
+        Self { method, threshold, refresh }
+    }
+
+    /// Sets where the null space ends.
+    #[must_use]
+    pub fn with_threshold(mut self, threshold: Threshold) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// Sets when and how the projector is rebuilt.
+    #[must_use]
+    pub fn with_refresh(mut self, refresh: Refresh) -> Self {
+        self.refresh = refresh;
+        self
+    }
+}
+
+impl<M: Method> Method for NullSpace<M> {
+    fn name(&self) -> &'static str {
+        let method = self.method.name();
+        let ours = |name: &&str| name.strip_suffix("-ns") == Some(method.trim_end_matches("-h"));
+        METHODS.iter().map(|entry| entry.name).find(ours).unwrap_or(method)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.method.check()
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            space: Space::Null(self.threshold),
+            history: History::Absorbed,
+            refresh: self.refresh,
+            ..self.method.recipe()
+        }
+    }
+}

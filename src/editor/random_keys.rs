@@ -1,0 +1,35 @@
+//! Keys that have nothing to do with the edits: MEMIT-R's in place of the history.
+
+use std::sync::Arc;
+
+use faer::{Mat, Par};
+
+use crate::dense;
+use crate::random;
+use crate::spectrum::Spectrum;
+
+/// Where random keys come from, and how many have come already.
+#[derive(Clone, Debug)]
+pub(super) struct RandomKeys {
+    pub(super) seed: u64,
+    pub(super) pool: Option<Arc<Mat<f64>>>,
+    pub(super) drawn: usize,
+}
+
+impl RandomKeys {
+    /// The next `n` keys, `d_in x n`; changes nothing.
+    pub(super) fn draw(&self, n: usize, spectrum: &Spectrum, par: Par) -> Mat<f64> {
+        // Every key from a seed of its own, so that keys do not depend on how edits are batched.
+        let seeds: Vec<u64> =
+            (0..n).map(|j| random::scrambled(self.seed) ^ (self.drawn + j) as u64).map(random::scrambled).collect();
+        if let Some(pool) = &self.pool {
+            let index = |j: usize| (random::uniform(seeds[j]) * pool.ncols() as f64) as usize;
+            return Mat::from_fn(pool.nrows(), n, |i, j| pool[(i, index(j))]);
+        }
+        // k = U sqrt(s) xi has the second moment U diag(s) Uᵀ = C.
+        let d = spectrum.dim();
+        let columns: Vec<Vec<f64>> = seeds.iter().map(|&seed| random::normal(seed, d)).collect();
+        let coordinates = Mat::from_fn(d, n, |i, j| spectrum.values()[i].sqrt() * columns[j][i]);
+        dense::product(spectrum.vectors(), coordinates.as_ref(), par)
+    }
+}

@@ -1,0 +1,154 @@
+//! A method as a value: its row in the table of methods.
+
+use super::merging::Merging;
+use super::simie::Simulation;
+use crate::check;
+use crate::error::Result;
+use crate::projector::Threshold;
+use crate::refresh::Refresh;
+
+/// Whether the keys of past edits are protected by later ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum History {
+    /// No: every edit is computed as if it were the first.
+    #[default]
+    Ignored,
+    /// Yes: `A` grows by `K Kᵀ` with every committed batch.
+    Absorbed,
+    /// As many other keys are, drawn at random: the control experiment of the BetaEdit paper (MEMIT-R).
+    ///
+    /// They come from the keys given to [`with_random_keys`](super::ClosedFormEditor::with_random_keys) (in the paper, keys of
+    /// other facts), else from the normal distribution with the second moment `C`, which is a pass over the eigenvectors
+    /// each.
+    Random {
+        /// An equal seed draws equal keys.
+        seed: u64,
+    },
+}
+
+/// The space in which edits are allowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Space {
+    /// All of it, `P = I`.
+    Whole,
+    /// The eigendirections that the model hardly uses.
+    Null(Threshold),
+}
+
+/// The `e` of the small system in `Delta = R (G + e I)⁻¹ Zᵀ`: how far a batch may miss its residuals.
+///
+/// 1 is least squares, where missing a residual costs as much as changing the output of an edited key by that much. Smaller
+/// is closer; at 0 the residuals are met exactly.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slack {
+    /// For an edit on its own.
+    pub single: f64,
+    /// For two and more together.
+    pub batch: f64,
+}
+
+impl Default for Slack {
+    fn default() -> Self {
+        Self { single: 1.0, batch: 1.0 }
+    }
+}
+
+impl Slack {
+    /// The one for a batch of `n`.
+    pub(super) fn of(self, n: usize) -> f64 {
+        if n == 1 { self.single } else { self.batch }
+    }
+}
+
+/// The share of a residual that a layer takes, with `l` layers left including it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Share {
+    /// `1 / l`: MEMIT and its family.
+    #[default]
+    Even,
+    /// `1 / sqrt(l)`: PMET.
+    SquareRoot,
+}
+
+impl Share {
+    /// The share with so many layers left.
+    ///
+    /// ```
+    /// use betaedit_core::editor::Share;
+    /// assert_eq!((Share::Even.of(4), Share::SquareRoot.of(4)), (0.25, 0.5));
+    /// ```
+    #[must_use]
+    pub fn of(self, layers_left: usize) -> f64 {
+        match self {
+            Self::Even => 1.0 / layers_left as f64,
+            Self::SquareRoot => 1.0 / (layers_left as f64).sqrt(),
+        }
+    }
+}
+
+/// A method as its row in the table: `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ` at the start, what a batch makes of it, and what
+/// happens later.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Recipe {
+    /// Weight of the statistics `C` in the protected Gram matrix: `lambda` of MEMIT, `lambda1` of BetaEdit.
+    pub weight: f64,
+    /// Ridge on the norm of the update: `lambda2`.
+    pub ridge: f64,
+    /// Where edits are allowed.
+    pub space: Space,
+    /// Whether past keys are protected.
+    pub history: History,
+    /// When the projector is rebuilt.
+    pub refresh: Refresh,
+    /// How far a batch may miss its residuals.
+    pub slack: Slack,
+    /// How residuals are divided among layers: what a [`Session`](crate::session) asks of an adapter.
+    pub share: Share,
+    /// Whether edits of a batch with the same key become one.
+    pub merging: Merging,
+    /// Whether the updates are only what an ideal editor learns from.
+    pub simulation: Option<Simulation>,
+}
+
+impl Recipe {
+    /// A recipe, for methods that this crate does not have. The other fields are those of MEMIT; set them as you like.
+    #[must_use]
+    pub fn new(weight: f64, ridge: f64, space: Space, history: History, refresh: Refresh) -> Self {
+        Self {
+            weight,
+            ridge,
+            space,
+            history,
+            refresh,
+            slack: Slack::default(),
+            share: Share::default(),
+            merging: Merging::default(),
+            simulation: None,
+        }
+    }
+
+    /// Refuses numbers outside their range.
+    pub(super) fn check(&self) -> Result<()> {
+        self.refresh.check()?;
+        self.merging.check()?;
+        check::non_negative("the slack of single edits", self.slack.single)?;
+        check::non_negative("the slack of batches", self.slack.batch)?;
+        self.simulation.map_or(Ok(()), |simulation| check::positive("lambda of the simulation", simulation.lambda))
+    }
+
+    /// Whether an edit depends on the edits before it: then its target is what counts, else its residual.
+    #[cfg(feature = "session")]
+    pub(crate) fn remembers(&self) -> bool {
+        self.history == History::Absorbed || self.simulation.is_some()
+    }
+
+    /// Whether a stream of edits towards fixed targets is the ridge solution over all of them, in any order.
+    #[cfg(feature = "session")]
+    pub(crate) fn is_least_squares(&self) -> bool {
+        self.history == History::Absorbed && self.slack == Slack::default() && self.simulation.is_none()
+    }
+}

@@ -1,0 +1,68 @@
+//! RLSEdit.
+
+use super::{History, Method, Recipe, Space};
+use crate::check;
+use crate::error::Result;
+use crate::refresh::Refresh;
+
+/// RLSEdit: after every edit the weight minimises
+///
+/// ```text
+/// sum_i |W k_i - v_i|² + mu² lambda tr((W - W0) C (W - W0)ᵀ) + nu² |W - W0|²
+/// ```
+///
+/// Two terms anchor it to the weight `W0` of the start: `mu` to its outputs over the text, `nu` to its entries. Other outputs
+/// are anchored by [`protect`](super::Editor::protect)ing their keys, scaled by `mu`. With `mu = 1` and `nu = 0`, as
+/// published, it is MEMIT-H: the recursion by which it is computed is that of the engine for every method with history.
+///
+/// # References
+/// "RLSEdit", arXiv 2601.15686.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RlsEdit {
+    /// Weight of the statistics. Default: `15_000.0`.
+    pub lambda: f64,
+    /// Strength of the anchor to the outputs of the start. Default: `1.0`.
+    pub mu: f64,
+    /// Strength of the anchor to the weight of the start. Default: `0.0`.
+    pub nu: f64,
+}
+
+impl Default for RlsEdit {
+    fn default() -> Self {
+        Self { lambda: 15_000.0, mu: 1.0, nu: 0.0 }
+    }
+}
+
+impl RlsEdit {
+    /// Sets the weight of the statistics.
+    #[must_use]
+    pub fn with_lambda(mut self, lambda: f64) -> Self {
+        self.lambda = lambda;
+        self
+    }
+
+    /// Sets the strengths of the anchors, to the outputs and to the weight of the start.
+    #[must_use]
+    pub fn with_anchors(mut self, mu: f64, nu: f64) -> Self {
+        (self.mu, self.nu) = (mu, nu);
+        self
+    }
+}
+
+impl Method for RlsEdit {
+    fn name(&self) -> &'static str {
+        "rlsedit"
+    }
+
+    fn check(&self) -> Result<()> {
+        check::non_negative("lambda", self.lambda)?;
+        check::non_negative("mu", self.mu)?;
+        check::non_negative("nu", self.nu)
+    }
+
+    fn recipe(&self) -> Recipe {
+        let (weight, ridge) = (self.mu * self.mu * self.lambda, self.nu * self.nu);
+        Recipe::new(weight, ridge, Space::Whole, History::Absorbed, Refresh::Never)
+    }
+}

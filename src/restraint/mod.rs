@@ -1,0 +1,70 @@
+//! Restraints: an update changed after it was computed, by whatever editor.
+//!
+//! A restrained update is committed as the one that the editor proposed: its keys join the history. Restraints know nothing of
+//! the least squares behind an update, so what is proved of a method (one ridge solution in any order, what leaks at
+//! most) does not hold with one.
+//!
+//! * [`Rect`] keeps the entries that change most against the weight, and drops the others
+//! * [`Prune`] damps the singular values of the change that are above the weight's largest
+//!
+//! # Examples
+//! ```
+//! use std::sync::Arc;
+//! use betaedit_core::faer::{Mat, Par, mat};
+//! use betaedit_core::{EditBatch, Editor, Memit, Method, Spectrum, restraint::Rect};
+//!
+//! let spectrum = Arc::new(Spectrum::of_matrix(Mat::<f64>::identity(2, 2).as_ref(), Par::Seq)?);
+//! let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
+//! let (k, r, W) = (mat![[1.0], [1.0]], mat![[3.0], [3.0]], mat![[1.0, -5.0], [0.0, 2.0]]);
+//!
+//! let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
+//! let update = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq)?;
+//! assert!((update.dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
+//! editor.commit(&update)?;
+//! # Ok::<(), betaedit_core::EditError>(())
+//! ```
+
+mod prune;
+mod rect;
+mod spectral_norm;
+
+pub use prune::{Damping, Prune};
+pub use rect::Rect;
+pub use spectral_norm::spectral_norm;
+
+use crate::error::Result;
+
+/// A restraint as a value, for example of a [`SessionBuilder`](crate::session).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Restraint {
+    /// Of every update.
+    Rect(Rect),
+    /// Of the total change, after every update.
+    Prune(Prune),
+}
+
+impl Restraint {
+    /// Refuses numbers outside their range.
+    ///
+    /// # Errors
+    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::Rect(rect) => rect.check(),
+            Self::Prune(prune) => prune.check(),
+        }
+    }
+}
+
+impl From<Rect> for Restraint {
+    fn from(rect: Rect) -> Self {
+        Self::Rect(rect)
+    }
+}
+
+impl From<Prune> for Restraint {
+    fn from(prune: Prune) -> Self {
+        Self::Prune(prune)
+    }
+}

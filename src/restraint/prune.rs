@@ -1,0 +1,155 @@
+//! PRUNE.
+
+use faer::{Mat, MatRef, Par};
+
+use super::spectral_norm;
+use crate::edit::Update;
+use crate::error::{EditError, Result};
+use crate::scalar::{Scalar, cast};
+use crate::spectrum::Spectrum;
+use crate::{check, dense};
+
+/// PRUNE: singular values of the change that are above the largest one of the weight, `s > s_max(W)`, are damped, so that the
+/// condition of the weight stays what it was.
+///
+/// Published as one change at the end of all edits: [`restrain`](Self::restrain) their sum ([`Update::stacked`]) with the
+/// [`spectral_norm`] of the first weight. A session, which goes on from its restrained weight, does it after every batch.
+///
+/// # References
+/// Ma et al., "Perturbation-Restrained Sequential Model Editing", ICLR 2025.
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{Update, restraint::Prune, faer::{mat, Par}};
+/// let total = Update::from_factors(mat![[3.0], [4.0]], mat![[2.0, 0.0]])?; // one singular value, 10
+/// let pruned = Prune::default().restrain(&total, 2.0, Par::Seq)?;
+/// assert!((pruned.frobenius_norm() - (5.0_f64.ln() + 2.0)).abs() < 1e-14);
+/// # Ok::<(), betaedit_core::EditError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Prune {
+    /// How singular values are damped. Default: [`Damping::Logarithm`] with the base e.
+    pub damping: Damping,
+}
+
+/// What becomes of a singular value `s` above the largest one of the weight, `m`. Never more than `s`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Damping {
+    /// `log_b(s) - log_b(m) + m`. Published are the bases e, 2, 1.5 and 1.2.
+    Logarithm {
+        /// `b`.
+        base: f64,
+    },
+    /// `(s + m) / 2`.
+    Linear,
+}
+
+impl Default for Damping {
+    fn default() -> Self {
+        Self::Logarithm { base: std::f64::consts::E }
+    }
+}
+
+impl Damping {
+    /// The damped value of `s`, for a weight whose largest singular value is `largest`.
+    ///
+    /// Where the weight is so small that the logarithm would enlarge `s` (`largest < 1 / ln b`), it stays.
+    ///
+    /// ```
+    /// use betaedit_core::restraint::Damping;
+    /// assert_eq!((Damping::Linear.of(3.0, 5.0), Damping::Linear.of(9.0, 5.0)), (3.0, 7.0));
+    /// assert_eq!(Damping::Logarithm { base: 2.0 }.of(20.0, 5.0), 7.0);
+    /// ```
+    #[must_use]
+    pub fn of(self, s: f64, largest: f64) -> f64 {
+        if s <= largest {
+            return s;
+        }
+        let damped = match self {
+            // A weight of zeros has no scale to go by.
+            Self::Logarithm { .. } if largest == 0.0 => s,
+            Self::Logarithm { base } => (s / largest).ln() / base.ln() + largest,
+            Self::Linear => 0.5 * s + 0.5 * largest,
+        };
+        damped.min(s)
+    }
+}
+
+impl Prune {
+    /// Sets how singular values are damped.
+    #[must_use]
+    pub fn with_damping(mut self, damping: Damping) -> Self {
+        self.damping = damping;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        match self.damping {
+            Damping::Logarithm { base: value } if !(value > 1.0 && value.is_finite()) => {
+                Err(EditError::Parameter { parameter: "base of the logarithm", value, allowed: "above 1" })
+            }
+            Damping::Logarithm { .. } | Damping::Linear => Ok(()),
+        }
+    }
+
+    /// The update with its singular values damped, through its factors: `O(n² (d_in + d_out) + n³)` for rank `n`. One that has
+    /// none above `largest` comes back bit for bit.
+    ///
+    /// * `largest`: the largest singular value of the weight before any edit, by [`spectral_norm`]
+    ///
+    /// # Errors
+    /// Numbers outside their range, or a decomposition that fails its verification.
+    pub fn restrain<T: Scalar>(&self, update: &Update<T>, largest: f64, par: Par) -> Result<Update<T>> {
+        self.check()?;
+        check::non_negative("largest", largest)?;
+        if update.frobenius_norm() <= largest {
+            return Ok(update.clone());
+        }
+        let (U, S, V) = update.singular_values(par)?;
+        if S[0] <= largest {
+            return Ok(update.clone());
+        }
+        let damped: Vec<f64> = S.iter().map(|&s| self.damping.of(s, largest).sqrt()).collect();
+        let factor = |vectors: &Mat<f64>| {
+            cast(Mat::from_fn(vectors.nrows(), damped.len(), |i, j| vectors[(i, j)] * damped[j]).as_ref())
+        };
+        update.with_factors(factor(&U), factor(&V))
+    }
+
+    /// What has to be added to a dense total change (`d_out x d_in`) to damp its singular values; `None` if none is above
+    /// `largest`. Its rank is the number of those that are.
+    ///
+    /// Cost: if the largest one is not above, a few passes over the total; else an eigendecomposition of the size
+    /// `min(d_out, d_in)`.
+    ///
+    /// # Errors
+    /// As [`restrain`](Self::restrain), and NaN.
+    pub fn correction(&self, total: MatRef<'_, f64>, largest: f64, par: Par) -> Result<Option<Update<f64>>> {
+        self.check()?;
+        check::non_negative("largest", largest)?;
+        if spectral_norm(total, par)? <= largest {
+            return Ok(None);
+        }
+        // From the smaller side; what is above the largest value of a weight is far above the rounding of the squares.
+        let wide = total.nrows() <= total.ncols();
+        let (D, scale) = dense::unit_scaled(if wide { total } else { total.transpose() });
+        let mut gram = Mat::zeros(D.nrows(), D.nrows());
+        dense::add_self_outer(gram.as_mut(), D.as_ref(), 1.0, par);
+        let spectrum = Spectrum::decompose("the Gram matrix of the total change", gram, par)?;
+        let first = spectrum.values().partition_point(|square| square.sqrt() * scale <= largest);
+        let U = spectrum.vectors().subcols(first, spectrum.dim() - first);
+        if U.ncols() == 0 {
+            return Ok(None);
+        }
+        // Dᵀ u = s v.
+        let sV = dense::product(D.transpose(), U, par);
+        let lengths = dense::column_norms(sV.as_ref());
+        let change = |j: usize| self.damping.of(lengths[j] * scale, largest) - lengths[j] * scale;
+        let changes = Mat::from_fn(U.nrows(), U.ncols(), |i, j| U[(i, j)] * change(j));
+        let V = Mat::from_fn(sV.nrows(), sV.ncols(), |i, j| sV[(i, j)] / lengths[j]);
+        let (left, right) = if wide { (changes, V) } else { (V, changes) };
+        Update::from_factors(left, right.transpose().to_owned()).map(Some)
+    }
+}

@@ -1,0 +1,88 @@
+//! RECT.
+
+use faer::{Mat, MatRef, Par};
+
+use crate::check;
+use crate::edit::Update;
+use crate::error::{EditError, Result};
+use crate::scalar::Scalar;
+
+/// RECT: of an update, the entries with the largest relative change `|Delta_ij / W_ij|` stay, all others become zero.
+///
+/// An entry that changes where the weight is zero stays before all others; of equal ones, the first in the order of columns. (One published
+/// program divides by `W_ij + 1e-8`, which turns the order around for small negative weights.)
+///
+/// # References
+/// Gu et al., "Model Editing Harms General Abilities of Large Language Models: Regularization to the Rescue", EMNLP 2024.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rect {
+    /// The share of the entries that stay, rounded up to a whole number. Default: `0.4`, as in the AlphaEdit program; the
+    /// original keeps `0.2`.
+    pub kept: f64,
+}
+
+impl Default for Rect {
+    fn default() -> Self {
+        Self { kept: 0.4 }
+    }
+}
+
+impl Rect {
+    /// Sets the share of the entries that stay.
+    #[must_use]
+    pub fn with_kept(mut self, kept: f64) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.kept > 0.0 && self.kept <= 1.0 {
+            return Ok(());
+        }
+        Err(EditError::Parameter { parameter: "kept", value: self.kept, allowed: "above 0, up to 1" })
+    }
+
+    /// The update with the entries that stay: dense, but an [`Update`] as any other, which its editor commits.
+    ///
+    /// * `weight`: `d_out x d_in`, as it is before the update
+    ///
+    /// Cost: forming `Delta`, and a selection without sorting, `O(d_out d_in)`.
+    ///
+    /// # Errors
+    /// A share outside its range, a weight of another shape, NaN.
+    pub fn restrain<T: Scalar>(&self, update: &Update<T>, weight: MatRef<'_, T>, par: Par) -> Result<Update<T>> {
+        self.check()?;
+        check::shape("weight", weight, update.d_out(), update.d_in())?;
+        check::finite("weight", weight)?;
+        let all = update.d_out() * update.d_in();
+        let kept = (self.kept * all as f64).ceil() as usize;
+        if kept >= all {
+            return Ok(update.clone());
+        }
+        let mut Delta = update.dense(par);
+        let changes = |Delta: &Mat<T>, j: usize, i: usize| relative(Delta[(i, j)], weight[(i, j)]);
+        let mut sorted: Vec<T> = Vec::with_capacity(all);
+        (0..Delta.ncols()).for_each(|j| sorted.extend((0..Delta.nrows()).map(|i| changes(&Delta, j, i))));
+        let descending = |a: &T, b: &T| b.partial_cmp(a).expect("no NaN: the update and the weight are finite");
+        let (above, &mut last, _) = sorted.select_nth_unstable_by(kept - 1, descending);
+        let mut equal = kept - above.iter().filter(|change| **change > last).count();
+        for j in 0..Delta.ncols() {
+            for i in 0..Delta.nrows() {
+                let change = changes(&Delta, j, i);
+                let ties = change == last && equal > 0;
+                equal -= usize::from(ties);
+                if !(change > last || ties) {
+                    Delta[(i, j)] = T::default();
+                }
+            }
+        }
+        update.with_entries(Delta)
+    }
+}
+
+/// `|d / w|`, infinite for a zero that changes, zero for one that does not.
+fn relative<T: Scalar>(d: T, w: T) -> T {
+    let (d, w) = (d.to_f64().abs(), w.to_f64().abs());
+    if d == 0.0 { T::default() } else { T::of_f64(d / w) }
+}
