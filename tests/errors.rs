@@ -609,10 +609,9 @@ in_both_types!(hyperparameters_outside_their_range_are_refused);
 #[test]
 fn an_unknown_method_lists_the_known_ones() {
     for name in ["", "rome", "MEMIT", "memit "] {
-        let known =
-            "memit, memit-h, memit-r, memit-merge, memit-ns, pmet, pmet-h, pmet-ns, emmet, emmet-h, emmet-ns, encore, \
-                     rlsedit, simie, alphaedit, alphaedit-h, betaedit"
-                .to_owned();
+        let known = "memit, memit-h, memit-r, memit-merge, memit-ns, pmet, pmet-h, pmet-ns, emmet, emmet-h, emmet-ns, \
+                     encore, rlsedit, simie, alphaedit, alphaedit-h, betaedit"
+            .to_owned();
         refused(method(name), &EditError::UnknownMethod { name: name.to_owned(), known });
     }
 }

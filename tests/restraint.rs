@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::restraint::{Damping, Prune, Rect, spectral_norm};
-use betaedit_core::{
-    EditBatch, EditError, Editor, Memit, Method, Orientation, Scalar, Spectrum, Update, Weight, cast, metrics,
-};
+use betaedit_core::{EditBatch, EditError, Editor, Orientation, Scalar, Spectrum, Update, Weight, cast};
 use nalgebra::{DMatrix, Dyn, SVD};
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
@@ -166,7 +164,7 @@ fn prune_is_its_decomposition_on_random_updates() {
 #[cfg(feature = "safetensors")]
 #[test]
 fn restraints_on_a_real_recording() {
-    use betaedit_core::{Adapter, adapter::RecordedStream};
+    use betaedit_core::{Adapter, Memit, Method, adapter::RecordedStream, metrics};
     let path = crate::common::data("smollm2-layer10-slice.safetensors");
     let mut stream = RecordedStream::<f64>::open(path, Par::Seq).unwrap();
     let spectrum = Arc::new(Spectrum::of(stream.second_moment(), Par::Seq).unwrap());

@@ -25,7 +25,7 @@
 //! | `alphaedit-h` | with [`History::Absorbed`] | same | yes | from `C`, once | |
 //! | `betaedit` | [`BetaEdit`] | `V diag(1 / (lambda1 s_i + lambda2)) Vᵀ` | yes | refreshed | |
 //! | | with [`Penalty::Dropped`] | `P / lambda2` | yes | refreshed | |
-//! | | with [`Refresh::Never`] | as BetaEdit | yes | from `C`, once | |
+//! | | with [`Refresh::Never`](crate::Refresh::Never) | as BetaEdit | yes | from `C`, once | |
 //!
 //! A row is a [`Recipe`]; a [`Method`] is anything that has one; [`ClosedFormEditor`] runs it. [`METHODS`] finds rows
 //! by name. [`NullSpace`] and [`SimIe`] go around any method.
