@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use betaedit_core::adapter::Adapter;
 use betaedit_core::editor::Recipe;
-use betaedit_core::faer::{Mat, Par};
 use betaedit_core::facts::metrics::{self, Evaluation};
 use betaedit_core::facts::{Fact, Facts, shipped};
+use betaedit_core::faer::{Mat, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
-use betaedit_core::llm::{Collector, Contexts, FactToken, Model, ModelAdapter, Request, Scoring, TargetSearch, Tokenizer};
+use betaedit_core::llm::{
+    Collector, Contexts, FactToken, Model, ModelAdapter, Request, Scoring, TargetSearch, Tokenizer,
+};
 use betaedit_core::session::{Session, SessionBuilder};
 use betaedit_core::{SecondMoment, Spectrum};
 use serde_json::{Map, Value, json};

@@ -103,7 +103,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     scale.sample = arguments.sample.unwrap_or(scale.sample);
     scale.trials = arguments.trials.unwrap_or(scale.trials);
     let scale = scale.within(lab.facts().len())?;
-    let chosen = |study: &&Study| arguments.studies.is_empty() || arguments.studies.iter().any(|name| name == study.name);
+    let chosen =
+        |study: &&Study| arguments.studies.is_empty() || arguments.studies.iter().any(|name| name == study.name);
     let mut results = Map::new();
     for study in studies::STUDIES.iter().filter(chosen) {
         println!("\n{}: {}", study.name, study.title);

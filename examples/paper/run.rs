@@ -112,9 +112,8 @@ impl Run {
             let summary = now.summary();
             let mean = |rate: Option<Rate>| rate.map(|rate| rate.mean);
             let layers = lab.layers();
-            let over_layers = |value: &dyn Fn(&crate::lab::Layer) -> f64| {
-                layers.iter().map(value).sum::<f64>() / layers.len() as f64
-            };
+            let over_layers =
+                |value: &dyn Fn(&crate::lab::Layer) -> f64| layers.iter().map(value).sum::<f64>() / layers.len() as f64;
             let gauge = |layer: &crate::lab::Layer| session.gauges(layer.number).unwrap_or((f64::NAN, f64::NAN));
             let kept: usize = session.states().map(|(_, state)| state.kept_directions).sum();
             points.push(json!({
@@ -145,7 +144,10 @@ impl Record {
         let from_zero = matches!(measure, Measure::Leakage | Measure::Drift);
         let start = from_zero.then_some((0.0, 0.0));
         let points = self.json["points"].as_array().into_iter().flatten();
-        start.into_iter().chain(points.filter_map(|p| Some((p["edits"].as_f64()?, p[measure.name()].as_f64()?)))).collect()
+        start
+            .into_iter()
+            .chain(points.filter_map(|p| Some((p["edits"].as_f64()?, p[measure.name()].as_f64()?))))
+            .collect()
     }
 
     /// The last value.

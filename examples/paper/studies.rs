@@ -28,8 +28,9 @@ pub struct Scale {
 }
 
 impl Scale {
-    pub const FULL: Self = Self { edits: 400, every: 200, sample: 100, perplexity_tokens: 1024, period: 100, trials: 60 };
-    pub const QUICK: Self = Self { edits: 24, every: 12, sample: 12, perplexity_tokens: 512, period: 8, trials: 12 };
+    pub const FULL: Self =
+        Self { edits: 400, every: 200, sample: 100, perplexity_tokens: 1024, period: 100, trials: 60 };
+    pub const QUICK: Self = Self { edits: 24, every: 24, sample: 6, perplexity_tokens: 512, period: 8, trials: 6 };
 
     /// The scale with so many edits as there are facts for.
     pub fn within(mut self, facts: usize) -> Result<Self, Box<dyn Error>> {
