@@ -46,12 +46,14 @@ impl Scale {
     }
 }
 
+type Runs = Result<Vec<Run>, Box<dyn Error>>;
+
 /// Runs that belong together.
 pub struct Study {
     pub name: &'static str,
     pub title: &'static str,
     pub measures: &'static [Measure],
-    pub runs: fn(&mut Lab, &Scale) -> Result<Vec<Run>, Box<dyn Error>>,
+    pub runs: fn(&mut Lab, &Scale) -> Runs,
 }
 
 use Measure::{Agreement, Drift, Efficacy, Generality, Kept, Leakage, Perplexity};
@@ -244,7 +246,7 @@ fn run(
 }
 
 /// Runs of the methods that the table of methods has.
-fn named(scale: &Scale, names: &[&str]) -> Result<Vec<Run>, Box<dyn Error>> {
+fn named(scale: &Scale, names: &[&str]) -> Runs {
     let there = |name: &&&str| METHODS.iter().any(|entry| entry.name == **name);
     names.iter().filter(there).map(|name| run(name, name, scale, |_| {})).collect()
 }
