@@ -10,6 +10,8 @@
 
 #![allow(non_snake_case)]
 
+#[path = "../support/command.rs"]
+mod command;
 mod figure;
 mod lab;
 #[path = "../support/plot.rs"]
@@ -27,6 +29,7 @@ use betaedit_core::llm::TargetSearch;
 use clap::Parser;
 use serde_json::{Map, Value};
 
+use command::exit;
 use lab::{Lab, Settings};
 use studies::{Scale, Study};
 
@@ -78,13 +81,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {

@@ -30,7 +30,7 @@ pub struct Scale {
 impl Scale {
     pub const FULL: Self =
         Self { edits: 400, every: 200, sample: 100, perplexity_tokens: 1024, period: 100, trials: 60 };
-    pub const QUICK: Self = Self { edits: 24, every: 12, sample: 12, perplexity_tokens: 512, period: 8, trials: 12 };
+    pub const QUICK: Self = Self { edits: 24, every: 24, sample: 6, perplexity_tokens: 512, period: 8, trials: 6 };
 
     /// The scale with so many edits as there are facts for.
     pub fn within(mut self, facts: usize) -> Result<Self, Box<dyn Error>> {
@@ -46,15 +46,14 @@ impl Scale {
     }
 }
 
-/// Makes the runs of a study.
-type Runs = fn(&mut Lab, &Scale) -> Result<Vec<Run>, Box<dyn Error>>;
+type Runs = Result<Vec<Run>, Box<dyn Error>>;
 
 /// Runs that belong together.
 pub struct Study {
     pub name: &'static str,
     pub title: &'static str,
     pub measures: &'static [Measure],
-    pub runs: Runs,
+    pub runs: fn(&mut Lab, &Scale) -> Runs,
 }
 
 use Measure::{Agreement, Drift, Efficacy, Generality, Kept, Leakage, Perplexity};
@@ -247,7 +246,7 @@ fn run(
 }
 
 /// Runs of the methods that the table of methods has.
-fn named(scale: &Scale, names: &[&str]) -> Result<Vec<Run>, Box<dyn Error>> {
+fn named(scale: &Scale, names: &[&str]) -> Runs {
     let there = |name: &&&str| METHODS.iter().any(|entry| entry.name == **name);
     names.iter().filter(there).map(|name| run(name, name, scale, |_| {})).collect()
 }

@@ -23,8 +23,8 @@ impl Targets {
         let mut begun = false;
         if path.exists() {
             for line in BufReader::new(File::open(path)?).lines() {
-                // A last line that was cut off is sought again.
-                let Ok(line) = serde_json::from_str::<Value>(&line?) else { break };
+                // The target of a line that was cut off is sought again.
+                let Ok(line) = serde_json::from_str::<Value>(&line?) else { continue };
                 if let Some(there) = line["made_by"].as_str() {
                     if there != made_by {
                         let path = path.display();
