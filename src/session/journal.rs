@@ -9,9 +9,10 @@
 //! BLAKE3 over the check before, length, kind and payload. So a record that was cut off (its head, if there, is sound)
 //! can be told from one that was damaged.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{EditError, Result};
 use crate::file::io_error;
@@ -235,15 +236,28 @@ impl Journal {
     }
 }
 
+/// How often, and how long apart, a lock that another holds is tried again. A process that is being started has, for a moment, a
+/// copy of every file its parent had open, and so of a lock that the parent has given back meanwhile.
+const TRIES: u32 = 20;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+
 /// Opens a file for this process alone.
 fn open(path: &Path) -> Result<Storage> {
     let file = File::options().read(true).write(true).open(path).map_err(io_error(path))?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    for _ in 1..TRIES {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(Storage::File { file, path: path.to_owned() }),
-        Err(std::fs::TryLockError::WouldBlock) => {
+        Err(TryLockError::WouldBlock) => {
             Err(EditError::Format { path: path.to_owned(), problem: "another process has this session open".into() })
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(io_error(path)(error)),
+        Err(TryLockError::Error(error)) => Err(io_error(path)(error)),
     }
 }
 
