@@ -38,14 +38,14 @@ pub struct TargetSearch {
     pub divergence: f64,
     /// Bound on `|delta| / |v|`. Default: `0.75`.
     pub clamp: f64,
-    /// The search ends when the mean `-log p(target)` falls below this. Default: `0.1`, a probability of 90 %. (The published
+    /// The search ends when the mean `-log p(target)` falls below this. Default: `0.05`, a probability of 95 %. (The published
     /// program holds the whole loss against it, whose other terms alone keep many a search from ever getting there.)
     pub enough: f64,
 }
 
 impl Default for TargetSearch {
     fn default() -> Self {
-        Self { steps: 20, learning_rate: 0.6, decay: 0.5, divergence: 0.0625, clamp: 0.75, enough: 0.1 }
+        Self { steps: 20, learning_rate: 0.6, decay: 0.5, divergence: 0.0625, clamp: 0.75, enough: 0.05 }
     }
 }
 

@@ -268,7 +268,7 @@ impl Plan {
             method: "betaedit".into(),
             layers: Layers(layers.collect()),
             lambda: if small { 1_500.0 } else { 15_000.0 },
-            lambda1: if small { 1_000.0 } else { 3_000.0 },
+            lambda1: if small { 600.0 } else { 3_000.0 },
             lambda2: if small { 3.0 } else { 10.0 },
             threshold: if small { 0.05 } else { 0.02 },
             refresh_every: 1_000,
