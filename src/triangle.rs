@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::ops::{Add, AddAssign, Mul};
 
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use crate::codec;
@@ -94,7 +93,14 @@ impl Triangle<f64> {
         }
         for (p, panel) in self.panels.iter_mut().enumerate() {
             let (first, rows, width) = (p * PANEL, panel.nrows(), panel.ncols());
-            matmul(panel, Accum::Add, A.subrows(first, rows), B.subrows(first, width).transpose(), alpha, par);
+            dense::matmul(
+                panel.as_mut(),
+                Accum::Add,
+                A.subrows(first, rows),
+                B.subrows(first, width).transpose(),
+                alpha,
+                par,
+            );
         }
     }
 
@@ -113,12 +119,12 @@ impl Triangle<f64> {
             let here = K.subrows(first, width);
             let (above, mut below) = Z.as_mut().split_at_row_mut(first + width);
             let mut rows = above.subrows_mut(first, width);
-            matmul(rows.as_mut(), Accum::Add, &diagonal, here, 1.0, par);
+            dense::matmul(rows.as_mut(), Accum::Add, diagonal.as_ref(), here, 1.0, par);
             let rest = panel.nrows() - width;
             if rest > 0 {
                 let lower = panel.as_ref().subrows(width, rest);
-                matmul(below.as_mut(), Accum::Add, lower, here, 1.0, par);
-                matmul(rows, Accum::Add, lower.transpose(), K.subrows(first + width, rest), 1.0, par);
+                dense::matmul(below.as_mut(), Accum::Add, lower, here, 1.0, par);
+                dense::matmul(rows, Accum::Add, lower.transpose(), K.subrows(first + width, rest), 1.0, par);
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::{Base, Simulation};
@@ -90,7 +89,7 @@ impl Simulated {
         for t in 0..R.ncols() {
             if self.base == Base::First {
                 let (before, weights) = (R.as_ref().subcols(0, t), overlap.as_ref().submatrix(0, t, t, 1));
-                matmul(there.as_mut().subcols_mut(t, 1), Accum::Add, before, weights, 1.0, self.par);
+                dense::matmul(there.as_mut().subcols_mut(t, 1), Accum::Add, before, weights, 1.0, self.par);
             }
             let reach = dense::inner(wrapped.subcols(t, 1), K.as_ref().subcols(t, 1));
             for i in 0..R.nrows() {
@@ -108,7 +107,7 @@ impl Simulated {
             self.total.resize(d_in * d_out, 0.0);
             let total = MatMut::from_column_major_slice_mut(&mut self.total, d_in, d_out);
             let (left, right) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right()));
-            matmul(total, Accum::Add, right.transpose(), left.transpose(), 1.0, self.par);
+            dense::matmul(total, Accum::Add, right.transpose(), left.transpose(), 1.0, self.par);
         }
         Ok(())
     }

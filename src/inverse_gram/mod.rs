@@ -8,7 +8,6 @@ pub use solution::{Solution, Workspace};
 
 use std::io::{Read, Write};
 
-use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Mat, MatRef, Par};
 
@@ -458,7 +457,7 @@ impl InverseGram {
         self.multiply(keys, &mut workspace)?;
         let rounded = self.Q.last(keys.ncols());
         let coordinates = dense::product(rounded.transpose(), keys, par);
-        matmul(&mut workspace.Z, Accum::Add, rounded, &coordinates, 1.0, par);
+        dense::matmul(workspace.Z.as_mut(), Accum::Add, rounded, coordinates.as_ref(), 1.0, par);
         let G = self.gram(&workspace)?;
         Ok(self.factor(&workspace, &G, |i| self.unsettled.fates[i])?.0)
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::edit::Update;
@@ -131,7 +130,7 @@ impl RunningTotal {
         let R = MatRef::from_column_major_slice(&self.right, d_in, n);
         let measured = self.with(L, R)?;
         (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
-        matmul(&mut self.total, Accum::Add, L, R.transpose(), 1.0, self.par);
+        dense::matmul(self.total.as_mut(), Accum::Add, L, R.transpose(), 1.0, self.par);
         self.waiting = 0;
         self.left.clear();
         self.right.clear();
@@ -211,7 +210,7 @@ impl RunningTotal {
     pub(crate) fn accept<T: Scalar>(&mut self, update: &Update<T>, measured: &Measurement) {
         let (left, right) =
             (crate::scalar::cast::<T, f64>(update.left()), crate::scalar::cast::<T, f64>(update.right()));
-        matmul(&mut self.total, Accum::Add, left.as_ref(), right.as_ref(), 1.0, self.par);
+        dense::matmul(self.total.as_mut(), Accum::Add, left.as_ref(), right.as_ref(), 1.0, self.par);
         (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
         self.edits = measured.edits;
     }

@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatMut, MatRef, Par};
+use faer::{Accum, MatMut, MatRef, Par};
 
 use super::{Function, Rows};
+use crate::dense;
 use crate::edit::Orientation;
 
 /// A matrix of the model, as its file stores it.
@@ -80,29 +80,10 @@ const FEW_ROWS: usize = 64;
 /// `result += lhs rhs`, where `result` is stored row by row.
 fn add_product(mut result: MatMut<'_, f32>, lhs: MatRef<'_, f32>, rhs: MatRef<'_, f32>, par: Par) {
     if result.nrows() > FEW_ROWS {
-        return matmul(result, Accum::Add, lhs, rhs, 1.0, par);
+        return dense::matmul(result, Accum::Add, lhs, rhs, 1.0, par);
     }
-    let mut product = Mat::zeros(result.nrows(), result.ncols());
-    product_of_few_rows(product.as_mut(), lhs, rhs, par.degree());
-    result += product;
+    result += dense::product(lhs, rhs, par);
 }
-
-/// `result = lhs rhs`, its columns shared out among threads: a product this small gains nothing from threads inside it.
-fn product_of_few_rows(result: MatMut<'_, f32>, lhs: MatRef<'_, f32>, rhs: MatRef<'_, f32>, threads: usize) {
-    if threads <= 1 || rhs.ncols() < 2 * COLUMNS {
-        return matmul(result, Accum::Replace, lhs, rhs, 1.0, Par::Seq);
-    }
-    let half = threads / 2;
-    let middle = rhs.ncols() * half / threads;
-    let ((left, right), (rhs_left, rhs_right)) = (result.split_at_col_mut(middle), rhs.split_at_col(middle));
-    rayon::join(
-        || product_of_few_rows(left, lhs, rhs_left, half),
-        || product_of_few_rows(right, lhs, rhs_right, threads - half),
-    );
-}
-
-/// Columns that one thread computes, at least.
-const COLUMNS: usize = 64;
 
 impl Project {
     /// The parts of the weight, `outputs x inputs` each, and the range of outputs of each.
