@@ -33,6 +33,7 @@ use serde_json::{Map, Value};
 
 use command::exit;
 use lab::{Lab, Settings};
+use run::Run;
 use studies::{Scale, Study};
 
 /// The studies of the BetaEdit paper on a small model.
@@ -47,6 +48,9 @@ struct Arguments {
     /// The studies to make, all if not given
     #[arg(long = "study", value_name = "NAME", value_parser = studies::NAMES, num_args = 1..)]
     studies: Vec<String>,
+    /// Of the studies only the runs with these labels
+    #[arg(long = "run", value_name = "LABEL", num_args = 1..)]
+    runs: Vec<String>,
     /// Few facts, few checkpoints: minutes
     #[arg(long)]
     quick: bool,
@@ -111,7 +115,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     for study in studies::STUDIES.iter().filter(chosen) {
         println!("\n{}: {}", study.name, study.title);
         let mut runs = vec![];
-        for run in (study.runs)(&mut lab, &scale)? {
+        let asked_for = |run: &Run| arguments.runs.is_empty() || arguments.runs.contains(&run.label);
+        for run in (study.runs)(&mut lab, &scale)?.into_iter().filter(asked_for) {
             let record = run.record(&mut lab, &scale)?;
             println!("{}", record.line(&run.label));
             runs.push((run.label, record));

@@ -142,6 +142,7 @@ pub const STUDIES: &[Study] = &[
                 ("mean", refreshed(scale, MEAN)),
                 ("sum", refreshed(scale, SUM)),
                 ("maximal, w = 0.01", refreshed(scale, RefreshRule::Maximal { weight: 1e-2 })),
+                ("maximal, w = 0.0001", refreshed(scale, RefreshRule::Maximal { weight: 1e-4 })),
                 ("nested, w = 1", refreshed(scale, RefreshRule::Nested { weight: 1.0 })),
                 ("nested, w = 0.01", refreshed(scale, RefreshRule::Nested { weight: 1e-2 })),
                 ("nested, w = 0.0001", refreshed(scale, RefreshRule::Nested { weight: 1e-4 })),
