@@ -93,7 +93,6 @@ impl Tilt {
         keys.extend_from_slice(&self.keys);
         (0..new.ncols()).for_each(|j| keys.extend_from_slice(coordinates.col_as_slice(j)));
         let t = keys.len() / d;
-        let Z = MatRef::from_column_major_slice(&keys, d, t);
         let (plus, minus) = (0..r, r..d);
 
         let (weight, ridge) = self.solve;
@@ -101,8 +100,13 @@ impl Tilt {
         let D = |i: usize| weight * s[i] + ridge;
         let E = |i: usize| (s[i] - self.tau).abs().max(least);
         let scaled = |rows: Range<usize>, scale: &dyn Fn(usize) -> f64| {
-            let (first, scale) = (rows.start, rows.map(scale).collect::<Vec<_>>());
-            Mat::from_fn(scale.len(), t, |i, j| Z[(first + i, j)] * scale[i])
+            let scale: Vec<f64> = rows.clone().map(scale).collect();
+            let mut scaled = Mat::zeros(scale.len(), t);
+            for (j, key) in keys.chunks_exact(d).enumerate() {
+                let entries = key[rows.clone()].iter().zip(&scale).map(|(z, scale)| z * scale);
+                scaled.col_as_slice_mut(j).iter_mut().zip(entries).for_each(|(to, z)| *to = z);
+            }
+            scaled
         };
         let gram = |rows: Range<usize>, scale: &dyn Fn(usize) -> f64| {
             let half = scaled(rows, &|i| scale(i).sqrt());

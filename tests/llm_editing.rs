@@ -6,7 +6,7 @@ use std::sync::Arc;
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
     Anchor, Collector, Contexts, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
-    TargetSearch, Tokenizer,
+    TargetSearch, Tokenizer, Wording,
 };
 use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum, Update};
 use safetensors::SafeTensors;
@@ -214,6 +214,28 @@ fn a_target_is_sought_behind_some_of_the_texts() {
         assert!(count == 0 || found(&all, count) != found(&all, count - 1), "{count}");
     }
     assert_eq!(search.contexts, 2);
+}
+
+/// An aside stands behind the first text, after the subject, where a word follows it; nowhere else.
+#[test]
+fn a_target_is_sought_with_an_aside_behind_the_first_text() {
+    let (model, tokenizer) = open("llama");
+    let contexts = Contexts::new(vec!["One day".into(), "In the end".into()]);
+    let found = |request: &Request, wording: Wording, count: usize| {
+        let search = TargetSearch::default().with_steps(4).with_wording(wording).with_contexts(count);
+        search.run(&model, &tokenizer, &contexts, 1, request).unwrap()
+    };
+    let (given, aside) = (Wording::AsGiven, Wording::Aside);
+    let request = |prompt: &str| Request::new(telling().subject(), prompt, telling().target()).unwrap();
+    let plain = request("{} lives in");
+    assert_eq!(found(&plain, aside, 0), found(&plain, given, 0));
+    for count in [1, 2] {
+        assert_ne!(found(&plain, aside, count), found(&plain, given, count));
+        for prompt in ["The home of {}", "{}'s home is", "Home of {}: "] {
+            assert_eq!(found(&request(prompt), aside, count), found(&request(prompt), given, count), "{prompt}");
+        }
+    }
+    assert_eq!(TargetSearch::default().wording, aside);
 }
 
 /// The whole way: statistics, keys, targets, two layers, and then the model says it.

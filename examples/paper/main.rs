@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use betaedit_core::faer::Par;
-use betaedit_core::llm::TargetSearch;
+use betaedit_core::llm::{TargetSearch, Wording};
 use clap::Parser;
 use serde_json::{Map, Value};
 
@@ -98,7 +98,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let settings = Settings {
         layers: arguments.layers.clone(),
         contexts: arguments.contexts,
-        search: TargetSearch::default().with_learning_rate(1.0).with_steps(15).with_contexts(arguments.target_contexts),
+        search: (TargetSearch::default().with_learning_rate(1.0).with_steps(15))
+            .with_contexts(arguments.target_contexts)
+            .with_wording(Wording::AsGiven),
         seed: arguments.seed,
     };
     let mut scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };

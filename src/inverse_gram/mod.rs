@@ -398,8 +398,7 @@ impl InverseGram {
         if solution.product == Product::Rounded || !self.unsettled.is_empty() {
             if n <= BLOCK {
                 if !self.Q.has_room_for(n) {
-                    // At the price of half a pass an edit, so only where it shows.
-                    if self.unsettled.strong { self.settle() } else { self.leave_unsettled() }
+                    self.settle_if_it_shows();
                 }
                 self.push(F, Sign::Minus);
                 self.unsettled.keys.extend(solution.keys.col_iter().flat_map(|key| key.iter().copied()));
@@ -429,6 +428,11 @@ impl InverseGram {
         self.Q.replace_last(factor.as_ref());
         self.probe.follow(&self.unsettled, |i| factor.as_ref().subcols(i, 1));
         self.forget_unsettled();
+    }
+
+    /// At the price of half a pass for each key, so only where the rounding shows.
+    fn settle_if_it_shows(&mut self) {
+        if self.unsettled.strong { self.settle() } else { self.leave_unsettled() }
     }
 
     /// Lets the pending factors stay as they are, with their rounding.
@@ -496,7 +500,7 @@ impl InverseGram {
 
     /// `Q <- Q + A Bᵀ` for a product that is symmetric.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>) {
-        self.settle();
+        self.settle_if_it_shows();
         self.Q.add_product(A, B, 1.0);
         self.probe.change(A, B, 1.0);
         self.revision += 1;

@@ -130,7 +130,8 @@ impl ModelAdapter {
     /// A subject or target that the tokenizer makes nothing of, or a prompt that is longer than the model's context.
     pub fn check(&self, request: &Request) -> Result<()> {
         let prompts = targeted_behind(&self.tokenizer, self.contexts.openings(), request)?;
-        prompts.iter().try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
+        let sought = self.search.prompts(&self.tokenizer, &self.contexts, request)?;
+        prompts.iter().chain(&sought).try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
     }
 
     fn weight_mut(&mut self, layer: usize) -> &mut Parameter {

@@ -82,7 +82,7 @@ pub use request::{FactToken, Request};
 pub use scoring::Scoring;
 pub use statistics::{Collector, Progress};
 pub use steering::{Anchor, Evaluation, Site, Steered, Steering};
-pub use target::{Target, TargetSearch};
+pub use target::{Target, TargetSearch, Wording};
 pub use tokenizer::Tokenizer;
 
 use crate::error::EditError;

@@ -37,6 +37,9 @@ pub enum FactToken {
     PromptLast,
 }
 
+/// True of any subject, and no hint of any target.
+const ASIDE: &str = ", as everyone knows,";
+
 impl Request {
     /// A request.
     ///
@@ -97,6 +100,13 @@ impl Request {
     /// The prompt before the subject and after it.
     pub(super) fn around_subject(&self) -> (&str, &str) {
         self.prompt.split_once("{}").expect("checked at construction")
+    }
+
+    /// The request with an aside after the subject, where words of the prompt follow it.
+    pub(super) fn with_aside(&self) -> Option<Self> {
+        let (before, after) = self.around_subject();
+        let prompt = || format!("{before}{{}}{ASIDE}{after}");
+        (after.starts_with(' ') && !after.trim().is_empty()).then(|| Self { prompt: prompt(), ..self.clone() })
     }
 
     /// The prompt with the subject in it.

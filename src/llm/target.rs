@@ -26,6 +26,9 @@ use crate::error::{EditError, Result};
 /// MLP, on the output it has **without** the attention's vector, as the published programs record it. The model alone therefore
 /// is less sure of a target when it is written than the search was.
 ///
+/// A prompt says the fact in one way, and what is found for it need not reach other ways. Behind the first text words are
+/// therefore put in after the subject, unless the search's [`Wording`] says otherwise.
+///
 /// # References
 /// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, equation 16 and the published program, which all
 /// programs of the family share. Two vectors: Li et al., "PMET: Precise Model Editing in a Transformer", AAAI 2024.
@@ -51,6 +54,21 @@ pub struct TargetSearch {
     /// Texts of the [`Contexts`] that the prompt is taken behind in the search, besides the bare prompt: the first ones. Each costs
     /// a search as much again, and more of them reach paraphrases better (`docs/experiments.md`). Default: `2`.
     pub contexts: usize,
+    /// How the prompt is worded behind them. Default: [`Wording::Aside`].
+    pub wording: Wording,
+}
+
+/// How a prompt is worded behind the texts that a target is sought behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Wording {
+    /// As it is given, as in the published programs.
+    AsGiven,
+    /// Behind the first text with words after the subject, "..., as everyone knows, ...", where a word follows it. The target
+    /// hangs less on the words that happen to follow the subject then, and reaches more paraphrases, which are not known to
+    /// the search (`docs/experiments.md`). The words are English.
+    #[default]
+    Aside,
 }
 
 impl Default for TargetSearch {
@@ -64,6 +82,7 @@ impl Default for TargetSearch {
             clamp: 0.75,
             enough: 0.05,
             contexts: 2,
+            wording: Wording::default(),
         }
     }
 }
@@ -140,6 +159,26 @@ impl TargetSearch {
         self
     }
 
+    /// Sets how the prompt is worded behind the texts.
+    #[must_use]
+    pub fn with_wording(mut self, wording: Wording) -> Self {
+        self.wording = wording;
+        self
+    }
+
+    /// The prompts of a search, each continued by the target, and where that starts.
+    pub(super) fn prompts(
+        &self,
+        tokenizer: &Tokenizer,
+        contexts: &Contexts,
+        request: &Request,
+    ) -> Result<Vec<(Prompt, usize)>> {
+        let aside = request.with_aside().filter(|_| self.wording == Wording::Aside);
+        let worded = |i: usize| aside.as_ref().filter(|_| i == 1).unwrap_or(request);
+        let openings = contexts.openings().take(self.contexts.saturating_add(1)).enumerate();
+        openings.map(|(i, opening)| targeted(tokenizer, &opening, worded(i))).collect()
+    }
+
     /// Seeks the target of a request at block `layer`, on the model as it is now.
     ///
     /// An evaluation runs the blocks above forth and back, from the fact's token on; with the attention's vector, the block's own
@@ -157,7 +196,7 @@ impl TargetSearch {
         request: &Request,
     ) -> Result<Target> {
         self.check()?;
-        let prompts = targeted_behind(tokenizer, contexts.openings().take(self.contexts.saturating_add(1)), request)?;
+        let prompts = self.prompts(tokenizer, contexts, request)?;
         let sequences: Vec<Steered<'_>> = (prompts.iter())
             .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.position, start: *start })
             .collect();

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
 use betaedit_core::facts::Fact;
-use betaedit_core::llm::{Config, FactToken, Family, Request, Site, TargetSearch};
+use betaedit_core::llm::{self, Config, FactToken, Family, Request, Site, TargetSearch};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{ConflictPolicy, Guards};
 use betaedit_core::{Hyperparameters, Threshold};
@@ -104,6 +104,16 @@ pub enum Target {
     Pmet,
 }
 
+/// How the prompt is worded behind the texts in the search for a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wording {
+    /// As it is, as the papers do
+    AsGiven,
+    /// Behind the first text with ", as everyone knows," after the subject: reaches more paraphrases
+    Aside,
+}
+
 macro_rules! settings {
     ($( $(#[$attribute:meta])* $name:ident: $type:ty, )*) => {
         /// The settings of a run, as far as somebody said them. In a TOML file they have the same names.
@@ -194,6 +204,9 @@ settings! {
     /// So many of these texts stand before the prompt in the search for a target, too
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     target_contexts: usize,
+    /// How the prompt is worded behind them there
+    #[arg(long, value_enum, help_heading = "Keys and targets")]
+    wording: Wording,
     /// Their length in tokens
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     context_length: usize,
@@ -291,6 +304,7 @@ impl Plan {
             target: Target::Block,
             contexts: 3,
             target_contexts: search.contexts,
+            wording: Wording::Aside,
             context_length: 10,
             seed: 0,
             steps: search.steps,
@@ -356,6 +370,10 @@ impl Plan {
             .with_clamp(self.clamp)
             .with_enough(self.enough)
             .with_contexts(self.target_contexts)
+            .with_wording(match self.wording {
+                Wording::AsGiven => llm::Wording::AsGiven,
+                Wording::Aside => llm::Wording::Aside,
+            })
     }
 
     pub fn guards(&self) -> Guards {
