@@ -7,6 +7,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::elementwise::{exp, largest, sum, vectorized};
 use super::{Function, Rows};
 
 /// The rows of one sequence, and the position of the first of them: so many tokens came before.
@@ -146,10 +147,19 @@ impl Task<'_> {
 }
 
 fn softmax(row: &mut [f32]) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|x| *x = (*x - largest).exp());
-    let total = row.iter().sum::<f32>();
-    row.iter_mut().for_each(|x| *x /= total);
+    vectorized(
+        #[inline(always)]
+        || {
+            let largest = largest(row);
+            for x in row.iter_mut() {
+                *x = exp(*x - largest);
+            }
+            let total = sum([row], |[x]| x);
+            for x in row {
+                *x /= total;
+            }
+        },
+    );
 }
 
 impl Attention {

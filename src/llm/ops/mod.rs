@@ -6,6 +6,7 @@
 
 mod activate;
 mod attention;
+mod elementwise;
 mod norm;
 mod objective;
 mod project;

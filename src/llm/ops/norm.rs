@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::elementwise::{sum, vectorized};
 use super::{Function, Rows};
 use crate::llm::config::NormKind;
 
@@ -15,13 +16,14 @@ pub(in crate::llm) struct Normalize {
 
 impl Normalize {
     /// What is subtracted from a row, and what it is multiplied by then.
+    #[inline(always)]
     fn centre_and_scale(&self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
         let centre = match self.kind {
             NormKind::Rms => 0.0,
-            NormKind::Layer => row.iter().sum::<f32>() / n,
+            NormKind::Layer => sum([row], |[x]| x) / n,
         };
-        let variance = row.iter().map(|x| (x - centre) * (x - centre)).sum::<f32>() / n;
+        let variance = sum([row], |[x]| (x - centre) * (x - centre)) / n;
         (centre, 1.0 / (variance + self.epsilon).sqrt())
     }
 }
@@ -30,13 +32,20 @@ impl Function<1> for Normalize {
     const NAME: &'static str = "normalize";
 
     fn value(&self, [x]: [Rows<'_>; 1]) -> (Vec<f32>, usize) {
-        let mut y = Vec::with_capacity(x.numbers.len());
-        for row in x.iter() {
-            let (centre, scale) = self.centre_and_scale(row);
-            y.extend(row.iter().zip(&*self.gain).map(|(x, gain)| (x - centre) * scale * gain));
-        }
-        if let Some(bias) = &self.bias {
-            y.chunks_exact_mut(x.cols).for_each(|row| row.iter_mut().zip(&**bias).for_each(|(y, b)| *y += b));
+        let mut y = vec![0.0; x.numbers.len()];
+        for (y, row) in y.chunks_exact_mut(x.cols).zip(x.iter()) {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let (centre, scale) = self.centre_and_scale(row);
+                    for ((y, x), gain) in y.iter_mut().zip(row).zip(&*self.gain) {
+                        *y = (x - centre) * scale * gain;
+                    }
+                },
+            );
+            if let Some(bias) = &self.bias {
+                y.iter_mut().zip(&**bias).for_each(|(y, b)| *y += b);
+            }
         }
         (y, x.cols)
     }
@@ -45,16 +54,22 @@ impl Function<1> for Normalize {
     /// nothing is centred.
     fn gradient(&self, [x]: [Rows<'_>; 1], g: Rows<'_>) -> [Vec<f32>; 1] {
         let n = x.cols as f32;
-        let mut dx = Vec::with_capacity(x.numbers.len());
-        for (row, g) in x.iter().zip(g.iter()) {
-            let (centre, scale) = self.centre_and_scale(row);
-            let terms = || row.iter().zip(&*self.gain).zip(g).map(|((x, gain), g)| ((x - centre) * scale, gain * g));
-            let along = terms().map(|(u, h)| u * h).sum::<f32>() / n;
-            let mean = match self.kind {
-                NormKind::Rms => 0.0,
-                NormKind::Layer => terms().map(|(_, h)| h).sum::<f32>() / n,
-            };
-            dx.extend(terms().map(|(u, h)| scale * (h - mean - u * along)));
+        let mut dx = vec![0.0; x.numbers.len()];
+        for ((dx, row), g) in dx.chunks_exact_mut(x.cols).zip(x.iter()).zip(g.iter()) {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let (centre, scale) = self.centre_and_scale(row);
+                    let along = sum([row, &self.gain, g], |[x, gain, g]| (x - centre) * scale * gain * g) / n;
+                    let mean = match self.kind {
+                        NormKind::Rms => 0.0,
+                        NormKind::Layer => sum([&self.gain, g], |[gain, g]| gain * g) / n,
+                    };
+                    for (((dx, x), gain), g) in dx.iter_mut().zip(row).zip(&*self.gain).zip(g) {
+                        *dx = scale * (gain * g - mean - (x - centre) * scale * along);
+                    }
+                },
+            );
         }
         [dx]
     }

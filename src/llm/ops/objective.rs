@@ -1,5 +1,6 @@
 //! What a target is sought for.
 
+use super::elementwise::{exp, largest, sum, vectorized};
 use super::{Function, Rows};
 
 /// What one row of logits contributes.
@@ -15,44 +16,73 @@ pub(in crate::llm) struct Objective(pub(in crate::llm) std::sync::Arc<[Term]>);
 
 /// `log sum exp`, without overflow.
 pub(in crate::llm) fn log_sum_exp(row: &[f32]) -> f32 {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    largest + row.iter().map(|x| (x - largest).exp()).sum::<f32>().ln()
+    vectorized(
+        #[inline(always)]
+        || {
+            let largest = largest(row);
+            largest + sum([row], |[x]| exp(x - largest)).ln()
+        },
+    )
 }
 
 fn divergence(row: &[f32], normaliser: f32, reference: &[f32]) -> f32 {
-    row.iter().zip(reference).map(|(x, q)| (x - normaliser).exp() * (x - normaliser - q)).sum()
+    vectorized(
+        #[inline(always)]
+        || sum([row, reference], |[x, q]| exp(x - normaliser) * (x - normaliser - q)),
+    )
+}
+
+impl Term {
+    fn value(&self, row: &[f32]) -> f32 {
+        let normaliser = log_sum_exp(row);
+        match self {
+            Self::Likelihood { token, weight } => weight * (normaliser - row[*token as usize]),
+            Self::Divergence { reference, weight } => weight * divergence(row, normaliser, reference),
+        }
+    }
+
+    /// `g` times the gradient by a row.
+    fn gradient(&self, row: &[f32], g: f32, to: &mut [f32]) {
+        let normaliser = log_sum_exp(row);
+        match self {
+            Self::Likelihood { token, weight } => {
+                let factor = g * weight;
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (to, x) in to.iter_mut().zip(row) {
+                            *to = factor * exp(x - normaliser);
+                        }
+                    },
+                );
+                to[*token as usize] -= factor;
+            }
+            Self::Divergence { reference, weight } => {
+                let (factor, total) = (g * weight, divergence(row, normaliser, reference));
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for ((to, x), q) in to.iter_mut().zip(row).zip(reference) {
+                            *to = factor * exp(x - normaliser) * (x - normaliser - q - total);
+                        }
+                    },
+                );
+            }
+        }
+    }
 }
 
 impl Function<1> for Objective {
     const NAME: &'static str = "objective";
 
     fn value(&self, [x]: [Rows<'_>; 1]) -> (Vec<f32>, usize) {
-        let term = |(row, term): (&[f32], &Term)| {
-            let normaliser = log_sum_exp(row);
-            match term {
-                Term::Likelihood { token, weight } => weight * (normaliser - row[*token as usize]),
-                Term::Divergence { reference, weight } => weight * divergence(row, normaliser, reference),
-            }
-        };
-        (x.iter().zip(&*self.0).map(term).collect(), 1)
+        (x.iter().zip(&*self.0).map(|(row, term)| term.value(row)).collect(), 1)
     }
 
     fn gradient(&self, [x]: [Rows<'_>; 1], g: Rows<'_>) -> [Vec<f32>; 1] {
-        let mut dx = Vec::with_capacity(x.numbers.len());
-        for ((row, term), g) in x.iter().zip(&*self.0).zip(g.numbers) {
-            let normaliser = log_sum_exp(row);
-            match term {
-                Term::Likelihood { token, weight } => {
-                    let start = dx.len();
-                    dx.extend(row.iter().map(|x| g * weight * (x - normaliser).exp()));
-                    dx[start + *token as usize] -= g * weight;
-                }
-                Term::Divergence { reference, weight } => {
-                    let total = divergence(row, normaliser, reference);
-                    let slope = |(x, q): (&f32, &f32)| (x - normaliser).exp() * (x - normaliser - q - total);
-                    dx.extend(row.iter().zip(reference).map(|pair| g * weight * slope(pair)));
-                }
-            }
+        let mut dx = vec![0.0; x.numbers.len()];
+        for (((row, term), g), to) in x.iter().zip(&*self.0).zip(g.numbers).zip(dx.chunks_exact_mut(x.cols)) {
+            term.gradient(row, *g, to);
         }
         [dx]
     }

@@ -1,0 +1,99 @@
+//! Loops over many numbers, in the widest vectors that the processor has.
+
+use pulp::Arch;
+
+/// Runs loops with the processor's vector instructions. The closure needs `#[inline(always)]`, and its loops must be `for` loops:
+/// closures within it, as of `for_each`, are compiled for any processor.
+pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(f)
+}
+
+/// `e^x` to two units in the last place, as straight-line code that a compiler makes vectors of; a call of the library's function
+/// for every number takes five times as long. Beyond the range of `f32` it stays at the range's ends. NaN stays NaN.
+///
+/// The reduction and the polynomial are those of the Cephes library (Moshier).
+#[inline(always)]
+pub(in crate::llm) fn exp(x: f32) -> f32 {
+    // x = n ln 2 + r with a whole n and |r| <= ln 2 / 2: adding 1.5 * 2^23 rounds, and leaves n in the lowest bits.
+    let x = x.clamp(-87.33, 88.37);
+    let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
+    // ln 2 in two parts, the first of which is multiplied without rounding.
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + coefficient;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
+    (p * r * r + r + 1.0) * power
+}
+
+/// Numbers that are taken together: each lane of a reduction is one.
+const LANES: usize = 32;
+
+/// `f(.. f(f(initial, x_0), x_1) ..)` over the numbers that stand side by side in some slices of equal length, in lanes whose results
+/// are merged at the end: an order that vectors follow, and the same on every machine.
+#[inline(always)]
+pub(super) fn reduce<const N: usize>(
+    x: [&[f32]; N],
+    initial: f32,
+    f: impl Fn(f32, [f32; N]) -> f32,
+    merge: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let parts = x.map(|x| x.as_chunks::<LANES>());
+    // Of equal length, so that the compiler drops the checks.
+    let (whole, rest) = (parts[0].0.len(), parts[0].1.len());
+    let (chunks, tails) = (parts.map(|(chunks, _)| &chunks[..whole]), parts.map(|(_, tail)| &tail[..rest]));
+    let mut lanes = [initial; LANES];
+    for i in 0..whole {
+        let numbers = chunks.map(|chunks| &chunks[i]);
+        for (lane, result) in lanes.iter_mut().enumerate() {
+            *result = f(*result, numbers.map(|numbers| numbers[lane]));
+        }
+    }
+    for i in 0..rest {
+        lanes[i] = f(lanes[i], tails.map(|tail| tail[i]));
+    }
+    lanes.into_iter().fold(initial, merge)
+}
+
+/// `f(x_0) + f(x_1) + ...` in the manner of [`reduce`].
+#[inline(always)]
+pub(super) fn sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    reduce(x, 0.0, |sum, x| sum + f(x), |a, b| a + b)
+}
+
+/// The largest number, `-inf` of none.
+#[inline(always)]
+pub(super) fn largest(x: &[f32]) -> f32 {
+    reduce([x], f32::NEG_INFINITY, |largest, [x]| largest.max(x), f32::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_right_to_two_units_in_the_last_place_and_keeps_nan() {
+        let mut worst = 0.0_f64;
+        for i in -873_000..=883_000 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - exact).abs() / exact);
+        }
+        assert!(worst < 2.0 * f64::from(f32::EPSILON), "{worst:e}");
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(-1e9) < 2e-38);
+        assert!((1e38..=f32::MAX).contains(&exp(f32::INFINITY)));
+    }
+
+    #[test]
+    fn reductions_take_every_number_once() {
+        for n in [0, 1, 31, 32, 33, 100] {
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(sum([&x, &x], |[a, b]| a + b), (n * n) as f32 - n as f32);
+            assert_eq!(largest(&x), x.last().copied().unwrap_or(f32::NEG_INFINITY));
+        }
+    }
+}
