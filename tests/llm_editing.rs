@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
-    Anchor, Collector, Contexts, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
+    Anchor, Collector, Contexts, Descent, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
     TargetSearch, Tokenizer, Wording,
 };
 use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum, Update};
@@ -40,7 +40,8 @@ fn the_gradient_by_a_vector_added_to_a_block_is_that_of_transformers() {
         let found = steering.evaluate(&vec![0.0; model.config().hidden]).unwrap();
         let nll = facts["nll"].as_f64().unwrap();
         assert!((f64::from(found.likelihood) - nll).abs() < 1e-4 * nll, "{family}: {} for {nll}", found.likelihood);
-        let gradient = Mat::from_fn(found.gradient.len(), 1, |i, _| found.gradient[i]);
+        let gradient = found.gradient().unwrap();
+        let gradient = Mat::from_fn(gradient.len(), 1, |i, _| gradient[i]);
         expected.assert_near("nll_grad_delta", gradient.as_ref());
     }
 }
@@ -66,7 +67,8 @@ fn the_gradient_is_the_slope_of_the_loss() {
     };
     let found = steering.evaluate(&at(0.0)).unwrap();
     assert!(found.divergence > 1e-3, "the anchor is felt: {}", found.divergence);
-    let slope: f64 = found.gradient.iter().enumerate().map(|(i, g)| f64::from(*g) * (1.0 + i as f64).cos()).sum();
+    let slope: f64 =
+        found.gradient().unwrap().iter().enumerate().map(|(i, g)| f64::from(*g) * (1.0 + i as f64).cos()).sum();
     let h = 1e-2;
     let difference = (loss(h) - loss(-h)) / (2.0 * f64::from(h));
     assert!((slope - difference).abs() < 2e-3 * slope.abs().max(0.1), "{slope} for {difference}");
@@ -196,6 +198,33 @@ fn a_target_makes_the_model_say_it() {
         let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
         let moved: Vec<f32> = bounded.value.iter().zip(&bounded.start).map(|(z, v)| z - v).collect();
         assert!(norm(&moved) < 0.1001 * norm(&bounded.start));
+    }
+}
+
+/// Steps of one length may lead past the best place; it is not lost.
+#[test]
+fn a_target_is_the_best_that_was_seen() {
+    let (model, tokenizer) = open("llama");
+    for descent in [Descent::Steepest { step: 2.0 }, Descent::Steepest { step: 0.1 }, Descent::Adam { rate: 5.0 }] {
+        let search = TargetSearch::default().with_descent(descent).with_clamp(20.0).with_enough(0.0);
+        let found = |steps| search.with_steps(steps).run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap();
+        let runs: Vec<_> = (1..=12).map(found).collect();
+        for (fewer, more) in runs.iter().zip(&runs[1..]) {
+            assert!(more.likelihood <= fewer.likelihood, "{descent:?}");
+            assert!(more.likelihood < fewer.likelihood || more.value == fewer.value, "{descent:?}");
+        }
+        assert!(runs[11].likelihood < runs[0].likelihood, "{descent:?}");
+        // The first step from zero is as long as it is said to be.
+        let moved: f32 = runs[1].value.iter().zip(&runs[1].start).map(|(z, v)| (z - v).powi(2)).sum();
+        let size: f32 = runs[1].start.iter().map(|v| v * v).sum();
+        if let (Descent::Steepest { step }, true) = (descent, moved > 0.0) {
+            assert!((f64::from((moved / size).sqrt()) / step - 1.0).abs() < 1e-3, "{descent:?}");
+        }
+    }
+    for (descent, name) in [(Descent::Steepest { step: 0.0 }, "step"), (Descent::Adam { rate: f64::NAN }, "rate")] {
+        let search = TargetSearch::default().with_descent(descent);
+        let refused = search.run(&model, &tokenizer, &contexts(), 2, &telling());
+        assert!(matches!(refused, Err(EditError::Parameter { parameter, .. }) if parameter == name), "{descent:?}");
     }
 }
 

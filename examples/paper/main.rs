@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use betaedit_core::faer::Par;
-use betaedit_core::llm::{TargetSearch, Wording};
+use betaedit_core::llm::{Descent, TargetSearch, Wording};
 use clap::Parser;
 use serde_json::{Map, Value};
 
@@ -98,7 +98,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let settings = Settings {
         layers: arguments.layers.clone(),
         contexts: arguments.contexts,
-        search: (TargetSearch::default().with_learning_rate(1.0).with_steps(15))
+        search: (TargetSearch::default().with_descent(Descent::Adam { rate: 1.0 }).with_steps(15))
             .with_contexts(arguments.target_contexts)
             .with_wording(Wording::AsGiven),
         seed: arguments.seed,

@@ -56,6 +56,7 @@
 mod adam;
 mod adapter;
 mod config;
+mod descent;
 mod directory;
 mod fine_tuning;
 mod generate;
@@ -74,6 +75,7 @@ mod tokenizer;
 
 pub use adapter::ModelAdapter;
 pub use config::{Activation, Config, Family, NormKind, Pairing, Positions, Rotary, RotaryScaling};
+pub use descent::Descent;
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
 pub use generate::{Contexts, Sampler};
 pub use model::{Continuation, Model, Trace};

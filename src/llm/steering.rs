@@ -91,15 +91,29 @@ enum Below {
     Opened(Opened),
 }
 
-/// The loss at some vectors.
-#[derive(Clone, Debug, PartialEq)]
+/// The loss at some vectors, and on demand its gradient.
+#[derive(Debug)]
 pub struct Evaluation {
     /// The mean over the sequences of the mean over their continuation's tokens of `-log p`.
     pub likelihood: f32,
     /// The anchor's `weight KL(now || before)`.
     pub divergence: f32,
-    /// The gradient of their sum by the vectors.
-    pub gradient: Vec<f32>,
+    vectors: Var,
+    loss: Tensor,
+}
+
+impl Evaluation {
+    /// The gradient of the sum of both by the vectors. It costs about as much as the evaluation.
+    ///
+    /// # Errors
+    /// A failure inside the model.
+    pub fn gradient(&self) -> Result<Vec<f32>> {
+        let run = || match self.loss.backward()?.get(&self.vectors) {
+            Some(gradient) => gradient.flatten_all()?.to_vec1(),
+            None => Ok(vec![0.0; self.vectors.elem_count()]),
+        };
+        run().map_err(failed)
+    }
 }
 
 impl<'a> Steering<'a> {
@@ -232,7 +246,7 @@ impl<'a> Steering<'a> {
         .map_err(failed)?
     }
 
-    /// The loss and its gradient with the vectors added.
+    /// The loss with the vectors added.
     ///
     /// # Errors
     /// Vectors that are not of the model's hidden size, one for each output of the site.
@@ -259,11 +273,6 @@ impl<'a> Steering<'a> {
         }
         let logits = self.model.logits(&select(&x, &self.asked)?)?;
         let terms = logits.apply_op1(Op(Objective(self.terms.clone())))?;
-        let gradients = terms.sum_all()?.backward()?;
-        let gradient = match gradients.get(&vectors) {
-            Some(gradient) => gradient.flatten_all()?.to_vec1()?,
-            None => vec![0.0; vectors.elem_count()],
-        };
         let (mut likelihood, mut divergence) = (0.0, 0.0);
         for (value, term) in terms.flatten_all()?.to_vec1::<f32>()?.into_iter().zip(&*self.terms) {
             match term {
@@ -271,6 +280,6 @@ impl<'a> Steering<'a> {
                 Term::Divergence { .. } => divergence += value,
             }
         }
-        Ok(Evaluation { likelihood, divergence, gradient })
+        Ok(Evaluation { likelihood, divergence, vectors, loss: terms.sum_all()? })
     }
 }

@@ -1,6 +1,6 @@
 //! Targets: which output of a block, or of its MLP, makes the model say the new thing.
 
-use super::adam::Adam;
+use super::descent::{Descent, Walk};
 use super::generate::{Contexts, Prompt};
 use super::model::Model;
 use super::request::Request;
@@ -12,7 +12,7 @@ use crate::error::{EditError, Result};
 /// How a target is sought.
 ///
 /// With `v` the block's output at the fact's token (the subject's last, as a rule) of the bare prompt, or that of its MLP (see
-/// [`Site`]), a vector `delta` is sought, from 0 on, by Adam, that minimises
+/// [`Site`]), a vector `delta` is sought, from 0 on, that minimises
 ///
 /// ```text
 /// mean -log p(target)  +  divergence KL(p(next | subject) now || before)  +  decay |delta| / |v|²
@@ -39,9 +39,8 @@ pub struct TargetSearch {
     pub site: Site,
     /// Evaluations of the loss, at most. Default: `20`.
     pub steps: usize,
-    /// Adam's step length. Default: `0.6`: at the published 0.5 some targets are not found in 20 evaluations, at 1.0 they are
-    /// found in fewer, and are longer (`docs/experiments.md`).
-    pub learning_rate: f64,
+    /// How it goes downhill. Default: along the gradient, in steps of `0.08 |v|`. The published programs go by Adam.
+    pub descent: Descent,
     /// Weight of the norm of `delta`. Default: `0.5`.
     pub decay: f64,
     /// Weight of the divergence. Default: `0.0625`.
@@ -76,7 +75,7 @@ impl Default for TargetSearch {
         Self {
             site: Site::Block,
             steps: 20,
-            learning_rate: 0.6,
+            descent: Descent::default(),
             decay: 0.5,
             divergence: 0.0625,
             clamp: 0.75,
@@ -96,7 +95,7 @@ pub struct Target {
     pub start: Vec<f32>,
     /// The vector that was sought for the attention's output, if one was.
     pub attention: Option<Vec<f32>>,
-    /// The mean `-log p` of the target's tokens at the last evaluation.
+    /// The mean `-log p` of the target's tokens at this vector, the smallest of all evaluations.
     pub likelihood: f32,
     /// The loss at each evaluation.
     pub losses: Vec<f32>,
@@ -117,10 +116,10 @@ impl TargetSearch {
         self
     }
 
-    /// Sets Adam's step length.
+    /// Sets how the search goes downhill.
     #[must_use]
-    pub fn with_learning_rate(mut self, learning_rate: f64) -> Self {
-        self.learning_rate = learning_rate;
+    pub fn with_descent(mut self, descent: Descent) -> Self {
+        self.descent = descent;
         self
     }
 
@@ -215,7 +214,10 @@ impl TargetSearch {
         if self.steps == 0 {
             return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
         }
-        check::positive("learning_rate", self.learning_rate)?;
+        match self.descent {
+            Descent::Steepest { step } => check::positive("step", step)?,
+            Descent::Adam { rate } => check::positive("rate", rate)?,
+        }
         check::non_negative("decay", self.decay)?;
         check::non_negative("divergence", self.divergence)?;
         check::positive("clamp", self.clamp)?;
@@ -226,40 +228,42 @@ impl TargetSearch {
         let mut start = steering.outputs(0)?;
         let hidden = steering.hidden();
         let sizes: Vec<f32> = start.chunks_exact(hidden).map(norm).collect();
+        let mut walk = Walk::new(self.descent, &sizes, hidden);
         let mut vectors = vec![0.0; start.len()];
-        let mut adam = Adam::new(start.len(), self.learning_rate as f32);
+        let (mut best, mut likelihood) = (vectors.clone(), f32::INFINITY);
         let mut losses = vec![];
-        let likelihood = loop {
+        loop {
             let evaluation = steering.evaluate(&vectors)?;
-            let mut loss = evaluation.likelihood + evaluation.divergence;
-            let mut gradient = evaluation.gradient;
-            for ((delta, gradient), size) in
-                vectors.chunks_exact(hidden).zip(gradient.chunks_exact_mut(hidden)).zip(&sizes)
-            {
-                let length = norm(delta);
-                // An output that is zero gets no vector: it is bound to zero length.
-                if length > 0.0 {
-                    let decay = self.decay as f32 / (size * size);
-                    loss += decay * length;
-                    gradient.iter_mut().zip(delta).for_each(|(g, d)| *g += decay * d / length);
-                }
-            }
+            let lengths: Vec<f32> = vectors.chunks_exact(hidden).map(norm).collect();
+            let slopes: Vec<f32> = sizes.iter().map(|size| self.decay as f32 / (size * size)).collect();
+            // An output that is zero gets no vector: it is bound to zero length.
+            let decay = lengths.iter().zip(&slopes).filter(|(length, _)| **length > 0.0).map(|(x, slope)| x * slope);
+            let loss = evaluation.likelihood + evaluation.divergence + decay.sum::<f32>();
             check::in_range("the search for a target", &[f64::from(loss)])?;
             losses.push(loss);
-            if f64::from(evaluation.likelihood) < self.enough || losses.len() == self.steps {
-                break evaluation.likelihood;
+            if evaluation.likelihood < likelihood {
+                likelihood = evaluation.likelihood;
+                best.copy_from_slice(&vectors);
             }
-            adam.step(&mut vectors, &gradient);
+            if f64::from(likelihood) < self.enough || losses.len() == self.steps {
+                break;
+            }
+            let mut gradient = evaluation.gradient()?;
+            for (i, gradient) in gradient.chunks_exact_mut(hidden).enumerate().filter(|(i, _)| lengths[*i] > 0.0) {
+                let delta = &vectors[i * hidden..(i + 1) * hidden];
+                gradient.iter_mut().zip(delta).for_each(|(g, d)| *g += slopes[i] * d / lengths[i]);
+            }
+            walk.step(&mut vectors, &gradient);
             for (delta, size) in vectors.chunks_exact_mut(hidden).zip(&sizes) {
                 let (length, bound) = (norm(delta), self.clamp as f32 * size);
                 if length > bound {
                     delta.iter_mut().for_each(|d| *d *= bound / length);
                 }
             }
-        };
+        }
         start.truncate(hidden);
-        let value = start.iter().zip(&vectors).map(|(v, d)| v + d).collect();
-        let attention = vectors.chunks_exact(hidden).nth(1).map(<[f32]>::to_vec);
+        let value = start.iter().zip(&best).map(|(v, d)| v + d).collect();
+        let attention = best.chunks_exact(hidden).nth(1).map(<[f32]>::to_vec);
         Ok(Target { value, start, attention, likelihood, losses })
     }
 }
@@ -285,6 +289,6 @@ fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(
     Ok((whole, start))
 }
 
-fn norm(x: &[f32]) -> f32 {
+pub(super) fn norm(x: &[f32]) -> f32 {
     x.iter().map(|x| x * x).sum::<f32>().sqrt()
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
 use betaedit_core::facts::Fact;
-use betaedit_core::llm::{self, Config, FactToken, Family, Request, Site, TargetSearch};
+use betaedit_core::llm::{self, Config, Descent, FactToken, Family, Request, Site, TargetSearch};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{ConflictPolicy, Guards};
 use betaedit_core::{Hyperparameters, Threshold};
@@ -114,6 +114,16 @@ pub enum Wording {
     Aside,
 }
 
+/// How the search for a target goes downhill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Along the gradient, in steps of one length: finds shorter changes in fewer steps
+    Steepest,
+    /// By Adam, as the papers do
+    Adam,
+}
+
 macro_rules! settings {
     ($( $(#[$attribute:meta])* $name:ident: $type:ty, )*) => {
         /// The settings of a run, as far as somebody said them. In a TOML file they have the same names.
@@ -216,7 +226,13 @@ settings! {
     /// Steps of the search for a target, at most
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     steps: usize,
-    /// Step length of the search
+    /// How the search goes downhill
+    #[arg(long, value_enum, help_heading = "Keys and targets")]
+    descent: Direction,
+    /// Steepest descent: length of a step, as a share of the hidden state's norm
+    #[arg(long, value_name = "SHARE", help_heading = "Keys and targets")]
+    step_length: f64,
+    /// Adam: its step length
     #[arg(long, help_heading = "Keys and targets")]
     learning_rate: f64,
     /// Weight of the norm of the change in the search
@@ -273,7 +289,7 @@ impl Plan {
             (Family::GptJ, 28) => 3..=8,
             (_, 32 | 36 | 28) => 4..=8,
             // The published layers stand at 15 to 35 % of the depth.
-            (_, n) => n * 7 / 30..=(n / 3).min(n - 1),
+            (_, n) => n / 6..=(n / 3).min(n - 1),
         };
         // The published weights are for keys of models with billions of parameters.
         let small = model.hidden < 1600;
@@ -308,7 +324,9 @@ impl Plan {
             context_length: 10,
             seed: 0,
             steps: search.steps,
-            learning_rate: search.learning_rate,
+            descent: Direction::Steepest,
+            step_length: 0.08,
+            learning_rate: 0.5,
             decay: search.decay,
             divergence: search.divergence,
             clamp: search.clamp,
@@ -364,7 +382,10 @@ impl Plan {
                 Target::Pmet => Site::MlpAndAttention,
             })
             .with_steps(self.steps)
-            .with_learning_rate(self.learning_rate)
+            .with_descent(match self.descent {
+                Direction::Steepest => Descent::Steepest { step: self.step_length },
+                Direction::Adam => Descent::Adam { rate: self.learning_rate },
+            })
             .with_decay(self.decay)
             .with_divergence(self.divergence)
             .with_clamp(self.clamp)
