@@ -26,14 +26,27 @@ pub(crate) fn not_empty<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Res
     if matrix.nrows() == 0 || matrix.ncols() == 0 { Err(EditError::Empty { argument }) } else { Ok(()) }
 }
 
+/// The matrix or its transpose: that whose columns lie in memory number by number, if one does.
+pub(crate) fn along_memory<T>(matrix: MatRef<'_, T>) -> MatRef<'_, T> {
+    if matrix.row_stride() == 1 { matrix } else { matrix.transpose() }
+}
+
 pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
     // Along the memory, and without a way out, it runs in vector registers.
-    let lines = if matrix.row_stride() == 1 { matrix } else { matrix.transpose() };
     let all_finite = |line: ColRef<'_, T>| match line.try_as_col_major() {
-        Some(line) => line.as_slice().iter().fold(true, |all, x| all & x.to_f64().is_finite()),
+        Some(line) => pulp::Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let mut all = true;
+                for x in line.as_slice() {
+                    all &= x.to_f64().is_finite();
+                }
+                all
+            },
+        ),
         None => line.iter().all(|x| x.to_f64().is_finite()),
     };
-    if lines.col_iter().all(all_finite) {
+    if along_memory(matrix).col_iter().all(all_finite) {
         return Ok(());
     }
     for (col, column) in matrix.col_iter().enumerate() {

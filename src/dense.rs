@@ -102,6 +102,22 @@ pub(crate) fn mirror<T: Scalar>(mut matrix: MatMut<'_, T>) {
     }
 }
 
+/// `dst <- src`, tile by tile, so that both sides stay in cache also where one of them lies by rows and the other by columns.
+pub(crate) fn copy<T: Copy>(mut dst: MatMut<'_, T>, src: MatRef<'_, T>) {
+    const TILE: usize = 16;
+    let (rows, cols) = src.shape();
+    for col in (0..cols).step_by(TILE) {
+        for row in (0..rows).step_by(TILE) {
+            let (height, width) = (TILE.min(rows - row), TILE.min(cols - col));
+            let (mut to, from) =
+                (dst.as_mut().submatrix_mut(row, col, height, width), src.submatrix(row, col, height, width));
+            for j in 0..width {
+                to.as_mut().col_mut(j).iter_mut().zip(from.col(j).iter()).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+}
+
 /// The lower Cholesky factor of a symmetric matrix (the lower triangle is read), the strict upper triangle zero.
 ///
 /// `floors` holds the smallest squared pivots that are more than rounding.
@@ -184,6 +200,17 @@ pub(crate) fn side_by_side(A: MatRef<'_, f64>, B: MatRef<'_, f64>) -> Mat<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_is_the_same_however_both_sides_lie() {
+        for (rows, cols) in [(1, 1), (16, 33), (50, 7), (0, 3)] {
+            let from = Mat::from_fn(rows, cols, |i, j| (i * 100 + j) as f64);
+            let (mut along, mut across) = (Mat::zeros(rows, cols), Mat::zeros(cols, rows));
+            copy(along.as_mut(), from.as_ref());
+            copy(across.as_mut().transpose_mut(), from.as_ref());
+            assert!(along == from && across.transpose() == from, "{rows} x {cols}");
+        }
+    }
 
     /// Shared out by rows, by columns, and not; added and replaced.
     #[test]

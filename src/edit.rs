@@ -358,8 +358,9 @@ impl<T: Scalar> Update<T> {
                 |column: faer::ColRef<'_, T>| column.iter().fold(true, |all, x| all & (x.to_f64().abs() <= room));
             part.col_iter().all(within)
         };
-        let threads = par.degree().min(weight.ncols());
-        if !weight.as_ref().par_col_partition(threads).all(fits) {
+        let lines = check::along_memory(weight.as_ref());
+        let threads = par.degree().min(lines.ncols());
+        if !lines.par_col_partition(threads).all(fits) {
             check::finite("weight", weight.as_ref())?;
             return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
         }
@@ -373,7 +374,13 @@ impl<T: Scalar> Update<T> {
             let add = |w: &mut T, d: T| *w = T::of_f64(w.to_f64() + sign * d.to_f64());
             return faer::zip!(weight, entries).for_each(|faer::unzip!(w, d)| add(w, *d));
         }
-        matmul(weight, Accum::Add, self.left(), self.right(), T::of_f64(sign), par);
+        let sign = T::of_f64(sign);
+        match weight.row_stride() {
+            1 => matmul(weight, Accum::Add, self.left(), self.right(), sign, par),
+            _ => {
+                matmul(weight.transpose_mut(), Accum::Add, self.right().transpose(), self.left().transpose(), sign, par)
+            }
+        }
     }
 
     /// The same update with factors in another number type, each entry rounded once.

@@ -16,9 +16,9 @@ use super::steering::Site;
 use super::target::{TargetSearch, targeted_behind};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
-use crate::check;
 use crate::edit::{Orientation, Update};
 use crate::error::{EditError, Result};
+use crate::{check, dense};
 
 /// A language model behind the [`Adapter`] seam.
 ///
@@ -281,10 +281,10 @@ impl Adapter for ModelAdapter {
         Ok(residuals)
     }
 
-    fn read_weight(&self, layer: usize, mut weight: MatMut<'_, f32>) -> Result<()> {
+    fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
         let (rows, cols) = self.weight_shape(layer)?;
         check::shape("weight", weight.as_ref(), rows, cols)?;
-        weight.copy_from(self.model.down(layer)?.matrix());
+        dense::copy(weight, self.model.down(layer)?.matrix());
         Ok(())
     }
 
@@ -292,7 +292,7 @@ impl Adapter for ModelAdapter {
         let (rows, cols) = self.weight_shape(layer)?;
         check::shape("weight", weight, rows, cols)?;
         check::finite("weight", weight)?;
-        self.weight_mut(layer).matrix_mut().copy_from(weight);
+        dense::copy(self.weight_mut(layer).matrix_mut(), weight);
         self.batch = None;
         Ok(())
     }
