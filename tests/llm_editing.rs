@@ -6,7 +6,7 @@ use std::sync::Arc;
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
     Anchor, Collector, Contexts, Descent, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
-    TargetSearch, Tokenizer, Wording,
+    Target, TargetSearch, Tokenizer, Wording,
 };
 use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum, Update};
 use safetensors::SafeTensors;
@@ -206,7 +206,7 @@ fn a_target_makes_the_model_say_it() {
 fn a_target_is_the_best_that_was_seen() {
     let (model, tokenizer) = open("llama");
     for descent in [Descent::Steepest { step: 2.0 }, Descent::Steepest { step: 0.1 }, Descent::Adam { rate: 5.0 }] {
-        let search = TargetSearch::default().with_descent(descent).with_clamp(20.0).with_enough(0.0);
+        let search = TargetSearch::default().with_descent(descent).with_clamp(20.0).with_enough(0.0).with_margin(0.0);
         let found = |steps| search.with_steps(steps).run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap();
         let runs: Vec<_> = (1..=12).map(found).collect();
         for (fewer, more) in runs.iter().zip(&runs[1..]) {
@@ -228,6 +228,26 @@ fn a_target_is_the_best_that_was_seen() {
     }
 }
 
+/// The margin lengthens what was found, and does not change the search nor leave the bound.
+#[test]
+fn a_margin_lengthens_what_was_found_within_the_bound() {
+    let (model, tokenizer) = open("llama");
+    let found = |margin, clamp| {
+        let search = TargetSearch::default().with_steps(5).with_clamp(clamp).with_margin(margin);
+        search.run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap()
+    };
+    let share = |target: &Target| {
+        let moved: f32 = target.value.iter().zip(&target.start).map(|(z, v)| (z - v).powi(2)).sum();
+        (moved / target.start.iter().map(|v| v * v).sum::<f32>()).sqrt()
+    };
+    let (plain, longer, bound) = (found(0.0, 20.0), found(0.5, 20.0), found(1e6, 0.3));
+    assert!(share(&plain) > 0.0 && plain.losses == longer.losses && plain.likelihood == longer.likelihood);
+    for (long, (short, v)) in longer.value.iter().zip(plain.value.iter().zip(&plain.start)) {
+        assert!((long - v - 1.5 * (short - v)).abs() < 1e-5, "{long} {short} {v}");
+    }
+    assert!((share(&bound) - 0.3).abs() < 1e-4, "{}", share(&bound));
+}
+
 /// A search reads the first of the texts, so many as it is told.
 #[test]
 fn a_target_is_sought_behind_some_of_the_texts() {
@@ -242,7 +262,7 @@ fn a_target_is_sought_behind_some_of_the_texts() {
         assert_eq!(found(&all, count), found(&first, usize::MAX), "{count}");
         assert!(count == 0 || found(&all, count) != found(&all, count - 1), "{count}");
     }
-    assert_eq!(search.contexts, 2);
+    assert_eq!(search.contexts, 3);
 }
 
 /// An aside stands behind the first text, after the subject, where a word follows it; nowhere else.

@@ -99,6 +99,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         layers: arguments.layers.clone(),
         contexts: arguments.contexts,
         search: (TargetSearch::default().with_descent(Descent::Adam { rate: 1.0 }).with_steps(15))
+            .with_enough(0.05)
+            .with_margin(0.0)
             .with_contexts(arguments.target_contexts)
             .with_wording(Wording::AsGiven),
         seed: arguments.seed,

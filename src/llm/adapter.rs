@@ -284,7 +284,7 @@ impl Adapter for ModelAdapter {
     fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
         let (rows, cols) = self.weight_shape(layer)?;
         check::shape("weight", weight.as_ref(), rows, cols)?;
-        dense::copy(weight, self.model.down(layer)?.matrix());
+        dense::copy(weight, self.model.down(layer)?.matrix(), self.model.par);
         Ok(())
     }
 
@@ -292,7 +292,8 @@ impl Adapter for ModelAdapter {
         let (rows, cols) = self.weight_shape(layer)?;
         check::shape("weight", weight, rows, cols)?;
         check::finite("weight", weight)?;
-        dense::copy(self.weight_mut(layer).matrix_mut(), weight);
+        let par = self.model.par;
+        dense::copy(self.weight_mut(layer).matrix_mut(), weight, par);
         self.batch = None;
         Ok(())
     }

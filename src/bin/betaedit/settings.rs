@@ -247,6 +247,9 @@ settings! {
     /// The search ends at this mean -log p(target)
     #[arg(long, help_heading = "Keys and targets")]
     enough: f64,
+    /// What the search has found is lengthened by this share, for paraphrases
+    #[arg(long, value_name = "SHARE", help_heading = "Keys and targets")]
+    margin: f64,
 }
 
 impl Settings {
@@ -331,6 +334,7 @@ impl Plan {
             divergence: search.divergence,
             clamp: search.clamp,
             enough: search.enough,
+            margin: search.margin,
         }
     }
 
@@ -390,6 +394,7 @@ impl Plan {
             .with_divergence(self.divergence)
             .with_clamp(self.clamp)
             .with_enough(self.enough)
+            .with_margin(self.margin)
             .with_contexts(self.target_contexts)
             .with_wording(match self.wording {
                 Wording::AsGiven => llm::Wording::AsGiven,
