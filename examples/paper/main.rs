@@ -28,13 +28,37 @@ use std::process::ExitCode;
 
 use betaedit_core::faer::Par;
 use betaedit_core::llm::{Descent, TargetSearch, Wording};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 
 use command::exit;
 use lab::{Lab, Settings};
 use run::Run;
 use studies::{Scale, Study};
+
+/// How targets are sought.
+#[derive(Clone, Copy, ValueEnum)]
+enum Search {
+    /// By Adam, at the rate that suits this model, as the studies in docs/experiments.md were made if nothing else is said there
+    Published,
+    /// As the library does by default
+    Library,
+}
+
+impl Search {
+    fn settings(self) -> TargetSearch {
+        match self {
+            Self::Published => TargetSearch::default()
+                .with_descent(Descent::Adam { rate: 1.0 })
+                .with_steps(15)
+                .with_enough(0.05)
+                .with_margin(0.0)
+                .with_contexts(1)
+                .with_wording(Wording::AsGiven),
+            Self::Library => TargetSearch::default(),
+        }
+    }
+}
 
 /// The studies of the BetaEdit paper on a small model.
 #[derive(Parser)]
@@ -75,9 +99,12 @@ struct Arguments {
     /// Texts that keys are averaged over, besides the bare prompt
     #[arg(long, default_value_t = 3)]
     contexts: usize,
-    /// Texts that targets are sought behind, besides the bare prompt
-    #[arg(long, default_value_t = 1)]
-    target_contexts: usize,
+    /// How targets are sought
+    #[arg(long, value_enum, default_value = "published")]
+    search: Search,
+    /// Texts that targets are sought behind, besides the bare prompt [default: 1 in the published way, else the library's]
+    #[arg(long, value_name = "N")]
+    target_contexts: Option<usize>,
     /// For the texts
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -95,16 +122,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
-    let settings = Settings {
-        layers: arguments.layers.clone(),
-        contexts: arguments.contexts,
-        search: (TargetSearch::default().with_descent(Descent::Adam { rate: 1.0 }).with_steps(15))
-            .with_enough(0.05)
-            .with_margin(0.0)
-            .with_contexts(arguments.target_contexts)
-            .with_wording(Wording::AsGiven),
-        seed: arguments.seed,
-    };
+    let mut search = arguments.search.settings();
+    search.contexts = arguments.target_contexts.unwrap_or(search.contexts);
+    let settings =
+        Settings { layers: arguments.layers.clone(), contexts: arguments.contexts, search, seed: arguments.seed };
     let mut scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
     scale.edits = arguments.edits.unwrap_or(scale.edits);
     scale.every = arguments.every.unwrap_or(scale.every).max(1);

@@ -38,8 +38,8 @@ use crate::terminal::{Done, Terminal};
 ///
 /// The whole way, with a model and facts of your own:
 ///
-///   betaedit stats --model M --text TEXT --layers 7-10 --out stats
-///   betaedit edit --model M --facts FACTS.json --stats stats --layers 7-10 --session run-1 --out edited --report report.json
+///   betaedit stats --model M --text TEXT --layers 5-10 --out stats
+///   betaedit edit --model M --facts FACTS.json --stats stats --layers 5-10 --session run-1 --out edited --report report.json
 ///   betaedit ask --model M --edited edited "The Eiffel Tower is in"
 ///   betaedit undo --session run-1 17 --out edited
 #[derive(Parser)]
