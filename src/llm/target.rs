@@ -52,7 +52,7 @@ pub struct TargetSearch {
     pub enough: f64,
     /// The vector that was found is lengthened by this share of it, within its bound, so that part of it is enough: that is what a
     /// paraphrase gets of it. It reaches more of them for less damage than a longer search does (`docs/experiments.md`).
-    /// Default: `0.2`; the published programs have 0.
+    /// Default: `0.1`; the published programs have 0.
     pub margin: f64,
     /// Texts of the [`Contexts`] that the prompt is taken behind in the search, besides the bare prompt: the first ones. Each costs
     /// a search as much again, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
@@ -84,7 +84,7 @@ impl Default for TargetSearch {
             divergence: 0.0625,
             clamp: 0.75,
             enough: 0.02,
-            margin: 0.2,
+            margin: 0.1,
             contexts: 3,
             wording: Wording::default(),
         }
