@@ -102,28 +102,6 @@ pub(crate) fn mirror<T: Scalar>(mut matrix: MatMut<'_, T>) {
     }
 }
 
-/// `dst <- src`, tile by tile, so that both sides stay in cache also where one of them lies by rows and the other by columns.
-pub(crate) fn copy<T: Scalar>(dst: MatMut<'_, T>, src: MatRef<'_, T>, par: Par) {
-    const TILE: usize = 16;
-    let tiles = |mut dst: MatMut<'_, T>, src: MatRef<'_, T>| {
-        let (rows, cols) = src.shape();
-        for col in (0..cols).step_by(TILE) {
-            for row in (0..rows).step_by(TILE) {
-                let (height, width) = (TILE.min(rows - row), TILE.min(cols - col));
-                let mut to = dst.as_mut().submatrix_mut(row, col, height, width);
-                to.copy_from(src.submatrix(row, col, height, width));
-            }
-        }
-    };
-    let threads = if src.nrows() * src.ncols() < WORTH_SHARING { 1 } else { par.degree() };
-    if threads > 1 {
-        let parts = dst.par_col_partition_mut(threads).zip(src.par_col_partition(threads));
-        parts.for_each(|(dst, src)| tiles(dst, src));
-    } else {
-        tiles(dst, src);
-    }
-}
-
 /// The lower Cholesky factor of a symmetric matrix (the lower triangle is read), the strict upper triangle zero.
 ///
 /// `floors` holds the smallest squared pivots that are more than rounding.
@@ -206,19 +184,6 @@ pub(crate) fn side_by_side(A: MatRef<'_, f64>, B: MatRef<'_, f64>) -> Mat<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_copy_is_the_same_however_both_sides_lie() {
-        for (rows, cols) in [(1, 1), (16, 33), (50, 7), (0, 3), (500, 301)] {
-            let from = Mat::from_fn(rows, cols, |i, j| (i * 1000 + j) as f64);
-            for par in [Par::Seq, Par::rayon(2)] {
-                let (mut along, mut across) = (Mat::zeros(rows, cols), Mat::zeros(cols, rows));
-                copy(along.as_mut(), from.as_ref(), par);
-                copy(across.as_mut().transpose_mut(), from.as_ref(), par);
-                assert!(along == from && across.transpose() == from, "{rows} x {cols}");
-            }
-        }
-    }
 
     /// Shared out by rows, by columns, and not; added and replaced.
     #[test]

@@ -10,15 +10,15 @@ use faer::{Mat, MatMut, MatRef};
 use super::failed;
 use super::generate::{Contexts, Prompt};
 use super::model::{Batch, Model, Opened, columns};
-use super::ops::{Parameter, with_rows};
+use super::ops::{Parameter, copy, with_rows};
 use super::request::Request;
 use super::steering::Site;
 use super::target::{TargetSearch, targeted_behind};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
+use crate::check;
 use crate::edit::{Orientation, Update};
 use crate::error::{EditError, Result};
-use crate::{check, dense};
 
 /// A language model behind the [`Adapter`] seam.
 ///
@@ -284,7 +284,7 @@ impl Adapter for ModelAdapter {
     fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
         let (rows, cols) = self.weight_shape(layer)?;
         check::shape("weight", weight.as_ref(), rows, cols)?;
-        dense::copy(weight, self.model.down(layer)?.matrix(), self.model.par);
+        copy(weight, self.model.down(layer)?.matrix(), self.model.par);
         Ok(())
     }
 
@@ -293,7 +293,7 @@ impl Adapter for ModelAdapter {
         check::shape("weight", weight, rows, cols)?;
         check::finite("weight", weight)?;
         let par = self.model.par;
-        dense::copy(self.weight_mut(layer).matrix_mut(), weight, par);
+        copy(self.weight_mut(layer).matrix_mut(), weight, par);
         self.batch = None;
         Ok(())
     }

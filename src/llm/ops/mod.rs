@@ -16,7 +16,7 @@ pub(super) use activate::{Activate, Gate};
 pub(super) use attention::{Attention, Past, Span};
 pub(super) use norm::Normalize;
 pub(super) use objective::{Objective, Term, log_sum_exp};
-pub(super) use project::{Parameter, Project};
+pub(super) use project::{Parameter, Project, copy};
 pub(super) use rotate::{Angles, Rotate};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Storage, Tensor};

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use faer::{Accum, MatMut, MatRef, Par};
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
 use super::{Function, Rows};
 use crate::dense;
@@ -122,5 +123,48 @@ impl Function<1> for Project {
         let result = MatMut::from_row_major_slice_mut(&mut dx, n, inputs).transpose_mut();
         dense::matmul(result, Accum::Replace, self.weight.matrix().transpose(), g.transpose(), 1.0, self.par);
         [dx]
+    }
+}
+
+/// `dst <- src`, tile by tile, so that both sides stay in cache also where one of them lies by rows and the other by columns.
+pub(in crate::llm) fn copy(dst: MatMut<'_, f32>, src: MatRef<'_, f32>, par: Par) {
+    const TILE: usize = 16;
+    const WORTH_SHARING: usize = 1 << 17;
+    let tiles = |mut dst: MatMut<'_, f32>, src: MatRef<'_, f32>| {
+        let (rows, cols) = src.shape();
+        for col in (0..cols).step_by(TILE) {
+            for row in (0..rows).step_by(TILE) {
+                let (height, width) = (TILE.min(rows - row), TILE.min(cols - col));
+                let mut to = dst.as_mut().submatrix_mut(row, col, height, width);
+                to.copy_from(src.submatrix(row, col, height, width));
+            }
+        }
+    };
+    let threads = par.degree();
+    if threads > 1 && src.nrows() * src.ncols() >= WORTH_SHARING {
+        let parts = dst.par_col_partition_mut(threads).zip(src.par_col_partition(threads));
+        parts.for_each(|(dst, src)| tiles(dst, src));
+    } else {
+        tiles(dst, src);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use faer::Mat;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_is_the_same_however_both_sides_lie() {
+        for (rows, cols) in [(1, 1), (16, 33), (50, 7), (0, 3), (500, 301)] {
+            let from = Mat::from_fn(rows, cols, |i, j| (i * 1000 + j) as f32);
+            for par in [Par::Seq, Par::rayon(2)] {
+                let (mut along, mut across) = (Mat::zeros(rows, cols), Mat::zeros(cols, rows));
+                copy(along.as_mut(), from.as_ref(), par);
+                copy(across.as_mut().transpose_mut(), from.as_ref(), par);
+                assert!(along == from && across.transpose() == from, "{rows} x {cols}");
+            }
+        }
     }
 }
