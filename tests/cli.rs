@@ -95,6 +95,27 @@ fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// An edit is meant to change what a text says of its subject, so a text for perplexity had better not name it.
+#[test]
+fn a_text_for_perplexity_that_names_subjects_is_pointed_out() {
+    let setting = Setting::with_statistics("llama");
+    let edit = |text: &str| {
+        let (path, report) = (setting.path("text.txt"), setting.path("report.json"));
+        std::fs::write(&path, text).unwrap();
+        let mut edit = setting.edit();
+        let (output, _, err) =
+            run(edit.args(["--limit", "3"]).arg("--eval-text").arg(path).arg("--report").arg(&report));
+        assert!(output.status.success(), "{err}");
+        (err, serde_json::from_slice::<Value>(&read(&report)).unwrap()["named_subjects"].clone())
+    };
+    let (said, names) = edit("Down the Danube, past Marie Curies and the Eiffel Tower. Mount Fuji is not edited.");
+    assert!(said.contains("names 2 of the subjects (Eiffel Tower, Danube)"), "{said}");
+    assert_eq!(names, serde_json::json!(["Eiffel Tower", "Danube"]));
+    let (said, names) = edit("A long river, and a tower in the city.");
+    assert!(!said.contains("of the subjects"), "{said}");
+    assert_eq!(names, serde_json::json!([]));
+}
+
 #[test]
 fn the_whole_way_from_statistics_to_undo() {
     for family in ["llama", "gpt2"] {

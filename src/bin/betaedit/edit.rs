@@ -74,6 +74,13 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
     let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
+    let named = held_out.as_deref().map(|text| scores::named(run.adapter().tokenizer(), text, &facts)).transpose()?;
+    if let Some(named) = named.as_ref().filter(|named| !named.is_empty()) {
+        let (count, names) = (named.len(), shortened(&named.join(", "), 60));
+        terminal.note(format!(
+            "the text for perplexity names {count} of the subjects ({names}): what it says of them is meant to change"
+        ));
+    }
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
     let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
     let before = Before::of(&run, directory, &evaluated, held_out.as_deref(), terminal)?;
@@ -111,6 +118,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
 
     arguments.outputs.write(&run, terminal)?;
     let mut result = report::edits(&run, &before, &after, seconds, &rejections);
+    result["named_subjects"] = json!(named);
     result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
     terminal.result(&result);

@@ -69,6 +69,22 @@ impl Scores {
     }
 }
 
+/// Subjects that the measured part of a text names. What it says of them is meant to change, and counts as damage there.
+pub fn named(tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
+    let tokens = tokenizer.encode(text)?;
+    let measured = tokenizer.decode(&tokens[..tokens.len().min(PERPLEXITY_TOKENS as usize)])?;
+    let subjects = facts.iter().map(Fact::subject).filter(|subject| has_name(&measured, subject));
+    Ok(subjects.map(str::to_owned).collect())
+}
+
+/// Whether a text has a name in it that is not part of a longer word.
+fn has_name(text: &str, name: &str) -> bool {
+    let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    text.match_indices(name).any(|(start, name)| {
+        !in_word(text[..start].chars().next_back()) && !in_word(text[start + name.len()..].chars().next())
+    })
+}
+
 /// The metrics as rows of a table: of one model, or before and after.
 pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<String>> {
     let mut rows = vec![std::iter::once(String::new()).chain(columns.iter().map(|(name, _)| (*name).into())).collect()];
