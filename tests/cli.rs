@@ -95,6 +95,15 @@ fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+#[test]
+fn a_setting_of_the_other_descent_is_refused() {
+    let setting = Setting::with_statistics("llama");
+    refused(setting.edit().args(["--learning-rate", "1.0"]), &["--learning-rate is for --descent adam"]);
+    let other = ["--descent", "adam", "--step-length", "0.1"];
+    refused(setting.edit().args(other), &["--step-length is for --descent steepest"]);
+    done(setting.edit().args(["--limit", "1", "--descent", "adam", "--learning-rate", "1.0"]));
+}
+
 /// An edit is meant to change what a text says of its subject, so a text for perplexity had better not name it.
 #[test]
 fn a_text_for_perplexity_that_names_subjects_is_pointed_out() {

@@ -188,9 +188,10 @@ fn two_vectors_are_one_where_the_mlp_does_not_read_the_attention() {
 
 #[test]
 fn two_vectors_find_what_one_does_not_within_their_bounds() {
-    for family in FAMILIES {
+    let descents = [Descent::Adam { rate: 0.1 }, Descent::Steepest { step: 0.02 }];
+    for (family, descent) in FAMILIES.into_iter().flat_map(|family| descents.map(|descent| (family, descent))) {
         let (model, tokenizer) = open(family);
-        let search = TargetSearch::default().with_descent(Descent::Adam { rate: 0.1 }).with_steps(60);
+        let search = TargetSearch::default().with_descent(descent).with_steps(60);
         let run = |site| search.with_site(site).run(&model, &tokenizer, &Contexts::default(), LAYER, &request());
         let (mlp, both) = (run(Site::Mlp).unwrap(), run(Site::MlpAndAttention).unwrap());
         assert!(mlp.attention.is_none() && both.start == mlp.start);

@@ -39,8 +39,8 @@ use studies::{Scale, Study};
 /// How targets are sought.
 #[derive(Clone, Copy, ValueEnum)]
 enum Search {
-    /// By Adam, at the rate that suits this model, as the studies in docs/experiments.md were made if nothing else is said there
-    Published,
+    /// By Adam at a rate of 1.0, as the studies in docs/experiments.md were made if nothing else is said there
+    Adam,
     /// As the library does by default
     Library,
 }
@@ -48,7 +48,7 @@ enum Search {
 impl Search {
     fn settings(self) -> TargetSearch {
         match self {
-            Self::Published => TargetSearch::default()
+            Self::Adam => TargetSearch::default()
                 .with_descent(Descent::Adam { rate: 1.0 })
                 .with_steps(15)
                 .with_enough(0.05)
@@ -100,9 +100,9 @@ struct Arguments {
     #[arg(long, default_value_t = 3)]
     contexts: usize,
     /// How targets are sought
-    #[arg(long, value_enum, default_value = "published")]
+    #[arg(long, value_enum, default_value = "adam")]
     search: Search,
-    /// Texts that targets are sought behind, besides the bare prompt [default: 1 in the published way, else the library's]
+    /// Texts that targets are sought behind, besides the bare prompt [default: 1 by Adam, else the library's]
     #[arg(long, value_name = "N")]
     target_contexts: Option<usize>,
     /// For the texts

@@ -1,4 +1,4 @@
-//! Gradient descent.
+//! Adam.
 
 /// Adam with the usual constants (Kingma and Ba, 2015).
 pub(super) struct Adam {

@@ -11,7 +11,7 @@ use super::target::norm;
 #[non_exhaustive]
 pub enum Descent {
     /// Along the gradient, in steps of one length: normalised gradient descent. What is found is two fifths shorter than what Adam
-    /// finds, in a half to two thirds of the evaluations (`docs/experiments.md`): Adam's first steps are about the signs of the
+    /// finds, in six to seven tenths of the evaluations (`docs/experiments.md`): Adam's first steps are about the signs of the
     /// gradient, which are far from its direction, and its memory carries it past the bends of the way.
     Steepest {
         /// The length of a step, as a share of `|v|`.
@@ -24,9 +24,14 @@ pub enum Descent {
     },
 }
 
+impl Descent {
+    /// The length of a step, as a share of `|v|`, by default.
+    pub const STEP: f64 = 0.08;
+}
+
 impl Default for Descent {
     fn default() -> Self {
-        Self::Steepest { step: 0.08 }
+        Self::Steepest { step: Self::STEP }
     }
 }
 
@@ -45,21 +50,26 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes a step.
-    pub(super) fn step(&mut self, vectors: &mut [f32], gradient: &[f32]) {
+    /// Goes a step; false where there is none to go.
+    pub(super) fn step(&mut self, vectors: &mut [f32], gradient: &[f32]) -> bool {
         match self {
-            Self::Adam(adam) => adam.step(vectors, gradient),
+            Self::Adam(adam) => {
+                adam.step(vectors, gradient);
+                true
+            }
             Self::Steepest { step, sizes } => {
                 let hidden = vectors.len() / sizes.len();
                 let parts = || gradient.chunks_exact(hidden).zip(*sizes);
                 // The gradient by `delta / |v|`, in which vectors of outputs of any size are alike.
                 let length = norm(&parts().map(|(gradient, size)| size * norm(gradient)).collect::<Vec<_>>());
-                if length > 0.0 {
+                let downhill = length > 0.0;
+                if downhill {
                     for (delta, (gradient, size)) in vectors.chunks_exact_mut(hidden).zip(parts()) {
                         let factor = *step * size * (size / length);
                         delta.iter_mut().zip(gradient).for_each(|(delta, g)| *delta -= factor * g);
                     }
                 }
+                downhill
             }
         }
     }
@@ -87,7 +97,7 @@ mod tests {
 
         // No gradient, no step, and nothing that is not a number.
         let before = vectors;
-        walk.step(&mut vectors, &[0.0; 4]);
+        assert!(!walk.step(&mut vectors, &[0.0; 4]));
         assert_eq!(vectors, before);
     }
 }

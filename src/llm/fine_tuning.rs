@@ -12,7 +12,7 @@ use super::adam::Adam;
 use super::failed;
 use super::generate::Contexts;
 use super::model::{Batch, LowRank, Model, columns, select};
-use super::ops::{Objective, Op, Term};
+use super::ops::{Objective, Op, Term, copy};
 use super::request::Request;
 use super::target::targeted_behind;
 use super::tokenizer::Tokenizer;
@@ -83,7 +83,8 @@ impl FineTuning {
         let (weight, losses) = self.descend(model, layer, &task).map_err(failed)?;
         check::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         check::finite("the fine-tuned weight", weight.as_ref())?;
-        Arc::make_mut(&mut model.blocks[layer].down.weight).matrix_mut().copy_from(&weight);
+        let par = model.par;
+        copy(Arc::make_mut(&mut model.blocks[layer].down.weight).matrix_mut(), weight.as_ref(), par);
         Ok(Tuned { losses })
     }
 
@@ -103,7 +104,7 @@ impl FineTuning {
         loop {
             let D = MatRef::from_column_major_slice(&change, start.nrows(), start.ncols());
             let W = &start + D;
-            Arc::make_mut(&mut tuned.blocks[layer].down.weight).matrix_mut().copy_from(&W);
+            copy(Arc::make_mut(&mut tuned.blocks[layer].down.weight).matrix_mut(), W.as_ref(), model.par);
             let output = Var::from_tensor(&tuned.blocks[layer].close(&opened, model.par)?)?;
             let mut x = output.as_tensor().clone();
             for block in &tuned.blocks[layer + 1..] {

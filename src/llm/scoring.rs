@@ -30,6 +30,9 @@ const AT_ONCE: usize = 16;
 /// Tokens in a piece of text whose perplexity is measured.
 const PIECE: usize = 256;
 
+/// Pieces that are run at once.
+const PIECES_AT_ONCE: usize = 4;
+
 impl<'a> Scoring<'a> {
     /// Asks a model.
     #[must_use]
@@ -37,24 +40,43 @@ impl<'a> Scoring<'a> {
         Self { model, tokenizer }
     }
 
-    /// The perplexity of a text, in pieces of 256 tokens, of which it takes so many that `tokens` tokens are scored.
+    /// The perplexity of a text, in pieces of 256 tokens, of which it takes so many, four at a time, that `tokens` tokens are scored at
+    /// least.
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer.
     pub fn perplexity(&self, text: &str, tokens: u64) -> Result<Perplexity> {
         let mut perplexity = Perplexity::default();
-        let pieces = self.tokenizer.windows(text, PIECE.min(self.model.config().context))?;
-        let pieces: Vec<Vec<u32>> = pieces.into_iter().filter(|piece| piece.len() > 1).collect();
-        for pieces in pieces.chunks(AT_ONCE / 4) {
-            if perplexity.tokens() >= tokens {
-                break;
-            }
+        for pieces in self.pieces(text, tokens)?.chunks(PIECES_AT_ONCE) {
             let sequences: Vec<(&[u32], usize)> = pieces.iter().map(|piece| (&piece[..], 1)).collect();
             for Continuation { log_probabilities, .. } in self.model.continuations(&sequences)? {
                 perplexity.observe(log_probabilities.into_iter().map(f64::from));
             }
         }
         Ok(perplexity)
+    }
+
+    /// The part of a text that [`perplexity`](Self::perplexity) takes.
+    ///
+    /// # Errors
+    /// Any failure of the tokenizer.
+    pub fn measured(&self, text: &str, tokens: u64) -> Result<String> {
+        self.pieces(text, tokens)?.iter().map(|piece| self.tokenizer.decode(piece)).collect()
+    }
+
+    fn pieces(&self, text: &str, tokens: u64) -> Result<Vec<Vec<u32>>> {
+        let mut pieces = self.tokenizer.windows(text, PIECE.min(self.model.config().context))?;
+        pieces.retain(|piece| piece.len() > 1);
+        let (mut taken, mut scored) = (0, 0);
+        for pieces in pieces.chunks(PIECES_AT_ONCE) {
+            if scored >= tokens {
+                break;
+            }
+            taken += pieces.len();
+            scored += pieces.iter().map(|piece| piece.len() as u64 - 1).sum::<u64>();
+        }
+        pieces.truncate(taken);
+        Ok(pieces)
     }
 }
 

@@ -91,7 +91,7 @@ enum Below {
     Opened(Opened),
 }
 
-/// The loss at some vectors, and on demand its gradient.
+/// The loss at some vectors, and on demand its gradient, for which it keeps the activations of all blocks above.
 #[derive(Debug)]
 pub struct Evaluation {
     /// The mean over the sequences of the mean over their continuation's tokens of `-log p`.

@@ -19,7 +19,8 @@ use crate::error::{EditError, Result};
 /// ```
 ///
 /// where the first mean is over the bare prompt and those behind some of the [`Contexts`], `delta` is added in all of them, and the
-/// second term holds on to what else the model says after the subject, in `{subject} is a`. The target is `v + delta`.
+/// second term holds on to what else the model says after the subject, in `{subject} is a`. The target is `v + delta`, with the
+/// `delta` of the largest probability, lengthened by the search's [`margin`](Self::margin).
 ///
 /// At [`Site::MlpAndAttention`] a second vector is sought at the same time, at the attention's output, with a decay and a bound by
 /// that output's own norm. It takes up what the change asks of the attention, and is not written: the target is that of the
@@ -51,11 +52,11 @@ pub struct TargetSearch {
     /// program holds the whole loss against it, whose other terms alone keep many a search from ever getting there.)
     pub enough: f64,
     /// The vector that was found is lengthened by this share of it, within its bound, so that part of it is enough: that is what a
-    /// paraphrase gets of it. It reaches more of them for less damage than a longer search does (`docs/experiments.md`).
+    /// paraphrase gets of it. It reaches more of them than a longer search does (`docs/experiments.md`).
     /// Default: `0.1`; the published programs have 0.
     pub margin: f64,
-    /// Texts of the [`Contexts`] that the prompt is taken behind in the search, besides the bare prompt: the first ones. Each costs
-    /// a search as much again, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
+    /// Texts of the [`Contexts`] that the prompt is taken behind in the search, besides the bare prompt: the first ones. Each is
+    /// one more sequence in every evaluation, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
     pub contexts: usize,
     /// How the prompt is worded behind them. Default: [`Wording::Aside`].
     pub wording: Wording,
@@ -192,7 +193,7 @@ impl TargetSearch {
 
     /// Seeks the target of a request at block `layer`, on the model as it is now.
     ///
-    /// An evaluation runs the blocks above forth and back, from the fact's token on; with the attention's vector, the block's own
+    /// An evaluation runs the blocks above forth and (but the last) back, from the fact's token on; with the attention's vector, the block's own
     /// MLP as well.
     ///
     /// # Errors
@@ -266,24 +267,26 @@ impl TargetSearch {
                 let delta = &vectors[i * hidden..(i + 1) * hidden];
                 gradient.iter_mut().zip(delta).for_each(|(g, d)| *g += slopes[i] * d / lengths[i]);
             }
-            walk.step(&mut vectors, &gradient);
-            self.bound(&mut vectors, &sizes);
+            if !walk.step(&mut vectors, &gradient) {
+                break;
+            }
+            self.scale(&mut vectors, &sizes, 1.0);
         }
-        best.iter_mut().for_each(|d| *d *= 1.0 + self.margin as f32);
-        self.bound(&mut best, &sizes);
+        self.scale(&mut best, &sizes, 1.0 + self.margin);
         start.truncate(hidden);
         let value = start.iter().zip(&best).map(|(v, d)| v + d).collect();
         let attention = best.chunks_exact(hidden).nth(1).map(<[f32]>::to_vec);
         Ok(Target { value, start, attention, likelihood, losses })
     }
 
-    /// Shortens vectors that are beyond their bounds.
-    fn bound(&self, vectors: &mut [f32], sizes: &[f32]) {
+    /// Multiplies vectors by a factor, or by what takes them to their bounds if that is less.
+    fn scale(&self, vectors: &mut [f32], sizes: &[f32], factor: f64) {
         let hidden = vectors.len() / sizes.len();
         for (delta, size) in vectors.chunks_exact_mut(hidden).zip(sizes) {
-            let (length, bound) = (norm(delta), self.clamp as f32 * size);
-            if length > bound {
-                delta.iter_mut().for_each(|d| *d *= bound / length);
+            let length = f64::from(norm(delta));
+            if length > 0.0 {
+                let factor = factor.min(self.clamp * f64::from(*size) / length) as f32;
+                delta.iter_mut().for_each(|d| *d *= factor);
             }
         }
     }
@@ -311,5 +314,5 @@ fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(
 }
 
 pub(super) fn norm(x: &[f32]) -> f32 {
-    x.iter().map(|x| x * x).sum::<f32>().sqrt()
+    x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
 }

@@ -74,7 +74,10 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
     let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
-    let named = held_out.as_deref().map(|text| scores::named(run.adapter().tokenizer(), text, &facts)).transpose()?;
+    let named = held_out
+        .as_deref()
+        .map(|text| scores::named(&run.unedited, run.adapter().tokenizer(), text, &facts))
+        .transpose()?;
     if let Some(named) = named.as_ref().filter(|named| !named.is_empty()) {
         let (count, names) = (named.len(), shortened(&named.join(", "), 60));
         terminal.note(format!(

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::terminal::{Done, Terminal};
 
-/// Tokens of held-out text whose perplexity is measured.
+/// Tokens of held-out text whose perplexity is measured, at least.
 const PERPLEXITY_TOKENS: u64 = 4096;
 
 /// Answers to facts, and the perplexity of a text if there is one.
@@ -70,11 +70,15 @@ impl Scores {
 }
 
 /// Subjects that the measured part of a text names. What it says of them is meant to change, and counts as damage there.
-pub fn named(tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
-    let tokens = tokenizer.encode(text)?;
-    let measured = tokenizer.decode(&tokens[..tokens.len().min(PERPLEXITY_TOKENS as usize)])?;
-    let subjects = facts.iter().map(Fact::subject).filter(|subject| has_name(&measured, subject));
-    Ok(subjects.map(str::to_owned).collect())
+pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
+    let measured = Scoring::new(model, tokenizer).measured(text, PERPLEXITY_TOKENS)?;
+    let mut subjects: Vec<String> = vec![];
+    for subject in facts.iter().map(Fact::subject).filter(|subject| has_name(&measured, subject)) {
+        if !subjects.iter().any(|known| known == subject) {
+            subjects.push(subject.to_owned());
+        }
+    }
+    Ok(subjects)
 }
 
 /// Whether a text has a name in it that is not part of a longer word.

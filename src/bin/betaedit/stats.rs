@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Texts like those that the model was trained on; "shipped" for about 65,000 tokens that come with the program
     #[arg(long, value_name = "FILE", num_args = 1.., default_values_t = [SHIPPED.to_owned()])]
     text: Vec<String>,
-    /// The layers to edit, such as 7-10 [default: what is usual for the model]
+    /// The layers to edit, such as 5-10 [default: what is usual for the model]
     #[arg(long)]
     layers: Option<Layers>,
     /// Tokens to read [default: ten for each dimension of a key]

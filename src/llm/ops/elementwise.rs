@@ -2,14 +2,14 @@
 
 use pulp::Arch;
 
-/// Runs loops with the processor's vector instructions. The closure needs `#[inline(always)]`, and its loops must be `for` loops:
-/// closures within it, as of `for_each`, are compiled for any processor.
+/// Runs loops with the processor's vector instructions. The closure needs `#[inline(always)]`, and its loops are best `for` loops:
+/// closures within it that are not inlined, as those of `for_each` were, are compiled for any processor.
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)
 }
 
 /// `e^x` to two units in the last place, as straight-line code that a compiler makes vectors of; a call of the library's function
-/// for every number takes five times as long. Beyond the range of `f32` it stays at the range's ends. NaN stays NaN.
+/// for every number takes five times as long. Below -87.33 and above 88.37 it stays what it is there. NaN stays NaN.
 ///
 /// The reduction and the polynomial are those of the Cephes library (Moshier).
 #[inline(always)]

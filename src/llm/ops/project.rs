@@ -119,7 +119,7 @@ impl Function<1> for Project {
         let (n, (outputs, inputs)) = (x.count(), self.weight.shape());
         let mut dx = vec![0.0; n * inputs];
         let g = MatRef::from_row_major_slice(g.numbers, n, outputs);
-        // Columns of the transposed result lie as those of the transposed weight do, so that this needs no help.
+        // Of a weight stored outputs by inputs, columns of its transpose lie as those of the result's do: this needs no help.
         let result = MatMut::from_row_major_slice_mut(&mut dx, n, inputs).transpose_mut();
         dense::matmul(result, Accum::Replace, self.weight.matrix().transpose(), g.transpose(), 1.0, self.par);
         [dx]
