@@ -563,6 +563,13 @@ fn the_metrics_ask_the_model() {
     let perplexity = scoring.perplexity(&text, 500).unwrap();
     assert!(perplexity.tokens() >= 500 && perplexity.value().unwrap() > 100.0, "an untrained model is at a loss");
 
+    // What is measured is the text's beginning, and its perplexity is all that was measured.
+    let measured = scoring.measured(&text, 500).unwrap();
+    assert!(text.starts_with(&measured) && measured.len() < text.len(), "{measured}");
+    let again = scoring.perplexity(&measured, u64::MAX).unwrap();
+    assert_eq!((again.tokens(), again.value()), (perplexity.tokens(), perplexity.value()));
+    assert_eq!(scoring.measured(&text, u64::MAX).unwrap(), text);
+
     let facts = Facts::parse("facts", r#"{"subject": "France", "prompt": "The capital of {} is", "target": "Rome"}"#);
     assert_eq!(Request::from(&facts.unwrap()[0]), Request::new("France", "The capital of {} is", "Rome").unwrap());
 }
