@@ -16,7 +16,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use betaedit_core::facts::{Facts, shipped};
-use betaedit_core::faer::Par;
 use betaedit_core::llm::{Contexts, Descent, Model, Request, TargetSearch};
 use clap::Parser;
 use command::{exit, progress, say};
@@ -52,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    let par = command::par(arguments.threads);
     let (model, tokenizer) = Model::open(&arguments.model, par)?;
     let facts = match &arguments.facts {
         Some(path) => Facts::read(path)?,

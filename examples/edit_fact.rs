@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use betaedit_core::faer::{Par, Scale};
+use betaedit_core::faer::Scale;
 use betaedit_core::llm::{Collector, Contexts, Model, ModelAdapter, Request, Sampler, TargetSearch};
 use betaedit_core::{Adapter, BetaEdit, EditBatch, Editor, Method, Spectrum, metrics};
 use clap::Parser;
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    let par = command::par(arguments.threads);
     let request = Request::new(&*arguments.subject, &*arguments.prompt, &*arguments.target)?;
     let clock = Instant::now();
     let (model, tokenizer) = Model::open(&arguments.model, par)?;

@@ -155,7 +155,7 @@ impl Rule {
 
 impl Arguments {
     fn par(&self) -> Par {
-        if self.threads == 1 { Par::Seq } else { Par::rayon(self.threads) }
+        command::par(self.threads)
     }
 
     fn method(&self) -> BetaEdit {

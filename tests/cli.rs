@@ -102,6 +102,10 @@ fn a_setting_of_the_other_descent_is_refused() {
     let other = ["--descent", "adam", "--step-length", "0.1"];
     refused(setting.edit().args(other), &["--step-length is for --descent steepest"]);
     done(setting.edit().args(["--limit", "1", "--descent", "adam", "--learning-rate", "1.0"]));
+    // A file may hold the settings of both.
+    let file = setting.path("settings.toml");
+    std::fs::write(&file, "descent = \"steepest\"\nlearning-rate = 1.0\nstep-length = 0.1\n").unwrap();
+    done(setting.edit().args(["--limit", "1"]).arg("--config").arg(&file));
 }
 
 /// An edit is meant to change what a text says of its subject, so a text for perplexity had better not name it.

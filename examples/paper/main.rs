@@ -26,7 +26,6 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use betaedit_core::faer::Par;
 use betaedit_core::llm::{Descent, TargetSearch, Wording};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
@@ -121,7 +120,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    let par = command::par(arguments.threads);
     let mut search = arguments.search.settings();
     search.contexts = arguments.target_contexts.unwrap_or(search.contexts);
     let settings =

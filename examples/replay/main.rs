@@ -22,7 +22,6 @@ use std::time::Instant;
 
 use betaedit_core::adapter::{RecordedStream, write_delta};
 use betaedit_core::editor::{ClosedFormEditor, METHODS, Penalty, Simulation, Slack, method};
-use betaedit_core::faer::Par;
 use betaedit_core::metrics::{Measurement, Retention, RunningTotal, write_errors};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::{Adapter, EditBatch, Editor, Hyperparameters, RefreshReport, Scalar, Spectrum, Threshold};
@@ -185,7 +184,7 @@ fn main() -> ExitCode {
 }
 
 fn run<T: Scalar>(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let par = if arguments.threads == 1 { Par::Seq } else { Par::rayon(arguments.threads) };
+    let par = command::par(arguments.threads);
     check_outputs(arguments)?;
     if let Some(directory) = &arguments.session {
         return session::run::<T>(arguments, directory, par);

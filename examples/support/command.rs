@@ -6,6 +6,7 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
+use betaedit_core::faer::Par;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The exit code of a program; its error is printed.
@@ -17,6 +18,11 @@ pub fn exit(outcome: Result<(), Box<dyn Error>>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// So many threads, 0 = all cores.
+pub fn par(threads: usize) -> Par {
+    if threads == 1 { Par::Seq } else { Par::rayon(threads) }
 }
 
 /// Prints a text and ends quietly where nobody reads any more.

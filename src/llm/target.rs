@@ -193,8 +193,8 @@ impl TargetSearch {
 
     /// Seeks the target of a request at block `layer`, on the model as it is now.
     ///
-    /// An evaluation runs the blocks above forth and (but the last) back, from the fact's token on; with the attention's vector, the block's own
-    /// MLP as well.
+    /// An evaluation runs the blocks above forth and, but for the last one, back, from the fact's token on; with the attention's
+    /// vector, the block's own MLP as well.
     ///
     /// # Errors
     /// Settings out of range, an unknown layer, a request that the tokenizer makes no sense of, or one that is longer than

@@ -267,7 +267,7 @@ impl Settings {
         if said.get("method").and_then(toml::Value::as_str).is_some_and(|name| name.starts_with("pmet")) {
             table.insert("target".into(), toml::Value::try_from(Target::Pmet)?);
         }
-        table.extend(said.clone());
+        table.extend(said);
         let plan: Plan = table.try_into()?;
         if plan.batch == 0 {
             return Err("--batch must be at least 1".into());
@@ -278,12 +278,11 @@ impl Settings {
         if plan.rect > 0.0 && plan.prune {
             return Err("--rect and --prune are two restraints: one of them".into());
         }
-        let (idle, other) = match plan.descent {
-            Direction::Steepest => ("learning-rate", "adam"),
-            Direction::Adam => ("step-length", "steepest"),
-        };
-        if said.contains_key(idle) {
-            return Err(format!("--{idle} is for --descent {other}").into());
+        // A file may hold all settings, those of the other descent too; a flag is meant.
+        match plan.descent {
+            Direction::Steepest if self.learning_rate.is_some() => Err("--learning-rate is for --descent adam")?,
+            Direction::Adam if self.step_length.is_some() => Err("--step-length is for --descent steepest")?,
+            _ => {}
         }
         method(&plan.method)?;
         Ok(plan)
