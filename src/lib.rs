@@ -134,61 +134,50 @@
 #![allow(non_snake_case)]
 
 pub mod adapter;
-mod check;
-mod codec;
-mod compression;
-mod dense;
-mod edit;
+mod batch;
 pub mod editor;
+mod engine;
 mod error;
 #[cfg(feature = "facts")]
 pub mod facts;
-#[cfg(feature = "files")]
-mod file;
 #[cfg(any(feature = "npz", feature = "safetensors"))]
 pub mod format;
-mod headroom;
 #[cfg(feature = "nalgebra")]
 mod interop;
-mod inverse_gram;
+mod linalg;
 #[cfg(feature = "llm")]
 pub mod llm;
 pub mod metrics;
-mod moment;
 mod projector;
-mod random;
 mod refresh;
 pub mod restraint;
 mod scalar;
+mod second_moment;
 #[cfg(feature = "session")]
 pub mod session;
 mod spectrum;
-mod symmetric;
-mod tilt;
-mod tolerance;
-mod triangle;
-mod weight;
+mod update;
+mod util;
 
 pub use faer;
 
 pub use adapter::Adapter;
-pub use compression::Compression;
-pub use edit::{EditBatch, Order, Orientation, Update};
+pub use batch::{EditBatch, Order};
 pub use editor::{
     AlphaEdit, BetaEdit, Editor, Emmet, Encore, History, Hyperparameters, Memit, Method, NullSpace, Pmet, RlsEdit,
     SimIe,
 };
+pub use engine::{InverseGram, Solution, Workspace};
 pub use error::{EditError, Result, Shape};
-pub use headroom::Headroom;
 #[cfg(feature = "nalgebra")]
 pub use interop::{faer_view, to_faer, to_nalgebra};
-pub use inverse_gram::{InverseGram, Solution, Workspace};
-pub use moment::SecondMoment;
 pub use projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
+pub use refresh::nested::Headroom;
 pub use refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
 pub use scalar::{Scalar, cast};
+pub use second_moment::SecondMoment;
 pub use spectrum::Spectrum;
-pub use weight::Weight;
+pub use update::{Compression, Orientation, Update, Weight};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use faer::{Mat, MatRef, Par};
 
 use crate::error::{EditError, Result};
-use crate::moment::SecondMoment;
+use crate::linalg::{self, tolerance};
+use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
-use crate::{check, dense, tolerance};
+use crate::util::validate;
 
 /// Which eigendirections of the protected matrix are kept, that is, may be edited.
 ///
@@ -37,7 +38,7 @@ impl Threshold {
     /// Refuses numbers that make no sense.
     pub(crate) fn check(self) -> Result<()> {
         match self {
-            Self::Absolute(tau) => check::positive("threshold", tau),
+            Self::Absolute(tau) => validate::positive("threshold", tau),
             Self::RelativeToLargest(x) | Self::KeptEnergy(x) => {
                 if x > 0.0 && x <= 1.0 {
                     Ok(())
@@ -116,12 +117,12 @@ impl HistoryWeighting {
         let mut M = spectrum.matrix(par);
         match self {
             Self::Mean { lambda1 } => {
-                check::non_negative("lambda1", lambda1)?;
+                validate::non_negative("lambda1", lambda1)?;
                 M *= faer::Scale(lambda1 / (lambda1 + 1.0));
                 history.add_to(M.as_mut(), history.per_token() / (lambda1 + 1.0), par);
             }
             Self::Sum { weight } => {
-                check::non_negative("refresh weight", weight)?;
+                validate::non_negative("refresh weight", weight)?;
                 history.add_to(M.as_mut(), weight, par);
             }
         }
@@ -175,7 +176,7 @@ impl Projector {
     /// # Errors
     /// [`EditError::NothingKept`] if none is left, and a threshold that is not finite (a projector that keeps all).
     pub fn with_headroom(mut self) -> Result<Self> {
-        check::positive("threshold", self.threshold)?;
+        validate::positive("threshold", self.threshold)?;
         let limit = self.threshold * (1.0 - 2.0 * tolerance::HEADROOM);
         self.kept = self.kept.min(self.spectrum.count_below(limit));
         if self.kept == 0 {
@@ -217,10 +218,10 @@ impl Projector {
     /// `weight s_i + ridge` for the kept directions: the protected Gram matrix of the start, `Vᵀ (weight C) V + ridge I`,
     /// which is diagonal, if the projector was cut from the spectrum of `C`.
     pub(crate) fn protection(&self, weight: f64, ridge: f64) -> Result<Vec<f64>> {
-        check::non_negative("weight", weight)?;
-        check::non_negative("ridge", ridge)?;
+        validate::non_negative("weight", weight)?;
+        validate::non_negative("ridge", ridge)?;
         let A: Vec<f64> = self.kept_values().iter().map(|s| weight * s + ridge).collect();
-        check::in_range("the protected Gram matrix", &A)?;
+        validate::in_range("the protected Gram matrix", &A)?;
         let largest = A.iter().copied().fold(0.0, f64::max);
         if A.iter().all(|&a| a > tolerance::singular(A.len()) * largest) { Ok(A) } else { Err(singular_start()) }
     }
@@ -255,11 +256,11 @@ impl Projector {
     /// # Errors
     /// Wrong shape.
     pub fn apply(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
-        check::shape("X", X, self.dim(), X.ncols())?;
-        check::finite("X", X)?;
+        validate::shape("X", X, self.dim(), X.ncols())?;
+        validate::finite("X", X)?;
         let onto = |V: MatRef<'_, f64>| {
-            let coordinates = dense::product(V.transpose(), X, par);
-            dense::product(V, coordinates.as_ref(), par)
+            let coordinates = linalg::product(V.transpose(), X, par);
+            linalg::product(V, coordinates.as_ref(), par)
         };
         Ok(if 2 * self.kept <= self.dim() { onto(self.basis()) } else { X - onto(self.complement()) })
     }
@@ -268,7 +269,7 @@ impl Projector {
     #[must_use]
     pub fn dense(&self, par: Par) -> Mat<f64> {
         let mut P = Mat::zeros(self.dim(), self.dim());
-        dense::add_self_outer(P.as_mut(), self.basis(), 1.0, par);
+        linalg::add_self_outer(P.as_mut(), self.basis(), 1.0, par);
         P
     }
 
@@ -278,8 +279,8 @@ impl Projector {
     /// # Errors
     /// Projectors of different spaces.
     pub fn distance_squared(&self, other: &Self, par: Par) -> Result<f64> {
-        check::shape("other", other.spectrum.vectors(), self.dim(), self.dim())?;
-        let overlap = dense::product(self.basis().transpose(), other.basis(), par).squared_norm_l2();
+        validate::shape("other", other.spectrum.vectors(), self.dim(), self.dim())?;
+        let overlap = linalg::product(self.basis().transpose(), other.basis(), par).squared_norm_l2();
         Ok((self.kept as f64 + other.kept as f64 - 2.0 * overlap).max(0.0))
     }
 }

@@ -5,8 +5,9 @@ use faer::linalg::evd::{ComputeEigenvectors, EvdError, self_adjoint_evd, self_ad
 use faer::{Mat, MatRef, Par};
 
 use crate::error::{EditError, Result};
-use crate::moment::SecondMoment;
-use crate::{check, dense, random, tolerance};
+use crate::linalg::{self, tolerance};
+use crate::second_moment::SecondMoment;
+use crate::util::{random, validate};
 
 /// Columns of the random block that a decomposition is verified with.
 const PROBES: usize = 16;
@@ -69,9 +70,9 @@ impl Spectrum {
     /// Not square, empty, NaN, not symmetric, clearly negative eigenvalues, not enough memory, or a decomposition
     /// that fails its verification.
     pub fn of_matrix(matrix: MatRef<'_, f64>, par: Par) -> Result<Self> {
-        check::square("matrix", matrix)?;
-        check::finite("matrix", matrix)?;
-        check::symmetric("matrix", matrix, tolerance::SYMMETRY)?;
+        validate::square("matrix", matrix)?;
+        validate::finite("matrix", matrix)?;
+        validate::symmetric("matrix", matrix, tolerance::SYMMETRY)?;
         Self::decompose("matrix", matrix.to_owned(), par)
     }
 
@@ -85,19 +86,19 @@ impl Spectrum {
     /// # Errors
     /// Shapes that do not fit, NaN, values out of order or negative, vectors that are not orthonormal.
     pub fn from_parts(values: Vec<f64>, vectors: Mat<f64>, par: Par) -> Result<Self> {
-        check::shape("vectors", vectors.as_ref(), values.len(), values.len())?;
-        check::not_empty("vectors", vectors.as_ref())?;
-        check::finite("vectors", vectors.as_ref())?;
-        check::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
-        check::non_negative("the smallest eigenvalue", values[0])?;
+        validate::shape("vectors", vectors.as_ref(), values.len(), values.len())?;
+        validate::not_empty("vectors", vectors.as_ref())?;
+        validate::finite("vectors", vectors.as_ref())?;
+        validate::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
+        validate::non_negative("the smallest eigenvalue", values[0])?;
         let failed =
             |check, measured, allowed| EditError::Decomposition { argument: "vectors", check, measured, allowed };
         if !values.is_sorted() {
             return Err(failed("ascending order of the values", f64::INFINITY, 0.0));
         }
         let X = probes(values.len());
-        let coordinates = dense::product(vectors.transpose(), X.as_ref(), par);
-        let identity = dense::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;
+        let coordinates = linalg::product(vectors.transpose(), X.as_ref(), par);
+        let identity = linalg::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;
         let (orthogonality, allowed) = (identity.norm_l2() / X.norm_l2(), tolerance::decomposition(values.len()));
         if !(orthogonality <= allowed) {
             return Err(failed("orthogonality", orthogonality, allowed));
@@ -121,12 +122,12 @@ impl Spectrum {
 
     /// Decomposes any symmetric matrix of which the lower triangle is read; eigenvalues may be negative.
     pub(crate) fn of_symmetric(argument: &'static str, mut matrix: Mat<f64>, par: Par) -> Result<Self> {
-        check::not_empty(argument, matrix.as_ref())?;
-        check::finite(argument, matrix.as_ref())?;
+        validate::not_empty(argument, matrix.as_ref())?;
+        validate::finite(argument, matrix.as_ref())?;
         // faer's divide and conquer loses digits far from unit magnitude (measured: 7e-4 at 1e150, 6e-2 at 1e-160).
         // A power of two scales without rounding.
-        let scale = dense::power_of_two(matrix.norm_max());
-        dense::mirror(matrix.as_mut());
+        let scale = linalg::power_of_two(matrix.norm_max());
+        linalg::mirror(matrix.as_mut());
         faer::zip!(&mut matrix).for_each(|faer::unzip!(x)| *x /= scale);
 
         let mut spectrum = match Self::verified(argument, &matrix, par) {
@@ -134,13 +135,13 @@ impl Spectrum {
             outcome => outcome?,
         };
         spectrum.values.iter_mut().for_each(|s| *s *= scale);
-        check::in_range("an eigenvalue", &spectrum.values)?;
+        validate::in_range("an eigenvalue", &spectrum.values)?;
         Ok(spectrum)
     }
 
     fn verified(argument: &'static str, matrix: &Mat<f64>, par: Par) -> Result<Self> {
         let n = matrix.nrows();
-        let mut vectors = dense::zeros::<f64>(n, n, "eigenvectors")?;
+        let mut vectors = linalg::zeros::<f64>(n, n, "eigenvectors")?;
         let mut values = faer::Col::<f64>::zeros(n);
         let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
         let mut buffer = MemBuffer::try_new(scratch)
@@ -169,12 +170,12 @@ impl Spectrum {
         let trace: f64 = (0..n).map(|i| matrix[(i, i)]).sum();
         check("trace", (trace - values.iter().sum::<f64>()).abs() / (norm * n as f64))?;
         let X = probes(n);
-        let coordinates = dense::product(vectors.transpose(), X.as_ref(), par);
-        let identity = dense::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;
+        let coordinates = linalg::product(vectors.transpose(), X.as_ref(), par);
+        let identity = linalg::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;
         let orthogonality = check("orthogonality", identity.norm_l2() / X.norm_l2())?;
         let scaled = Mat::from_fn(n, PROBES, |i, j| values[i] * coordinates[(i, j)]);
         let difference =
-            dense::product(matrix.as_ref(), X.as_ref(), par) - dense::product(vectors.as_ref(), scaled.as_ref(), par);
+            linalg::product(matrix.as_ref(), X.as_ref(), par) - linalg::product(vectors.as_ref(), scaled.as_ref(), par);
         let residual = check("residual", difference.norm_l2() / (norm * X.norm_l2()))?;
         Ok(Self { values, vectors, residual, orthogonality })
     }
@@ -233,7 +234,7 @@ impl Spectrum {
         let n = self.dim();
         let root = Mat::from_fn(n, n, |i, j| self.vectors[(i, j)] * self.values[j].sqrt());
         let mut matrix = Mat::zeros(n, n);
-        dense::add_self_outer(matrix.as_mut(), root.as_ref(), 1.0, par);
+        linalg::add_self_outer(matrix.as_mut(), root.as_ref(), 1.0, par);
         matrix
     }
 }

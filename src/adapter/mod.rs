@@ -8,9 +8,9 @@ pub use recorded::{RecordedStream, write_delta};
 
 use faer::{Mat, MatMut, MatRef};
 
-use crate::edit::Update;
 use crate::error::Result;
 use crate::scalar::Scalar;
+use crate::update::Update;
 
 /// The seam between the engine and a model.
 ///

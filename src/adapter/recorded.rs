@@ -7,14 +7,13 @@ use std::path::Path;
 use faer::{Mat, MatMut, MatRef, Par};
 
 use super::Adapter;
-use crate::edit::{Orientation, Update};
 use crate::error::{EditError, Result};
 use crate::format::tensors::{self, Matrix, NewTensor, TensorFile};
 use crate::format::{Precision, in_file};
-use crate::moment::SecondMoment;
 use crate::scalar::{Scalar, cast};
-use crate::weight::Weight;
-use crate::{check, file};
+use crate::second_moment::SecondMoment;
+use crate::update::{Orientation, Update, Weight};
+use crate::util::{atomic_file, validate};
 
 /// A recorded stream of edits of one layer, from a safetensors file with the tensors
 ///
@@ -47,7 +46,7 @@ impl<T: Scalar> RecordedStream<T> {
     /// or shape; NaN; a second moment that is a sum.
     pub fn open(path: impl AsRef<Path>, par: Par) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = file::read(path)?;
+        let bytes = atomic_file::read(path)?;
         Self::from_bytes(path, &bytes, par)
     }
 
@@ -62,12 +61,12 @@ impl<T: Scalar> RecordedStream<T> {
         // Rows are edits, contiguous: as columns of a column-major matrix they are read in order.
         let mut numbers = |name: &'static str, matrix: &Matrix| -> Result<Mat<f64>> {
             let columns = file.columns::<f64>(matrix)?;
-            check::finite(name, columns.transpose()).map_err(in_file(path))?;
+            validate::finite(name, columns.transpose()).map_err(in_file(path))?;
             Ok(columns)
         };
         let mut rounded = |name: &'static str, matrix: &Matrix| -> Result<Mat<T>> {
             let columns = cast::<f64, T>(numbers(name, matrix)?.as_ref());
-            check::no_overflow(name, columns.as_ref())?;
+            validate::no_overflow(name, columns.as_ref())?;
             Ok(columns)
         };
         let keys = rounded("keys", &keys)?;
@@ -150,7 +149,7 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
     fn read_weight(&self, layer: usize, mut weight: MatMut<'_, T>) -> Result<()> {
         self.check_layer(layer)?;
         let stored = self.weight.stored();
-        check::shape("weight", weight.as_ref(), stored.nrows(), stored.ncols())?;
+        validate::shape("weight", weight.as_ref(), stored.nrows(), stored.ncols())?;
         weight.copy_from(stored);
         Ok(())
     }
@@ -158,7 +157,7 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
     fn write_weight(&mut self, layer: usize, weight: MatRef<'_, T>) -> Result<()> {
         self.check_layer(layer)?;
         let stored = self.weight.stored();
-        check::shape("weight", weight, stored.nrows(), stored.ncols())?;
+        validate::shape("weight", weight, stored.nrows(), stored.ncols())?;
         self.weight = Weight::new(weight.to_owned(), Orientation::OutputsByInputs)?;
         Ok(())
     }
@@ -179,8 +178,8 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
 /// # Errors
 /// An empty delta, NaN or infinity, or a path that cannot be written.
 pub fn write_delta(path: impl AsRef<Path>, delta: MatRef<'_, f64>, metadata: HashMap<String, String>) -> Result<()> {
-    check::not_empty("delta", delta)?;
-    check::finite("delta", delta)?;
+    validate::not_empty("delta", delta)?;
+    validate::finite("delta", delta)?;
     let tensor = NewTensor::matrix("delta", delta, Precision::F64);
     tensors::write(path.as_ref(), metadata, &[tensor])
 }

@@ -9,17 +9,19 @@ use faer::{Mat, MatRef, Par};
 use super::random_keys::RandomKeys;
 use super::simulated::Simulated;
 use super::{Editor, EditorState, History, Recipe, Slack, Space};
-use crate::edit::{EditBatch, Order, Proposal, Update};
+use crate::batch::{EditBatch, Order};
+use crate::engine::{Constraint, InverseGram, Solution};
 use crate::error::{EditError, Result};
-use crate::headroom::{self, Headroom};
-use crate::inverse_gram::{Constraint, InverseGram, Solution};
-use crate::moment::SecondMoment;
 use crate::projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
+use crate::refresh::maximal::Tilt;
+use crate::refresh::nested::{self, Headroom};
 use crate::refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
 use crate::scalar::{Scalar, cast};
+use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
-use crate::tilt::Tilt;
-use crate::{check, codec, dense, metrics};
+use crate::update::{Proposal, Update};
+use crate::util::{bytes, validate};
+use crate::{linalg, metrics};
 
 /// An editor for one layer that runs any [`Recipe`].
 ///
@@ -99,7 +101,7 @@ impl Keys {
 /// What a commit changes beside `Q`, computed with the proposal: a commit has nothing left that can fail.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Remembered {
-    headroom: Option<headroom::Plan>,
+    headroom: Option<nested::Plan>,
     constraint: Option<Constraint>,
     /// Keys that join the history in place of the edited ones.
     random: Option<Solution>,
@@ -171,8 +173,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// # Errors
     /// Wrong shape, no key, NaN.
     pub fn with_random_keys(mut self, keys: &Arc<Mat<f64>>) -> Result<Self> {
-        check::columns("random keys", keys.as_ref().as_ref(), self.Q.dim())?;
-        check::finite("random keys", keys.as_ref().as_ref())?;
+        validate::columns("random keys", keys.as_ref().as_ref(), self.Q.dim())?;
+        validate::finite("random keys", keys.as_ref().as_ref())?;
         if let Some(random) = &mut self.random {
             random.pool = Some(Arc::clone(keys));
             self.state = Arc::default();
@@ -235,21 +237,21 @@ impl<T: Scalar> ClosedFormEditor<T> {
     pub fn save(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let drawn = self.random.as_ref().map_or(0, |random| random.drawn);
         for count in [self.kept, self.edits, self.last_refresh, self.refreshes, drawn] {
-            codec::write_len(out, count)?;
+            bytes::write_len(out, count)?;
         }
         self.Q.save(out)?;
         self.simulated.as_ref().map_or(Ok(()), |simulated| simulated.save(out))?;
-        codec::write_u64(out, self.memory.tag())?;
+        bytes::write_u64(out, self.memory.tag())?;
         match &self.memory {
             Memory::Nothing => Ok(()),
             Memory::Sum(H) => H.save(out),
             Memory::Headroom(headroom, keys) => {
                 headroom.save(out)?;
-                codec::write_slice(out, &keys.0)
+                bytes::write_slice(out, &keys.0)
             }
             Memory::Tilt(tilt, keys) => {
                 tilt.save(out)?;
-                codec::write_slice(out, &keys.0)
+                bytes::write_slice(out, &keys.0)
             }
         }
     }
@@ -263,20 +265,20 @@ impl<T: Scalar> ClosedFormEditor<T> {
     pub fn load(&mut self, from: &mut dyn Read) -> std::io::Result<()> {
         let mut next = self.clone();
         let d = next.Q.dim();
-        next.kept = codec::read_len(from, d)?;
+        next.kept = bytes::read_len(from, d)?;
         for count in [&mut next.edits, &mut next.last_refresh, &mut next.refreshes] {
-            *count = codec::read_len(from, usize::MAX)?;
+            *count = bytes::read_len(from, usize::MAX)?;
         }
-        let drawn = codec::read_len(from, usize::MAX)?;
+        let drawn = bytes::read_len(from, usize::MAX)?;
         if let Some(random) = &mut next.random {
             random.drawn = drawn;
         }
         if next.last_refresh > next.edits {
-            return Err(codec::invalid("a refresh after the last edit"));
+            return Err(bytes::invalid("a refresh after the last edit"));
         }
         next.Q.load(from)?;
         next.simulated.as_mut().map_or(Ok(()), |simulated| simulated.load(from))?;
-        next.memory = match (codec::read_u64(from)?, next.memory) {
+        next.memory = match (bytes::read_u64(from)?, next.memory) {
             (0, _) => {
                 next.recipe.refresh = Refresh::Never;
                 Memory::Nothing
@@ -288,13 +290,13 @@ impl<T: Scalar> ClosedFormEditor<T> {
             }
             (2, Memory::Headroom(mut headroom, _)) => {
                 headroom.load(from)?;
-                Memory::Headroom(headroom, Keys(codec::read_slice(from, d)?))
+                Memory::Headroom(headroom, Keys(bytes::read_slice(from, d)?))
             }
             (3, Memory::Tilt(mut tilt, _)) => {
                 tilt.load(from)?;
-                Memory::Tilt(tilt, Keys(codec::read_slice(from, d)?))
+                Memory::Tilt(tilt, Keys(bytes::read_slice(from, d)?))
             }
-            _ => return Err(codec::invalid("the state is of another refresh rule")),
+            _ => return Err(bytes::invalid("the state is of another refresh rule")),
         };
         next.state = Arc::default();
         *self = next;
@@ -351,7 +353,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
                     return Err(exhausted);
                 }
                 if removed > 0 {
-                    let N = dense::product(keys.as_mat(d_in), plan.saturated.as_ref(), self.par);
+                    let N = linalg::product(keys.as_mat(d_in), plan.saturated.as_ref(), self.par);
                     self.Q.constrain(N.as_ref())?;
                 }
                 headroom.carry_out(&plan);
@@ -392,7 +394,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// What the keys will change of the headroom.
-    fn plan<U: Scalar>(&self, keys: MatRef<'_, U>) -> Result<Option<headroom::Plan>> {
+    fn plan<U: Scalar>(&self, keys: MatRef<'_, U>) -> Result<Option<nested::Plan>> {
         match (&self.memory, self.recipe.refresh) {
             (Memory::Headroom(headroom, _), Refresh::Continuous { .. }) => headroom.plan(keys).map(Some),
             _ => Ok(None),
@@ -400,7 +402,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// What is taken out of the space is multiplied exactly, so that nothing of it is left.
-    fn solve(&self, keys: MatRef<'_, T>, plan: Option<&headroom::Plan>) -> Result<Solution> {
+    fn solve(&self, keys: MatRef<'_, T>, plan: Option<&nested::Plan>) -> Result<Solution> {
         if plan.is_some_and(|plan| plan.saturated.ncols() > 0) {
             self.Q.solve(cast::<T, f64>(keys).as_ref())
         } else {
@@ -409,12 +411,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// The solution for keys on the present `Q`, with the recipe's slack.
-    pub(crate) fn solution(
-        &self,
-        keys: MatRef<'_, T>,
-        order: Order,
-        plan: Option<&headroom::Plan>,
-    ) -> Result<Solution> {
+    pub(crate) fn solution(&self, keys: MatRef<'_, T>, order: Order, plan: Option<&nested::Plan>) -> Result<Solution> {
         let (mut solution, size) = match (order, self.recipe.history) {
             (Order::Together, _) => (self.solve(keys, plan)?, keys.ncols()),
             (Order::InSequence, History::Absorbed) => (self.Q.solve_in_sequence(keys)?, 1),
@@ -425,7 +422,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// What absorbing keys will change beside `Q`.
-    fn remembered(&self, solution: &Solution, plan: Option<headroom::Plan>) -> Result<Remembered> {
+    fn remembered(&self, solution: &Solution, plan: Option<nested::Plan>) -> Result<Remembered> {
         let saturated = plan.as_ref().map(|plan| plan.saturated.as_ref()).filter(|Y| Y.ncols() > 0);
         let constraint = match saturated {
             // A single key needs no more than its solution.
@@ -443,7 +440,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             H.observe(keys, self.par)?;
         }
         // The state token vouches for the solution, so this does not fail.
-        if plan.as_ref().is_some_and(headroom::Plan::removes_its_only_key) {
+        if plan.as_ref().is_some_and(nested::Plan::removes_its_only_key) {
             self.Q.remove_solution(solution)?;
         } else {
             self.Q.absorb_solution(solution)?;
@@ -494,7 +491,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
-        check::shape("keys", batch.keys(), self.d_in(), batch.len())?;
+        validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         if self.refresh_due().is_some() {
             return Err(EditError::RefreshDue { edits: self.edits });
         }
@@ -557,7 +554,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
-        check::columns("keys", keys, self.d_in())?;
+        validate::columns("keys", keys, self.d_in())?;
         let shaped = match &self.memory {
             Memory::Nothing => false,
             Memory::Sum(_) => self.refreshes > 0,

@@ -2,9 +2,9 @@
 
 use faer::{Mat, MatRef};
 
-use crate::dense;
-use crate::edit::{EditBatch, Order};
+use crate::batch::{EditBatch, Order};
 use crate::error::{EditError, Result};
+use crate::linalg;
 use crate::scalar::Scalar;
 
 /// Whether edits of a batch with the same key become one.
@@ -70,7 +70,7 @@ pub(crate) fn merged<T: Scalar>(matrix: MatRef<'_, T>, groups: &[Vec<usize>]) ->
 
 /// The cosine of the angle between two columns, 0 where one of them is zero.
 pub(crate) fn cosine<T: Scalar>(A: MatRef<'_, T>, a: usize, B: MatRef<'_, T>, b: usize) -> f64 {
-    let ((a, _), (b, _)) = (dense::unit_scaled(A.subcols(a, 1)), dense::unit_scaled(B.subcols(b, 1)));
+    let ((a, _), (b, _)) = (linalg::unit_scaled(A.subcols(a, 1)), linalg::unit_scaled(B.subcols(b, 1)));
     let norms = a.norm_l2() * b.norm_l2();
-    if norms > 0.0 { dense::inner(a.as_ref(), b.as_ref()) / norms } else { 0.0 }
+    if norms > 0.0 { linalg::inner(a.as_ref(), b.as_ref()) / norms } else { 0.0 }
 }

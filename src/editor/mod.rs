@@ -30,46 +30,39 @@
 //! A row is a [`Recipe`]; a [`Method`] is anything that has one; [`ClosedFormEditor`] runs it. [`METHODS`] finds rows
 //! by name. [`NullSpace`] and [`SimIe`] go around any method.
 
-mod alphaedit;
-mod betaedit;
 mod closed_form;
-mod emmet;
-mod encore;
-mod memit;
 pub(crate) mod merging;
-mod null_space;
-mod pmet;
+mod methods;
 mod random_keys;
 mod recipe;
-mod rlsedit;
-mod simie;
 mod simulated;
 mod table;
 
-pub use alphaedit::AlphaEdit;
-pub use betaedit::{BetaEdit, Penalty};
 pub use closed_form::ClosedFormEditor;
 pub(crate) use closed_form::Remembered;
-pub use emmet::Emmet;
-pub use encore::Encore;
-pub use memit::Memit;
 pub use merging::Merging;
-pub use null_space::NullSpace;
-pub use pmet::Pmet;
+pub use methods::alphaedit::AlphaEdit;
+pub use methods::betaedit::{BetaEdit, Penalty};
+pub use methods::emmet::Emmet;
+pub use methods::encore::Encore;
+pub use methods::memit::Memit;
+pub use methods::null_space::NullSpace;
+pub use methods::pmet::Pmet;
+pub use methods::rlsedit::RlsEdit;
+pub use methods::simie::{Base, SimIe, Simulation};
 pub use recipe::{History, Recipe, Share, Slack, Space};
-pub use rlsedit::RlsEdit;
-pub use simie::{Base, SimIe, Simulation};
 pub use table::{Hyperparameters, METHODS, MethodEntry, method};
 
 use std::sync::Arc;
 
 use faer::{MatRef, Par};
 
-use crate::edit::{EditBatch, Update};
+use crate::batch::EditBatch;
 use crate::error::Result;
 use crate::refresh::{Capacity, RefreshReport};
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
+use crate::update::Update;
 
 /// A closed-form editing method: something that has a [`Recipe`].
 pub trait Method {
@@ -193,7 +186,7 @@ pub trait Editor<T: Scalar>: Send + Sync {
     /// # Errors
     /// Those of the three. A refresh that was made stays; nothing else is changed then.
     fn edit(&mut self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
-        crate::check::shape("keys", batch.keys(), self.d_in(), batch.len())?;
+        crate::util::validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         self.refresh_if_due()?;
         let update = self.propose(batch)?;
         self.commit(&update)?;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use faer::{Mat, Par};
 
-use crate::dense;
-use crate::random;
+use crate::linalg;
 use crate::spectrum::Spectrum;
+use crate::util::random;
 
 /// Where random keys come from, and how many have come already.
 #[derive(Clone, Debug)]
@@ -30,6 +30,6 @@ impl RandomKeys {
         let d = spectrum.dim();
         let columns: Vec<Vec<f64>> = seeds.iter().map(|&seed| random::normal(seed, d)).collect();
         let coordinates = Mat::from_fn(d, n, |i, j| spectrum.values()[i].sqrt() * columns[j][i]);
-        dense::product(spectrum.vectors(), coordinates.as_ref(), par)
+        linalg::product(spectrum.vectors(), coordinates.as_ref(), par)
     }
 }

@@ -1,11 +1,11 @@
 //! A method as a value: its row in the table of methods.
 
 use super::merging::Merging;
-use super::simie::Simulation;
-use crate::check;
+use super::methods::simie::Simulation;
 use crate::error::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
+use crate::util::validate;
 
 /// Whether the keys of past edits are protected by later ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -135,9 +135,9 @@ impl Recipe {
     pub(super) fn check(&self) -> Result<()> {
         self.refresh.check()?;
         self.merging.check()?;
-        check::non_negative("the slack of single edits", self.slack.single)?;
-        check::non_negative("the slack of batches", self.slack.batch)?;
-        self.simulation.map_or(Ok(()), |simulation| check::positive("lambda of the simulation", simulation.lambda))
+        validate::non_negative("the slack of single edits", self.slack.single)?;
+        validate::non_negative("the slack of batches", self.slack.batch)?;
+        self.simulation.map_or(Ok(()), |simulation| validate::positive("lambda of the simulation", simulation.lambda))
     }
 
     /// Whether an edit depends on the edits before it: then its target is what counts, else its residual.

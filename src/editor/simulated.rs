@@ -5,11 +5,13 @@ use std::io::{Read, Write};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use super::{Base, Simulation};
-use crate::edit::{EditBatch, Order, Update};
+use crate::batch::{EditBatch, Order};
+use crate::engine::{InverseGram, Solution};
 use crate::error::{EditError, Result};
-use crate::inverse_gram::{InverseGram, Solution};
+use crate::linalg;
 use crate::scalar::{Scalar, cast};
-use crate::{check, codec, dense};
+use crate::update::Update;
+use crate::util::{bytes, validate};
 
 /// `W_t = argmin sum_i |(W - W'_i) X_i|² + lambda |W - W0|²`, by recursion.
 #[derive(Clone, Debug)]
@@ -36,12 +38,12 @@ impl Simulated {
     ) -> Result<(Mat<T>, Solution)> {
         let (d_in, d_out) = (self.Q.dim(), batch.residuals().nrows());
         if !self.total.is_empty() {
-            check::shape("residuals", batch.residuals(), self.total.len() / d_in, batch.len())?;
+            validate::shape("residuals", batch.residuals(), self.total.len() / d_in, batch.len())?;
         }
         let (K, R) = (cast::<T, f64>(batch.keys()), cast::<T, f64>(batch.residuals()));
         // What the total change does to keys, where it counts.
         let moved = |keys: &Mat<f64>| match self.base {
-            Base::First if !self.total.is_empty() => dense::product(self.total().transpose(), keys.as_ref(), self.par),
+            Base::First if !self.total.is_empty() => linalg::product(self.total().transpose(), keys.as_ref(), self.par),
             Base::First | Base::Present => Mat::zeros(d_out, keys.ncols()),
         };
         let of_keys = moved(&K);
@@ -55,8 +57,8 @@ impl Simulated {
                     }
                     None => (K, of_keys),
                 };
-                let reach = dense::product(directions.transpose(), X.as_ref(), self.par);
-                (dense::product(asked.as_ref(), reach.as_ref(), self.par) - there, self.Q.solve(X.as_ref())?)
+                let reach = linalg::product(directions.transpose(), X.as_ref(), self.par);
+                (linalg::product(asked.as_ref(), reach.as_ref(), self.par) - there, self.Q.solve(X.as_ref())?)
             }
             (Order::InSequence, None) => {
                 let solution = self.Q.solve_in_sequence(K.as_ref())?;
@@ -72,7 +74,7 @@ impl Simulated {
             }
         };
         let left = cast::<f64, T>(residuals.as_ref());
-        check::no_overflow("the residuals of the simulated editor", left.as_ref())?;
+        validate::no_overflow("the residuals of the simulated editor", left.as_ref())?;
         Ok((left, solution))
     }
 
@@ -85,13 +87,13 @@ impl Simulated {
         wrapped: MatRef<'_, f64>,
         solution: &Solution,
     ) -> Mat<f64> {
-        let overlap = dense::product(solution.directions().transpose(), K.as_ref(), self.par);
+        let overlap = linalg::product(solution.directions().transpose(), K.as_ref(), self.par);
         for t in 0..R.ncols() {
             if self.base == Base::First {
                 let (before, weights) = (R.as_ref().subcols(0, t), overlap.as_ref().submatrix(0, t, t, 1));
-                dense::matmul(there.as_mut().subcols_mut(t, 1), Accum::Add, before, weights, 1.0, self.par);
+                linalg::matmul(there.as_mut().subcols_mut(t, 1), Accum::Add, before, weights, 1.0, self.par);
             }
-            let reach = dense::inner(wrapped.subcols(t, 1), K.as_ref().subcols(t, 1));
+            let reach = linalg::inner(wrapped.subcols(t, 1), K.as_ref().subcols(t, 1));
             for i in 0..R.nrows() {
                 R[(i, t)] = (R[(i, t)] + there[(i, t)]) * reach - there[(i, t)];
             }
@@ -107,7 +109,7 @@ impl Simulated {
             self.total.resize(d_in * d_out, 0.0);
             let total = MatMut::from_column_major_slice_mut(&mut self.total, d_in, d_out);
             let (left, right) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right()));
-            dense::matmul(total, Accum::Add, right.transpose(), left.transpose(), 1.0, self.par);
+            linalg::matmul(total, Accum::Add, right.transpose(), left.transpose(), 1.0, self.par);
         }
         Ok(())
     }
@@ -117,14 +119,14 @@ impl Simulated {
         MatRef::from_column_major_slice(&self.total, d_in, self.total.len() / d_in)
     }
 
-    pub(super) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
+    pub(super) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.Q.save(out)?;
-        codec::write_slice(out, &self.total)
+        bytes::write_slice(out, &self.total)
     }
 
-    pub(super) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
+    pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.Q.load(from)?;
-        self.total = codec::read_slice(from, self.Q.dim())?;
+        self.total = bytes::read_slice(from, self.Q.dim())?;
         Ok(())
     }
 }

@@ -10,11 +10,11 @@ use faer::{Accum, Mat, MatRef, Par};
 use super::precision::{Precision, Rounding};
 use super::tensors::{Matrix, TensorFile};
 use super::{Updates, malformed};
-use crate::check;
-use crate::edit::Orientation;
 use crate::error::{EditError, Result};
-use crate::file::{self, Staged};
 use crate::scalar::{Scalar, cast};
+use crate::update::Orientation;
+use crate::util::atomic_file::{self, Staged};
+use crate::util::validate;
 
 /// The file of a checkpoint that is not sharded, and the index of one that is, as `save_pretrained` names them.
 const WHOLE: &str = "model.safetensors";
@@ -127,7 +127,7 @@ impl Checkpoint {
     /// No such file, or a kind of model that is not known here: then it is for the caller to say.
     pub fn orientation(&self) -> Result<Orientation> {
         let path = self.path.with_file_name(CONFIG);
-        let config: Config = serde_json::from_slice(&file::read(&path)?)
+        let config: Config = serde_json::from_slice(&atomic_file::read(&path)?)
             .map_err(|error| malformed(&path, format!("not a readable configuration of a model: {error}")))?;
         match config.model_type.as_str() {
             kind if CONV1D.contains(&kind) => Ok(Orientation::InputsByOutputs),
@@ -207,10 +207,10 @@ impl Checkpoint {
     /// # Errors
     /// As [`apply`](Self::apply).
     pub fn replace<T: Scalar>(&self, name: &str, weight: MatRef<'_, T>, orientation: Orientation) -> Result<Rounding> {
-        check::finite("weight", weight)?;
+        validate::finite("weight", weight)?;
         let (_, matrix) = self.find(name)?;
         let (d_out, d_in) = outputs_by_inputs(&matrix, orientation);
-        check::shape("weight", weight, d_out, d_in)?;
+        validate::shape("weight", weight, d_out, d_in)?;
         let stored = as_stored(weight, orientation);
         let exact = |_: usize, first: usize, mut rows: faer::MatMut<'_, f64>| {
             for i in 0..rows.nrows() {
@@ -280,7 +280,7 @@ impl Checkpoint {
                         };
                         malformed(path, format!("tensor `{}`: {error}", names[which]))
                     };
-                    check::finite("the weight", old).map_err(refused)?;
+                    validate::finite("the weight", old).map_err(refused)?;
                     let mut new = old.transpose().to_owned();
                     exact(which, first, new.as_mut().transpose_mut());
                     rounding.round(old, new.transpose(), bytes).map_err(refused)
@@ -322,11 +322,11 @@ struct Index {
 
 /// The files of the tensors. They are believed to lie in the folder of the index, and nowhere else.
 fn read_index(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let length = std::fs::metadata(path).map_err(file::io_error(path))?.len();
+    let length = std::fs::metadata(path).map_err(atomic_file::io_error(path))?.len();
     if length > LONGEST_INDEX {
         return Err(malformed(path, format!("an index of {length} bytes is too long")));
     }
-    let index: Index = serde_json::from_slice(&file::read(path)?)
+    let index: Index = serde_json::from_slice(&atomic_file::read(path)?)
         .map_err(|error| malformed(path, format!("not a readable index of a checkpoint: {error}")))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let shard = |(tensor, file): (String, String)| {

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{Precision, Updates, in_file, malformed};
-use crate::edit::Update;
 use crate::error::{EditError, Result};
 use crate::scalar::Scalar;
+use crate::update::Update;
 
 /// The kind of file, and the version of its layout.
 const KIND: &str = "betaedit.delta.1";

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::precision::Precision;
 use super::tensors::{self, NewTensor};
 use super::{Updates, malformed};
-use crate::edit::Orientation;
 use crate::error::{EditError, Result};
-use crate::file;
 use crate::scalar::Scalar;
+use crate::update::Orientation;
+use crate::util::atomic_file;
 
 /// What PEFT's files put before the name of a module.
 const PREFIX: &str = "base_model.model.";
@@ -81,8 +81,8 @@ pub fn write<T: Scalar>(
             })
         })
         .collect();
-    std::fs::create_dir_all(folder).map_err(file::io_error(folder))?;
+    std::fs::create_dir_all(folder).map_err(atomic_file::io_error(folder))?;
     // The configuration last: without it, there is no adapter.
     tensors::write(&folder.join("adapter_model.safetensors"), tensors::kind("pt"), &factors)?;
-    file::write_whole(&folder.join("adapter_config.json"), &config)
+    atomic_file::write_whole(&folder.join("adapter_config.json"), &config)
 }

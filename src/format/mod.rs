@@ -48,7 +48,7 @@ pub use statistics::{Fingerprint, Statistics};
 
 /// Updates by the name of the parameter that each of them changes, such as `model.layers.10.mlp.down_proj.weight`.
 #[cfg(feature = "safetensors")]
-pub type Updates<T> = std::collections::BTreeMap<String, crate::edit::Update<T>>;
+pub type Updates<T> = std::collections::BTreeMap<String, crate::update::Update<T>>;
 
 /// An error in what a file says.
 pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> EditError {

@@ -14,9 +14,9 @@ use super::npy::{Header, header};
 use super::precision::Precision;
 use super::statistics::Statistics;
 use super::{in_file, malformed};
-use crate::dense;
 use crate::error::{EditError, Result};
-use crate::file::{self, io_error};
+use crate::linalg;
+use crate::util::atomic_file::{self, io_error};
 
 /// `sum k kᵀ`.
 const SUM: &str = "mom2.mom2";
@@ -84,7 +84,7 @@ impl Statistics {
         if precision == Precision::F32 && !(self.sum().norm_max() <= f64::from(f32::MAX)) {
             return Err(EditError::Overflow { step: "the sum over all keys", scalar: "f32" });
         }
-        file::write_with(path, |file| {
+        atomic_file::write_with(path, |file| {
             let io = io_error(path);
             let mut archive = ZipWriter::new(file);
             let mut member = |name: &str, type_name: &str, shape: &str, array: Array<'_>| -> Result<()> {
@@ -218,7 +218,7 @@ fn read_sum(path: &Path, archive: &mut Archive) -> Result<Mat<f64>> {
         return Err(malformed(path, format!("array `{SUM}` is {d} x {cols}, expected a square matrix")));
     }
     let big = *order == '>';
-    let mut matrix = dense::zeros(d, d, "the statistics of a file")?;
+    let mut matrix = linalg::zeros(d, d, "the statistics of a file")?;
     let (mut bytes, mut numbers) = (vec![0; d * precision.bytes()], vec![0.0; d]);
     for i in 0..d {
         sum.exactly(path, &mut bytes)?;

@@ -10,9 +10,10 @@ use super::statistics::Fingerprint;
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{in_file, malformed};
 use crate::error::Result;
+use crate::linalg::tolerance;
 use crate::projector::{Projector, ProjectorBuilder, Threshold};
 use crate::spectrum::Spectrum;
-use crate::{check, tolerance};
+use crate::util::validate;
 
 /// The kind of file, and the version of its layout.
 const KIND: &str = "betaedit.spectrum.1";
@@ -65,7 +66,7 @@ pub fn read_projector(path: impl AsRef<Path>, tensor: &str, par: Par) -> Result<
     let d = file.matrix(tensor)?.cols;
     let matrix = file.matrix_of_shape(tensor, d, d)?;
     let mut P: Mat<f64> = file.finite_columns(tensor, &matrix)?;
-    check::symmetric("the projector", P.as_ref(), tolerance::SYMMETRY).map_err(in_file(path))?;
+    validate::symmetric("the projector", P.as_ref(), tolerance::SYMMETRY).map_err(in_file(path))?;
     faer::zip!(&mut P).for_each(|faer::unzip!(p)| *p = -*p);
     for i in 0..d {
         P[(i, i)] += 1.0;

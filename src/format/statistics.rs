@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use faer::{Mat, MatRef, Par};
 
-use crate::check;
 use crate::error::{EditError, Result};
-use crate::moment::{self, SecondMoment};
 use crate::scalar::Scalar;
+use crate::second_moment::{self, SecondMoment};
+use crate::util::validate;
 
 /// What statistics, or a spectrum, were made from. Two that differ in it are not of the same thing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -77,8 +77,8 @@ impl Statistics {
 
     /// A checked sum: square, finite, symmetric, of at least one token.
     pub(super) fn new(sum: Mat<f64>, tokens: u64) -> Result<Self> {
-        moment::check_matrix("sum", sum.as_ref())?;
-        moment::check_tokens(tokens)?;
+        second_moment::check_matrix("sum", sum.as_ref())?;
+        second_moment::check_tokens(tokens)?;
         Ok(Self { sum, tokens, fingerprint: None, parts: BTreeSet::new() })
     }
 
@@ -87,7 +87,7 @@ impl Statistics {
     /// # Errors
     /// Another key length or fingerprint, or a part that is counted already. Nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        check::shape("other", other.sum.as_ref(), self.d_in(), self.d_in())?;
+        validate::shape("other", other.sum.as_ref(), self.d_in(), self.d_in())?;
         if self.fingerprint != other.fingerprint {
             let [expected, found] = [&self.fingerprint, &other.fingerprint].map(described);
             return Err(EditError::Fingerprint { expected, found });
@@ -95,8 +95,11 @@ impl Statistics {
         if let Some(part) = self.parts.intersection(&other.parts).next() {
             return Err(EditError::CountedAlready { part: part.clone() });
         }
-        let tokens = moment::count(self.tokens, other.tokens)?;
-        check::in_range("the sum over all keys", &[moment::trace(self.sum()) + moment::trace(other.sum())])?;
+        let tokens = second_moment::count(self.tokens, other.tokens)?;
+        validate::in_range(
+            "the sum over all keys",
+            &[second_moment::trace(self.sum()) + second_moment::trace(other.sum())],
+        )?;
         self.sum += &other.sum;
         self.tokens = tokens;
         self.parts.extend(other.parts.iter().cloned());

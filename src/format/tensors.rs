@@ -12,9 +12,10 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use super::malformed;
 use super::precision::Precision;
 use crate::error::Result;
-use crate::file::{BUFFER, Writer, io_error, write_with};
+use crate::linalg;
 use crate::scalar::Scalar;
-use crate::{check, dense};
+use crate::util::atomic_file::{BUFFER, Writer, io_error, write_with};
+use crate::util::validate;
 
 /// Bytes before the header: its length.
 const LENGTH: u64 = 8;
@@ -197,7 +198,7 @@ impl<R: Read + Seek> TensorFile<R> {
 
     /// The numbers of a tensor, its **rows as columns**, each rounded once. They may be infinite, or not numbers.
     pub(crate) fn columns<T: Scalar>(&mut self, matrix: &Matrix) -> Result<Mat<T>> {
-        let mut columns = dense::zeros(matrix.cols, matrix.rows, "a tensor of a file")?;
+        let mut columns = linalg::zeros(matrix.cols, matrix.rows, "a tensor of a file")?;
         let (mut bytes, mut numbers) = (vec![0; matrix.row_bytes()], vec![0.0; matrix.cols]);
         let Self { path, reader, .. } = self;
         let io = io_error(path);
@@ -213,7 +214,7 @@ impl<R: Read + Seek> TensorFile<R> {
     /// As [`columns`](Self::columns), refusing what is not finite.
     pub(crate) fn finite_columns<T: Scalar>(&mut self, name: &str, matrix: &Matrix) -> Result<Mat<T>> {
         let columns = self.columns::<T>(matrix)?;
-        check::finite("the tensor", columns.transpose())
+        validate::finite("the tensor", columns.transpose())
             .map_err(|error| malformed(&self.path, format!("tensor `{name}`, read as {}: {error}", T::NAME)))?;
         Ok(columns)
     }

@@ -16,9 +16,9 @@ use super::steering::Site;
 use super::target::{TargetSearch, targeted_behind};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
-use crate::check;
-use crate::edit::{Orientation, Update};
 use crate::error::{EditError, Result};
+use crate::update::{Orientation, Update};
+use crate::util::validate;
 
 /// A language model behind the [`Adapter`] seam.
 ///
@@ -99,8 +99,8 @@ impl ModelAdapter {
     pub fn with_targets(mut self, known: HashMap<Request, Vec<f32>>) -> Result<Self> {
         for target in known.values() {
             let target = MatRef::from_column_major_slice(target, target.len(), 1);
-            check::shape("target", target, self.model.config.hidden, 1)?;
-            check::finite("target", target)?;
+            validate::shape("target", target, self.model.config.hidden, 1)?;
+            validate::finite("target", target)?;
         }
         self.known = known;
         Ok(self)
@@ -283,15 +283,15 @@ impl Adapter for ModelAdapter {
 
     fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
         let (rows, cols) = self.weight_shape(layer)?;
-        check::shape("weight", weight.as_ref(), rows, cols)?;
+        validate::shape("weight", weight.as_ref(), rows, cols)?;
         copy(weight, self.model.down(layer)?.matrix(), self.model.par);
         Ok(())
     }
 
     fn write_weight(&mut self, layer: usize, weight: MatRef<'_, f32>) -> Result<()> {
         let (rows, cols) = self.weight_shape(layer)?;
-        check::shape("weight", weight, rows, cols)?;
-        check::finite("weight", weight)?;
+        validate::shape("weight", weight, rows, cols)?;
+        validate::finite("weight", weight)?;
         let par = self.model.par;
         copy(self.weight_mut(layer).matrix_mut(), weight, par);
         self.batch = None;

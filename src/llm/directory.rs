@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use super::config::{Config, Family};
 use super::load::{Names, Source, directory_names};
 use crate::error::Result;
-use crate::file::io_error;
 use crate::format::Checkpoint;
 use crate::format::tensors::TensorFile;
+use crate::util::atomic_file::io_error;
 
 pub(super) struct Directory {
     path: PathBuf,

@@ -16,8 +16,8 @@ use super::ops::{Objective, Op, Term, copy};
 use super::request::Request;
 use super::target::targeted_behind;
 use super::tokenizer::Tokenizer;
-use crate::check;
 use crate::error::{EditError, Result};
+use crate::util::validate;
 
 /// Where the target is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -76,13 +76,13 @@ impl FineTuning {
     pub fn run(&self, model: &mut Model, tokenizer: &Tokenizer, layer: usize, requests: &[Request]) -> Result<Tuned> {
         check_descent(self.learning_rate, self.steps, self.enough)?;
         if let Some(bound) = self.bound {
-            check::positive("bound", bound)?;
+            validate::positive("bound", bound)?;
         }
         model.down(layer)?;
         let task = Task::new(model, tokenizer, requests, self.supervision)?;
         let (weight, losses) = self.descend(model, layer, &task).map_err(failed)?;
-        check::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
-        check::finite("the fine-tuned weight", weight.as_ref())?;
+        validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
+        validate::finite("the fine-tuned weight", weight.as_ref())?;
         let par = model.par;
         copy(Arc::make_mut(&mut model.blocks[layer].down.weight).matrix_mut(), weight.as_ref(), par);
         Ok(Tuned { losses })
@@ -168,16 +168,16 @@ impl LowRankTuning {
     /// model is unchanged then.
     pub fn run(&self, model: &mut Model, tokenizer: &Tokenizer, requests: &[Request]) -> Result<Tuned> {
         check_descent(self.learning_rate, self.steps, self.enough)?;
-        check::positive("alpha", self.alpha)?;
+        validate::positive("alpha", self.alpha)?;
         if self.rank == 0 {
             return Err(EditError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
         }
         let task = Task::new(model, tokenizer, requests, Supervision::Target)?;
         let (tuned, losses) = self.descend(model, &task).map_err(failed)?;
-        check::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
+        validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         for block in &tuned.blocks {
             for linear in [&block.query, &block.value] {
-                check::finite("the fine-tuned weight", linear.weight.matrix())?;
+                validate::finite("the fine-tuned weight", linear.weight.matrix())?;
             }
         }
         *model = tuned;
@@ -244,11 +244,11 @@ fn merge(model: &mut Model, par: Par) -> Computed<()> {
 }
 
 fn check_descent(learning_rate: f64, steps: usize, enough: f64) -> Result<()> {
-    check::positive("learning_rate", learning_rate)?;
+    validate::positive("learning_rate", learning_rate)?;
     if steps == 0 {
         return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
     }
-    check::non_negative("enough", enough)
+    validate::non_negative("enough", enough)
 }
 
 /// Requests as one batch of sequences, and what is asked of them.

@@ -11,7 +11,7 @@ use super::config::{Activation, Config, Family, NormKind, Pairing, Positions, Ro
 use super::load::{GGUF, Names, Source};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
-use crate::file::io_error;
+use crate::util::atomic_file::io_error;
 
 pub(super) struct Gguf {
     path: PathBuf,

@@ -11,8 +11,8 @@ use super::gguf::Gguf;
 use super::model::{Block, Linear, Model};
 use super::ops::{Normalize, Parameter};
 use super::tokenizer::Tokenizer;
-use crate::edit::Orientation;
 use crate::error::{EditError, Result};
+use crate::update::Orientation;
 
 /// Where tensors come from.
 pub(super) trait Source {

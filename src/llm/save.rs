@@ -9,9 +9,9 @@ use super::model::{Block, Linear, Model};
 use super::ops::{Normalize, Parameter};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
-use crate::file::{self, io_error};
 use crate::format::Precision;
 use crate::format::tensors::{self, NewTensor};
+use crate::util::atomic_file::{self, io_error};
 
 impl Model {
     /// Writes the model as edited so far, in `f32`, with its tokenizer, into a directory in the layout of the Hugging Face hub:
@@ -41,7 +41,7 @@ impl Model {
         }
         tensors::write(&directory.join("model.safetensors"), tensors::kind("pt"), &tensors.0)?;
         tokenizer.save(directory.join("tokenizer.json"))?;
-        file::write_whole(&directory.join("config.json"), format!("{:#}\n", self.config.to_json()).as_bytes())
+        atomic_file::write_whole(&directory.join("config.json"), format!("{:#}\n", self.config.to_json()).as_bytes())
     }
 
     /// GPT-2's queries, keys and values side by side, as its files have them; nothing for the other families.

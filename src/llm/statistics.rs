@@ -9,9 +9,9 @@ use faer::Mat;
 use super::failed;
 use super::model::{Batch, Model, columns};
 use super::tokenizer::Tokenizer;
-use crate::check;
 use crate::error::{EditError, Result};
-use crate::moment::SecondMoment;
+use crate::second_moment::SecondMoment;
+use crate::util::validate;
 
 /// Collects the second moments of some layers' keys over a text, in one pass through the model up to the highest of them.
 ///
@@ -135,7 +135,7 @@ impl<'a> Collector<'a> {
         windows.iter().try_for_each(|window| self.model.check_tokens(window))?;
         let keys = self.run(windows).map_err(failed)?;
         // All layers count the same tokens: either all keys are in order, or none is counted.
-        keys.iter().try_for_each(|keys| check::finite("keys", keys.as_ref()))?;
+        keys.iter().try_for_each(|keys| validate::finite("keys", keys.as_ref()))?;
         for (moment, keys) in self.moments.values_mut().zip(&keys) {
             moment.observe(keys.as_ref(), self.model.par)?;
         }

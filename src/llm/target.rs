@@ -6,8 +6,8 @@ use super::model::Model;
 use super::request::Request;
 use super::steering::{Anchor, Site, Steered, Steering};
 use super::tokenizer::Tokenizer;
-use crate::check;
 use crate::error::{EditError, Result};
+use crate::util::validate;
 
 /// How a target is sought.
 ///
@@ -228,14 +228,14 @@ impl TargetSearch {
             return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
         }
         match self.descent {
-            Descent::Steepest { step } => check::positive("step", step)?,
-            Descent::Adam { rate } => check::positive("rate", rate)?,
+            Descent::Steepest { step } => validate::positive("step", step)?,
+            Descent::Adam { rate } => validate::positive("rate", rate)?,
         }
-        check::non_negative("decay", self.decay)?;
-        check::non_negative("divergence", self.divergence)?;
-        check::positive("clamp", self.clamp)?;
-        check::non_negative("enough", self.enough)?;
-        check::non_negative("margin", self.margin)
+        validate::non_negative("decay", self.decay)?;
+        validate::non_negative("divergence", self.divergence)?;
+        validate::positive("clamp", self.clamp)?;
+        validate::non_negative("enough", self.enough)?;
+        validate::non_negative("margin", self.margin)
     }
 
     fn descend(&self, steering: &Steering<'_>) -> Result<Target> {
@@ -253,7 +253,7 @@ impl TargetSearch {
             // An output that is zero gets no vector: it is bound to zero length.
             let decay = lengths.iter().zip(&slopes).filter(|(length, _)| **length > 0.0).map(|(x, slope)| x * slope);
             let loss = evaluation.likelihood + evaluation.divergence + decay.sum::<f32>();
-            check::in_range("the search for a target", &[f64::from(loss)])?;
+            validate::in_range("the search for a target", &[f64::from(loss)])?;
             losses.push(loss);
             if evaluation.likelihood < likelihood {
                 likelihood = evaluation.likelihood;

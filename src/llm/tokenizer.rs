@@ -13,7 +13,7 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 use super::config::malformed;
 use crate::error::{EditError, Result};
-use crate::file;
+use crate::util::atomic_file;
 
 /// What most tokenizers of the GPT kind call the token between texts.
 const BETWEEN_TEXTS: &str = "<|endoftext|>";
@@ -64,7 +64,7 @@ impl Tokenizer {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let text = self.inner.to_string(false).map_err(|error| malformed(path, error.to_string()))?;
-        file::write_whole(path, text.as_bytes())
+        atomic_file::write_whole(path, text.as_bytes())
     }
 
     fn new(mut inner: tokenizers::Tokenizer) -> Self {

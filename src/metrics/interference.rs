@@ -2,10 +2,11 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::edit::Update;
 use crate::error::{EditError, Result};
+use crate::linalg;
 use crate::scalar::{Scalar, cast};
-use crate::{check, dense};
+use crate::update::Update;
+use crate::util::validate;
 
 /// The inner products `<Delta_i, Delta_j> = tr(Delta_i Delta_jᵀ)` of a list of updates.
 ///
@@ -47,13 +48,13 @@ impl Interference {
             starts.push((start, n));
             start += n;
         }
-        let LL = dense::product(L.transpose(), L.as_ref(), par);
-        let RR = dense::product(R.transpose(), R.as_ref(), par);
+        let LL = linalg::product(L.transpose(), L.as_ref(), par);
+        let RR = linalg::product(R.transpose(), R.as_ref(), par);
         let matrix = Mat::from_fn(updates.len(), updates.len(), |i, j| {
             let ((a, n), (b, m)) = (starts[i], starts[j]);
-            dense::inner(LL.as_ref().submatrix(a, b, n, m), RR.as_ref().submatrix(a, b, n, m))
+            linalg::inner(LL.as_ref().submatrix(a, b, n, m), RR.as_ref().submatrix(a, b, n, m))
         });
-        check::no_overflow("the inner products of the updates", matrix.as_ref())?;
+        validate::no_overflow("the inner products of the updates", matrix.as_ref())?;
         Ok(Self { matrix })
     }
 

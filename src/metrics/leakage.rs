@@ -2,11 +2,12 @@
 
 use faer::Par;
 
-use crate::edit::Update;
 use crate::error::{EditError, Result};
-use crate::moment::SecondMoment;
+use crate::linalg;
 use crate::scalar::{Scalar, cast};
-use crate::{check, dense};
+use crate::second_moment::SecondMoment;
+use crate::update::Update;
+use crate::util::validate;
 
 /// Leakage of one update, `tr(Delta C Deltaᵀ) = E |Delta k|²`: the mean squared change of the layer's output over the
 /// keys that the statistics were made of (the BetaEdit paper's `|Delta K0|²`, per token).
@@ -37,9 +38,9 @@ pub fn leakage<T: Scalar>(update: &Update<T>, moment: &SecondMoment, par: Par) -
     }
     let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
     let CR = moment.product(R.as_ref(), par)?;
-    let LL = dense::product(L.transpose(), L.as_ref(), par);
-    let RCR = dense::product(R.transpose(), CR.as_ref(), par);
-    let leakage = dense::clamped(dense::inner(LL.as_ref(), RCR.as_ref()));
-    check::in_range("the leakage", &[leakage])?;
+    let LL = linalg::product(L.transpose(), L.as_ref(), par);
+    let RCR = linalg::product(R.transpose(), CR.as_ref(), par);
+    let leakage = linalg::clamped(linalg::inner(LL.as_ref(), RCR.as_ref()));
+    validate::in_range("the leakage", &[leakage])?;
     Ok(leakage)
 }

@@ -2,10 +2,12 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::edit::{EditBatch, Update};
+use crate::batch::EditBatch;
 use crate::error::Result;
+use crate::linalg;
 use crate::scalar::{Scalar, cast};
-use crate::{check, dense};
+use crate::update::Update;
+use crate::util::validate;
 
 /// Write error `|Delta k - r|` of every edit of a batch: what is left of its residual after the update.
 ///
@@ -14,11 +16,11 @@ use crate::{check, dense};
 /// # Errors
 /// A batch of other shapes than the update, or overflow.
 pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Vec<f64>> {
-    check::shape("keys", batch.keys(), update.d_in(), batch.len())?;
-    check::shape("residuals", batch.residuals(), update.d_out(), batch.len())?;
+    validate::shape("keys", batch.keys(), update.d_in(), batch.len())?;
+    validate::shape("residuals", batch.residuals(), update.d_out(), batch.len())?;
     let [L, R, K] = [update.left(), update.right().transpose(), batch.keys()].map(|matrix| cast::<T, f64>(matrix));
-    let RK = dense::product(R.transpose(), K.as_ref(), par);
-    let left_over = dense::product(L.as_ref(), RK.as_ref(), par) - cast::<T, f64>(batch.residuals());
+    let RK = linalg::product(R.transpose(), K.as_ref(), par);
+    let left_over = linalg::product(L.as_ref(), RK.as_ref(), par) - cast::<T, f64>(batch.residuals());
     norms(left_over.as_ref())
 }
 
@@ -76,13 +78,13 @@ impl Retention {
     /// # Errors
     /// Wrong shapes, NaN, overflow. Nothing is recorded then.
     pub fn record<T: Scalar>(&mut self, batch: &EditBatch<'_, T>, total: MatRef<'_, f64>, par: Par) -> Result<()> {
-        check::shape("keys", batch.keys(), self.d_in, batch.len())?;
-        check::shape("residuals", batch.residuals(), self.d_out, batch.len())?;
-        check::shape("total", total, self.d_out, self.d_in)?;
-        check::finite("total", total)?;
+        validate::shape("keys", batch.keys(), self.d_in, batch.len())?;
+        validate::shape("residuals", batch.residuals(), self.d_out, batch.len())?;
+        validate::shape("total", total, self.d_out, self.d_in)?;
+        validate::finite("total", total)?;
         let K = cast::<T, f64>(batch.keys());
-        let goals = dense::product(total, K.as_ref(), par) + cast::<T, f64>(batch.residuals());
-        check::no_overflow("the goals of the edits", goals.as_ref())?;
+        let goals = linalg::product(total, K.as_ref(), par) + cast::<T, f64>(batch.residuals());
+        validate::no_overflow("the goals of the edits", goals.as_ref())?;
         self.keys.extend(K.col_iter().flat_map(|column| column.iter().copied()));
         self.goals.extend(goals.col_iter().flat_map(|column| column.iter().copied()));
         Ok(())
@@ -93,18 +95,18 @@ impl Retention {
     /// # Errors
     /// Wrong shape, NaN, overflow.
     pub fn errors(&self, total: MatRef<'_, f64>, par: Par) -> Result<Vec<f64>> {
-        check::shape("total", total, self.d_out, self.d_in)?;
-        check::finite("total", total)?;
+        validate::shape("total", total, self.d_out, self.d_in)?;
+        validate::finite("total", total)?;
         let K = MatRef::from_column_major_slice(&self.keys, self.d_in, self.len());
         let goals = MatRef::from_column_major_slice(&self.goals, self.d_out, self.len());
-        let left_over: Mat<f64> = dense::product(total, K, par) - goals;
+        let left_over: Mat<f64> = linalg::product(total, K, par) - goals;
         norms(left_over.as_ref())
     }
 }
 
 fn norms(errors: MatRef<'_, f64>) -> Result<Vec<f64>> {
-    check::no_overflow("the errors of the edits", errors)?;
-    let norms = dense::column_norms(errors);
-    check::in_range("the errors of the edits", &norms)?;
+    validate::no_overflow("the errors of the edits", errors)?;
+    let norms = linalg::column_norms(errors);
+    validate::in_range("the errors of the edits", &norms)?;
     Ok(norms)
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::edit::Update;
 use crate::error::{EditError, Result};
-use crate::moment::SecondMoment;
+use crate::linalg;
 use crate::scalar::Scalar;
-use crate::{check, dense};
+use crate::second_moment::SecondMoment;
+use crate::update::Update;
+use crate::util::validate;
 
 /// The sum `D` of all updates, with its leakage and drift kept up to date.
 ///
@@ -83,7 +84,7 @@ impl RunningTotal {
         let d_in = moment.d_in();
         Ok(Self {
             moment: Arc::clone(moment),
-            total: dense::zeros(d_out, d_in, "the total update")?,
+            total: linalg::zeros(d_out, d_in, "the total update")?,
             leakage: 0.0,
             drift_squared: 0.0,
             stride,
@@ -130,7 +131,7 @@ impl RunningTotal {
         let R = MatRef::from_column_major_slice(&self.right, d_in, n);
         let measured = self.with(L, R)?;
         (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
-        dense::matmul(self.total.as_mut(), Accum::Add, L, R.transpose(), 1.0, self.par);
+        linalg::matmul(self.total.as_mut(), Accum::Add, L, R.transpose(), 1.0, self.par);
         self.waiting = 0;
         self.left.clear();
         self.right.clear();
@@ -158,19 +159,19 @@ impl RunningTotal {
         let (par, n) = (self.par, L.ncols());
         let D = self.total.as_ref();
         let CR = self.moment.product(R, par)?;
-        let LL = dense::product(L.transpose(), L, par);
+        let LL = linalg::product(L.transpose(), L, par);
         let of_change = |X: MatRef<'_, f64>| {
-            dense::clamped(dense::inner(LL.as_ref(), dense::product(R.transpose(), X, par).as_ref()))
+            linalg::clamped(linalg::inner(LL.as_ref(), linalg::product(R.transpose(), X, par).as_ref()))
         };
         let (update_norm_squared, update_leakage) = (of_change(R), of_change(CR.as_ref()));
         // One pass over D for both cross terms, <D, L Rᵀ> and <D C, L Rᵀ>.
-        let DX = dense::product(D, dense::side_by_side(R, CR.as_ref()).as_ref(), par);
-        let interference = dense::inner(L, DX.as_ref().subcols(0, n));
-        let cross_leakage = dense::inner(L, DX.as_ref().subcols(n, n));
+        let DX = linalg::product(D, linalg::side_by_side(R, CR.as_ref()).as_ref(), par);
+        let interference = linalg::inner(L, DX.as_ref().subcols(0, n));
+        let cross_leakage = linalg::inner(L, DX.as_ref().subcols(n, n));
 
-        let leakage = dense::clamped(self.leakage + 2.0 * cross_leakage + update_leakage);
-        let drift_squared = dense::clamped(self.drift_squared + 2.0 * interference + update_norm_squared);
-        check::in_range("the running total", &[leakage, drift_squared, update_norm_squared, interference])?;
+        let leakage = linalg::clamped(self.leakage + 2.0 * cross_leakage + update_leakage);
+        let drift_squared = linalg::clamped(self.drift_squared + 2.0 * interference + update_norm_squared);
+        validate::in_range("the running total", &[leakage, drift_squared, update_norm_squared, interference])?;
         Ok(Measurement {
             edits: self.edits,
             leakage,
@@ -199,7 +200,7 @@ impl RunningTotal {
     /// None in practice.
     pub fn afresh(&self) -> Result<(f64, f64)> {
         let CD = self.moment.product(self.total.transpose(), self.par)?;
-        Ok((dense::inner(self.total.transpose(), CD.as_ref()), self.total.norm_l2()))
+        Ok((linalg::inner(self.total.transpose(), CD.as_ref()), self.total.norm_l2()))
     }
 }
 
@@ -210,7 +211,7 @@ impl RunningTotal {
     pub(crate) fn accept<T: Scalar>(&mut self, update: &Update<T>, measured: &Measurement) {
         let (left, right) =
             (crate::scalar::cast::<T, f64>(update.left()), crate::scalar::cast::<T, f64>(update.right()));
-        dense::matmul(self.total.as_mut(), Accum::Add, left.as_ref(), right.as_ref(), 1.0, self.par);
+        linalg::matmul(self.total.as_mut(), Accum::Add, left.as_ref(), right.as_ref(), 1.0, self.par);
         (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
         self.edits = measured.edits;
     }
@@ -226,19 +227,19 @@ impl RunningTotal {
     }
 
     /// The state, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn std::io::Write) -> crate::codec::Result<()> {
-        crate::codec::write_len(out, self.edits)?;
-        crate::codec::write_f64(out, self.leakage)?;
-        crate::codec::write_f64(out, self.drift_squared)?;
-        crate::codec::write_matrix(out, self.total.as_ref())
+    pub(crate) fn save(&self, out: &mut dyn std::io::Write) -> crate::util::bytes::Result<()> {
+        crate::util::bytes::write_len(out, self.edits)?;
+        crate::util::bytes::write_f64(out, self.leakage)?;
+        crate::util::bytes::write_f64(out, self.drift_squared)?;
+        crate::util::bytes::write_matrix(out, self.total.as_ref())
     }
 
     /// Takes over a state that [`save`](Self::save) wrote. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn std::io::Read) -> crate::codec::Result<()> {
-        self.edits = crate::codec::read_len(from, usize::MAX)?;
-        self.leakage = crate::codec::read_f64(from)?;
-        self.drift_squared = crate::codec::read_f64(from)?;
-        self.total = crate::codec::read_matrix(from, self.total.nrows(), self.total.ncols())?;
+    pub(crate) fn load(&mut self, from: &mut dyn std::io::Read) -> crate::util::bytes::Result<()> {
+        self.edits = crate::util::bytes::read_len(from, usize::MAX)?;
+        self.leakage = crate::util::bytes::read_f64(from)?;
+        self.drift_squared = crate::util::bytes::read_f64(from)?;
+        self.total = crate::util::bytes::read_matrix(from, self.total.nrows(), self.total.ncols())?;
         Ok(())
     }
 }

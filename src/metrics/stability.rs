@@ -3,9 +3,10 @@
 use faer::{MatRef, Par};
 
 use crate::error::Result;
+use crate::linalg;
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
-use crate::{check, dense};
+use crate::util::validate;
 
 /// `s = kᵀ A0⁻¹ k` of every key, with `A0 = weight C + ridge I` on the projector's space: the squared norm of the key,
 /// whitened by what protects the model.
@@ -28,12 +29,12 @@ pub fn stability<T: Scalar>(
     keys: MatRef<'_, T>,
     par: Par,
 ) -> Result<Vec<f64>> {
-    check::columns("keys", keys, projector.dim())?;
-    check::finite("keys", keys)?;
+    validate::columns("keys", keys, projector.dim())?;
+    validate::finite("keys", keys)?;
     let A = projector.protection(weight, ridge)?;
-    let coordinates = dense::product(projector.basis().transpose(), cast::<T, f64>(keys).as_ref(), par);
+    let coordinates = linalg::product(projector.basis().transpose(), cast::<T, f64>(keys).as_ref(), par);
     let whitened = |column: faer::ColRef<'_, f64>| column.iter().zip(&A).map(|(x, a)| x * x / a).sum();
     let s: Vec<f64> = coordinates.col_iter().map(whitened).collect();
-    check::in_range("the whitened norm of a key", &s)?;
+    validate::in_range("the whitened norm of a key", &s)?;
     Ok(s)
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use faer::{Mat, Par};
 
-use crate::edit::EditBatch;
+use crate::batch::EditBatch;
+use crate::engine::InverseGram;
 use crate::error::Result;
-use crate::inverse_gram::InverseGram;
+use crate::linalg;
 use crate::projector::Projector;
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
-use crate::{check, dense};
+use crate::util::validate;
 
 /// A stream of single edits run with and without history on **the same residuals**, and the conditions under which
 /// history reduces the drift.
@@ -78,7 +79,7 @@ impl Theorem1 {
     /// # Errors
     /// Keys of another length, a singular `A0`, or overflow.
     pub fn run<T: Scalar>(A0: &Arc<Spectrum>, edits: &EditBatch<'_, T>, par: Par) -> Result<Self> {
-        check::shape("keys", edits.keys(), A0.dim(), edits.len())?;
+        validate::shape("keys", edits.keys(), A0.dim(), edits.len())?;
         let [K, R] = [edits.keys(), edits.residuals()].map(|matrix| crate::scalar::cast::<T, f64>(matrix));
         let (d, t) = K.shape();
         let Q0 = InverseGram::diagonal(&Projector::identity(A0), 1.0, 0.0, par)?;
@@ -95,12 +96,12 @@ impl Theorem1 {
             with.as_mut().col_mut(i).copy_from(aware.directions().col(0));
         }
 
-        let residuals = dense::product(R.transpose(), R.as_ref(), par);
-        let in_frobenius = |X: &Mat<f64>| dense::product(X.transpose(), X.as_ref(), par);
+        let residuals = linalg::product(R.transpose(), R.as_ref(), par);
+        let in_frobenius = |X: &Mat<f64>| linalg::product(X.transpose(), X.as_ref(), par);
         let in_A0 = |X: &Mat<f64>| {
-            let coordinates = dense::product(A0.vectors().transpose(), X.as_ref(), par);
+            let coordinates = linalg::product(A0.vectors().transpose(), X.as_ref(), par);
             let scaled = Mat::from_fn(d, t, |i, j| coordinates[(i, j)] * A0.values()[i].sqrt());
-            dense::product(scaled.transpose(), scaled.as_ref(), par)
+            linalg::product(scaled.transpose(), scaled.as_ref(), par)
         };
         let (frobenius_without, frobenius_with) = (in_frobenius(&without), in_frobenius(&with));
         let (A0_without, A0_with) = (in_A0(&without), in_A0(&with));
@@ -119,7 +120,7 @@ impl Theorem1 {
         let squares_without = running_norms(&residuals, &frobenius_without);
         let squares_with = running_norms(&residuals, &frobenius_with);
         for curve in [&leakage_without, &leakage_with, &squares_without, &squares_with] {
-            check::in_range("the drift of the stream", curve)?;
+            validate::in_range("the drift of the stream", curve)?;
         }
         let root = |squares: Vec<f64>| squares.into_iter().map(f64::sqrt).collect();
         Ok(Self {
@@ -159,7 +160,7 @@ fn running_norms(residuals: &Mat<f64>, factors: &Mat<f64>) -> Vec<f64> {
     (0..residuals.nrows())
         .map(|i| {
             sum += term(i, i) + 2.0 * (0..i).map(|j| term(i, j)).sum::<f64>();
-            dense::clamped(sum)
+            linalg::clamped(sum)
         })
         .collect()
 }

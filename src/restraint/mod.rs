@@ -26,11 +26,10 @@
 
 mod prune;
 mod rect;
-mod spectral_norm;
 
+pub use crate::linalg::lanczos::spectral_norm;
 pub use prune::{Damping, Prune};
 pub use rect::Rect;
-pub use spectral_norm::spectral_norm;
 
 use crate::error::Result;
 

@@ -3,11 +3,12 @@
 use faer::{Mat, MatRef, Par};
 
 use super::spectral_norm;
-use crate::edit::Update;
 use crate::error::{EditError, Result};
+use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
-use crate::{check, dense};
+use crate::update::Update;
+use crate::util::validate;
 
 /// PRUNE: singular values of the change that are above the largest one of the weight, `s > s_max(W)`, are damped, so that the
 /// condition of the weight stays what it was.
@@ -103,7 +104,7 @@ impl Prune {
     /// Numbers outside their range, or a decomposition that fails its verification.
     pub fn restrain<T: Scalar>(&self, update: &Update<T>, largest: f64, par: Par) -> Result<Update<T>> {
         self.check()?;
-        check::non_negative("largest", largest)?;
+        validate::non_negative("largest", largest)?;
         if update.frobenius_norm() <= largest {
             return Ok(update.clone());
         }
@@ -128,15 +129,15 @@ impl Prune {
     /// As [`restrain`](Self::restrain), and NaN.
     pub fn correction(&self, total: MatRef<'_, f64>, largest: f64, par: Par) -> Result<Option<Update<f64>>> {
         self.check()?;
-        check::non_negative("largest", largest)?;
+        validate::non_negative("largest", largest)?;
         if spectral_norm(total, par)? <= largest {
             return Ok(None);
         }
         // From the smaller side; what is above the largest value of a weight is far above the rounding of the squares.
         let wide = total.nrows() <= total.ncols();
-        let (D, scale) = dense::unit_scaled(if wide { total } else { total.transpose() });
+        let (D, scale) = linalg::unit_scaled(if wide { total } else { total.transpose() });
         let mut gram = Mat::zeros(D.nrows(), D.nrows());
-        dense::add_self_outer(gram.as_mut(), D.as_ref(), 1.0, par);
+        linalg::add_self_outer(gram.as_mut(), D.as_ref(), 1.0, par);
         let spectrum = Spectrum::decompose("the Gram matrix of the total change", gram, par)?;
         let first = spectrum.values().partition_point(|square| square.sqrt() * scale <= largest);
         let U = spectrum.vectors().subcols(first, spectrum.dim() - first);
@@ -144,8 +145,8 @@ impl Prune {
             return Ok(None);
         }
         // Dᵀ u = s v.
-        let sV = dense::product(D.transpose(), U, par);
-        let lengths = dense::column_norms(sV.as_ref());
+        let sV = linalg::product(D.transpose(), U, par);
+        let lengths = linalg::column_norms(sV.as_ref());
         let change = |j: usize| self.damping.of(lengths[j] * scale, largest) - lengths[j] * scale;
         let changes = Mat::from_fn(U.nrows(), U.ncols(), |i, j| U[(i, j)] * change(j));
         let V = Mat::from_fn(sV.nrows(), sV.ncols(), |i, j| sV[(i, j)] / lengths[j]);

@@ -2,10 +2,10 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::check;
-use crate::edit::Update;
 use crate::error::{EditError, Result};
 use crate::scalar::Scalar;
+use crate::update::Update;
+use crate::util::validate;
 
 /// RECT: of an update, the entries with the largest relative change `|Delta_ij / W_ij|` stay, all others become zero.
 ///
@@ -53,8 +53,8 @@ impl Rect {
     /// A share outside its range, a weight of another shape, NaN.
     pub fn restrain<T: Scalar>(&self, update: &Update<T>, weight: MatRef<'_, T>, par: Par) -> Result<Update<T>> {
         self.check()?;
-        check::shape("weight", weight, update.d_out(), update.d_in())?;
-        check::finite("weight", weight)?;
+        validate::shape("weight", weight, update.d_out(), update.d_in())?;
+        validate::finite("weight", weight)?;
         let all = update.d_out() * update.d_in();
         let kept = (self.kept * all as f64).ceil() as usize;
         if kept >= all {

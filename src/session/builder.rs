@@ -18,12 +18,12 @@ use super::{Session, transaction};
 use crate::adapter::Adapter;
 use crate::editor::{Merging, Recipe, Share};
 use crate::error::{EditError, Result};
-use crate::file::io_error;
-use crate::moment::SecondMoment;
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
-use crate::{check, codec};
+use crate::util::atomic_file::io_error;
+use crate::util::{bytes, validate};
 
 /// What a [`Session`] is made of, and how it is opened.
 pub struct SessionBuilder {
@@ -194,14 +194,14 @@ impl SessionBuilder {
         let mut layers = Vec::with_capacity(self.layers.len());
         for (number, moment, spectrum) in self.layers {
             let (d_out, d_in) = transaction::guarded(|| adapter.weight_shape(number))?;
-            check::shape("spectrum", spectrum.vectors(), d_in, d_in)?;
+            validate::shape("spectrum", spectrum.vectors(), d_in, d_in)?;
             if moment.d_in() != d_in {
                 let (expected, found) = ((d_in, d_in).into(), (moment.d_in(), moment.d_in()).into());
                 return Err(EditError::Shape { argument: "moment", expected, found });
             }
             let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
             transaction::guarded(|| adapter.read_weight(number, weight.as_mut()))?;
-            check::finite("the adapter's weight", weight.as_ref())?;
+            validate::finite("the adapter's weight", weight.as_ref())?;
             // Merged are requests, once for all layers.
             let (name, recipe) = (self.name, Recipe { merging: Merging::Never, ..self.recipe });
             let random_keys = self.random_keys.iter().find(|(layer, _)| *layer == number).map(|(_, keys)| keys);
@@ -294,7 +294,7 @@ impl SessionBuilder {
         lines.extend(self.restraint.map(|restraint| format!("restraint: {restraint:?}")));
         for (number, keys) in &self.random_keys {
             let mut hasher = blake3::Hasher::new();
-            codec::write_matrix(&mut hasher, keys.as_ref().as_ref()).expect("hashing does not fail");
+            bytes::write_matrix(&mut hasher, keys.as_ref().as_ref()).expect("hashing does not fail");
             lines.push(format!("random keys of layer {number}: {}", &hasher.finalize().to_hex()[..16]));
         }
         for (number, moment, _) in &self.layers {

@@ -8,8 +8,8 @@ use faer::MatRef;
 
 use super::journal::Mark;
 use super::outcome::EditId;
-use crate::random;
 use crate::scalar::Scalar;
+use crate::util::random;
 
 /// What is done about a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

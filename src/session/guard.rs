@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::outcome::{LayerOutcome, Rejection};
-use crate::check;
 use crate::error::Result;
+use crate::util::validate;
 
 /// Limits on what a batch may do to a layer; a batch beyond one is rejected, and the run goes on. `None` is no limit, which
 /// is the default. That all numbers are finite is checked always.
@@ -70,7 +70,10 @@ impl Guards {
             ("stability", self.stability),
             ("used_capacity", self.used_capacity),
         ];
-        limits.iter().filter_map(|&(name, limit)| Some((name, limit?))).try_for_each(|(n, l)| check::non_negative(n, l))
+        limits
+            .iter()
+            .filter_map(|&(name, limit)| Some((name, limit?)))
+            .try_for_each(|(n, l)| validate::non_negative(n, l))
     }
 
     /// The first limit that is not kept. NaN keeps none.

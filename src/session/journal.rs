@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{EditError, Result};
-use crate::file::io_error;
+use crate::util::atomic_file::io_error;
 
 const MAGIC: [u8; 8] = *b"betajrn1";
 const HEAD: usize = 17;
@@ -65,7 +65,7 @@ impl Journal {
 
     /// Makes a journal in a file that is not there yet.
     pub(super) fn create(path: &Path) -> Result<Self> {
-        crate::file::write_whole(path, &MAGIC)?;
+        crate::util::atomic_file::write_whole(path, &MAGIC)?;
         Ok(Self { storage: open(path)?, end: START, unclean: false })
     }
 

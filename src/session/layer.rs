@@ -7,16 +7,18 @@ use faer::{Mat, MatRef, Par};
 
 use super::guard::Guards;
 use super::outcome::LayerOutcome;
-use crate::codec;
-use crate::edit::{EditBatch, Update};
+use crate::batch::EditBatch;
 use crate::editor::{ClosedFormEditor, Editor, Recipe};
 use crate::error::Result;
+use crate::linalg::spectral_norm;
 use crate::metrics::{Measurement, RunningTotal};
-use crate::moment::SecondMoment;
 use crate::refresh::RefreshReport;
-use crate::restraint::{Prune, Rect, Restraint, spectral_norm};
+use crate::restraint::{Prune, Rect, Restraint};
 use crate::scalar::{Scalar, cast};
+use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
+use crate::update::Update;
+use crate::util::bytes;
 
 #[derive(Debug)]
 pub(super) struct Layer<T: Scalar> {
@@ -207,13 +209,13 @@ impl<T: Scalar> Layer<T> {
         }
     }
 
-    pub(super) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
+    pub(super) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.editor.save(out)?;
         self.total.as_ref().map_or(Ok(()), |total| total.save(out))
     }
 
     /// Takes over a state that [`save`](Self::save) wrote. After an error it means nothing.
-    pub(super) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
+    pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.editor.load(from)?;
         self.total.as_mut().map_or(Ok(()), |total| total.load(from))
     }

@@ -5,8 +5,8 @@ use std::io::{self, Read};
 use faer::Mat;
 
 use super::outcome::EditId;
-use crate::codec;
 use crate::scalar::Scalar;
+use crate::util::bytes;
 
 /// Requests of a batch.
 pub(super) const MOST_REQUESTS: usize = 1 << 20;
@@ -103,27 +103,27 @@ impl<T: Scalar> Record<T> {
         match self {
             Self::Description(text) => write_text(out, text),
             Self::Batch(batch) => {
-                codec::write_u64(out, batch.first)?;
-                codec::write_len(out, batch.subjects.len())?;
-                batch.subjects.iter().try_for_each(|&subject| codec::write_u64(out, subject))?;
+                bytes::write_u64(out, batch.first)?;
+                bytes::write_len(out, batch.subjects.len())?;
+                batch.subjects.iter().try_for_each(|&subject| bytes::write_u64(out, subject))?;
                 write_ids(out, &batch.replaced)?;
-                codec::write_len(out, batch.columns.len())?;
+                bytes::write_len(out, batch.columns.len())?;
                 batch.columns.iter().try_for_each(|ids| write_ids(out, ids))?;
-                codec::write_len(out, batch.layers.len())?;
+                bytes::write_len(out, batch.layers.len())?;
                 for part in &batch.layers {
                     for matrix in [&part.keys, &part.residuals, &part.before] {
-                        codec::write_matrix(out, matrix.as_ref())?;
+                        bytes::write_matrix(out, matrix.as_ref())?;
                     }
                 }
                 Ok(())
             }
             Self::Rejected { first, count, reason } => {
-                codec::write_u64(out, *first)?;
-                codec::write_len(out, *count)?;
+                bytes::write_u64(out, *first)?;
+                bytes::write_len(out, *count)?;
                 write_text(out, reason)
             }
             Self::Undone { ids, rebuilt } => {
-                codec::write_u64(out, u64::from(*rebuilt))?;
+                bytes::write_u64(out, u64::from(*rebuilt))?;
                 write_ids(out, ids)
             }
         }
@@ -136,60 +136,60 @@ impl<T: Scalar> Record<T> {
         let record = match kind {
             0 => Self::Description(read_text(from, most)?),
             1 => {
-                let first = codec::read_u64(from)?;
-                let count = codec::read_len(from, (most / 8).min(MOST_REQUESTS))?;
-                let subjects = (0..count).map(|_| codec::read_u64(from)).collect::<io::Result<_>>()?;
+                let first = bytes::read_u64(from)?;
+                let count = bytes::read_len(from, (most / 8).min(MOST_REQUESTS))?;
+                let subjects = (0..count).map(|_| bytes::read_u64(from)).collect::<io::Result<_>>()?;
                 let replaced = read_ids(from, most)?;
-                let n = codec::read_len(from, count)?;
+                let n = bytes::read_len(from, count)?;
                 let columns = (0..n).map(|_| read_ids(from, most)).collect::<io::Result<_>>()?;
-                if codec::read_len(from, shapes.len())? != shapes.len() {
-                    return Err(codec::invalid("a batch is of other layers"));
+                if bytes::read_len(from, shapes.len())? != shapes.len() {
+                    return Err(bytes::invalid("a batch is of other layers"));
                 }
                 let column: usize = shapes.iter().map(|(d_out, d_in)| d_in + 2 * d_out).sum();
                 if n.saturating_mul(column).saturating_mul(size_of::<T>()) > most {
-                    return Err(codec::invalid("a batch has more columns than numbers"));
+                    return Err(bytes::invalid("a batch has more columns than numbers"));
                 }
                 let mut layers = Vec::with_capacity(shapes.len());
                 for &(d_out, d_in) in shapes {
-                    let keys = codec::read_matrix(from, d_in, n)?;
-                    let residuals = codec::read_matrix(from, d_out, n)?;
-                    let before = codec::read_matrix(from, d_out, n)?;
+                    let keys = bytes::read_matrix(from, d_in, n)?;
+                    let residuals = bytes::read_matrix(from, d_out, n)?;
+                    let before = bytes::read_matrix(from, d_out, n)?;
                     layers.push(Part { keys, residuals, before });
                 }
                 Self::Batch(Batch { first, subjects, replaced, columns, layers })
             }
             2 => {
-                let (first, count) = (codec::read_u64(from)?, codec::read_len(from, MOST_REQUESTS)?);
+                let (first, count) = (bytes::read_u64(from)?, bytes::read_len(from, MOST_REQUESTS)?);
                 Self::Rejected { first, count, reason: read_text(from, most)? }
             }
             3 => {
-                let rebuilt = codec::read_u64(from)? != 0;
+                let rebuilt = bytes::read_u64(from)? != 0;
                 Self::Undone { rebuilt, ids: read_ids(from, most)? }
             }
-            _ => return Err(codec::invalid("a record is of an unknown kind")),
+            _ => return Err(bytes::invalid("a record is of an unknown kind")),
         };
-        if bytes.is_empty() { Ok(record) } else { Err(codec::invalid("a record is too long")) }
+        if bytes.is_empty() { Ok(record) } else { Err(bytes::invalid("a record is too long")) }
     }
 }
 
 fn write_ids(out: &mut Vec<u8>, ids: &[EditId]) -> io::Result<()> {
-    codec::write_len(out, ids.len())?;
-    ids.iter().try_for_each(|id| codec::write_u64(out, id.0))
+    bytes::write_len(out, ids.len())?;
+    ids.iter().try_for_each(|id| bytes::write_u64(out, id.0))
 }
 
 fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<EditId>> {
-    let n = codec::read_len(from, most / 8)?;
-    (0..n).map(|_| codec::read_u64(from).map(EditId)).collect()
+    let n = bytes::read_len(from, most / 8)?;
+    (0..n).map(|_| bytes::read_u64(from).map(EditId)).collect()
 }
 
 fn write_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
-    codec::write_len(out, text.len())?;
+    bytes::write_len(out, text.len())?;
     out.extend(text.as_bytes());
     Ok(())
 }
 
 fn read_text(from: &mut dyn Read, most: usize) -> io::Result<String> {
-    let mut bytes = vec![0; codec::read_len(from, most)?];
+    let mut bytes = vec![0; bytes::read_len(from, most)?];
     from.read_exact(&mut bytes)?;
-    String::from_utf8(bytes).map_err(|_| codec::invalid("a text is not UTF-8"))
+    String::from_utf8(bytes).map_err(|_| bytes::invalid("a text is not UTF-8"))
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use super::outcome::Outcome;
-use crate::codec;
+use crate::util::bytes;
 
 /// Points of a curve that are kept; when there are twice as many, every second goes.
 const POINTS: usize = 512;
@@ -77,35 +77,35 @@ impl Report {
         }
     }
 
-    pub(super) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
+    pub(super) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         for count in [self.applied, self.rejected, self.undone, self.refreshes] {
-            codec::write_u64(out, count)?;
+            bytes::write_u64(out, count)?;
         }
         for count in [self.stride, self.skipped, self.curve.len()] {
-            codec::write_len(out, count)?;
+            bytes::write_len(out, count)?;
         }
         for point in &self.curve {
-            codec::write_u64(out, point.processed)?;
-            codec::write_len(out, point.layer)?;
-            codec::write_len(out, point.kept_directions)?;
+            bytes::write_u64(out, point.processed)?;
+            bytes::write_len(out, point.layer)?;
+            bytes::write_len(out, point.kept_directions)?;
             for number in [point.leakage, point.drift, point.stability] {
-                codec::write_f64(out, number.unwrap_or(f64::NAN))?;
+                bytes::write_f64(out, number.unwrap_or(f64::NAN))?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn load(from: &mut dyn Read, layers: usize) -> codec::Result<Self> {
+    pub(super) fn load(from: &mut dyn Read, layers: usize) -> bytes::Result<Self> {
         let mut report = Self::default();
         for count in [&mut report.applied, &mut report.rejected, &mut report.undone, &mut report.refreshes] {
-            *count = codec::read_u64(from)?;
+            *count = bytes::read_u64(from)?;
         }
-        report.stride = codec::read_len(from, usize::MAX)?;
-        report.skipped = codec::read_len(from, usize::MAX)?;
-        for _ in 0..codec::read_len(from, 2 * POINTS * layers)? {
-            let processed = codec::read_u64(from)?;
-            let (layer, kept_directions) = (codec::read_len(from, usize::MAX)?, codec::read_len(from, usize::MAX)?);
-            let mut number = || codec::read_f64(from).map(|x| Some(x).filter(|x| !x.is_nan()));
+        report.stride = bytes::read_len(from, usize::MAX)?;
+        report.skipped = bytes::read_len(from, usize::MAX)?;
+        for _ in 0..bytes::read_len(from, 2 * POINTS * layers)? {
+            let processed = bytes::read_u64(from)?;
+            let (layer, kept_directions) = (bytes::read_len(from, usize::MAX)?, bytes::read_len(from, usize::MAX)?);
+            let mut number = || bytes::read_f64(from).map(|x| Some(x).filter(|x| !x.is_nan()));
             let (leakage, drift, stability) = (number()?, number()?, number()?);
             report.curve.push(Point { processed, layer, leakage, drift, stability, kept_directions });
         }

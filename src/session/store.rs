@@ -9,10 +9,10 @@ use faer::{Mat, MatRef};
 use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
-use crate::codec;
 use crate::error::{EditError, Result};
-use crate::file::{self, io_error};
 use crate::scalar::Scalar;
+use crate::util::atomic_file::{self, io_error};
+use crate::util::bytes;
 
 const SNAPSHOT: [u8; 8] = *b"betasnp3";
 const BASE: [u8; 8] = *b"betabas1";
@@ -73,7 +73,7 @@ impl<T: Scalar> Store<T> {
     pub(super) fn write_base(&self, layers: &[Layer<T>]) -> Result<()> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
         write_sealed(&Self::base_path(path), BASE, fingerprint, |out| {
-            layers.iter().try_for_each(|layer| codec::write_matrix(out, layer.before.as_ref()))
+            layers.iter().try_for_each(|layer| bytes::write_matrix(out, layer.before.as_ref()))
         })
     }
 
@@ -92,7 +92,7 @@ impl<T: Scalar> Store<T> {
                 let mut from = open_sealed(&path, BASE, fingerprint)?;
                 layers.iter_mut().try_for_each(|layer| {
                     let (d_out, d_in) = layer.shape();
-                    let weight = codec::read_matrix(&mut from, d_out, d_in).map_err(io_error(&path))?;
+                    let weight = bytes::read_matrix(&mut from, d_out, d_in).map_err(io_error(&path))?;
                     each(layer, weight.as_ref())
                 })
             }
@@ -110,15 +110,15 @@ impl<T: Scalar> Store<T> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
         let mut failure = None;
         let written = write_sealed(&Self::snapshot_path(path), SNAPSHOT, fingerprint, |out| {
-            codec::write_u64(out, place.offset)?;
+            bytes::write_u64(out, place.offset)?;
             out.write_all(&place.check)?;
             report.save(out)?;
             for layer in layers {
                 if let Err(error) = weight(layer) {
                     failure = Some(error);
-                    return Err(codec::invalid("the weight could not be read"));
+                    return Err(bytes::invalid("the weight could not be read"));
                 }
-                codec::write_matrix(out, layer.before.as_ref())?;
+                bytes::write_matrix(out, layer.before.as_ref())?;
                 layer.save(out)?;
             }
             Ok(())
@@ -150,7 +150,7 @@ impl<T: Scalar> Store<T> {
         let report = Report::load(&mut from, layers.len()).map_err(io_error(&path))?;
         for layer in layers {
             let (d_out, d_in) = layer.shape();
-            let weight = codec::read_matrix(&mut from, d_out, d_in).map_err(io_error(&path))?;
+            let weight = bytes::read_matrix(&mut from, d_out, d_in).map_err(io_error(&path))?;
             layer.load(&mut from).map_err(io_error(&path))?;
             each(layer, weight.as_ref())?;
         }
@@ -159,7 +159,7 @@ impl<T: Scalar> Store<T> {
 }
 
 fn read_place(from: &mut dyn Read) -> io::Result<Mark> {
-    let mut place = Mark { offset: codec::read_u64(from)?, check: [0; 16] };
+    let mut place = Mark { offset: bytes::read_u64(from)?, check: [0; 16] };
     from.read_exact(&mut place.check)?;
     Ok(place)
 }
@@ -171,7 +171,7 @@ fn write_sealed(
     fingerprint: &[u8; HASH],
     contents: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    file::write_with(path, |out| {
+    atomic_file::write_with(path, |out| {
         let mut out = Hashing { out, hasher: blake3::Hasher::new() };
         let write = || {
             out.write_all(&magic)?;

@@ -13,12 +13,13 @@ use super::outcome::{EditId, LayerOutcome, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
 use super::report::Report;
 use crate::adapter::Adapter;
-use crate::edit::EditBatch;
+use crate::batch::EditBatch;
 use crate::editor::{Editor, merging};
 use crate::error::{EditError, Result};
+use crate::linalg;
 use crate::refresh::RefreshReport;
 use crate::scalar::Scalar;
-use crate::{check, dense};
+use crate::util::validate;
 
 /// Why an attempt stopped: the batch is rejected, or the session cannot go on as it is.
 enum Stop {
@@ -68,7 +69,7 @@ pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
 /// Copies a layer's weight from the model.
 fn copy_weight<A: Adapter>(adapter: &A, layer: &mut Layer<A::Scalar>) -> Result<()> {
     guarded(|| adapter.read_weight(layer.number, layer.before.as_mut()))?;
-    check::finite("the adapter's weight", layer.before.as_ref())
+    validate::finite("the adapter's weight", layer.before.as_ref())
 }
 
 /// What a record says about requests joins the index.
@@ -275,8 +276,8 @@ impl<A: Adapter> Session<A> {
     fn keys(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
         let Self { adapter, layers, .. } = self;
         let keys = guarded(|| adapter.keys(layers[i].number, requests))?;
-        check::shape("the adapter's keys", keys.as_ref(), layers[i].shape().1, requests.len())?;
-        check::finite("the adapter's keys", keys.as_ref())?;
+        validate::shape("the adapter's keys", keys.as_ref(), layers[i].shape().1, requests.len())?;
+        validate::finite("the adapter's keys", keys.as_ref())?;
         Ok(keys)
     }
 
@@ -284,8 +285,8 @@ impl<A: Adapter> Session<A> {
         let share = self.share.of(self.layers.len() - i);
         let Self { adapter, layers, .. } = self;
         let residuals = guarded(|| adapter.residuals(layers[i].number, requests))?;
-        check::shape("the adapter's residuals", residuals.as_ref(), layers[i].shape().0, requests.len())?;
-        check::finite("the adapter's residuals", residuals.as_ref())?;
+        validate::shape("the adapter's residuals", residuals.as_ref(), layers[i].shape().0, requests.len())?;
+        validate::finite("the adapter's residuals", residuals.as_ref())?;
         Ok(residuals * Scale(A::Scalar::of_f64(share)))
     }
 
@@ -299,7 +300,7 @@ impl<A: Adapter> Session<A> {
     ) -> Result<Step<A::Scalar>> {
         self.read_weight(i)?;
         let layer = &self.layers[i];
-        let before = dense::product(layer.before.as_ref(), keys.as_ref(), self.par);
+        let before = linalg::product(layer.before.as_ref(), keys.as_ref(), self.par);
         let proposed = layer.propose(&EditBatch::new(keys.as_ref(), residuals.as_ref())?, &self.guards, refresh)?;
         Ok((Part { keys, residuals, before }, proposed))
     }
@@ -309,7 +310,7 @@ impl<A: Adapter> Session<A> {
         copy_weight(adapter, &mut layers[i])
     }
 
-    pub(super) fn apply(&mut self, i: usize, update: &crate::edit::Update<A::Scalar>) -> Result<()> {
+    pub(super) fn apply(&mut self, i: usize, update: &crate::update::Update<A::Scalar>) -> Result<()> {
         let Self { adapter, layers, .. } = self;
         guarded(|| adapter.apply(layers[i].number, update))
     }

@@ -10,11 +10,12 @@ use super::layer::Layer;
 use super::outcome::{EditId, Rejection, Undone};
 use super::record::{Part, Record};
 use crate::adapter::Adapter;
-use crate::dense;
-use crate::edit::{Order, Update};
+use crate::batch::Order;
 use crate::editor::{Editor, History};
 use crate::error::{EditError, Result};
+use crate::linalg;
 use crate::scalar::{Scalar, cast};
+use crate::update::Update;
 
 /// The largest `s = kᵀ Q k` of a key that is taken out of a history: what stays behind is about `1e-16 s²`.
 const RELEASABLE: f64 = 1e3;
@@ -131,11 +132,11 @@ impl<A: Adapter> Session<A> {
         layer.editor.release(k)?;
         // After the release, Q k = z / (1 - g).
         let z = layer.editor.inverse_gram().product(k)?;
-        let s = dense::inner(cast(k).as_ref(), z.as_ref());
+        let s = linalg::inner(cast(k).as_ref(), z.as_ref());
         if !(s <= RELEASABLE) {
             return Err(EditError::Singular { step: "undoing an edit", advice: "play the others again" });
         }
-        let now = dense::product(layer.before.as_ref(), k, self.par);
+        let now = linalg::product(layer.before.as_ref(), k, self.par);
         let left = now - part.targets().as_ref().subcols(column, 1);
         self.change(i, &Update::from_factors(left, cast(z.transpose()))?)
     }
@@ -209,7 +210,7 @@ impl<A: Adapter> Session<A> {
                 let part = part.columns(&keep);
                 let residuals = if diverged && self.layers[i].editor.recipe().remembers() {
                     self.read_weight(i)?;
-                    part.targets() - dense::product(self.layers[i].before.as_ref(), part.keys.as_ref(), self.par)
+                    part.targets() - linalg::product(self.layers[i].before.as_ref(), part.keys.as_ref(), self.par)
                 } else {
                     part.residuals
                 };

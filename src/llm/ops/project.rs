@@ -7,8 +7,8 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
 use super::{Function, Rows};
-use crate::dense;
-use crate::edit::Orientation;
+use crate::linalg;
+use crate::update::Orientation;
 
 /// A matrix of the model, as its file stores it.
 #[derive(Clone)]
@@ -81,9 +81,9 @@ const FEW_ROWS: usize = 64;
 /// `result += lhs rhs`, where `result` is stored row by row.
 fn add_product(mut result: MatMut<'_, f32>, lhs: MatRef<'_, f32>, rhs: MatRef<'_, f32>, par: Par) {
     if result.nrows() > FEW_ROWS {
-        return dense::matmul(result, Accum::Add, lhs, rhs, 1.0, par);
+        return linalg::matmul(result, Accum::Add, lhs, rhs, 1.0, par);
     }
-    result += dense::product(lhs, rhs, par);
+    result += linalg::product(lhs, rhs, par);
 }
 
 impl Project {
@@ -121,7 +121,7 @@ impl Function<1> for Project {
         let g = MatRef::from_row_major_slice(g.numbers, n, outputs);
         // Of a weight stored outputs by inputs, columns of its transpose lie as those of the result's do: this needs no help.
         let result = MatMut::from_row_major_slice_mut(&mut dx, n, inputs).transpose_mut();
-        dense::matmul(result, Accum::Replace, self.weight.matrix().transpose(), g.transpose(), 1.0, self.par);
+        linalg::matmul(result, Accum::Replace, self.weight.matrix().transpose(), g.transpose(), 1.0, self.par);
         [dx]
     }
 }

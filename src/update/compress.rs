@@ -1,19 +1,13 @@
 //! Many updates as one, and an update of a smaller rank.
 
-use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
-use faer::linalg;
-use faer::linalg::householder::{
-    apply_block_householder_sequence_on_the_left_in_place_scratch,
-    apply_block_householder_sequence_on_the_left_in_place_with_conj,
-};
-use faer::linalg::qr::no_pivoting::factor::{qr_in_place, qr_in_place_scratch, recommended_block_size};
-use faer::linalg::svd::{ComputeSvdVectors, SvdError, svd_scratch};
-use faer::{Conj, Mat, MatRef, Par};
+use faer::{Mat, Par};
 
-use crate::edit::Update;
+use super::Update;
 use crate::error::{EditError, Result};
+use crate::linalg::svd::{Qr, Svd, qr, svd};
+use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
-use crate::{check, dense, tolerance};
+use crate::util::validate;
 
 /// How far an update is compressed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,17 +92,17 @@ impl<T: Scalar> Update<T> {
         let root: Vec<f64> = S[..rank].iter().map(|s| s.sqrt()).collect();
         let factor = |Qr { basis, scale, .. }: &Qr, vectors: &Mat<f64>| {
             let weighted = Mat::from_fn(vectors.nrows(), rank, |i, j| vectors[(i, j)] * root[j] * scale);
-            cast::<f64, T>(dense::product(basis.as_ref(), weighted.as_ref(), par).as_ref())
+            cast::<f64, T>(linalg::product(basis.as_ref(), weighted.as_ref(), par).as_ref())
         };
         let (left, right) = (factor(&L, &U), factor(&R, &V));
-        check::no_overflow("the compression of the update", left.as_ref())?;
-        check::no_overflow("the compression of the update", right.as_ref())?;
+        validate::no_overflow("the compression of the update", left.as_ref())?;
+        validate::no_overflow("the compression of the update", right.as_ref())?;
         let kept: f64 = S[..rank].iter().sum();
         // |fl(A) fl(B) - A B| <= (2 u + u²) |A| |B|, and both factors have the squared norm `kept`; a few more
         // roundings are those of the decompositions, in f64.
         let u = T::EPSILON / 2.0 + tolerance::decomposition(self.rank());
         let error = L.scale * R.scale * (dropped[rank] + (2.0 * u + u * u) * kept);
-        check::in_range("the error of the compression", &[error])?;
+        validate::in_range("the error of the compression", &[error])?;
         Ok((Self::from_factors(left, right.transpose().to_owned())?, error))
     }
 
@@ -116,94 +110,17 @@ impl<T: Scalar> Update<T> {
     pub(crate) fn singular_values(&self, par: Par) -> Result<(Mat<f64>, Vec<f64>, Mat<f64>)> {
         let (L, R, Svd { U, S, V }) = self.core(par)?;
         let S: Vec<f64> = S.iter().map(|s| s * L.scale * R.scale).collect();
-        check::in_range("the singular values of the update", &S)?;
+        validate::in_range("the singular values of the update", &S)?;
         let (U, V) =
-            (dense::product(L.basis.as_ref(), U.as_ref(), par), dense::product(R.basis.as_ref(), V.as_ref(), par));
+            (linalg::product(L.basis.as_ref(), U.as_ref(), par), linalg::product(R.basis.as_ref(), V.as_ref(), par));
         Ok((U, S, V))
     }
 
     /// `Delta = Q_L (R_L R_Rᵀ) Q_Rᵀ`, each triangle short of a power of two, and the decomposition of the small product.
     fn core(&self, par: Par) -> Result<(Qr, Qr, Svd)> {
         let (L, R) = (qr(self.left(), par)?, qr(self.right().transpose(), par)?);
-        let core = dense::product(L.triangle.as_ref(), R.triangle.transpose(), par);
+        let core = linalg::product(L.triangle.as_ref(), R.triangle.transpose(), par);
         let svd = svd(core.as_ref(), par)?;
         Ok((L, R, svd))
     }
-}
-
-/// A matrix as an orthonormal basis times a triangle, which holds a power of two less.
-struct Qr {
-    basis: Mat<f64>,
-    triangle: Mat<f64>,
-    scale: f64,
-}
-
-/// The thin QR decomposition, by Householder reflections.
-fn qr<T: Scalar>(factor: MatRef<'_, T>, par: Par) -> Result<Qr> {
-    let (mut factor, scale) = dense::unit_scaled(factor);
-    let (rows, cols) = factor.shape();
-    let size = rows.min(cols);
-    let block = recommended_block_size::<f64>(rows, cols);
-    let mut coefficients = Mat::zeros(block, size);
-    let factoring = qr_in_place_scratch::<f64>(rows, cols, block, par, Default::default());
-    let forming = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(rows, block, size);
-    let mut buffer = scratch(StackReq::any_of(&[factoring, forming]))?;
-    let stack = MemStack::new(&mut buffer);
-    qr_in_place(factor.as_mut(), coefficients.as_mut(), par, stack, Default::default());
-    let triangle = Mat::from_fn(size, cols, |i, j| if i <= j { factor[(i, j)] } else { 0.0 });
-    let mut basis = Mat::identity(rows, size);
-    apply_block_householder_sequence_on_the_left_in_place_with_conj(
-        factor.as_ref().subcols(0, size),
-        coefficients.as_ref(),
-        Conj::No,
-        basis.as_mut(),
-        par,
-        stack,
-    );
-    Ok(Qr { basis, triangle, scale })
-}
-
-pub(crate) struct Svd {
-    pub(crate) U: Mat<f64>,
-    pub(crate) S: Vec<f64>,
-    pub(crate) V: Mat<f64>,
-}
-
-/// The thin singular value decomposition, descending, verified.
-pub(crate) fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
-    let failed =
-        |check, measured, allowed| EditError::Decomposition { argument: "the update", check, measured, allowed };
-    let (rows, cols) = matrix.shape();
-    let size = rows.min(cols);
-    let (mut U, mut S, mut V) = (Mat::zeros(rows, size), faer::Col::zeros(size), Mat::zeros(cols, size));
-    let thin = ComputeSvdVectors::Thin;
-    let mut buffer = scratch(svd_scratch::<f64>(rows, cols, thin, thin, par, Default::default()))?;
-    linalg::svd::svd(
-        matrix,
-        S.as_diagonal_mut(),
-        Some(U.as_mut()),
-        Some(V.as_mut()),
-        par,
-        MemStack::new(&mut buffer),
-        Default::default(),
-    )
-    .map_err(|SvdError::NoConvergence| failed("convergence", f64::INFINITY, 0.0))?;
-    let S: Vec<f64> = S.iter().copied().collect();
-    let allowed = tolerance::decomposition(rows.max(cols));
-    let check = |name, error: f64, norm: f64| {
-        if error <= allowed * norm { Ok(()) } else { Err(failed(name, error / norm, allowed)) }
-    };
-    let US = Mat::from_fn(rows, size, |i, j| U[(i, j)] * S[j]);
-    check("residual", (dense::product(US.as_ref(), V.transpose(), par) - matrix).norm_l2(), matrix.norm_l2())?;
-    for basis in [&U, &V] {
-        let gram = dense::product(basis.transpose(), basis.as_ref(), par);
-        check("orthogonality", (gram - Mat::<f64>::identity(size, size)).norm_l2(), (size as f64).sqrt())?;
-    }
-    let descends = S.windows(2).all(|pair| pair[0] >= pair[1]) && S.iter().all(|s| *s >= 0.0);
-    if descends { Ok(Svd { U, S, V }) } else { Err(failed("descending order of the values", f64::INFINITY, 0.0)) }
-}
-
-fn scratch(asked: StackReq) -> Result<MemBuffer> {
-    MemBuffer::try_new(asked)
-        .map_err(|_| EditError::OutOfMemory { bytes: asked.size_bytes(), purpose: "the compression of an update" })
 }

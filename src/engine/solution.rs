@@ -2,7 +2,7 @@
 
 use faer::{Mat, MatRef};
 
-use crate::symmetric;
+use crate::linalg::symmetric;
 
 /// What [`InverseGram::solve`](super::InverseGram::solve) finds for a batch of `n` keys.
 #[derive(Clone, Debug)]

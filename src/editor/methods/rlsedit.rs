@@ -1,9 +1,9 @@
 //! RLSEdit.
 
-use super::{History, Method, Recipe, Space};
-use crate::check;
+use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::refresh::Refresh;
+use crate::util::validate;
 
 /// RLSEdit: after every edit the weight minimises
 ///
@@ -12,7 +12,7 @@ use crate::refresh::Refresh;
 /// ```
 ///
 /// Two terms anchor it to the weight `W0` of the start: `mu` to its outputs over the text, `nu` to its entries. Other outputs
-/// are anchored by [`protect`](super::Editor::protect)ing their keys, scaled by `mu`. With `mu = 1` and `nu = 0`, as
+/// are anchored by [`protect`](crate::editor::Editor::protect)ing their keys, scaled by `mu`. With `mu = 1` and `nu = 0`, as
 /// published, it is MEMIT-H: the recursion by which it is computed is that of the engine for every method with history.
 ///
 /// # References
@@ -56,9 +56,9 @@ impl Method for RlsEdit {
     }
 
     fn check(&self) -> Result<()> {
-        check::non_negative("lambda", self.lambda)?;
-        check::non_negative("mu", self.mu)?;
-        check::non_negative("nu", self.nu)
+        validate::non_negative("lambda", self.lambda)?;
+        validate::non_negative("mu", self.mu)?;
+        validate::non_negative("nu", self.nu)
     }
 
     fn recipe(&self) -> Recipe {

@@ -4,14 +4,15 @@ use std::io::{Read, Write};
 
 use faer::{Mat, MatRef, Par};
 
-use crate::codec;
+use crate::util::bytes;
 
 use crate::error::{EditError, Result};
+use crate::linalg::symmetric::{Sign, Symmetric};
+use crate::linalg::{self, tolerance};
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
-use crate::symmetric::{Sign, Symmetric};
-use crate::{check, dense, tolerance};
+use crate::util::validate;
 
 /// The headroom `E = tau I - (C + w H)` on the kept space, as its inverse `V (Vᵀ E V)⁻¹ Vᵀ`.
 ///
@@ -79,9 +80,9 @@ impl Headroom {
     /// A projector without a finite threshold, one with directions that have no headroom, or a weight that is not
     /// positive.
     pub fn new(projector: &Projector, weight: f64, par: Par) -> Result<Self> {
-        check::positive("weight", weight)?;
+        validate::positive("weight", weight)?;
         let tau = projector.threshold();
-        check::positive("threshold", tau)?;
+        validate::positive("threshold", tau)?;
         let V = projector.basis();
         let s = projector.kept_values();
         if s.iter().any(|s| tau - s < tolerance::HEADROOM * tau) {
@@ -106,14 +107,14 @@ impl Headroom {
     /// # Errors
     /// Wrong shape, empty, NaN.
     pub fn used<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Vec<f64>> {
-        check::columns("keys", keys, self.inverse.dim())?;
-        check::finite("keys", keys)?;
+        validate::columns("keys", keys, self.inverse.dim())?;
+        validate::finite("keys", keys)?;
         let K = cast::<T, f64>(keys);
         let mut Z = Mat::new();
         self.inverse.product(K.as_ref(), &mut Z, &mut Default::default());
-        let used = |j: usize| self.weight * dense::inner(K.as_ref().subcols(j, 1), Z.as_ref().subcols(j, 1));
+        let used = |j: usize| self.weight * linalg::inner(K.as_ref().subcols(j, 1), Z.as_ref().subcols(j, 1));
         let used: Vec<f64> = (0..K.ncols()).map(used).collect();
-        check::in_range("the headroom used by a key", &used)?;
+        validate::in_range("the headroom used by a key", &used)?;
         Ok(used)
     }
 
@@ -129,21 +130,21 @@ impl Headroom {
     }
 
     pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Plan> {
-        check::columns("keys", keys, self.inverse.dim())?;
-        check::finite("keys", keys)?;
+        validate::columns("keys", keys, self.inverse.dim())?;
+        validate::finite("keys", keys)?;
         let par = self.inverse.par();
         let K = cast::<T, f64>(keys);
         let mut Z = Mat::new();
         self.inverse.product(K.as_ref(), &mut Z, &mut Default::default());
-        let mut B = dense::product(K.transpose(), Z.as_ref(), par);
+        let mut B = linalg::product(K.transpose(), Z.as_ref(), par);
         faer::zip!(&mut B).for_each(|faer::unzip!(b)| *b *= self.weight);
-        check::no_overflow("the headroom used by the keys", B.as_ref())?;
+        validate::no_overflow("the headroom used by the keys", B.as_ref())?;
         if let (1, beta) = (K.ncols(), B[(0, 0)]) {
             // One key is its own eigenvector.
             let saturated = beta >= 1.0 - tolerance::HEADROOM;
             let scale = (self.weight / if saturated { beta } else { 1.0 - beta }).sqrt();
             Z *= faer::Scale(scale);
-            check::no_overflow("the headroom", Z.as_ref())?;
+            validate::no_overflow("the headroom", Z.as_ref())?;
             let none = Mat::zeros(Z.nrows(), 0);
             let (grows, shrinks) = if saturated { (none, Z) } else { (Z, none) };
             return Ok(Plan { saturated: Mat::full(1, usize::from(saturated), 1.0), grows, shrinks });
@@ -155,24 +156,24 @@ impl Headroom {
         let saturated = spectrum.vectors().subcols(first, beta.len() - first).to_owned();
         let scaled = |Y: MatRef<'_, f64>, scale: &dyn Fn(usize) -> f64| {
             let Y = Mat::from_fn(Y.nrows(), Y.ncols(), |i, j| Y[(i, j)] * (self.weight * scale(j)).sqrt());
-            dense::product(Z.as_ref(), Y.as_ref(), par)
+            linalg::product(Z.as_ref(), Y.as_ref(), par)
         };
         let grows = scaled(fits, &|j| 1.0 / (1.0 - beta[j]));
         let shrinks = scaled(saturated.as_ref(), &|j| 1.0 / beta[first + j]);
-        check::no_overflow("the headroom", grows.as_ref())?;
-        check::no_overflow("the headroom", shrinks.as_ref())?;
+        validate::no_overflow("the headroom", grows.as_ref())?;
+        validate::no_overflow("the headroom", shrinks.as_ref())?;
         Ok(Plan { saturated, grows, shrinks })
     }
 
     /// The state, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
-        codec::write_len(out, self.kept)?;
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        bytes::write_len(out, self.kept)?;
         self.inverse.save(out)
     }
 
     /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
-        self.kept = codec::read_len(from, self.inverse.dim())?;
+    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+        self.kept = bytes::read_len(from, self.inverse.dim())?;
         self.inverse.load(from)
     }
 

@@ -4,13 +4,11 @@ use std::io::{Read, Write};
 
 use faer::{Mat, MatMut, MatRef, Par};
 
-use crate::check;
-use crate::codec;
-use crate::dense;
 use crate::error::{EditError, Result};
+use crate::linalg::triangle::{Sums, Triangle};
+use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
-use crate::tolerance;
-use crate::triangle::{Sums, Triangle};
+use crate::util::{bytes, validate};
 
 /// Keys wait here, one column each, until a block of them can be added by one matrix product.
 const BLOCK: usize = 64;
@@ -138,7 +136,7 @@ impl SecondMoment {
         let implied = trace(mean);
         let witnessed = witness_norm(witness, mean.nrows())?;
         let total = tokens.unwrap_or(1) as f64;
-        check::in_range("the sum over all tokens", &[implied * total])?;
+        validate::in_range("the sum over all tokens", &[implied * total])?;
         // Written so that keys that are all zero, which witness nothing, are refused as well.
         if implied > 0.0 && !(implied <= witnessed * scale_bound(tokens)) {
             return Err(EditError::Scale {
@@ -183,12 +181,12 @@ impl SecondMoment {
     /// # Errors
     /// Wrong shape, an empty batch, NaN or infinity, or statistics of an unknown token count. Nothing is counted then.
     pub fn observe<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
-        check::columns("keys", keys, self.d_in())?;
-        check::finite("keys", keys)?;
-        let added: f64 = dense::squared_column_norms(keys).iter().sum();
-        check::in_range("the squared norm of the keys", &[added])?;
+        validate::columns("keys", keys, self.d_in())?;
+        validate::finite("keys", keys)?;
+        let added: f64 = linalg::squared_column_norms(keys).iter().sum();
+        validate::in_range("the squared norm of the keys", &[added])?;
         // No entry of a positive semidefinite matrix exceeds its trace.
-        check::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
+        validate::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
         let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
         let tokens = count(tokens, keys.ncols() as u64)?;
         let mut done = 0;
@@ -228,7 +226,7 @@ impl SecondMoment {
         let ours = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
         let theirs = other.tokens.ok_or(EditError::UnknownTokenCount { argument: "other" })?;
         let tokens = count(ours, theirs)?;
-        check::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
+        validate::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
         self.sum.add(&other.sum);
         self.sum.add_product(other.waiting(), other.waiting(), 1.0, Par::Seq);
         self.tokens = Some(tokens);
@@ -251,9 +249,9 @@ impl SecondMoment {
 
     /// Whether these could be keys that were counted; how many others there are.
     pub(crate) fn holds<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<u64> {
-        check::columns("keys", keys, self.d_in())?;
-        check::finite("keys", keys)?;
-        check::in_range("the squared norm of the keys", &dense::squared_column_norms(keys))?;
+        validate::columns("keys", keys, self.d_in())?;
+        validate::finite("keys", keys)?;
+        validate::in_range("the squared norm of the keys", &linalg::squared_column_norms(keys))?;
         let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
         tokens.checked_sub(keys.ncols() as u64).ok_or(EditError::Parameter {
             parameter: "keys to forget",
@@ -263,23 +261,23 @@ impl SecondMoment {
     }
 
     /// The state, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
-        codec::write_u64(out, self.tokens.unwrap_or(0))?;
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        bytes::write_u64(out, self.tokens.unwrap_or(0))?;
         self.sum.save(out)?;
-        codec::write_len(out, self.d_in() * self.waiting)?;
-        codec::write_numbers(out, self.waiting().col_iter().flat_map(|column| column.iter().copied()))
+        bytes::write_len(out, self.d_in() * self.waiting)?;
+        bytes::write_numbers(out, self.waiting().col_iter().flat_map(|column| column.iter().copied()))
     }
 
     /// Takes over a state that [`save`](Self::save) wrote, of counted keys of the same length. After an error it means
     /// nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
+    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         let d = self.d_in();
-        self.tokens = Some(codec::read_u64(from)?);
+        self.tokens = Some(bytes::read_u64(from)?);
         self.sum.load(from)?;
-        let waiting = codec::read_slice(from, d)?;
+        let waiting = bytes::read_slice(from, d)?;
         self.waiting = waiting.len() / d;
         if self.waiting >= BLOCK {
-            return Err(codec::invalid("more waiting keys than fit"));
+            return Err(bytes::invalid("more waiting keys than fit"));
         }
         let waiting = MatRef::from_column_major_slice(&waiting, d, self.waiting);
         self.block.as_mut().subcols_mut(0, self.waiting).copy_from(waiting);
@@ -308,7 +306,7 @@ impl SecondMoment {
     /// `M <- M + scale sum k kᵀ` for a symmetric `M`, which stays exactly symmetric.
     pub(crate) fn add_to(&self, mut M: MatMut<'_, f64>, scale: f64, par: Par) {
         self.sum.add_to(M.as_mut(), scale);
-        dense::add_self_outer(M, self.waiting(), scale, par);
+        linalg::add_self_outer(M, self.waiting(), scale, par);
     }
 
     /// `C X` for a `d_in x n` matrix `X`, without forming `C`. Cost: one pass over `d_in² / 2` numbers.
@@ -316,8 +314,8 @@ impl SecondMoment {
     /// # Errors
     /// Wrong shape.
     pub fn product(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
-        check::shape("X", X, self.d_in(), X.ncols())?;
-        check::finite("X", X)?;
+        validate::shape("X", X, self.d_in(), X.ncols())?;
+        validate::finite("X", X)?;
         let mut CX = Mat::zeros(X.nrows(), X.ncols());
         if X.ncols() == 1 && X.row_stride() == 1 {
             let x = X.col(0).try_as_col_major().expect("the stride is 1").as_slice();
@@ -325,8 +323,8 @@ impl SecondMoment {
         } else {
             self.sum.times_matrix(X, CX.as_mut(), par);
         }
-        let coordinates = dense::product(self.waiting().transpose(), X, par);
-        CX += dense::product(self.waiting(), coordinates.as_ref(), par);
+        let coordinates = linalg::product(self.waiting().transpose(), X, par);
+        CX += linalg::product(self.waiting(), coordinates.as_ref(), par);
         Ok(CX * faer::Scale(self.per_token()))
     }
 
@@ -337,7 +335,7 @@ impl SecondMoment {
     }
 
     fn trace_of_sum(&self) -> f64 {
-        self.sum.trace() + dense::squared_column_norms(self.waiting()).iter().sum::<f64>()
+        self.sum.trace() + linalg::squared_column_norms(self.waiting()).iter().sum::<f64>()
     }
 
     fn waiting(&self) -> MatRef<'_, f64> {
@@ -350,9 +348,9 @@ impl SecondMoment {
 }
 
 pub(crate) fn check_matrix<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
-    check::square(argument, matrix)?;
-    check::finite(argument, matrix)?;
-    check::symmetric(argument, matrix, tolerance::SYMMETRY)?;
+    validate::square(argument, matrix)?;
+    validate::finite(argument, matrix)?;
+    validate::symmetric(argument, matrix, tolerance::SYMMETRY)?;
     let smallest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(f64::INFINITY, f64::min);
     if smallest < 0.0 {
         let largest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(0.0, f64::max);
@@ -375,10 +373,10 @@ pub(crate) fn trace<T: Scalar>(matrix: MatRef<'_, T>) -> f64 {
 
 /// The mean squared norm of the witness keys.
 fn witness_norm<W: Scalar>(witness: MatRef<'_, W>, d_in: usize) -> Result<f64> {
-    check::columns("witness", witness, d_in)?;
-    check::finite("witness", witness)?;
-    let mean = dense::squared_column_norms(witness).iter().sum::<f64>() / witness.ncols() as f64;
-    check::in_range("the squared norm of the witness keys", &[mean])?;
+    validate::columns("witness", witness, d_in)?;
+    validate::finite("witness", witness)?;
+    let mean = linalg::squared_column_norms(witness).iter().sum::<f64>() / witness.ncols() as f64;
+    validate::in_range("the squared norm of the witness keys", &[mean])?;
     Ok(mean)
 }
 

@@ -1,4 +1,10 @@
-//! What goes into an editor and what comes out: a batch of keys and residuals, an update of low rank.
+//! What comes out of an editor: a change of low rank, as a plain value.
+
+mod compress;
+mod weight;
+
+pub use compress::Compression;
+pub use weight::{Orientation, Weight};
 
 use std::sync::Arc;
 
@@ -8,128 +14,12 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::iter::ParallelIterator;
 
 use crate::editor::Remembered;
+use crate::engine::Solution;
 use crate::error::{EditError, Result};
-use crate::inverse_gram::Solution;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
-use crate::{check, dense, restraint};
-
-/// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Orientation {
-    /// `d_out x d_in`, `y = W k`: PyTorch's `Linear`, that is, nearly every model.
-    OutputsByInputs,
-    /// `d_in x d_out`, `y = k W` for a row `k`: GPT-2's `Conv1D`.
-    InputsByOutputs,
-}
-
-/// Whether the edits of a batch know of each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// They are written together: one solve for all, each residual that of the weight before the batch.
-    #[default]
-    Together,
-    /// They are written one after the other, as if each were a batch of its own, but at the speed of a matrix product: for
-    /// streams whose keys are known ahead. The residual of an edit is that of the weight with the edits before it in
-    /// place. No refresh comes in between, and a continuous one tests the keys of the sequence together.
-    InSequence,
-}
-
-/// A batch of edits for one layer: keys and residuals, checked.
-///
-/// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column an edit
-/// * `residuals`: `d_out x n`, what the matrix's output must change by for each of them
-///
-/// # Examples
-/// ```
-/// use betaedit_core::{EditBatch, EditError, faer::mat};
-///
-/// let keys = mat![[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]];
-/// let residuals = mat![[0.5, f64::NAN], [0.0, 0.25]];
-/// let refused = EditBatch::new(keys.as_ref(), residuals.as_ref());
-/// assert!(matches!(refused, Err(EditError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
-/// # Ok::<(), EditError>(())
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct EditBatch<'a, T: Scalar> {
-    keys: MatRef<'a, T>,
-    residuals: MatRef<'a, T>,
-    context: Option<MatRef<'a, T>>,
-    order: Order,
-}
-
-impl<'a, T: Scalar> EditBatch<'a, T> {
-    /// Checks a batch.
-    ///
-    /// # Errors
-    /// A different number of keys and residuals, an empty batch, NaN or infinity.
-    pub fn new(keys: MatRef<'a, T>, residuals: MatRef<'a, T>) -> Result<Self> {
-        check::not_empty("keys", keys)?;
-        check::not_empty("residuals", residuals)?;
-        check::shape("residuals", residuals, residuals.nrows(), keys.ncols())?;
-        check::finite("keys", keys)?;
-        check::finite("residuals", residuals)?;
-        Ok(Self { keys, residuals, context: None, order: Order::Together })
-    }
-
-    /// The same edits, one after the other.
-    #[must_use]
-    pub fn in_sequence(mut self) -> Self {
-        self.order = Order::InSequence;
-        self
-    }
-
-    /// The same edits, with the inputs of the edited matrix at all tokens of their requests, `d_in x m`: for methods that
-    /// look at more than the edited token ([`SimIe`](crate::SimIe)).
-    ///
-    /// # Errors
-    /// Another length than that of the keys, no column, NaN or infinity.
-    pub fn with_context(mut self, context: MatRef<'a, T>) -> Result<Self> {
-        check::columns("context", context, self.keys.nrows())?;
-        check::finite("context", context)?;
-        self.context = Some(context);
-        Ok(self)
-    }
-
-    /// Inputs of the edited matrix at all tokens, if they were given.
-    #[must_use]
-    pub fn context(&self) -> Option<MatRef<'a, T>> {
-        self.context
-    }
-
-    /// These edits with other keys and residuals, one for several.
-    pub(crate) fn merged<'b>(&self, keys: &'b Mat<T>, residuals: &'b Mat<T>) -> EditBatch<'b, T>
-    where
-        'a: 'b,
-    {
-        EditBatch { keys: keys.as_ref(), residuals: residuals.as_ref(), ..*self }
-    }
-
-    /// Whether the edits know of each other.
-    #[must_use]
-    pub fn order(&self) -> Order {
-        self.order
-    }
-
-    /// The keys `K`, `d_in x n`.
-    #[must_use]
-    pub fn keys(&self) -> MatRef<'a, T> {
-        self.keys
-    }
-
-    /// The residuals `R`, `d_out x n`.
-    #[must_use]
-    pub fn residuals(&self) -> MatRef<'a, T> {
-        self.residuals
-    }
-
-    /// Number of edits `n` in the batch.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
-    pub fn len(&self) -> usize {
-        self.keys.ncols()
-    }
-}
+use crate::util::validate;
+use crate::{linalg, restraint};
 
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
 ///
@@ -184,11 +74,11 @@ impl<T: Scalar> Update<T> {
     /// # Errors
     /// Factors that do not fit each other, empty ones, NaN or infinity.
     pub fn from_factors(left: Mat<T>, right: Mat<T>) -> Result<Self> {
-        check::not_empty("left", left.as_ref())?;
-        check::not_empty("right", right.as_ref())?;
-        check::shape("right", right.as_ref(), left.ncols(), right.ncols())?;
-        check::finite("left", left.as_ref())?;
-        check::finite("right", right.as_ref())?;
+        validate::not_empty("left", left.as_ref())?;
+        validate::not_empty("right", right.as_ref())?;
+        validate::shape("right", right.as_ref(), left.ncols(), right.ncols())?;
+        validate::finite("left", left.as_ref())?;
+        validate::finite("right", right.as_ref())?;
         let edits = left.ncols();
         Self { left, right: right.transpose().to_owned(), form: Form::Factors, edits, proposal: None }.representable()
     }
@@ -196,15 +86,15 @@ impl<T: Scalar> Update<T> {
     /// `Delta = left directionsᵀ`, as an editor proposes it for so many edits.
     pub(crate) fn proposed(left: Mat<T>, directions: &Mat<f64>, edits: usize, proposal: Proposal) -> Result<Self> {
         let right = cast::<f64, T>(directions.as_ref());
-        check::no_overflow("the update", right.as_ref())?;
+        validate::no_overflow("the update", right.as_ref())?;
         Self { left, right, form: Form::Factors, edits, proposal: Some(proposal) }.representable()
     }
 
     /// The same update as far as its editor is concerned, with other factors: `left` (`d_out x m`), and `right` transposed
     /// (`d_in x m`).
     pub(crate) fn with_factors(&self, left: Mat<T>, right: Mat<T>) -> Result<Self> {
-        check::no_overflow("the changed update", left.as_ref())?;
-        check::no_overflow("the changed update", right.as_ref())?;
+        validate::no_overflow("the changed update", left.as_ref())?;
+        validate::no_overflow("the changed update", right.as_ref())?;
         Self { left, right, form: Form::Factors, edits: self.edits, proposal: self.proposal.clone() }.representable()
     }
 
@@ -249,9 +139,9 @@ impl<T: Scalar> Update<T> {
     /// An upper bound of every entry of `Delta`.
     pub(crate) fn bound(&self) -> f64 {
         if let Some(entries) = self.entries() {
-            return dense::largest(entries);
+            return linalg::largest(entries);
         }
-        let norms = dense::column_norms(self.left.as_ref()).into_iter().zip(dense::column_norms(self.right.as_ref()));
+        let norms = linalg::column_norms(self.left.as_ref()).into_iter().zip(linalg::column_norms(self.right.as_ref()));
         norms.map(|(l, r)| l * r).sum()
     }
 
@@ -307,7 +197,7 @@ impl<T: Scalar> Update<T> {
     /// `Delta` as a dense matrix, `d_out x d_in`.
     #[must_use]
     pub fn dense(&self, par: Par) -> Mat<T> {
-        self.entries().map_or_else(|| dense::product(self.left(), self.right(), par), |entries| entries.to_owned())
+        self.entries().map_or_else(|| linalg::product(self.left(), self.right(), par), |entries| entries.to_owned())
     }
 
     /// `Delta X` for a `d_in x m` matrix, through the factors: `2 n m (d_in + d_out)` flops.
@@ -315,12 +205,12 @@ impl<T: Scalar> Update<T> {
     /// # Errors
     /// Wrong shape.
     pub fn product(&self, X: MatRef<'_, T>, par: Par) -> Result<Mat<T>> {
-        check::shape("X", X, self.d_in(), X.ncols())?;
-        check::finite("X", X)?;
+        validate::shape("X", X, self.d_in(), X.ncols())?;
+        validate::finite("X", X)?;
         if let Some(entries) = self.entries() {
-            return Ok(dense::product(entries, X, par));
+            return Ok(linalg::product(entries, X, par));
         }
-        Ok(dense::product(self.left(), dense::product(self.right(), X, par).as_ref(), par))
+        Ok(linalg::product(self.left(), linalg::product(self.right(), X, par).as_ref(), par))
     }
 
     /// `W <- W + Delta` in a weight of either orientation. Cost: for `n = 1`, one pass over the weight to check it, and
@@ -343,11 +233,11 @@ impl<T: Scalar> Update<T> {
     fn add_to(&self, weight: MatMut<'_, T>, orientation: Orientation, sign: f64, par: Par) -> Result<()> {
         let weight = match orientation {
             Orientation::OutputsByInputs => {
-                check::shape("weight", weight.as_ref(), self.d_out(), self.d_in())?;
+                validate::shape("weight", weight.as_ref(), self.d_out(), self.d_in())?;
                 weight
             }
             Orientation::InputsByOutputs => {
-                check::shape("weight", weight.as_ref(), self.d_in(), self.d_out())?;
+                validate::shape("weight", weight.as_ref(), self.d_in(), self.d_out())?;
                 weight.transpose_mut()
             }
         };
@@ -358,10 +248,10 @@ impl<T: Scalar> Update<T> {
                 |column: faer::ColRef<'_, T>| column.iter().fold(true, |all, x| all & (x.to_f64().abs() <= room));
             part.col_iter().all(within)
         };
-        let lines = check::along_memory(weight.as_ref());
+        let lines = validate::along_memory(weight.as_ref());
         let threads = par.degree().min(lines.ncols());
         if !lines.par_col_partition(threads).all(fits) {
-            check::finite("weight", weight.as_ref())?;
+            validate::finite("weight", weight.as_ref())?;
             return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
         }
         self.add_unchecked(weight, sign, par);
@@ -389,8 +279,8 @@ impl<T: Scalar> Update<T> {
     /// [`EditError::Overflow`] if a factor or their product leaves the range of `U`.
     pub fn cast<U: Scalar>(&self) -> Result<Update<U>> {
         let (left, right) = (cast::<T, U>(self.left()), cast::<T, U>(self.right.as_ref()));
-        check::no_overflow("the conversion of the update", left.as_ref())?;
-        check::no_overflow("the conversion of the update", right.as_ref())?;
+        validate::no_overflow("the conversion of the update", left.as_ref())?;
+        validate::no_overflow("the conversion of the update", right.as_ref())?;
         Update { left, right, form: self.form, edits: self.edits, proposal: None }.representable()
     }
 
@@ -398,11 +288,11 @@ impl<T: Scalar> Update<T> {
     #[must_use]
     pub fn frobenius_norm(&self) -> f64 {
         if let Some(entries) = self.entries() {
-            let (entries, scale) = dense::unit_scaled(entries);
+            let (entries, scale) = linalg::unit_scaled(entries);
             return entries.norm_l2() * scale;
         }
         let (inner, scale, _) = self.scaled_inner(self);
-        dense::clamped(inner).sqrt() * scale
+        linalg::clamped(inner).sqrt() * scale
     }
 
     /// The spectral norm `|Delta|_2`, the largest singular value, in `f64` from the factors:
@@ -415,15 +305,15 @@ impl<T: Scalar> Update<T> {
             return restraint::spectral_norm(entries, Par::Seq);
         }
         let [(L, left_scale), (R, right_scale)] = [self.left(), self.right.as_ref()].map(|factor| {
-            let (factor, scale) = dense::unit_scaled(factor);
-            (dense::product(factor.transpose(), factor.as_ref(), Par::Seq), scale)
+            let (factor, scale) = linalg::unit_scaled(factor);
+            (linalg::product(factor.transpose(), factor.as_ref(), Par::Seq), scale)
         });
         // |left right|² is the largest eigenvalue of L R, and of the symmetric R^(1/2) L R^(1/2).
         let spectrum = Spectrum::decompose("the Gram matrix of the right factor", R, Par::Seq)?;
         let n = spectrum.dim();
         let root = Mat::from_fn(n, n, |i, j| spectrum.vectors()[(i, j)] * spectrum.values()[j].sqrt());
-        let LR = dense::product(L.as_ref(), root.as_ref(), Par::Seq);
-        let product = dense::product(root.transpose(), LR.as_ref(), Par::Seq);
+        let LR = linalg::product(L.as_ref(), root.as_ref(), Par::Seq);
+        let product = linalg::product(root.transpose(), LR.as_ref(), Par::Seq);
         let spectrum = Spectrum::decompose("the Gram matrix of the update", product, Par::Seq)?;
         Ok(spectrum.largest().sqrt() * left_scale * right_scale)
     }
@@ -437,17 +327,17 @@ impl<T: Scalar> Update<T> {
         other.check_shape("other", self.d_out(), self.d_in())?;
         let (inner, ours, theirs) = self.scaled_inner(other);
         let inner = inner * ours * theirs;
-        check::in_range("the inner product", &[inner])?;
+        validate::in_range("the inner product", &[inner])?;
         Ok(inner)
     }
 
     /// The inner product as a number of moderate size and a scale for each side, so that no square leaves the range.
     fn scaled_inner(&self, other: &Self) -> (f64, f64, f64) {
         let gram = |a: &Mat<T>, b: &Mat<T>| {
-            let ((a, scale_a), (b, scale_b)) = (dense::unit_scaled(a.as_ref()), dense::unit_scaled(b.as_ref()));
-            (dense::product(a.transpose(), b.as_ref(), Par::Seq), scale_a, scale_b)
+            let ((a, scale_a), (b, scale_b)) = (linalg::unit_scaled(a.as_ref()), linalg::unit_scaled(b.as_ref()));
+            (linalg::product(a.transpose(), b.as_ref(), Par::Seq), scale_a, scale_b)
         };
         let ((L, l, other_l), (R, r, other_r)) = (gram(&self.left, &other.left), gram(&self.right, &other.right));
-        (dense::inner(L.as_ref(), R.as_ref()), l * r, other_l * other_r)
+        (linalg::inner(L.as_ref(), R.as_ref()), l * r, other_l * other_r)
     }
 }

@@ -1,8 +1,8 @@
 //! The engine: an inverse that is updated, never recomputed.
 
-mod probe;
+mod drift;
+mod rounding;
 mod solution;
-mod unsettled;
 
 pub use solution::{Solution, Workspace};
 
@@ -11,18 +11,18 @@ use std::io::{Read, Write};
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Mat, MatRef, Par};
 
-use probe::Probe;
+use drift::Probe;
+use rounding::{Fate, Unsettled};
 use solution::Product;
-use unsettled::{Fate, Unsettled};
 
-use crate::codec;
-use crate::edit::Order;
+use crate::batch::Order;
 use crate::error::{EditError, Result};
+use crate::linalg::symmetric::{BLOCK, Sign, Symmetric};
+use crate::linalg::{self, tolerance};
 use crate::projector::{Projector, singular_start};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
-use crate::symmetric::{BLOCK, Sign, Symmetric};
-use crate::{check, dense, tolerance};
+use crate::util::{bytes, validate};
 
 /// `Q = V (Vᵀ A V + lambda2 I)⁻¹ Vᵀ`, the inverse of the protected Gram matrix `A` on the space that may be edited.
 ///
@@ -121,21 +121,21 @@ impl InverseGram {
     /// # Errors
     /// Wrong shapes, NaN; [`EditError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
     pub fn new(projector: &Projector, A: MatRef<'_, f64>, ridge: f64, par: Par) -> Result<Self> {
-        check::shape("A", A, projector.dim(), projector.dim())?;
-        check::finite("A", A)?;
-        check::symmetric("A", A, tolerance::SYMMETRY)?;
-        check::non_negative("ridge", ridge)?;
+        validate::shape("A", A, projector.dim(), projector.dim())?;
+        validate::finite("A", A)?;
+        validate::symmetric("A", A, tolerance::SYMMETRY)?;
+        validate::non_negative("ridge", ridge)?;
         let V = projector.basis();
-        let AV = dense::product(A, V, par);
-        let mut S = dense::product(V.transpose(), AV.as_ref(), par);
+        let AV = linalg::product(A, V, par);
+        let mut S = linalg::product(V.transpose(), AV.as_ref(), par);
         drop(AV);
         let n = S.nrows();
         for i in 0..n {
             S[(i, i)] += ridge;
         }
-        check::no_overflow("the protected Gram matrix", S.as_ref())?;
+        validate::no_overflow("the protected Gram matrix", S.as_ref())?;
         let floors: Vec<f64> = diagonal(&S).into_iter().map(|entry| tolerance::singular(n) * entry).collect();
-        let L = dense::cholesky(S, &floors, singular_start, par)?;
+        let L = linalg::cholesky(S, &floors, singular_start, par)?;
         // Rows of L⁻¹ Vᵀ: Q = (L⁻¹ Vᵀ)ᵀ (L⁻¹ Vᵀ), a product of a matrix with itself, so symmetric and semidefinite.
         let mut root = V.to_owned();
         solve_lower_triangular_in_place(L.as_ref(), root.as_mut().transpose_mut(), par);
@@ -149,11 +149,11 @@ impl InverseGram {
     /// # Errors
     /// `d_in = 0`, or an `a` that is not a positive number.
     pub fn isotropic(d_in: usize, a: f64, par: Par) -> Result<Self> {
-        check::positive("a", a)?;
+        validate::positive("a", a)?;
         if d_in == 0 {
             return Err(EditError::Empty { argument: "d_in" });
         }
-        check::in_range(START, &[1.0 / a])?;
+        validate::in_range(START, &[1.0 / a])?;
         Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, par)?, 1.0 / a))
     }
 
@@ -179,7 +179,7 @@ impl InverseGram {
     }
 
     fn of_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
-        check::in_range(START, &[largest])?;
+        validate::in_range(START, &[largest])?;
         let Q = Symmetric::of_root(root.as_ref(), par)?;
         if Q.is_finite() {
             Ok(Self::started(Q, largest))
@@ -199,8 +199,8 @@ impl InverseGram {
     /// # Errors
     /// Wrong shape.
     pub fn product<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
-        check::shape("keys", keys, self.dim(), keys.ncols())?;
-        check::finite("keys", keys)?;
+        validate::shape("keys", keys, self.dim(), keys.ncols())?;
+        validate::finite("keys", keys)?;
         let mut Z = Mat::new();
         self.Q.product(cast::<T, f64>(keys).as_ref(), &mut Z, &mut Default::default());
         Ok(Z)
@@ -287,7 +287,7 @@ impl InverseGram {
     /// Turns the directions of a least squares solution into those with another slack: of the batch as a whole, or column by
     /// column. With `D = Z (I + G)⁻¹` and `B = Kᵀ D = G (I + G)⁻¹`, `Z (G + e I)⁻¹ = D (e I + (1 - e) B)⁻¹`.
     pub(crate) fn set_slack(&self, solution: &mut Solution, slack: f64, order: Order) -> Result<()> {
-        check::non_negative("slack", slack)?;
+        validate::non_negative("slack", slack)?;
         if slack == 1.0 {
             return Ok(());
         }
@@ -309,15 +309,15 @@ impl InverseGram {
                 d.iter_mut().for_each(|d| *d /= divisor);
             }
         } else {
-            let B = dense::product(solution.keys.transpose(), solution.directions.as_ref(), self.Q.par());
+            let B = linalg::product(solution.keys.transpose(), solution.directions.as_ref(), self.Q.par());
             let mean = |i, j| 0.5 * B[(i, j)] + 0.5 * B[(j, i)];
             let system = Mat::from_fn(n, n, |i, j| (1.0 - slack) * mean(i, j) + if i == j { slack } else { 0.0 });
-            let L = dense::cholesky(system, &floors, singular, self.Q.par())?;
+            let L = linalg::cholesky(system, &floors, singular, self.Q.par())?;
             let mut rows = solution.directions.as_mut().transpose_mut();
             solve_lower_triangular_in_place(L.as_ref(), rows.as_mut(), self.Q.par());
             solve_upper_triangular_in_place(L.transpose(), rows, self.Q.par());
         }
-        check::no_overflow("the solution of the edit", solution.directions.as_ref())
+        validate::no_overflow("the solution of the edit", solution.directions.as_ref())
     }
 
     /// Solves for keys that know nothing of each other: every column as if it were alone.
@@ -343,7 +343,7 @@ impl InverseGram {
         gains: Vec<f64>,
         product: Product,
     ) -> Result<Solution> {
-        check::no_overflow("the solution of the edit", directions.as_ref())?;
+        validate::no_overflow("the solution of the edit", directions.as_ref())?;
         let keys = std::mem::replace(&mut workspace.keys, Mat::new());
         Ok(Solution { keys, directions, factor, gains, revision: self.revision, product })
     }
@@ -460,8 +460,8 @@ impl InverseGram {
         let mut workspace = Workspace::default();
         self.multiply(keys, &mut workspace)?;
         let rounded = self.Q.last(keys.ncols());
-        let coordinates = dense::product(rounded.transpose(), keys, par);
-        dense::matmul(workspace.Z.as_mut(), Accum::Add, rounded, coordinates.as_ref(), 1.0, par);
+        let coordinates = linalg::product(rounded.transpose(), keys, par);
+        linalg::matmul(workspace.Z.as_mut(), Accum::Add, rounded, coordinates.as_ref(), 1.0, par);
         let G = self.gram(&workspace)?;
         Ok(self.factor(&workspace, &G, |i| self.unsettled.fates[i])?.0)
     }
@@ -470,11 +470,11 @@ impl InverseGram {
     /// it leads to.
     pub(crate) fn constraint_after(&self, solution: &Solution, Y: MatRef<'_, f64>) -> Result<Option<Constraint>> {
         let (F, par) = (solution.factor.as_ref(), self.Q.par());
-        let mut N = dense::product(solution.keys.as_ref(), Y, par);
-        let QN =
-            self.product(N.as_ref())? - dense::product(F, dense::product(F.transpose(), N.as_ref(), par).as_ref(), par);
+        let mut N = linalg::product(solution.keys.as_ref(), Y, par);
+        let QN = self.product(N.as_ref())?
+            - linalg::product(F, linalg::product(F.transpose(), N.as_ref(), par).as_ref(), par);
         // As directions, at unit length.
-        let lengths = dense::column_norms(N.as_ref());
+        let lengths = linalg::column_norms(N.as_ref());
         let scaled = |columns: &Mat<f64>| {
             Mat::from_fn(columns.nrows(), columns.ncols(), |i, j| columns[(i, j)] / lengths[j].max(f64::MIN_POSITIVE))
         };
@@ -534,11 +534,11 @@ impl InverseGram {
                      precision: use a larger lambda2",
         };
         let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) - (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
-        let L = dense::cholesky(system, &floors, singular, self.Q.par())?;
+        let L = linalg::cholesky(system, &floors, singular, self.Q.par())?;
         let mut factor = workspace.Z;
         solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
         // Q grows by F Fᵀ, whose entries are at most its trace.
-        check::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
+        validate::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
         self.push(factor.as_ref(), Sign::Plus);
         self.probe.absorb(workspace.keys.as_ref(), -1.0);
         Ok(())
@@ -567,12 +567,12 @@ impl InverseGram {
     /// # Errors
     /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
     pub fn constrain<T: Scalar>(&mut self, directions: MatRef<'_, T>) -> Result<()> {
-        check::columns("directions", directions, self.dim())?;
-        check::finite("directions", directions)?;
+        validate::columns("directions", directions, self.dim())?;
+        validate::finite("directions", directions)?;
         self.settle();
         let N = normalised(directions);
         let QN = self.product(N.as_ref())?;
-        check::no_overflow("constraining directions", QN.as_ref())?;
+        validate::no_overflow("constraining directions", QN.as_ref())?;
         if let Some(factor) = self.constraint(N.as_ref(), QN.as_ref())? {
             self.subtract(factor.as_ref());
         }
@@ -581,11 +581,11 @@ impl InverseGram {
 
     /// `F` with `F Fᵀ = Q N (Nᵀ Q N)⁺ Nᵀ Q` for unit columns `N`; `None` if `Q N` is zero up to rounding.
     fn constraint(&self, N: MatRef<'_, f64>, QN: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
-        let S = dense::product(N.transpose(), QN, self.Q.par());
+        let S = linalg::product(N.transpose(), QN, self.Q.par());
         // nᵀ Q n is right to the rounding of |Q n|; what is below that is constrained already.
         let rounding = tolerance::CONSTRAINED * f64::EPSILON;
-        let norms = dense::column_norms(QN);
-        check::in_range("constraining directions", &norms)?;
+        let norms = linalg::column_norms(QN);
+        validate::in_range("constraining directions", &norms)?;
         let free = |j: usize| S[(j, j)] > rounding * norms[j];
         let free: Vec<usize> = (0..N.ncols()).filter(|&j| free(j)).collect();
         if free.is_empty() {
@@ -603,8 +603,8 @@ impl InverseGram {
                 root[(row, j - first)] = scale(i) * spectrum.vectors()[(i, j)] / spectrum.values()[j].sqrt();
             }
         }
-        let factor = dense::product(QN, root.as_ref(), self.Q.par());
-        check::no_overflow("constraining directions", factor.as_ref())?;
+        let factor = linalg::product(QN, root.as_ref(), self.Q.par());
+        validate::no_overflow("constraining directions", factor.as_ref())?;
         Ok(Some(factor))
     }
 
@@ -617,33 +617,33 @@ impl InverseGram {
     }
 
     /// The state, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.Q.save(out)?;
-        codec::write_f64(out, self.largest)?;
-        codec::write_slice(out, &self.unsettled.keys)?;
+        bytes::write_f64(out, self.largest)?;
+        bytes::write_slice(out, &self.unsettled.keys)?;
         for fate in &self.unsettled.fates {
-            codec::write_u64(out, u64::from(*fate == Fate::Removed))?;
+            bytes::write_u64(out, u64::from(*fate == Fate::Removed))?;
         }
-        codec::write_u64(out, u64::from(self.unsettled.strong))?;
-        codec::write_matrix(out, self.probe.a.as_ref())?;
-        codec::write_matrix(out, self.probe.x.as_ref())
+        bytes::write_u64(out, u64::from(self.unsettled.strong))?;
+        bytes::write_matrix(out, self.probe.a.as_ref())?;
+        bytes::write_matrix(out, self.probe.x.as_ref())
     }
 
     /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
+    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         let d = self.dim();
         self.Q.load(from)?;
-        self.largest = codec::read_f64(from)?;
-        let keys = codec::read_slice(from, d)?;
+        self.largest = bytes::read_f64(from)?;
+        let keys = bytes::read_slice(from, d)?;
         let n = keys.len() / d;
         if n > self.Q.subtracted() {
-            return Err(codec::invalid("more unsettled keys than pending columns"));
+            return Err(bytes::invalid("more unsettled keys than pending columns"));
         }
-        let fate = |_| Ok(if codec::read_u64(from)? == 0 { Fate::Absorbed } else { Fate::Removed });
-        let fates = (0..n).map(fate).collect::<codec::Result<_>>()?;
-        self.unsettled = Unsettled { keys, fates, strong: codec::read_u64(from)? != 0 };
-        self.probe.a = codec::read_matrix(from, d, 1)?;
-        self.probe.x = codec::read_matrix(from, d, 1)?;
+        let fate = |_| Ok(if bytes::read_u64(from)? == 0 { Fate::Absorbed } else { Fate::Removed });
+        let fates = (0..n).map(fate).collect::<bytes::Result<_>>()?;
+        self.unsettled = Unsettled { keys, fates, strong: bytes::read_u64(from)? != 0 };
+        self.probe.a = bytes::read_matrix(from, d, 1)?;
+        self.probe.x = bytes::read_matrix(from, d, 1)?;
         self.revision += 1;
         Ok(())
     }
@@ -653,12 +653,12 @@ impl InverseGram {
         self.take_keys(keys, workspace)?;
         let Workspace { keys: K, Z, product } = workspace;
         self.Q.product(K.as_ref(), Z, product);
-        check::no_overflow("the product Q K", Z.as_ref())
+        validate::no_overflow("the product Q K", Z.as_ref())
     }
 
     fn take_keys<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<()> {
-        check::columns("keys", keys, self.dim())?;
-        check::finite("keys", keys)?;
+        validate::columns("keys", keys, self.dim())?;
+        validate::finite("keys", keys)?;
         let Workspace { keys: K, Z, .. } = workspace;
         for matrix in [&mut *K, Z] {
             matrix.resize_with(keys.nrows(), keys.ncols(), |_, _| 0.0);
@@ -722,8 +722,8 @@ impl InverseGram {
 
     /// `G = Kᵀ Z`, symmetric up to rounding.
     fn gram(&self, workspace: &Workspace) -> Result<Mat<f64>> {
-        let G = dense::product(workspace.keys.transpose(), workspace.Z.as_ref(), self.Q.par());
-        check::no_overflow("the small system Kᵀ Q K", G.as_ref())?;
+        let G = linalg::product(workspace.keys.transpose(), workspace.Z.as_ref(), self.Q.par());
+        validate::no_overflow("the small system Kᵀ Q K", G.as_ref())?;
         Ok(G)
     }
 
@@ -739,10 +739,10 @@ impl InverseGram {
         let system = Mat::from_fn(n, n, |i, j| noise(i, j) + (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
         let floors = self.rounding(&workspace.keys).enumerate().map(|(i, rounding)| smallest_pivot(rounding, fate(i)));
         let floors: Vec<f64> = floors.collect();
-        let L = dense::cholesky(system, &floors, singular_batch, self.Q.par())?;
+        let L = linalg::cholesky(system, &floors, singular_batch, self.Q.par())?;
         let mut factor = workspace.Z.clone();
         solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
-        check::no_overflow("the solution of the edit", factor.as_ref())?;
+        validate::no_overflow("the solution of the edit", factor.as_ref())?;
         Ok((factor, L))
     }
 
@@ -785,7 +785,7 @@ fn smallest_pivot(rounding: f64, fate: Fate) -> f64 {
 /// The columns at unit length.
 fn normalised<T: Scalar>(columns: MatRef<'_, T>) -> Mat<f64> {
     let mut N = cast::<T, f64>(columns);
-    for (column, norm) in N.col_iter_mut().zip(dense::column_norms(columns)) {
+    for (column, norm) in N.col_iter_mut().zip(linalg::column_norms(columns)) {
         if norm > 0.0 {
             column.iter_mut().for_each(|x| *x /= norm);
         }

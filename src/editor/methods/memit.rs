@@ -1,9 +1,9 @@
 //! MEMIT and MEMIT-H.
 
-use super::{History, Merging, Method, Recipe, Space};
-use crate::check;
+use crate::editor::{History, Merging, Method, Recipe, Space};
 use crate::error::Result;
 use crate::refresh::Refresh;
+use crate::util::validate;
 
 /// MEMIT: `Delta = R Kᵀ (lambda C + K Kᵀ)⁻¹`, and with history `Delta = R Kᵀ (lambda C + H + K Kᵀ)⁻¹`.
 ///
@@ -74,8 +74,8 @@ impl Method for Memit {
     }
 
     fn check(&self) -> Result<()> {
-        check::non_negative("lambda", self.lambda)?;
-        check::non_negative("ridge", self.ridge)
+        validate::non_negative("lambda", self.lambda)?;
+        validate::non_negative("ridge", self.ridge)
     }
 
     fn recipe(&self) -> Recipe {

@@ -1,7 +1,7 @@
 //! History through the null space, for any method.
 
-use super::table::METHODS;
-use super::{History, Method, Recipe, Space};
+use crate::editor::table::METHODS;
+use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
@@ -25,7 +25,7 @@ pub struct NullSpace<M> {
     pub method: M,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
-    /// When and how the projector is rebuilt. Default: that of [`BetaEdit`](super::BetaEdit).
+    /// When and how the projector is rebuilt. Default: that of [`BetaEdit`](crate::editor::BetaEdit).
     pub refresh: Refresh,
 }
 
@@ -33,7 +33,7 @@ impl<M: Method> NullSpace<M> {
     /// A method with history through the null space.
     #[must_use]
     pub fn of(method: M) -> Self {
-        let super::BetaEdit { threshold, refresh, .. } = super::BetaEdit::default();
+        let crate::editor::BetaEdit { threshold, refresh, .. } = crate::editor::BetaEdit::default();
         Self { method, threshold, refresh }
     }
 

@@ -2,10 +2,10 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::compression::{Svd, svd};
 use crate::error::{EditError, Result};
+use crate::linalg::{self, Svd, svd};
 use crate::scalar::Scalar;
-use crate::{check, dense, random};
+use crate::util::{random, validate};
 
 /// Steps between two looks at the convergence.
 const STEPS: usize = 8;
@@ -29,10 +29,10 @@ const CONVERGED: f64 = 1e-10;
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```
 pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> {
-    check::not_empty("matrix", matrix)?;
-    check::finite("matrix", matrix)?;
+    validate::not_empty("matrix", matrix)?;
+    validate::finite("matrix", matrix)?;
     // From the smaller side, whose vectors end after as many steps as it has.
-    let (A, scale) = dense::unit_scaled(if matrix.nrows() < matrix.ncols() { matrix.transpose() } else { matrix });
+    let (A, scale) = linalg::unit_scaled(if matrix.nrows() < matrix.ncols() { matrix.transpose() } else { matrix });
     if A.norm_l2() == 0.0 {
         return Ok(0.0);
     }
@@ -46,10 +46,10 @@ pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> 
     .0;
     loop {
         append(&mut V, &v);
-        let (u, length) = unit(orthogonal(dense::product(A.as_ref(), v.as_ref(), par), &U, par));
+        let (u, length) = unit(orthogonal(linalg::product(A.as_ref(), v.as_ref(), par), &U, par));
         append(&mut U, &u);
         diagonal.push(length);
-        let (next, length) = unit(orthogonal(dense::product(A.transpose(), u.as_ref(), par), &V, par));
+        let (next, length) = unit(orthogonal(linalg::product(A.transpose(), u.as_ref(), par), &V, par));
         v = next;
         let k = diagonal.len();
         let last = k == A.ncols() || !(length > f64::EPSILON) || !(diagonal[k - 1] > 0.0);
@@ -77,8 +77,8 @@ pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> 
 /// A column without its part in the span of orthonormal ones; twice, which is enough for full precision.
 fn orthogonal(mut x: Mat<f64>, basis: &Mat<f64>, par: Par) -> Mat<f64> {
     for _ in 0..2 {
-        let coordinates = dense::product(basis.transpose(), x.as_ref(), par);
-        x -= dense::product(basis.as_ref(), coordinates.as_ref(), par);
+        let coordinates = linalg::product(basis.transpose(), x.as_ref(), par);
+        x -= linalg::product(basis.as_ref(), coordinates.as_ref(), par);
     }
     x
 }

@@ -5,10 +5,10 @@ use std::ops::{Add, AddAssign, Mul};
 
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use crate::codec;
-use crate::dense;
 use crate::error::Result;
+use crate::linalg;
 use crate::scalar::Scalar;
+use crate::util::bytes;
 
 /// Columns of a panel. A product with many columns works on one panel at a time, from cache.
 pub(crate) const PANEL: usize = 256;
@@ -42,7 +42,7 @@ impl<X: Entry> Triangle<X> {
     pub(crate) fn zeros(dim: usize) -> Result<Self> {
         let panels = (0..dim)
             .step_by(PANEL)
-            .map(|first| dense::zeros(dim - first, PANEL.min(dim - first), "a symmetric matrix"))
+            .map(|first| linalg::zeros(dim - first, PANEL.min(dim - first), "a symmetric matrix"))
             .collect::<Result<_>>()?;
         Ok(Self { dim, panels })
     }
@@ -93,7 +93,7 @@ impl Triangle<f64> {
         }
         for (p, panel) in self.panels.iter_mut().enumerate() {
             let (first, rows, width) = (p * PANEL, panel.nrows(), panel.ncols());
-            dense::matmul(
+            linalg::matmul(
                 panel.as_mut(),
                 Accum::Add,
                 A.subrows(first, rows),
@@ -115,16 +115,16 @@ impl Triangle<f64> {
         for (p, panel) in self.panels.iter().enumerate() {
             let (first, width) = (p * PANEL, panel.ncols());
             let mut diagonal = panel.as_ref().subrows(0, width).to_owned();
-            dense::mirror(diagonal.as_mut());
+            linalg::mirror(diagonal.as_mut());
             let here = K.subrows(first, width);
             let (above, mut below) = Z.as_mut().split_at_row_mut(first + width);
             let mut rows = above.subrows_mut(first, width);
-            dense::matmul(rows.as_mut(), Accum::Add, diagonal.as_ref(), here, 1.0, par);
+            linalg::matmul(rows.as_mut(), Accum::Add, diagonal.as_ref(), here, 1.0, par);
             let rest = panel.nrows() - width;
             if rest > 0 {
                 let lower = panel.as_ref().subrows(width, rest);
-                dense::matmul(below.as_mut(), Accum::Add, lower, here, 1.0, par);
-                dense::matmul(rows, Accum::Add, lower.transpose(), K.subrows(first + width, rest), 1.0, par);
+                linalg::matmul(below.as_mut(), Accum::Add, lower, here, 1.0, par);
+                linalg::matmul(rows, Accum::Add, lower.transpose(), K.subrows(first + width, rest), 1.0, par);
             }
         }
     }
@@ -151,16 +151,16 @@ impl Triangle<f64> {
     }
 
     /// The entries, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         for panel in &self.panels {
-            codec::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().copied()))?;
+            bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().copied()))?;
         }
         Ok(())
     }
 
     /// Takes over what [`save`](Self::save) wrote, of the same size. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
-        self.panels.iter_mut().try_for_each(|panel| codec::read_columns(from, panel))
+    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+        self.panels.iter_mut().try_for_each(|panel| bytes::read_columns(from, panel))
     }
 }
 

@@ -1,6 +1,6 @@
 //! PMET.
 
-use super::{History, Memit, Method, Recipe, Share};
+use crate::editor::{History, Memit, Method, Recipe, Share};
 use crate::error::Result;
 
 /// PMET: the update of MEMIT, with a larger share of the residual for the lower layers, `1 / sqrt(l)` with `l` layers left.

@@ -10,11 +10,11 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 
 use std::io::{Read, Write};
 
-use crate::codec;
-use crate::dense;
 use crate::error::Result;
+use crate::linalg;
+use crate::linalg::triangle::{Sums, Triangle};
 use crate::scalar::Scalar;
-use crate::triangle::{Sums, Triangle};
+use crate::util::bytes;
 
 /// Pending columns that are folded into the base by one matrix product.
 pub(crate) const BLOCK: usize = 64;
@@ -99,7 +99,7 @@ impl Symmetric {
     }
 
     fn zeros(dim: usize, par: Par) -> Result<Self> {
-        let pending = dense::zeros(dim, BLOCK, "pending factors")?;
+        let pending = linalg::zeros(dim, BLOCK, "pending factors")?;
         Ok(Self { base: Triangle::zeros(dim)?, rounded: None, pending, added: 0, subtracted: 0, par })
     }
 
@@ -107,7 +107,7 @@ impl Symmetric {
     ///
     /// * `scale`: about the largest eigenvalue
     pub(crate) fn keep_rounded(&mut self, scale: f64) -> Result<()> {
-        let mut rounded = Rounded { triangle: Triangle::zeros(self.dim())?, scale: dense::power_of_two(scale) };
+        let mut rounded = Rounded { triangle: Triangle::zeros(self.dim())?, scale: linalg::power_of_two(scale) };
         rounded.copy(&self.base, self.par);
         self.rounded = Some(rounded);
         Ok(())
@@ -138,7 +138,7 @@ impl Symmetric {
     pub(crate) fn rounded_product(&self, k: &[f64], z: &mut [f64], workspace: &mut Workspace) -> bool {
         let Some(rounded) = &self.rounded else { return false };
         let Workspace { rounded: sums, key, .. } = workspace;
-        let length = dense::power_of_two(k.iter().fold(0.0, |max, k| max.max(k.abs())));
+        let length = linalg::power_of_two(k.iter().fold(0.0, |max, k| max.max(k.abs())));
         key.clear();
         key.extend(k.iter().map(|k| f32::of_f64(k / length)));
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
@@ -149,8 +149,8 @@ impl Symmetric {
     fn times_matrix(&self, K: MatRef<'_, f64>, mut Z: MatMut<'_, f64>) {
         self.base.times_matrix(K, Z.as_mut(), self.par);
         for (F, sign) in self.pending() {
-            let coordinates = dense::product(F.transpose(), K, self.par);
-            dense::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), sign.factor(), self.par);
+            let coordinates = linalg::product(F.transpose(), K, self.par);
+            linalg::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), sign.factor(), self.par);
         }
     }
 
@@ -236,19 +236,19 @@ impl Symmetric {
     }
 
     /// The state, bit for bit. The rounded copy is not part of it.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.base.save(out)?;
-        codec::write_len(out, self.added)?;
-        codec::write_len(out, self.subtracted)?;
-        codec::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().copied()))
+        bytes::write_len(out, self.added)?;
+        bytes::write_len(out, self.subtracted)?;
+        bytes::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().copied()))
     }
 
     /// Takes over a state that [`save`](Self::save) wrote, of the same dimension. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
+    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.base.load(from)?;
-        self.added = codec::read_len(from, BLOCK)?;
-        self.subtracted = codec::read_len(from, BLOCK - self.added)?;
-        codec::read_columns(from, &mut self.pending)?;
+        self.added = bytes::read_len(from, BLOCK)?;
+        self.subtracted = bytes::read_len(from, BLOCK - self.added)?;
+        bytes::read_columns(from, &mut self.pending)?;
         self.round();
         Ok(())
     }
@@ -259,7 +259,7 @@ impl Symmetric {
         whole.fold();
         let mut matrix = Mat::zeros(self.dim(), self.dim());
         whole.base.add_to(matrix.as_mut(), 1.0);
-        dense::mirror(matrix.as_mut());
+        linalg::mirror(matrix.as_mut());
         matrix
     }
 

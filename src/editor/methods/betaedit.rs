@@ -1,10 +1,10 @@
 //! BetaEdit and its two ablations.
 
-use super::{History, Method, Recipe, Space};
-use crate::check;
+use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
+use crate::util::validate;
 
 /// BetaEdit: `Delta = R Kᵀ P (K Kᵀ P + (lambda1 C + H) P + lambda2 I)⁻¹`, `P` refreshed every `T` edits.
 ///
@@ -102,8 +102,8 @@ impl Method for BetaEdit {
     }
 
     fn check(&self) -> Result<()> {
-        check::non_negative("lambda1", self.lambda1)?;
-        check::non_negative("lambda2", self.lambda2)
+        validate::non_negative("lambda1", self.lambda1)?;
+        validate::non_negative("lambda2", self.lambda2)
     }
 
     fn recipe(&self) -> Recipe {

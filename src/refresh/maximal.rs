@@ -7,12 +7,12 @@ use std::sync::Arc;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::codec;
+use crate::engine::InverseGram;
 use crate::error::{EditError, Result};
-use crate::inverse_gram::InverseGram;
+use crate::linalg::{self, tolerance};
 use crate::projector::Projector;
 use crate::spectrum::Spectrum;
-use crate::{dense, tolerance};
+use crate::util::bytes;
 
 /// The keys of all edits in the eigenbasis of `C`, and the space that they leave.
 ///
@@ -80,7 +80,7 @@ impl Tilt {
     /// Those keys, `d_in x t`.
     pub(crate) fn keys(&self) -> Mat<f64> {
         let Z = MatRef::from_column_major_slice(&self.keys, self.spectrum.dim(), self.len());
-        dense::product(self.spectrum.vectors(), Z, self.par)
+        linalg::product(self.spectrum.vectors(), Z, self.par)
     }
 
     /// The space after `new` keys (`d_in x n`) have joined those of the refreshes before.
@@ -88,7 +88,7 @@ impl Tilt {
         let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
         let s = self.spectrum.values();
         let U = self.spectrum.vectors();
-        let coordinates = dense::product(U.transpose(), new, par);
+        let coordinates = linalg::product(U.transpose(), new, par);
         let mut keys = Vec::with_capacity(self.keys.len() + d * new.ncols());
         keys.extend_from_slice(&self.keys);
         (0..new.ncols()).for_each(|j| keys.extend_from_slice(coordinates.col_as_slice(j)));
@@ -110,7 +110,7 @@ impl Tilt {
         };
         let gram = |rows: Range<usize>, scale: &dyn Fn(usize) -> f64| {
             let half = scaled(rows, &|i| scale(i).sqrt());
-            dense::self_outer(half.transpose(), par)
+            linalg::self_outer(half.transpose(), par)
         };
         let small = Small {
             Gamma: gram(plus.clone(), &|i| 1.0 / D(i)),
@@ -127,33 +127,33 @@ impl Tilt {
         let (left, right) = basis.as_mut().split_at_col_mut(t);
         let by_D = scaled(plus, &|i| 1.0 / D(i));
         let by_E = scaled(minus, &|i| 1.0 / E(i));
-        dense::matmul(left, Accum::Replace, U.subcols(0, r), by_D.as_ref(), 1.0, par);
-        dense::matmul(right, Accum::Replace, U.subcols(r, d - r), by_E.as_ref(), 1.0, par);
-        let change = dense::product(basis.as_ref(), difference.as_ref(), par);
-        crate::check::no_overflow("the refreshed space", change.as_ref())?;
+        linalg::matmul(left, Accum::Replace, U.subcols(0, r), by_D.as_ref(), 1.0, par);
+        linalg::matmul(right, Accum::Replace, U.subcols(r, d - r), by_E.as_ref(), 1.0, par);
+        let change = linalg::product(basis.as_ref(), difference.as_ref(), par);
+        crate::util::validate::no_overflow("the refreshed space", change.as_ref())?;
         Ok(Plan { space, keys, basis, change, kept })
     }
 
     /// The state, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> codec::Result<()> {
-        codec::write_slice(out, &self.keys)?;
-        codec::write_matrix(out, self.space.X.as_ref())?;
-        codec::write_matrix(out, self.space.N.as_ref())
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        bytes::write_slice(out, &self.keys)?;
+        bytes::write_matrix(out, self.space.X.as_ref())?;
+        bytes::write_matrix(out, self.space.N.as_ref())
     }
 
     /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> codec::Result<()> {
+    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         // Long before there are as many, the keys are given up for their sum.
         let d = self.spectrum.dim();
-        self.keys = codec::read_slice(from, d)?;
-        let t = codec::read_len(from, d)?;
-        let mut X = Mat::zeros(t, codec::read_len(from, d)?);
-        codec::read_columns(from, &mut X)?;
-        let rows = codec::read_len(from, d)?;
-        let mut N = Mat::zeros(rows, codec::read_len(from, d)?);
-        codec::read_columns(from, &mut N)?;
+        self.keys = bytes::read_slice(from, d)?;
+        let t = bytes::read_len(from, d)?;
+        let mut X = Mat::zeros(t, bytes::read_len(from, d)?);
+        bytes::read_columns(from, &mut X)?;
+        let rows = bytes::read_len(from, d)?;
+        let mut N = Mat::zeros(rows, bytes::read_len(from, d)?);
+        bytes::read_columns(from, &mut N)?;
         if X.ncols() != t || rows != t || self.len() < t {
-            return Err(codec::invalid("a space of other keys"));
+            return Err(bytes::invalid("a space of other keys"));
         }
         self.space = Space { X, N };
         Ok(())
@@ -170,12 +170,12 @@ impl Tilt {
         let L = factor(S, par)?;
         let mut inverse = Mat::<f64>::identity(t, t);
         solve_lower_triangular_in_place(L.as_ref(), inverse.as_mut(), par);
-        let half = dense::product(inverse.as_ref(), Omega.as_ref(), par);
-        let B = dense::product(half.as_ref(), inverse.transpose(), par);
+        let half = linalg::product(inverse.as_ref(), Omega.as_ref(), par);
+        let B = linalg::product(half.as_ref(), inverse.transpose(), par);
         let B = Spectrum::of_symmetric("B", B * faer::Scale(w), par)?;
         let first = B.values().partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);
-        let N = dense::product(inverse.transpose(), B.vectors().subcols(first, t - first), par);
-        Ok(Space { X: dense::self_outer(inverse.transpose(), par) * faer::Scale(w), N })
+        let N = linalg::product(inverse.transpose(), B.vectors().subcols(first, t - first), par);
+        Ok(Space { X: linalg::self_outer(inverse.transpose(), par) * faer::Scale(w), N })
     }
 }
 
@@ -201,25 +201,25 @@ impl Small {
     /// `Psi` of a space, with all the keys in the history.
     fn psi(&self, space: &Space) -> Result<Mat<f64>> {
         let (t, par) = (self.Gamma.nrows(), self.par);
-        let product = |a: &Mat<f64>, b: &Mat<f64>| dense::product(a.as_ref(), b.as_ref(), par);
+        let product = |a: &Mat<f64>, b: &Mat<f64>| linalg::product(a.as_ref(), b.as_ref(), par);
         let identity = Mat::<f64>::identity(t, t);
         let (X, N, Gamma) = (&space.X, &space.N, &self.Gamma);
         // On x₊ the history is Z₊ W Z₊ᵀ, the tilt folded in.
         let seen = &identity - product(&self.Theta, X);
-        let mut W = product(X, &product(&self.Pi, X)) + dense::self_outer(seen.transpose(), par);
+        let mut W = product(X, &product(&self.Pi, X)) + linalg::self_outer(seen.transpose(), par);
         // Of keys that lie nearly in one direction there may be nothing left but rounding, of either sign.
         let rounding = 2.0 * tolerance::singular(t) * W.norm_max();
         (0..t).for_each(|i| W[(i, i)] += rounding);
         let root = factor(W, par)?;
-        let inner = dense::product(root.transpose(), product(Gamma, &root).as_ref(), par) + &identity;
+        let inner = linalg::product(root.transpose(), product(Gamma, &root).as_ref(), par) + &identity;
         let mut Phi = over(inner, &root, par)?;
         if N.ncols() > 0 {
             let p = N - product(&Phi, &product(Gamma, N));
-            let left = dense::product(N.transpose(), product(Gamma, &p).as_ref(), par);
+            let left = linalg::product(N.transpose(), product(Gamma, &p).as_ref(), par);
             Phi += over(left, &p, par)?;
         }
         let rest = &identity - product(&Phi, Gamma);
-        let right = dense::product(rest.as_ref(), X.transpose(), par);
+        let right = linalg::product(rest.as_ref(), X.transpose(), par);
         let last = product(X, &product(Gamma, &right));
         Ok(Mat::from_fn(2 * t, 2 * t, |i, j| match (i < t, j < t) {
             (true, true) => -Phi[(i, j)],
@@ -237,7 +237,7 @@ fn factor(G: Mat<f64>, par: Par) -> Result<Mat<f64>> {
         advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
     };
     let floors: Vec<f64> = (0..G.nrows()).map(|i| tolerance::singular(G.nrows()) * G[(i, i)]).collect();
-    dense::cholesky(G, &floors, singular, par)
+    linalg::cholesky(G, &floors, singular, par)
 }
 
 /// `B G⁻¹ Bᵀ` for a positive definite `G`.
@@ -245,5 +245,5 @@ fn over(G: Mat<f64>, B: &Mat<f64>, par: Par) -> Result<Mat<f64>> {
     let L = factor(G, par)?;
     let mut half = B.clone();
     solve_lower_triangular_in_place(L.as_ref(), half.as_mut().transpose_mut(), par);
-    Ok(dense::self_outer(half.as_ref(), par))
+    Ok(linalg::self_outer(half.as_ref(), par))
 }

@@ -1,8 +1,8 @@
 //! SimIE, around any method.
 
-use super::{Method, Recipe};
-use crate::check;
+use crate::editor::{Method, Recipe};
 use crate::error::Result;
+use crate::util::validate;
 
 /// How an ideal editor is simulated, see [`SimIe`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,7 +40,7 @@ impl Default for Simulation {
 /// [`EditBatch::with_context`](crate::EditBatch::with_context), else the keys. By recursion, each edit
 /// is the formula of the engine on a second `Q`, that of `lambda I + sum X Xᵀ`, with residuals `(W'_t - W) X_t`.
 ///
-/// The published program wraps ROME, of which the single edit of [`Emmet`](super::Emmet) is the closed form.
+/// The published program wraps ROME, of which the single edit of [`Emmet`](crate::editor::Emmet) is the closed form.
 ///
 /// # Memory
 /// For `Q`, `4 d_in²` bytes more, and `8 d_in d_out` for the total change.
@@ -85,7 +85,7 @@ impl<M: Method> Method for SimIe<M> {
 
     fn check(&self) -> Result<()> {
         self.method.check()?;
-        check::positive("lambda", self.simulation.lambda)
+        validate::positive("lambda", self.simulation.lambda)
     }
 
     fn recipe(&self) -> Recipe {

@@ -1,10 +1,10 @@
 //! AlphaEdit and AlphaEdit-H.
 
-use super::{History, Method, Recipe, Space};
-use crate::check;
+use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
+use crate::util::validate;
 
 /// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` in place of `K Kᵀ`.
 ///
@@ -63,7 +63,7 @@ impl Method for AlphaEdit {
     }
 
     fn check(&self) -> Result<()> {
-        check::non_negative("lambda2", self.lambda2)
+        validate::non_negative("lambda2", self.lambda2)
     }
 
     fn recipe(&self) -> Recipe {

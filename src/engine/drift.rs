@@ -2,9 +2,9 @@
 
 use faer::{Mat, MatRef, Par};
 
-use super::unsettled::{Fate, Unsettled};
-use crate::dense;
-use crate::symmetric::Symmetric;
+use super::rounding::{Fate, Unsettled};
+use crate::linalg;
+use crate::linalg::symmetric::Symmetric;
 
 /// A pair with `Q a = x` in exact arithmetic, carried through every change of `Q` by the rules of algebra alone.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl Probe {
 
     /// `Q <- Q + B Cᵀ` for any other reason leaves `a` and moves `x = Q a`.
     pub(super) fn change(&mut self, B: MatRef<'_, f64>, C: MatRef<'_, f64>, sign: f64) {
-        let coordinates = dense::product(C.transpose(), self.a.as_ref(), Par::Seq);
-        self.x += dense::product(B, coordinates.as_ref(), Par::Seq) * faer::Scale(sign);
+        let coordinates = linalg::product(C.transpose(), self.a.as_ref(), Par::Seq);
+        self.x += linalg::product(B, coordinates.as_ref(), Par::Seq) * faer::Scale(sign);
     }
 }

@@ -2,10 +2,20 @@
 
 use faer::{Mat, MatMut, MatRef, Par};
 
-use crate::edit::{Orientation, Update};
+use super::Update;
 use crate::error::{EditError, Result};
+use crate::linalg;
 use crate::scalar::Scalar;
-use crate::{check, dense};
+use crate::util::validate;
+
+/// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Orientation {
+    /// `d_out x d_in`, `y = W k`: PyTorch's `Linear`, that is, nearly every model.
+    OutputsByInputs,
+    /// `d_in x d_out`, `y = k W` for a row `k`: GPT-2's `Conv1D`.
+    InputsByOutputs,
+}
 
 /// A weight that takes updates one after the other, and never holds a NaN or an infinity.
 ///
@@ -37,9 +47,9 @@ impl<T: Scalar> Weight<T> {
     /// # Errors
     /// An empty matrix, NaN or infinity.
     pub fn new(matrix: Mat<T>, orientation: Orientation) -> Result<Self> {
-        check::not_empty("weight", matrix.as_ref())?;
-        check::finite("weight", matrix.as_ref())?;
-        let bound = dense::largest(matrix.as_ref());
+        validate::not_empty("weight", matrix.as_ref())?;
+        validate::finite("weight", matrix.as_ref())?;
+        let bound = linalg::largest(matrix.as_ref());
         Ok(Self { matrix, orientation, bound })
     }
 
@@ -80,7 +90,7 @@ impl<T: Scalar> Weight<T> {
         // Half the range, so that the rounding of the sums is no matter.
         let step = update.bound();
         if !(self.bound + step <= 0.5 * T::MAX) {
-            self.bound = dense::largest(self.matrix.as_ref());
+            self.bound = linalg::largest(self.matrix.as_ref());
             if !(self.bound + step <= 0.5 * T::MAX) {
                 return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
             }

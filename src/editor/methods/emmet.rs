@@ -1,14 +1,14 @@
 //! EMMET.
 
-use super::{History, Method, Recipe, Slack, Space};
-use crate::check;
+use crate::editor::{History, Method, Recipe, Slack, Space};
 use crate::error::Result;
 use crate::refresh::Refresh;
+use crate::util::validate;
 
 /// EMMET: `Delta = R (Kᵀ A⁻¹ K + e I)⁻¹ Kᵀ A⁻¹`, `A = lambda C + ridge I`, and with history `+ H`.
 ///
 /// It meets the residuals exactly (`e = 0`, as an equality constraint) or nearly so, and changes the outputs of all other
-/// keys as little as that allows. Without history and ridge it is [`Memit`](super::Memit) with the weight `lambda e`; for
+/// keys as little as that allows. Without history and ridge it is [`Memit`](crate::editor::Memit) with the weight `lambda e`; for
 /// `e = 0` it does not depend on `lambda`, and a single edit is ROME's, `r kᵀ C⁻¹ / (kᵀ C⁻¹ k)`.
 ///
 /// # References
@@ -72,8 +72,8 @@ impl Method for Emmet {
     }
 
     fn check(&self) -> Result<()> {
-        check::non_negative("lambda", self.lambda)?;
-        check::non_negative("ridge", self.ridge)
+        validate::non_negative("lambda", self.lambda)?;
+        validate::non_negative("ridge", self.ridge)
     }
 
     fn recipe(&self) -> Recipe {

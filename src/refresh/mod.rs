@@ -1,8 +1,11 @@
 //! When and how a projector is rebuilt so that it protects the edited keys as well.
 
-use crate::check;
+pub(crate) mod maximal;
+pub(crate) mod nested;
+
 use crate::error::{EditError, Result};
 use crate::projector::HistoryWeighting;
+use crate::util::validate;
 
 /// When a projector is refreshed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -100,11 +103,11 @@ impl Refresh {
                 allowed: "at least 1 edit; for no refresh, use `Refresh::Never`",
             }),
             Self::Every { rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1 }), .. } => {
-                check::non_negative("lambda1", lambda1)
+                validate::non_negative("lambda1", lambda1)
             }
             Self::Every { rule: RefreshRule::Full(HistoryWeighting::Sum { weight }), .. }
             | Self::Every { rule: RefreshRule::Maximal { weight } | RefreshRule::Nested { weight }, .. }
-            | Self::Continuous { weight } => check::positive("refresh weight", weight),
+            | Self::Continuous { weight } => validate::positive("refresh weight", weight),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! ENCORE.
 
-use super::{History, Memit, Method, Recipe};
+use crate::editor::{History, Memit, Method, Recipe};
 use crate::error::Result;
 
 /// ENCORE: `Delta = R Kᵀ (lambda C + H + mu I + K Kᵀ)⁻¹`, MEMIT-H with a ridge that keeps the norm of the weight from

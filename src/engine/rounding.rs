@@ -2,7 +2,7 @@
 
 use faer::MatRef;
 
-use crate::symmetric::Symmetric;
+use crate::linalg::symmetric::Symmetric;
 
 /// Keys of `f32` whose pending factors came from rounded products: see [`settle`](super::InverseGram::settle).
 #[derive(Clone, Debug, Default)]

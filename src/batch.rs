@@ -1,0 +1,115 @@
+//! What goes into an editor: keys and residuals, checked.
+
+use faer::{Mat, MatRef};
+
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::util::validate;
+
+/// Whether the edits of a batch know of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// They are written together: one solve for all, each residual that of the weight before the batch.
+    #[default]
+    Together,
+    /// They are written one after the other, as if each were a batch of its own, but at the speed of a matrix product: for
+    /// streams whose keys are known ahead. The residual of an edit is that of the weight with the edits before it in
+    /// place. No refresh comes in between, and a continuous one tests the keys of the sequence together.
+    InSequence,
+}
+
+/// A batch of edits for one layer: keys and residuals, checked.
+///
+/// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column an edit
+/// * `residuals`: `d_out x n`, what the matrix's output must change by for each of them
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{EditBatch, EditError, faer::mat};
+///
+/// let keys = mat![[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]];
+/// let residuals = mat![[0.5, f64::NAN], [0.0, 0.25]];
+/// let refused = EditBatch::new(keys.as_ref(), residuals.as_ref());
+/// assert!(matches!(refused, Err(EditError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
+/// # Ok::<(), EditError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct EditBatch<'a, T: Scalar> {
+    keys: MatRef<'a, T>,
+    residuals: MatRef<'a, T>,
+    context: Option<MatRef<'a, T>>,
+    order: Order,
+}
+
+impl<'a, T: Scalar> EditBatch<'a, T> {
+    /// Checks a batch.
+    ///
+    /// # Errors
+    /// A different number of keys and residuals, an empty batch, NaN or infinity.
+    pub fn new(keys: MatRef<'a, T>, residuals: MatRef<'a, T>) -> Result<Self> {
+        validate::not_empty("keys", keys)?;
+        validate::not_empty("residuals", residuals)?;
+        validate::shape("residuals", residuals, residuals.nrows(), keys.ncols())?;
+        validate::finite("keys", keys)?;
+        validate::finite("residuals", residuals)?;
+        Ok(Self { keys, residuals, context: None, order: Order::Together })
+    }
+
+    /// The same edits, one after the other.
+    #[must_use]
+    pub fn in_sequence(mut self) -> Self {
+        self.order = Order::InSequence;
+        self
+    }
+
+    /// The same edits, with the inputs of the edited matrix at all tokens of their requests, `d_in x m`: for methods that
+    /// look at more than the edited token ([`SimIe`](crate::SimIe)).
+    ///
+    /// # Errors
+    /// Another length than that of the keys, no column, NaN or infinity.
+    pub fn with_context(mut self, context: MatRef<'a, T>) -> Result<Self> {
+        validate::columns("context", context, self.keys.nrows())?;
+        validate::finite("context", context)?;
+        self.context = Some(context);
+        Ok(self)
+    }
+
+    /// Inputs of the edited matrix at all tokens, if they were given.
+    #[must_use]
+    pub fn context(&self) -> Option<MatRef<'a, T>> {
+        self.context
+    }
+
+    /// These edits with other keys and residuals, one for several.
+    pub(crate) fn merged<'b>(&self, keys: &'b Mat<T>, residuals: &'b Mat<T>) -> EditBatch<'b, T>
+    where
+        'a: 'b,
+    {
+        EditBatch { keys: keys.as_ref(), residuals: residuals.as_ref(), ..*self }
+    }
+
+    /// Whether the edits know of each other.
+    #[must_use]
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The keys `K`, `d_in x n`.
+    #[must_use]
+    pub fn keys(&self) -> MatRef<'a, T> {
+        self.keys
+    }
+
+    /// The residuals `R`, `d_out x n`.
+    #[must_use]
+    pub fn residuals(&self) -> MatRef<'a, T> {
+        self.residuals
+    }
+
+    /// Number of edits `n` in the batch.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.keys.ncols()
+    }
+}

@@ -1,0 +1,7 @@
+//! What every room needs and no formula is in.
+
+#[cfg(feature = "files")]
+pub(crate) mod atomic_file;
+pub(crate) mod bytes;
+pub(crate) mod random;
+pub(crate) mod validate;
