@@ -9,6 +9,5 @@ pub(crate) mod tolerance;
 pub(crate) mod triangle;
 
 pub(crate) use cholesky::cholesky;
-pub(crate) use lanczos::spectral_norm;
 pub(crate) use product::*;
 pub(crate) use svd::{Svd, svd};

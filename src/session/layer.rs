@@ -10,7 +10,7 @@ use super::outcome::LayerOutcome;
 use crate::batch::EditBatch;
 use crate::editor::{ClosedFormEditor, Editor, Recipe};
 use crate::error::Result;
-use crate::linalg::spectral_norm;
+use crate::linalg::lanczos::spectral_norm;
 use crate::metrics::{Measurement, RunningTotal};
 use crate::refresh::RefreshReport;
 use crate::restraint::{Prune, Rect, Restraint};
