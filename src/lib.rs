@@ -136,7 +136,7 @@
 pub mod adapter;
 mod batch;
 pub mod editor;
-mod engine;
+pub mod engine;
 mod error;
 #[cfg(feature = "facts")]
 pub mod facts;

@@ -2,6 +2,8 @@
 
 use faer::{Mat, MatRef};
 
+use super::token::StateToken;
+
 use crate::linalg::symmetric;
 
 /// What [`InverseGram::solve`](super::InverseGram::solve) finds for a batch of `n` keys.
@@ -12,7 +14,8 @@ pub struct Solution {
     /// `F` with `Q - F Fᵀ` the state after the keys are absorbed.
     pub(super) factor: Mat<f64>,
     pub(super) gains: Vec<f64>,
-    pub(super) revision: u64,
+    /// The state it was found in; `None` until it is whole.
+    pub(super) token: Option<StateToken>,
     pub(super) product: Product,
 }
 
@@ -27,7 +30,7 @@ pub(super) enum Product {
 impl Default for Solution {
     fn default() -> Self {
         let [keys, directions, factor] = [const { Mat::new() }; 3];
-        Self { keys, directions, factor, gains: Vec::new(), revision: 0, product: Product::Exact }
+        Self { keys, directions, factor, gains: Vec::new(), token: None, product: Product::Exact }
     }
 }
 
