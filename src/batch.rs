@@ -4,6 +4,7 @@ use faer::{Mat, MatRef};
 
 use crate::error::Result;
 use crate::scalar::Scalar;
+use crate::util::named::named;
 use crate::util::validate;
 
 /// Whether the edits of a batch know of each other.
@@ -17,6 +18,8 @@ pub enum Order {
     /// place. No refresh comes in between, and a continuous one tests the keys of the sequence together.
     InSequence,
 }
+
+named!(Order, "order of a batch", { Together => "together", InSequence => "in-sequence" });
 
 /// A batch of edits for one layer: keys and residuals, checked.
 ///

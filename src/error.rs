@@ -84,12 +84,14 @@ pub enum EditError {
         allowed: &'static str,
     },
 
-    /// A method name that is not in the table of methods.
-    #[error("unknown method `{name}`, known are: {known}")]
-    UnknownMethod {
+    /// A name that is not one of those known: of a method, a setting.
+    #[error("unknown {kind} `{name}`, known are: {known}")]
+    UnknownName {
+        /// What it was to be the name of.
+        kind: &'static str,
         /// The name that was given.
         name: String,
-        /// The names in the table, separated by commas.
+        /// The names that are known, separated by commas.
         known: String,
     },
 
@@ -225,6 +227,13 @@ pub enum EditError {
     RefreshDue {
         /// Edits committed so far.
         edits: usize,
+    },
+
+    /// Something was asked for that this editor, or this combination of settings, does not have.
+    #[error("not supported: {what}")]
+    Unsupported {
+        /// What was asked for, and what to do instead.
+        what: String,
     },
 
     /// An edit was to be taken out of a history that has shaped the projector.

@@ -62,7 +62,7 @@
 //! moment.observe(text.as_ref(), Par::Seq)?;
 //!
 //! // One eigendecomposition serves any threshold, any method.
-//! let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq)?);
+//! let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
 //! let method = BetaEdit::default().with_lambda1(10.0).with_lambda2(0.01).with_threshold(Threshold::Absolute(0.02));
 //! let mut editor = method.editor::<f64>(&spectrum, Par::Seq)?;
 //! assert_eq!(editor.projector().kept(), 2);
@@ -149,7 +149,7 @@ mod linalg;
 pub mod llm;
 pub mod metrics;
 mod projector;
-mod refresh;
+pub mod refresh;
 pub mod restraint;
 mod scalar;
 mod second_moment;
@@ -172,8 +172,7 @@ pub use error::{EditError, Result, Shape};
 #[cfg(feature = "nalgebra")]
 pub use interop::{faer_view, to_faer, to_nalgebra};
 pub use projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
-pub use refresh::nested::Headroom;
-pub use refresh::{Capacity, Refresh, RefreshReport, RefreshRule};
+pub use refresh::{Capacity, Headroom, Refresh, RefreshReport, RefreshRule};
 pub use scalar::{Scalar, cast};
 pub use second_moment::SecondMoment;
 pub use spectrum::Spectrum;

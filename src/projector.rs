@@ -114,7 +114,12 @@ impl HistoryWeighting {
                 found: (history.d_in(), history.d_in()).into(),
             });
         }
-        let mut M = spectrum.matrix(par);
+        self.protect(spectrum.to_matrix(par), history, par)
+    }
+
+    /// The protected matrix in place of `C`, with a history of the same size.
+    pub(crate) fn protect(self, C: Mat<f64>, history: &SecondMoment, par: Par) -> Result<Mat<f64>> {
+        let mut M = C;
         match self {
             Self::Mean { lambda1 } => {
                 validate::non_negative("lambda1", lambda1)?;
@@ -133,7 +138,7 @@ impl HistoryWeighting {
 /// The orthogonal projector `P = V Vᵀ` on the directions that may be edited.
 ///
 /// `V` (`d_in x r`) holds the eigenvectors of the protected matrix whose eigenvalues are below the threshold. `P` is
-/// never formed unless [`dense`](Self::dense) asks for it.
+/// never formed unless [`to_dense`](Self::to_dense) asks for it.
 ///
 /// # Examples
 /// ```
@@ -141,7 +146,7 @@ impl HistoryWeighting {
 /// use betaedit_core::{ProjectorBuilder, Spectrum, Threshold, faer::{Mat, Par}};
 ///
 /// let C = Mat::from_fn(4, 4, |i, j| if i == j { [5.0, 0.001, 0.3, 0.01][i] } else { 0.0 });
-/// let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq)?);
+/// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
 /// let P = ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(0.02)).build(Par::Seq)?;
 /// assert_eq!((P.kept(), P.dim()), (2, 4));
 /// // What the model uses is not touched.
@@ -183,6 +188,15 @@ impl Projector {
             return Err(EditError::NothingKept { threshold: self.threshold, smallest: self.spectrum.values()[0] });
         }
         Ok(self)
+    }
+
+    /// The directions of a spectrum below a threshold.
+    pub(crate) fn cut(spectrum: Arc<Spectrum>, threshold: Threshold) -> Result<Self> {
+        let (kept, threshold) = threshold.cut(&spectrum);
+        if kept == 0 {
+            return Err(EditError::NothingKept { threshold, smallest: spectrum.values()[0] });
+        }
+        Ok(Self { spectrum, kept, threshold })
     }
 
     /// Number of kept directions `r`, the rank of `P`.
@@ -232,12 +246,14 @@ impl Projector {
         &self.spectrum
     }
 
-    /// The spectral gap at the cut: the largest kept eigenvalue and the smallest protected one, each `None` if there
-    /// is none. The closer they are, the more the choice between them is rounding.
+    /// The eigenvalues on both sides of the cut.
     #[must_use]
-    pub fn gap(&self) -> (Option<f64>, Option<f64>) {
+    pub fn gap(&self) -> SpectralGap {
         let values = self.spectrum.values();
-        (self.kept.checked_sub(1).map(|i| values[i]), values.get(self.kept).copied())
+        SpectralGap {
+            largest_kept: self.kept.checked_sub(1).map(|i| values[i]),
+            smallest_protected: values.get(self.kept).copied(),
+        }
     }
 
     /// How much more can be written before the space is full: `sum (tau - s_i) / tau` over the kept directions, their
@@ -267,7 +283,7 @@ impl Projector {
 
     /// `P` as a dense `d_in x d_in` matrix. Cost: `2 d_in² r` flops.
     #[must_use]
-    pub fn dense(&self, par: Par) -> Mat<f64> {
+    pub fn to_dense(&self, par: Par) -> Mat<f64> {
         let mut P = Mat::zeros(self.dim(), self.dim());
         linalg::add_self_outer(P.as_mut(), self.basis(), 1.0, par);
         P
@@ -285,6 +301,16 @@ impl Projector {
     }
 }
 
+/// The eigenvalues on both sides of a cut, each `None` if there is none. The closer they are, the more the choice between
+/// them is rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SpectralGap {
+    /// The largest eigenvalue whose direction may be edited.
+    pub largest_kept: Option<f64>,
+    /// The smallest eigenvalue whose direction is protected.
+    pub smallest_protected: Option<f64>,
+}
+
 /// Builds a [`Projector`] from the statistics and, for a refresh, the keys of past edits.
 ///
 /// # Examples
@@ -293,7 +319,7 @@ impl Projector {
 /// use betaedit_core::{HistoryWeighting, ProjectorBuilder, SecondMoment, Spectrum, faer::{Mat, mat, Par}};
 ///
 /// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.001, 0.002][i] } else { 0.0 });
-/// let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq)?);
+/// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
 /// let mut history = SecondMoment::new(3);
 /// history.observe(mat![[0.5], [2.0], [0.0]].as_ref(), Par::Seq)?;
 ///
@@ -334,7 +360,7 @@ impl<'a> ProjectorBuilder<'a> {
     ///
     /// # Errors
     /// [`EditError::NothingKept`] if no eigenvalue is below the threshold, a threshold that makes no sense, a history
-    /// of another size, and the errors of [`Spectrum::of_matrix`].
+    /// of another size, and the errors of [`Spectrum::from_matrix`].
     pub fn build(self, par: Par) -> Result<Projector> {
         self.threshold.check()?;
         let spectrum = match self.history {
@@ -344,11 +370,7 @@ impl<'a> ProjectorBuilder<'a> {
             }
             _ => Arc::clone(self.spectrum),
         };
-        let (kept, threshold) = self.threshold.cut(&spectrum);
-        if kept == 0 {
-            return Err(EditError::NothingKept { threshold, smallest: spectrum.values()[0] });
-        }
-        Ok(Projector { spectrum, kept, threshold })
+        Projector::cut(spectrum, self.threshold)
     }
 }
 

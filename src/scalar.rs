@@ -26,7 +26,7 @@ pub trait Scalar:
     /// The value as `f64`, exactly.
     fn to_f64(self) -> f64;
     /// The nearest value to `x`.
-    fn of_f64(x: f64) -> Self;
+    fn from_f64(x: f64) -> Self;
 
     /// Writes the value, little endian, to the front of `bytes`; returns its size.
     #[doc(hidden)]
@@ -46,7 +46,7 @@ impl Scalar for f32 {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "rounding is what this is for")]
-    fn of_f64(x: f64) -> Self {
+    fn from_f64(x: f64) -> Self {
         x as f32
     }
 
@@ -69,7 +69,7 @@ impl Scalar for f64 {
         self
     }
 
-    fn of_f64(x: f64) -> Self {
+    fn from_f64(x: f64) -> Self {
         x
     }
 
@@ -92,5 +92,5 @@ impl Scalar for f64 {
 /// ```
 #[must_use]
 pub fn cast<T: Scalar, U: Scalar>(matrix: MatRef<'_, T>) -> Mat<U> {
-    Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| U::of_f64(matrix[(i, j)].to_f64()))
+    Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| U::from_f64(matrix[(i, j)].to_f64()))
 }

@@ -287,17 +287,17 @@ impl SecondMoment {
     /// The mean `C = E[k kᵀ]`, `d_in x d_in`, exactly symmetric. All zeros if no token was counted.
     #[must_use]
     pub fn mean(&self, par: Par) -> Mat<f64> {
-        self.dense(self.per_token(), par)
+        self.to_dense(self.per_token(), par)
     }
 
     /// The sum `sum k kᵀ` over all tokens, `d_in x d_in`, exactly symmetric: the history `H` of the papers when the
     /// keys counted here are those of past edits. Equal to the mean where the token count is unknown.
     #[must_use]
     pub fn sum(&self, par: Par) -> Mat<f64> {
-        self.dense(1.0, par)
+        self.to_dense(1.0, par)
     }
 
-    fn dense(&self, scale: f64, par: Par) -> Mat<f64> {
+    fn to_dense(&self, scale: f64, par: Par) -> Mat<f64> {
         let mut matrix = Mat::zeros(self.d_in(), self.d_in());
         self.add_to(matrix.as_mut(), scale, par);
         matrix

@@ -37,7 +37,7 @@ const PROBES: usize = 16;
 ///
 /// let mut moment = SecondMoment::new(2);
 /// moment.observe(mat![[3.0, 3.0], [0.1, -0.1]].as_ref(), Par::Seq)?;
-/// let spectrum = Spectrum::of(&moment, Par::Seq)?;
+/// let spectrum = Spectrum::new(&moment, Par::Seq)?;
 /// assert!((spectrum.values()[0] - 0.01).abs() < 1e-12);
 /// assert!((spectrum.values()[1] - 9.0).abs() < 1e-12);
 /// # Ok::<(), betaedit_core::EditError>(())
@@ -54,8 +54,8 @@ impl Spectrum {
     /// Decomposes the mean of a [`SecondMoment`].
     ///
     /// # Errors
-    /// As [`of_matrix`](Self::of_matrix), and statistics of no token.
-    pub fn of(moment: &SecondMoment, par: Par) -> Result<Self> {
+    /// As [`from_matrix`](Self::from_matrix), and statistics of no token.
+    pub fn new(moment: &SecondMoment, par: Par) -> Result<Self> {
         if moment.tokens() == Some(0) {
             return Err(EditError::Empty { argument: "second moment" });
         }
@@ -69,7 +69,7 @@ impl Spectrum {
     /// # Errors
     /// Not square, empty, NaN, not symmetric, clearly negative eigenvalues, not enough memory, or a decomposition
     /// that fails its verification.
-    pub fn of_matrix(matrix: MatRef<'_, f64>, par: Par) -> Result<Self> {
+    pub fn from_matrix(matrix: MatRef<'_, f64>, par: Par) -> Result<Self> {
         validate::square("matrix", matrix)?;
         validate::finite("matrix", matrix)?;
         validate::symmetric("matrix", matrix, tolerance::SYMMETRY)?;
@@ -108,7 +108,7 @@ impl Spectrum {
 
     /// Decomposes a symmetric positive semidefinite matrix of which the lower triangle is read.
     pub(crate) fn decompose(argument: &'static str, matrix: Mat<f64>, par: Par) -> Result<Self> {
-        let mut spectrum = Self::of_symmetric(argument, matrix, par)?;
+        let mut spectrum = Self::from_symmetric(argument, matrix, par)?;
         let (smallest, largest) = (spectrum.values[0], spectrum.largest());
         // Relative to the largest magnitude, so that the squares stay in range.
         let magnitude = largest.abs().max(smallest.abs()).max(f64::MIN_POSITIVE);
@@ -121,7 +121,7 @@ impl Spectrum {
     }
 
     /// Decomposes any symmetric matrix of which the lower triangle is read; eigenvalues may be negative.
-    pub(crate) fn of_symmetric(argument: &'static str, mut matrix: Mat<f64>, par: Par) -> Result<Self> {
+    pub(crate) fn from_symmetric(argument: &'static str, mut matrix: Mat<f64>, par: Par) -> Result<Self> {
         validate::not_empty(argument, matrix.as_ref())?;
         validate::finite(argument, matrix.as_ref())?;
         // faer's divide and conquer loses digits far from unit magnitude (measured: 7e-4 at 1e150, 6e-2 at 1e-160).
@@ -230,7 +230,7 @@ impl Spectrum {
 
     /// The matrix itself, `U diag(s) Uᵀ`. Cost: `2 d³` flops, two `d x d` matrices.
     #[must_use]
-    pub fn matrix(&self, par: Par) -> Mat<f64> {
+    pub fn to_matrix(&self, par: Par) -> Mat<f64> {
         let n = self.dim();
         let root = Mat::from_fn(n, n, |i, j| self.vectors[(i, j)] * self.values[j].sqrt());
         let mut matrix = Mat::zeros(n, n);

@@ -6,11 +6,11 @@ mod recorded;
 #[cfg(feature = "safetensors")]
 pub use recorded::{RecordedStream, write_delta};
 
-use faer::{Mat, MatMut, MatRef};
+use faer::{Mat, MatMut, MatRef, Par};
 
 use crate::error::Result;
 use crate::scalar::Scalar;
-use crate::update::Update;
+use crate::update::{Orientation, Update};
 
 /// The seam between the engine and a model.
 ///
@@ -71,9 +71,66 @@ pub trait Adapter {
         None
     }
 
-    /// Adds an update to the layer's weight.
+    /// Adds an update to the layer's weight. The default reads the weight, adds the update, and writes it back; an adapter that can
+    /// change its weight in place does so with [`Update::apply_to`].
     ///
     /// # Errors
     /// An unknown layer, an update of another shape, or any failure of the model. The weight is unchanged then.
-    fn apply(&mut self, layer: usize, update: &Update<Self::Scalar>) -> Result<()>;
+    fn apply(&mut self, layer: usize, update: &Update<Self::Scalar>) -> Result<()> {
+        let (d_out, d_in) = self.weight_shape(layer)?;
+        update.check_shape("update", d_out, d_in)?;
+        let mut weight = Mat::zeros(d_out, d_in);
+        self.read_weight(layer, weight.as_mut())?;
+        update.apply_to(weight.as_mut(), Orientation::OutputsByInputs, Par::Seq)?;
+        self.write_weight(layer, weight.as_ref())
+    }
 }
+
+/// An adapter behind a pointer is an adapter.
+macro_rules! behind {
+    ($pointer:ty) => {
+        impl<A: Adapter + ?Sized> Adapter for $pointer {
+            type Scalar = A::Scalar;
+            type Request = A::Request;
+
+            fn layers(&self) -> &[usize] {
+                (**self).layers()
+            }
+
+            fn weight_shape(&self, layer: usize) -> Result<(usize, usize)> {
+                (**self).weight_shape(layer)
+            }
+
+            fn keys(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>> {
+                (**self).keys(layer, requests)
+            }
+
+            fn residuals(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>> {
+                (**self).residuals(layer, requests)
+            }
+
+            fn read_weight(&self, layer: usize, weight: MatMut<'_, Self::Scalar>) -> Result<()> {
+                (**self).read_weight(layer, weight)
+            }
+
+            fn write_weight(&mut self, layer: usize, weight: MatRef<'_, Self::Scalar>) -> Result<()> {
+                (**self).write_weight(layer, weight)
+            }
+
+            fn fingerprint(&self) -> String {
+                (**self).fingerprint()
+            }
+
+            fn subject(&self, request: &Self::Request) -> Option<String> {
+                (**self).subject(request)
+            }
+
+            fn apply(&mut self, layer: usize, update: &Update<Self::Scalar>) -> Result<()> {
+                (**self).apply(layer, update)
+            }
+        }
+    };
+}
+
+behind!(Box<A>);
+behind!(&mut A);

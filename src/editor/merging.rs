@@ -64,7 +64,7 @@ pub(crate) fn groups(n: usize, mut alike: impl FnMut(usize, usize) -> bool) -> V
 pub(crate) fn merged<T: Scalar>(matrix: MatRef<'_, T>, groups: &[Vec<usize>]) -> Mat<T> {
     Mat::from_fn(matrix.nrows(), groups.len(), |i, j| {
         let sum: f64 = groups[j].iter().map(|&column| matrix[(i, column)].to_f64()).sum();
-        T::of_f64(sum / groups[j].len() as f64)
+        T::from_f64(sum / groups[j].len() as f64)
     })
 }
 

@@ -31,16 +31,20 @@
 //! by name. [`NullSpace`] and [`SimIe`] go around any method.
 
 mod closed_form;
+mod describe;
 pub(crate) mod merging;
+mod method;
 mod methods;
+mod proposal;
 mod random_keys;
 mod recipe;
 mod simulated;
 mod table;
 
+pub use crate::util::description::Description;
 pub use closed_form::ClosedFormEditor;
-pub(crate) use closed_form::Remembered;
 pub use merging::Merging;
+pub use method::{Method, NamedRecipe};
 pub use methods::alphaedit::AlphaEdit;
 pub use methods::betaedit::{BetaEdit, Penalty};
 pub use methods::emmet::Emmet;
@@ -50,49 +54,20 @@ pub use methods::null_space::NullSpace;
 pub use methods::pmet::Pmet;
 pub use methods::rlsedit::RlsEdit;
 pub use methods::simie::{Base, SimIe, Simulation};
+pub use proposal::Proposal;
 pub use recipe::{History, Recipe, Share, Slack, Space};
 pub use table::{Hyperparameters, METHODS, MethodEntry, method};
 
-use std::sync::Arc;
+use std::{fmt, io};
 
-use faer::{MatRef, Par};
+use faer::{Mat, MatRef};
 
 use crate::batch::EditBatch;
-use crate::error::Result;
+use crate::error::{EditError, Result};
 use crate::refresh::{Capacity, RefreshReport};
 use crate::scalar::Scalar;
-use crate::spectrum::Spectrum;
 use crate::update::Update;
-
-/// A closed-form editing method: something that has a [`Recipe`].
-pub trait Method {
-    /// The name in the table of methods, such as `"memit-h"`.
-    fn name(&self) -> &'static str;
-
-    /// The method's row in the table.
-    fn recipe(&self) -> Recipe;
-
-    /// Refuses hyperparameters outside their range, by the names that the method gives them.
-    ///
-    /// # Errors
-    /// [`EditError::Parameter`](crate::EditError::Parameter).
-    fn check(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// An editor for one layer, from the spectrum of the layer's second moment. `par` is used for all its work.
-    ///
-    /// # Errors
-    /// Hyperparameters outside their range, a threshold that keeps nothing, or a singular start: see
-    /// [`InverseGram::diagonal`](crate::InverseGram::diagonal).
-    fn editor<T: Scalar>(&self, spectrum: &Arc<Spectrum>, par: Par) -> Result<ClosedFormEditor<T>>
-    where
-        Self: Sized,
-    {
-        self.check()?;
-        ClosedFormEditor::new(self.name(), self.recipe(), spectrum, par)
-    }
-}
+use crate::util::validate;
 
 /// What an editor has done so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,10 +85,51 @@ pub struct EditorState {
     pub capacity: Capacity,
 }
 
+impl EditorState {
+    /// The state after so many edits and refreshes, with `kept` directions left of `first`.
+    ///
+    /// ```
+    /// use betaedit_core::{editor::EditorState, refresh::Capacity};
+    /// let state = EditorState::new(10, 0, 3, 40);
+    /// assert_eq!((state.removed_directions, state.capacity), (37, Capacity::Low));
+    /// ```
+    #[must_use]
+    pub fn new(edits: usize, refreshes: usize, kept: usize, first: usize) -> Self {
+        Self {
+            edits,
+            refreshes,
+            kept_directions: kept,
+            removed_directions: first.saturating_sub(kept),
+            capacity: Capacity::new(kept, first),
+        }
+    }
+}
+
+/// How a committed edit can be taken back, as if it had never been. A session asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reversal {
+    /// The editor is least squares with history: [`Editor::release`] takes the key out, and the weight follows by a term of
+    /// rank one along [`Editor::product`].
+    Downdate,
+    /// Edits of different batches know nothing of each other: the update of a batch gives way to that of its other edits, as
+    /// [`Editor::propose`] computes both, and [`Editor::release`] takes the edits out of the count.
+    Replace,
+    /// The other edits are played again from the start, towards the targets `W k + r` that they had: for editors in which an
+    /// edit depends on those before it.
+    ReplayTargets,
+    /// The other edits are played again from the start, with the residuals that they had.
+    ReplayResiduals,
+}
+
 /// Edits one layer: proposes updates, and remembers those that are committed.
 ///
 /// [`propose`](Self::propose) changes nothing, so an update can be looked at, guarded, rejected and forgotten without
 /// a trace. [`commit`](Self::commit) records one that was applied. [`edit`](Self::edit) is the two in one.
+///
+/// An editor of your own implements the five methods without a default, or wraps another editor and passes calls on; the
+/// guide `docs/adding-an-editor.md` shows both. The other methods say what a session can do with it: without them it can
+/// edit, and undo by playing again, but not take snapshots.
 ///
 /// # Examples
 /// ```
@@ -122,18 +138,18 @@ pub struct EditorState {
 ///
 /// let mut moment = SecondMoment::new(2);
 /// moment.observe(mat![[2.0, 0.0], [0.0, 1.0]].as_ref(), Par::Seq)?;
-/// let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq)?);
+/// let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
 /// let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
 ///
 /// let (k, r) = (mat![[0.0], [1.0]], mat![[3.0]]);
-/// let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
+/// let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
 /// // Delta = r kᵀ (C + k kᵀ)⁻¹ with C = diag(2, 1/2)
-/// assert!((update.dense(Par::Seq) - mat![[0.0, 2.0]]).norm_l2() < 1e-15);
-/// editor.commit(&update)?;
+/// assert!((proposal.update().to_dense(Par::Seq) - mat![[0.0, 2.0]]).norm_l2() < 1e-15);
+/// editor.commit(proposal)?;
 /// assert_eq!(editor.state().edits, 1);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
-pub trait Editor<T: Scalar>: Send + Sync {
+pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// The method's name.
     fn name(&self) -> &str;
 
@@ -143,32 +159,44 @@ pub trait Editor<T: Scalar>: Send + Sync {
     /// What the editor has done so far.
     fn state(&self) -> EditorState;
 
-    /// Refreshes the projector if that is due; to be called before [`propose`](Self::propose). Returns what was done.
-    ///
-    /// # Errors
-    /// A refresh that is impossible, for example because the history leaves no direction. The editor is unchanged
-    /// then.
-    fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>>;
-
     /// Computes the update for a batch and changes nothing.
     ///
     /// # Errors
     /// Keys of another length, a due refresh, overflow, a singular small system.
-    fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Update<T>>;
+    fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Proposal<T>>;
 
-    /// Records an update that was proposed by this editor in its present state, so that later ones know of it.
+    /// Records a proposal of this editor in its present state, so that later ones know of it, and returns its update.
     ///
     /// # Errors
     /// [`EditError::StaleUpdate`](crate::EditError::StaleUpdate) if anything was committed since the proposal, or if
-    /// the update is not this editor's. Nothing is changed then.
-    fn commit(&mut self, update: &Update<T>) -> Result<()>;
+    /// it is not this editor's. Nothing is changed then.
+    fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>>;
+
+    /// Refreshes the projector if that is due; to be called before [`propose`](Self::propose). Returns what was done. The
+    /// default has no projector.
+    ///
+    /// # Errors
+    /// A refresh that is impossible, for example because the history leaves no direction. The editor is unchanged
+    /// then.
+    fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>> {
+        Ok(None)
+    }
 
     /// Protects keys without editing them: they join the history as if they had been edited with residual zero, in
     /// editors without history, too. They do not count as edits.
     ///
     /// # Errors
-    /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
-    fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()>;
+    /// Wrong shape, empty, NaN, overflow; [`EditError::Unsupported`](crate::EditError::Unsupported) by default. Nothing is
+    /// changed then.
+    fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
+        let _ = keys;
+        Err(self.unsupported("protecting keys without editing them"))
+    }
+
+    /// How a committed edit can be taken back. [`Reversal::ReplayTargets`] by default, which is right for any editor.
+    fn reversal(&self) -> Reversal {
+        Reversal::ReplayTargets
+    }
 
     /// Takes committed edits out of the history, as if they had never been: `A <- A - K Kᵀ`. The weight is the caller's
     /// part: see [`Session::undo`](crate::session).
@@ -177,19 +205,68 @@ pub trait Editor<T: Scalar>: Send + Sync {
     ///
     /// # Errors
     /// [`EditError::HistoryInProjector`](crate::EditError::HistoryInProjector) once the keys have shaped the projector,
-    /// [`EditError::NotReversible`](crate::EditError::NotReversible) for SimIE and random keys,
+    /// [`EditError::NotReversible`](crate::EditError::NotReversible) for SimIE and random keys, and by default;
     /// those of [`InverseGram::release`](crate::InverseGram::release), wrong shape, NaN. Nothing is changed then.
-    fn release(&mut self, keys: MatRef<'_, T>) -> Result<()>;
+    fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
+        let _ = keys;
+        Err(EditError::NotReversible)
+    }
+
+    /// `Q K` (`d_in x n`) on the present state: what [`Reversal::Downdate`] goes by.
+    ///
+    /// # Errors
+    /// Wrong shape, NaN; [`EditError::NotReversible`](crate::EditError::NotReversible) by default.
+    fn product(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
+        let _ = keys;
+        Err(EditError::NotReversible)
+    }
+
+    /// `s = kᵀ A0⁻¹ k` of every key, with `A0` the protected Gram matrix at the start: see
+    /// [`metrics::stability`](crate::metrics::stability). `None` by default: the editor does not know it.
+    ///
+    /// # Errors
+    /// Wrong shape, empty, NaN.
+    fn stability(&self, keys: MatRef<'_, T>) -> Result<Option<Vec<f64>>> {
+        let _ = keys;
+        Ok(None)
+    }
+
+    /// Writes the state, bit for bit, such that an editor that goes on from it gives the same numbers, at an equal `Par`.
+    ///
+    /// The bytes hold no checksum and no version: a [`Session`](crate::session) adds both. By default there is no way to write it,
+    /// and a session takes no snapshots: it plays its journal from the start when it is opened.
+    ///
+    /// # Errors
+    /// Those of the writer; [`Unsupported`](io::ErrorKind::Unsupported) by default.
+    fn save(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        let _ = out;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Goes on from a state that [`save`](Self::save) wrote for an editor with the same settings.
+    ///
+    /// # Errors
+    /// Those of the reader, and [`InvalidData`](io::ErrorKind::InvalidData) for a state that cannot be this
+    /// editor's. The editor is unchanged then. [`Unsupported`](io::ErrorKind::Unsupported) by default.
+    fn load(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        let _ = from;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Refreshes if due, proposes, and commits.
     ///
     /// # Errors
     /// Those of the three. A refresh that was made stays; nothing else is changed then.
     fn edit(&mut self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
-        crate::util::validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
+        validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         self.refresh_if_due()?;
-        let update = self.propose(batch)?;
-        self.commit(&update)?;
-        Ok(update)
+        let proposal = self.propose(batch)?;
+        self.commit(proposal)
+    }
+
+    /// The error of an operation that this editor does not have.
+    #[doc(hidden)]
+    fn unsupported(&self, operation: &'static str) -> EditError {
+        EditError::Unsupported { what: format!("{operation}, by the editor `{}`", self.name()) }
     }
 }

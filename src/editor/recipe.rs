@@ -1,10 +1,12 @@
 //! A method as a value: its row in the table of methods.
 
+use super::Reversal;
 use super::merging::Merging;
 use super::methods::simie::Simulation;
 use crate::error::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
+use crate::util::named::named;
 use crate::util::validate;
 
 /// Whether the keys of past edits are protected by later ones.
@@ -73,15 +75,17 @@ pub enum Share {
     SquareRoot,
 }
 
+named!(Share, "share of a residual", { Even => "even", SquareRoot => "square-root" });
+
 impl Share {
     /// The share with so many layers left.
     ///
     /// ```
     /// use betaedit_core::editor::Share;
-    /// assert_eq!((Share::Even.of(4), Share::SquareRoot.of(4)), (0.25, 0.5));
+    /// assert_eq!((Share::Even.with_layers_left(4), Share::SquareRoot.with_layers_left(4)), (0.25, 0.5));
     /// ```
     #[must_use]
-    pub fn of(self, layers_left: usize) -> f64 {
+    pub fn with_layers_left(self, layers_left: usize) -> f64 {
         match self {
             Self::Even => 1.0 / layers_left as f64,
             Self::SquareRoot => 1.0 / (layers_left as f64).sqrt(),
@@ -140,15 +144,13 @@ impl Recipe {
         self.simulation.map_or(Ok(()), |simulation| validate::positive("lambda of the simulation", simulation.lambda))
     }
 
-    /// Whether an edit depends on the edits before it: then its target is what counts, else its residual.
-    #[cfg(feature = "session")]
-    pub(crate) fn remembers(&self) -> bool {
-        self.history == History::Absorbed || self.simulation.is_some()
-    }
-
-    /// Whether a stream of edits towards fixed targets is the ridge solution over all of them, in any order.
-    #[cfg(feature = "session")]
-    pub(crate) fn is_least_squares(&self) -> bool {
-        self.history == History::Absorbed && self.slack == Slack::default() && self.simulation.is_none()
+    /// How an edit is taken back.
+    pub(super) fn reversal(&self) -> Reversal {
+        match (self.history, self.simulation) {
+            (History::Absorbed, None) if self.slack == Slack::default() => Reversal::Downdate,
+            (History::Ignored, None) => Reversal::Replace,
+            (History::Random { .. }, None) => Reversal::ReplayResiduals,
+            (History::Absorbed, _) | (_, Some(_)) => Reversal::ReplayTargets,
+        }
     }
 }

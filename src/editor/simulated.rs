@@ -65,12 +65,8 @@ impl Simulated {
                 (self.in_sequence(R, of_keys, &K, directions, &solution), solution)
             }
             (Order::InSequence, Some(_)) => {
-                let (parameter, value) = ("context of edits in sequence", f64::NAN);
-                return Err(EditError::Parameter {
-                    parameter,
-                    value,
-                    allowed: "none: give edits with context together",
-                });
+                let what = "context of edits in sequence; give edits with context together".into();
+                return Err(EditError::Unsupported { what });
             }
         };
         let left = cast::<f64, T>(residuals.as_ref());

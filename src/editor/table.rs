@@ -75,7 +75,7 @@ impl Hyperparameters {
     }
 
     fn null_space<M: Method>(&self, method: M) -> Recipe {
-        NullSpace::of(method).with_threshold(self.threshold).with_refresh(self.refresh).recipe()
+        NullSpace::new(method).with_threshold(self.threshold).with_refresh(self.refresh).recipe()
     }
 }
 
@@ -137,7 +137,7 @@ pub const METHODS: &[MethodEntry] = &[
         RlsEdit::default().with_lambda(h.lambda).with_anchors(h.anchors.0, h.anchors.1).recipe()
     }),
     MethodEntry::new("simie", "an ideal editor that learns from emmet", |h| {
-        SimIe::of(h.emmet(History::Ignored)).recipe()
+        SimIe::new(h.emmet(History::Ignored)).recipe()
     }),
     MethodEntry::new("alphaedit", "null space of C, no history", |h| h.alphaedit(History::Ignored).recipe()),
     MethodEntry::new("alphaedit-h", "null space of C, past keys protected", |h| {
@@ -159,9 +159,10 @@ pub const METHODS: &[MethodEntry] = &[
 /// ```
 ///
 /// # Errors
-/// [`EditError::UnknownMethod`], which lists the names.
+/// [`EditError::UnknownName`], which lists the names.
 pub fn method(name: &str) -> Result<&'static MethodEntry> {
-    METHODS.iter().find(|entry| entry.name == name).ok_or_else(|| EditError::UnknownMethod {
+    METHODS.iter().find(|entry| entry.name == name).ok_or_else(|| EditError::UnknownName {
+        kind: "method",
         name: name.to_owned(),
         known: METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
     })

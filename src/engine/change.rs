@@ -187,7 +187,7 @@ impl InverseGram {
         let scale = |i: usize| 1.0 / S[(free[i], free[i])].sqrt();
         let m = free.len();
         let scaled = Mat::from_fn(m, m, |i, j| S[(free[i], free[j])] * scale(i) * scale(j));
-        let spectrum = Spectrum::of_symmetric("Nᵀ Q N", scaled, self.Q.par())?;
+        let spectrum = Spectrum::from_symmetric("Nᵀ Q N", scaled, self.Q.par())?;
         let first = spectrum.values().partition_point(|&s| s <= rounding * m as f64);
         let mut root = Mat::zeros(N.ncols(), m - first);
         for (i, &row) in free.iter().enumerate() {

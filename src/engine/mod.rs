@@ -59,9 +59,9 @@ use crate::util::validate;
 /// let k = mat![[1.0_f64], [2.0]];
 /// let mut Q = InverseGram::isotropic(2, 5.0, Par::Seq)?; // (5 I)⁻¹
 /// Q.absorb(k.as_ref())?; //                                 (5 I + k kᵀ)⁻¹
-/// assert!((Q.dense()[(0, 0)] - 0.18).abs() < 1e-15);
+/// assert!((Q.to_dense()[(0, 0)] - 0.18).abs() < 1e-15);
 /// Q.release(k.as_ref())?; //                                as if it had never been
-/// assert!((Q.dense()[(0, 0)] - 0.2).abs() < 1e-15);
+/// assert!((Q.to_dense()[(0, 0)] - 0.2).abs() < 1e-15);
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl InverseGram {
         let smallest = A.iter().copied().fold(f64::INFINITY, f64::min);
         let V = projector.basis();
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / A[j].sqrt());
-        Self::of_root(&root, 1.0 / smallest, par)
+        Self::from_root(&root, 1.0 / smallest, par)
     }
 
     /// `Q = V (Vᵀ A V + ridge I)⁻¹ Vᵀ` for any symmetric positive semidefinite `A` (`d_in x d_in`), the start after a
@@ -125,7 +125,7 @@ impl InverseGram {
         solve_lower_triangular_in_place(L.as_ref(), root.as_mut().transpose_mut(), par);
         // The trace bounds the largest eigenvalue, and so does the ridge, also after keys are released.
         let largest = if ridge > 0.0 { 1.0 / ridge } else { root.squared_norm_l2() };
-        Self::of_root(&root, largest, par)
+        Self::from_root(&root, largest, par)
     }
 
     /// `Q = I / a` on all of `d_in` dimensions.
@@ -145,9 +145,9 @@ impl InverseGram {
         Self { probe: Probe::new(&Q), Q, largest, token: StateToken::new(), unsettled: Unsettled::default() }
     }
 
-    fn of_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
+    fn from_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
         validate::in_range(START, &[largest])?;
-        let Q = Symmetric::of_root(root.as_ref(), par)?;
+        let Q = Symmetric::from_root(root.as_ref(), par)?;
         if Q.is_finite() {
             Ok(Self::started(Q, largest))
         } else {
@@ -175,9 +175,9 @@ impl InverseGram {
 
     /// `Q` as a dense matrix, `d_in x d_in`, exactly symmetric.
     #[must_use]
-    pub fn dense(&self) -> Mat<f64> {
+    pub fn to_dense(&self) -> Mat<f64> {
         let mut settled = self.clone();
         settled.settle();
-        settled.Q.dense()
+        settled.Q.to_dense()
     }
 }

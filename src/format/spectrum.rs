@@ -71,7 +71,7 @@ pub fn read_projector(path: impl AsRef<Path>, tensor: &str, par: Par) -> Result<
     for i in 0..d {
         P[(i, i)] += 1.0;
     }
-    let complement = Spectrum::of_symmetric("the projector", P, par).map_err(in_file(path))?;
+    let complement = Spectrum::from_symmetric("the projector", P, par).map_err(in_file(path))?;
     let mut values = complement.values().to_vec();
     for s in &mut values {
         let nearest = if *s < HALFWAY { 0.0 } else { 1.0 };

@@ -180,7 +180,7 @@ impl<R: Read + Seek> TensorFile<R> {
             self.reader.read_exact(bytes).map_err(io)?;
             let decoded = &mut decoded[..bytes.len() / precision.bytes()];
             precision.decode(bytes, decoded);
-            numbers.extend(decoded.iter().map(|&x| f32::of_f64(x)));
+            numbers.extend(decoded.iter().map(|&x| f32::from_f64(x)));
             left -= bytes.len();
         }
         Ok((shape, numbers))
@@ -206,7 +206,7 @@ impl<R: Read + Seek> TensorFile<R> {
         for i in 0..matrix.rows {
             reader.read_exact(&mut bytes).map_err(io)?;
             matrix.precision.decode(&bytes, &mut numbers);
-            columns.col_mut(i).iter_mut().zip(&numbers).for_each(|(to, from)| *to = T::of_f64(*from));
+            columns.col_mut(i).iter_mut().zip(&numbers).for_each(|(to, from)| *to = T::from_f64(*from));
         }
         Ok(columns)
     }

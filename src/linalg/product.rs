@@ -58,7 +58,7 @@ const WORTH_SHARING: usize = 1 << 17;
 /// `lhs * rhs`.
 pub(crate) fn product<T: Scalar>(lhs: MatRef<'_, T>, rhs: MatRef<'_, T>, par: Par) -> Mat<T> {
     let mut dst = Mat::zeros(lhs.nrows(), rhs.ncols());
-    matmul(dst.as_mut(), Accum::Replace, lhs, rhs, T::of_f64(1.0), par);
+    matmul(dst.as_mut(), Accum::Replace, lhs, rhs, T::from_f64(1.0), par);
     dst
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn add_self_outer<T: Scalar>(mut dst: MatMut<'_, T>, F: MatRef<'_, T>
         BlockStructure::Rectangular,
         F.transpose(),
         BlockStructure::Rectangular,
-        T::of_f64(alpha),
+        T::from_f64(alpha),
         par,
     );
     mirror(dst);

@@ -44,7 +44,7 @@ impl Rounded {
         let round = |(to, from): (&mut Mat<f32>, &Mat<f64>)| {
             for j in 0..from.ncols() {
                 let columns = to.col_as_slice_mut(j)[j..].iter_mut().zip(&from.col_as_slice(j)[j..]);
-                columns.for_each(|(to, from)| *to = f32::of_f64(from * scale));
+                columns.for_each(|(to, from)| *to = f32::from_f64(from * scale));
             }
         };
         let (to, from) = (&mut self.triangle.panels, &base.panels);
@@ -81,7 +81,7 @@ impl Sign {
 
 impl Symmetric {
     /// `sum_j root_j root_jᵀ` over the columns of `root`.
-    pub(crate) fn of_root(root: MatRef<'_, f64>, par: Par) -> Result<Self> {
+    pub(crate) fn from_root(root: MatRef<'_, f64>, par: Par) -> Result<Self> {
         let mut zero = Self::zeros(root.nrows(), par)?;
         zero.add_product(root, root, 1.0);
         Ok(zero)
@@ -140,7 +140,7 @@ impl Symmetric {
         let Workspace { rounded: sums, key, .. } = workspace;
         let length = linalg::power_of_two(k.iter().fold(0.0, |max, k| max.max(k.abs())));
         key.clear();
-        key.extend(k.iter().map(|k| f32::of_f64(k / length)));
+        key.extend(k.iter().map(|k| f32::from_f64(k / length)));
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
         rounded.triangle.times_vector(key, length * rounded.scale, z, sums, pending, self.par);
         true
@@ -254,7 +254,7 @@ impl Symmetric {
     }
 
     /// The whole matrix, exactly symmetric.
-    pub(crate) fn dense(&self) -> Mat<f64> {
+    pub(crate) fn to_dense(&self) -> Mat<f64> {
         let mut whole = self.clone();
         whole.fold();
         let mut matrix = Mat::zeros(self.dim(), self.dim());
@@ -329,7 +329,7 @@ mod tests {
         for dim in [1, 3, 4, 5, 12, 63, 255, 256, 257, 258, 300, 515] {
             for par in [Par::Seq, Par::rayon(2), Par::rayon(5)] {
                 let root = Mat::from_fn(dim, 7, entry);
-                let mut matrix = Symmetric::of_root(root.as_ref(), par).unwrap();
+                let mut matrix = Symmetric::from_root(root.as_ref(), par).unwrap();
                 let mut expected = &root * root.transpose();
                 matrix.keep_rounded(expected.norm_l2()).unwrap();
                 let (plus, minus) = (Sign::Plus, Sign::Minus);
@@ -353,7 +353,7 @@ mod tests {
                         assert!(error < 1e-6, "{dim} {length:e} {error:e}");
                     }
                 }
-                assert!((matrix.dense() - &expected).norm_l2() < 1e-13 * expected.norm_l2());
+                assert!((matrix.to_dense() - &expected).norm_l2() < 1e-13 * expected.norm_l2());
             }
         }
     }

@@ -33,7 +33,7 @@
 //! collector.read([text], collector.enough(), |_| ControlFlow::Continue(()))?;
 //! let method = BetaEdit::default().with_lambda1(300.0);
 //! let editors = collector.into_moments().into_iter().map(|(layer, moment)| {
-//!     Ok((layer, method.editor::<f32>(&Arc::new(Spectrum::of(&moment, par)?), par)?))
+//!     Ok((layer, method.editor::<f32>(&Arc::new(Spectrum::new(&moment, par)?), par)?))
 //! });
 //! let mut editors = editors.collect::<betaedit_core::Result<Vec<_>>>()?;
 //!

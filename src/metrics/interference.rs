@@ -16,7 +16,7 @@ use crate::util::validate;
 ///
 /// let a = Update::from_factors(mat![[1.0]], mat![[1.0, 1.0]])?;
 /// let b = Update::from_factors(mat![[-1.0]], mat![[0.0, 1.0]])?;
-/// let interference = Interference::of(&[a, b], Par::Seq)?;
+/// let interference = Interference::new(&[a, b], Par::Seq)?;
 /// assert_eq!(interference.matrix()[(0, 1)], -1.0);
 /// assert_eq!(interference.worst(), Some((1, 0, -1.0 / 2.0_f64.sqrt())));
 /// assert!(!interference.is_non_conflicting(1e-12));
@@ -33,7 +33,7 @@ impl Interference {
     ///
     /// # Errors
     /// An empty list, updates of different weights, or overflow.
-    pub fn of<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
+    pub fn new<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
         let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
         let total: usize = updates.iter().map(Update::rank).sum();
         let mut L = Mat::<f64>::zeros(first.d_out(), total);

@@ -21,6 +21,6 @@ mod theorem1;
 pub use interference::Interference;
 pub use leakage::leakage;
 pub use retention::{Retention, write_errors};
-pub use running::{Measurement, RunningTotal};
+pub use running::{Gauges, Measurement, RunningTotal};
 pub use stability::stability;
 pub use theorem1::Theorem1;

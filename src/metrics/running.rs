@@ -70,6 +70,15 @@ pub struct Measurement {
     pub interference: f64,
 }
 
+/// Leakage and drift of a total change `D`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gauges {
+    /// `tr(D C Dᵀ)`.
+    pub leakage: f64,
+    /// `|D|_F`.
+    pub drift: f64,
+}
+
 impl RunningTotal {
     /// A total of zero for a weight with `d_out` rows, measured at every `stride`-th update.
     ///
@@ -193,14 +202,15 @@ impl RunningTotal {
         Ok(self.total.as_ref())
     }
 
-    /// Leakage and drift `(tr(D C Dᵀ), |D|_F)` up to the last measurement, computed afresh: `2 d_out d_in²` flops. What
+    /// Leakage and drift up to the last measurement, computed afresh: `2 d_out d_in²` flops. What
     /// is carried along differs from it by rounding only.
     ///
     /// # Errors
     /// None in practice.
-    pub fn afresh(&self) -> Result<(f64, f64)> {
+    pub fn afresh(&self) -> Result<Gauges> {
         let CD = self.moment.product(self.total.transpose(), self.par)?;
-        Ok((linalg::inner(self.total.transpose(), CD.as_ref()), self.total.norm_l2()))
+        let leakage = linalg::inner(self.total.transpose(), CD.as_ref());
+        Ok(Gauges { leakage, drift: self.total.norm_l2() })
     }
 }
 
@@ -217,8 +227,8 @@ impl RunningTotal {
     }
 
     /// Leakage and drift up to the last measurement.
-    pub(crate) fn gauges(&self) -> (f64, f64) {
-        (self.leakage, self.drift_squared.sqrt())
+    pub(crate) fn gauges(&self) -> Gauges {
+        Gauges { leakage: self.leakage, drift: self.drift_squared.sqrt() }
     }
 
     /// The total up to the last measurement.

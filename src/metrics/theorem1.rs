@@ -37,7 +37,7 @@ use crate::util::validate;
 ///
 /// let keys = mat![[10.0_f64.sqrt(), 2.5_f64.sqrt()], [0.0, 7.5_f64.sqrt()]];
 /// let residuals = Mat::<f64>::identity(2, 2);
-/// let A0 = Arc::new(Spectrum::of_matrix(Mat::identity(2, 2).as_ref(), Par::Seq)?);
+/// let A0 = Arc::new(Spectrum::from_matrix(Mat::identity(2, 2).as_ref(), Par::Seq)?);
 /// let run = Theorem1::run(&A0, &EditBatch::new(keys.as_ref(), residuals.as_ref())?, Par::Seq)?;
 ///
 /// assert!((run.drift_without[1].powi(2) - 0.16529).abs() < 1e-5);

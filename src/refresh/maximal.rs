@@ -27,7 +27,7 @@ use crate::util::bytes;
 /// such space, with any keys in the history, is the `Q` of the start plus `A Psi Aᵀ` with `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]` and a
 /// matrix `Psi` of size `2t`: a refresh adds the difference of two such terms.
 #[derive(Clone, Debug)]
-pub(crate) struct Tilt {
+pub(super) struct Tilt {
     spectrum: Arc<Spectrum>,
     /// Directions kept at the start.
     first_kept: usize,
@@ -49,17 +49,17 @@ struct Space {
 }
 
 /// A refresh, computed before anything is changed.
-pub(crate) struct Plan {
+pub(super) struct Plan {
     space: Space,
     keys: Vec<f64>,
     /// `A` and `A (Psi' - Psi)`: the change of `Q` is their product.
     basis: Mat<f64>,
     change: Mat<f64>,
-    pub(crate) kept: usize,
+    pub(super) kept: usize,
 }
 
 impl Tilt {
-    pub(crate) fn new(projector: &Projector, weight: f64, solve: (f64, f64), par: Par) -> Self {
+    pub(super) fn new(projector: &Projector, weight: f64, solve: (f64, f64), par: Par) -> Self {
         Self {
             spectrum: Arc::clone(projector.spectrum()),
             first_kept: projector.kept(),
@@ -72,19 +72,24 @@ impl Tilt {
         }
     }
 
+    /// `w`: what an edited key counts.
+    pub(super) fn weight(&self) -> f64 {
+        self.weight
+    }
+
     /// Number of keys that the refreshes so far knew.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.keys.len() / self.spectrum.dim()
     }
 
     /// Those keys, `d_in x t`.
-    pub(crate) fn keys(&self) -> Mat<f64> {
+    pub(super) fn keys(&self) -> Mat<f64> {
         let Z = MatRef::from_column_major_slice(&self.keys, self.spectrum.dim(), self.len());
         linalg::product(self.spectrum.vectors(), Z, self.par)
     }
 
     /// The space after `new` keys (`d_in x n`) have joined those of the refreshes before.
-    pub(crate) fn plan(&self, new: MatRef<'_, f64>) -> Result<Plan> {
+    pub(super) fn plan(&self, new: MatRef<'_, f64>) -> Result<Plan> {
         let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
         let s = self.spectrum.values();
         let U = self.spectrum.vectors();
@@ -135,14 +140,14 @@ impl Tilt {
     }
 
     /// The state, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+    pub(super) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         bytes::write_slice(out, &self.keys)?;
         bytes::write_matrix(out, self.space.X.as_ref())?;
         bytes::write_matrix(out, self.space.N.as_ref())
     }
 
     /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+    pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         // Long before there are as many, the keys are given up for their sum.
         let d = self.spectrum.dim();
         self.keys = bytes::read_slice(from, d)?;
@@ -159,7 +164,7 @@ impl Tilt {
         Ok(())
     }
 
-    pub(crate) fn carry_out(&mut self, plan: Plan, Q: &mut InverseGram) {
+    pub(super) fn carry_out(&mut self, plan: Plan, Q: &mut InverseGram) {
         Q.add_product(plan.change.as_ref(), plan.basis.as_ref());
         (self.space, self.keys) = (plan.space, plan.keys);
     }
@@ -172,7 +177,7 @@ impl Tilt {
         solve_lower_triangular_in_place(L.as_ref(), inverse.as_mut(), par);
         let half = linalg::product(inverse.as_ref(), Omega.as_ref(), par);
         let B = linalg::product(half.as_ref(), inverse.transpose(), par);
-        let B = Spectrum::of_symmetric("B", B * faer::Scale(w), par)?;
+        let B = Spectrum::from_symmetric("B", B * faer::Scale(w), par)?;
         let first = B.values().partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);
         let N = linalg::product(inverse.transpose(), B.vectors().subcols(first, t - first), par);
         Ok(Space { X: linalg::self_outer(inverse.transpose(), par) * faer::Scale(w), N })

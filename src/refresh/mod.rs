@@ -1,10 +1,17 @@
 //! When and how a projector is rebuilt so that it protects the edited keys as well.
 
-pub(crate) mod maximal;
-pub(crate) mod nested;
+mod full;
+mod keys;
+mod maximal;
+pub(crate) mod memory;
+mod nested;
+pub(crate) mod solve;
+
+pub use nested::Headroom;
 
 use crate::error::{EditError, Result};
-use crate::projector::HistoryWeighting;
+use crate::projector::{HistoryWeighting, SpectralGap};
+use crate::util::named::named;
 use crate::util::validate;
 
 /// When a projector is refreshed.
@@ -68,7 +75,7 @@ pub struct RefreshReport {
     /// full refresh knows it.
     pub moved: Option<f64>,
     /// The spectral gap at the new cut, see [`Projector::gap`](crate::Projector::gap), after a full refresh.
-    pub gap: (Option<f64>, Option<f64>),
+    pub gap: SpectralGap,
 }
 
 /// How much of the space of the start may still be edited.
@@ -83,8 +90,12 @@ pub enum Capacity {
     Exhausted,
 }
 
+named!(Capacity, "capacity", { Ample => "ample", Low => "low", Exhausted => "exhausted" });
+
 impl Capacity {
-    pub(crate) fn of(kept: usize, first: usize) -> Self {
+    /// With `kept` directions left of `first` at the start.
+    #[must_use]
+    pub fn new(kept: usize, first: usize) -> Self {
         match kept {
             0 => Self::Exhausted,
             kept if kept < first.div_ceil(10) => Self::Low,

@@ -34,7 +34,7 @@ use crate::util::validate;
 /// use betaedit_core::{Headroom, ProjectorBuilder, Spectrum, faer::{Mat, mat, Par}};
 ///
 /// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.004, 0.01][i] } else { 0.0 });
-/// let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq)?);
+/// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
 /// let P = ProjectorBuilder::new(&spectrum).build(Par::Seq)?; // threshold 0.02
 /// let mut headroom = Headroom::new(&P, 1.0, Par::Seq)?;
 ///
@@ -93,7 +93,7 @@ impl Headroom {
             });
         }
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / (tau - s[j]).sqrt());
-        Ok(Self { inverse: Symmetric::of_root(root.as_ref(), par)?, weight, kept: projector.kept() })
+        Ok(Self { inverse: Symmetric::from_root(root.as_ref(), par)?, weight, kept: projector.kept() })
     }
 
     /// Directions that may still be edited.
@@ -149,7 +149,7 @@ impl Headroom {
             let (grows, shrinks) = if saturated { (none, Z) } else { (Z, none) };
             return Ok(Plan { saturated: Mat::full(1, usize::from(saturated), 1.0), grows, shrinks });
         }
-        let spectrum = Spectrum::of_symmetric("the headroom used by the keys", B, par)?;
+        let spectrum = Spectrum::from_symmetric("the headroom used by the keys", B, par)?;
         let beta = spectrum.values();
         let first = beta.partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);
         let fits = spectrum.vectors().subcols(0, first);

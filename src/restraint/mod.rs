@@ -13,13 +13,13 @@
 //! use betaedit_core::faer::{Mat, Par, mat};
 //! use betaedit_core::{EditBatch, Editor, Memit, Method, Spectrum, restraint::Rect};
 //!
-//! let spectrum = Arc::new(Spectrum::of_matrix(Mat::<f64>::identity(2, 2).as_ref(), Par::Seq)?);
+//! let spectrum = Arc::new(Spectrum::from_matrix(Mat::<f64>::identity(2, 2).as_ref(), Par::Seq)?);
 //! let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
 //! let (k, r, W) = (mat![[1.0], [1.0]], mat![[3.0], [3.0]], mat![[1.0, -5.0], [0.0, 2.0]]);
 //!
 //! let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
 //! let update = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq)?;
-//! assert!((update.dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
+//! assert!((update.to_dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
 //! editor.commit(&update)?;
 //! # Ok::<(), betaedit_core::EditError>(())
 //! ```
@@ -32,6 +32,7 @@ pub use prune::{Damping, Prune};
 pub use rect::Rect;
 
 use crate::error::Result;
+use crate::util::description::Description;
 
 /// A restraint as a value, for example of a [`SessionBuilder`](crate::session).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +53,18 @@ impl Restraint {
         match self {
             Self::Rect(rect) => rect.check(),
             Self::Prune(prune) => prune.check(),
+        }
+    }
+
+    /// All that the numbers depend on, as it is written to disk.
+    #[must_use]
+    pub fn description(&self) -> Description {
+        match self {
+            Self::Rect(Rect { kept }) => Description::new("rect").with("kept", kept),
+            Self::Prune(Prune { damping: Damping::Logarithm { base } }) => {
+                Description::new("prune, logarithm").with("base", base)
+            }
+            Self::Prune(Prune { damping: Damping::Linear }) => Description::new("prune, linear"),
         }
     }
 }

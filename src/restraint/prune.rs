@@ -60,11 +60,11 @@ impl Damping {
     ///
     /// ```
     /// use betaedit_core::restraint::Damping;
-    /// assert_eq!((Damping::Linear.of(3.0, 5.0), Damping::Linear.of(9.0, 5.0)), (3.0, 7.0));
-    /// assert_eq!(Damping::Logarithm { base: 2.0 }.of(20.0, 5.0), 7.0);
+    /// assert_eq!((Damping::Linear.damped(3.0, 5.0), Damping::Linear.damped(9.0, 5.0)), (3.0, 7.0));
+    /// assert_eq!(Damping::Logarithm { base: 2.0 }.damped(20.0, 5.0), 7.0);
     /// ```
     #[must_use]
-    pub fn of(self, s: f64, largest: f64) -> f64 {
+    pub fn damped(self, s: f64, largest: f64) -> f64 {
         if s <= largest {
             return s;
         }
@@ -112,7 +112,7 @@ impl Prune {
         if S[0] <= largest {
             return Ok(update.clone());
         }
-        let damped: Vec<f64> = S.iter().map(|&s| self.damping.of(s, largest).sqrt()).collect();
+        let damped: Vec<f64> = S.iter().map(|&s| self.damping.damped(s, largest).sqrt()).collect();
         let factor = |vectors: &Mat<f64>| {
             cast(Mat::from_fn(vectors.nrows(), damped.len(), |i, j| vectors[(i, j)] * damped[j]).as_ref())
         };
@@ -147,7 +147,7 @@ impl Prune {
         // Dᵀ u = s v.
         let sV = linalg::product(D.transpose(), U, par);
         let lengths = linalg::column_norms(sV.as_ref());
-        let change = |j: usize| self.damping.of(lengths[j] * scale, largest) - lengths[j] * scale;
+        let change = |j: usize| self.damping.damped(lengths[j] * scale, largest) - lengths[j] * scale;
         let changes = Mat::from_fn(U.nrows(), U.ncols(), |i, j| U[(i, j)] * change(j));
         let V = Mat::from_fn(sV.nrows(), sV.ncols(), |i, j| sV[(i, j)] / lengths[j]);
         let (left, right) = if wide { (changes, V) } else { (V, changes) };

@@ -60,7 +60,7 @@ impl Rect {
         if kept >= all {
             return Ok(update.clone());
         }
-        let mut Delta = update.dense(par);
+        let mut Delta = update.to_dense(par);
         let changes = |Delta: &Mat<T>, j: usize, i: usize| relative(Delta[(i, j)], weight[(i, j)]);
         let mut sorted: Vec<T> = Vec::with_capacity(all);
         (0..Delta.ncols()).for_each(|j| sorted.extend((0..Delta.nrows()).map(|i| changes(&Delta, j, i))));
@@ -84,5 +84,5 @@ impl Rect {
 /// `|d / w|`, infinite for a zero that changes, zero for one that does not.
 fn relative<T: Scalar>(d: T, w: T) -> T {
     let (d, w) = (d.to_f64().abs(), w.to_f64().abs());
-    if d == 0.0 { T::default() } else { T::of_f64(d / w) }
+    if d == 0.0 { T::default() } else { T::from_f64(d / w) }
 }

@@ -6,9 +6,10 @@ use std::fmt;
 
 use faer::MatRef;
 
+use super::id::EditId;
 use super::journal::Mark;
-use super::outcome::EditId;
 use crate::scalar::Scalar;
+use crate::util::named::named;
 use crate::util::random;
 
 /// What is done about a conflict.
@@ -26,6 +27,13 @@ pub enum ConflictPolicy {
     /// The later edit is written and the earlier one is not: it is undone, if it was written already.
     LastWins,
 }
+
+named!(ConflictPolicy, "conflict policy", {
+    Report => "report",
+    Reject => "reject",
+    Merge => "merge",
+    LastWins => "last-wins",
+});
 
 /// Two edits of the same subject, or with nearly parallel keys at the first layer.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::outcome::{LayerOutcome, Rejection};
+use super::layer::LayerOutcome;
 use crate::error::Result;
 use crate::util::validate;
 
@@ -60,6 +60,27 @@ impl fmt::Display for Guard {
     }
 }
 
+/// A limit that a batch did not keep.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Violation {
+    /// The layer that the update was for.
+    pub layer: usize,
+    /// Which limit.
+    pub guard: Guard,
+    /// What was measured.
+    pub value: f64,
+    /// What is allowed.
+    pub limit: f64,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layer, guard, value, limit } = self;
+        write!(f, "layer {layer}: {guard} is {value:.4e}, allowed is {limit:.4e}")
+    }
+}
+
 impl Guards {
     pub(super) fn check(&self) -> Result<()> {
         let limits = [
@@ -77,7 +98,7 @@ impl Guards {
     }
 
     /// The first limit that is not kept. NaN keeps none.
-    pub(super) fn violated(&self, found: &LayerOutcome, edits: usize) -> Option<Rejection> {
+    pub(super) fn violated(&self, found: &LayerOutcome, edits: usize) -> Option<Violation> {
         let per_edit = found.update_norm / (edits as f64).sqrt();
         let removed = found.state.removed_directions as f64;
         let share = |x: f64| if found.weight_norm > 0.0 { x / found.weight_norm } else { x };
@@ -96,7 +117,7 @@ impl Guards {
         .into_iter()
         .find_map(|(guard, limit, value)| {
             let (limit, value) = (limit?, value?);
-            (!(value <= limit)).then_some(Rejection::Guard { layer: found.layer, guard, value, limit })
+            (!(value <= limit)).then_some(Violation { layer: found.layer, guard, value, limit })
         })
     }
 }

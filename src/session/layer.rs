@@ -1,56 +1,57 @@
 //! One layer of a session: its editor, its gauges, and its weight from before the batch that runs.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
-use super::guard::Guards;
-use super::outcome::LayerOutcome;
+use super::method::LayerStatistics;
 use crate::batch::EditBatch;
-use crate::editor::{ClosedFormEditor, Editor, Recipe};
+use crate::editor::{Editor, EditorState, Proposal};
 use crate::error::Result;
 use crate::linalg::lanczos::spectral_norm;
-use crate::metrics::{Measurement, RunningTotal};
+use crate::metrics::{Gauges, Measurement, RunningTotal};
 use crate::refresh::RefreshReport;
 use crate::restraint::{Prune, Rect, Restraint};
 use crate::scalar::{Scalar, cast};
-use crate::second_moment::SecondMoment;
-use crate::spectrum::Spectrum;
 use crate::update::Update;
 use crate::util::bytes;
 
+/// What an applied batch did to one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LayerOutcome {
+    /// The layer.
+    pub layer: usize,
+    /// `|Delta|_F`.
+    pub update_norm: f64,
+    /// `|W|_F` before the first edit.
+    pub weight_norm: f64,
+    /// Largest `s = kᵀ A0⁻¹ k` of the batch, see [`metrics::stability`](crate::metrics::stability); `None` with the gauges
+    /// off and no guard on it.
+    pub stability: Option<f64>,
+    /// Largest `g = kᵀ Q k` of the batch.
+    pub gain: f64,
+    /// Leakage of everything so far, `tr(D C Dᵀ)`; `None` with the gauges off.
+    pub leakage: Option<f64>,
+    /// Drift `|D|_F` of everything so far; `None` with the gauges off.
+    pub drift: Option<f64>,
+    /// The editor after the batch.
+    pub state: EditorState,
+    /// The refresh that came before the batch.
+    pub refresh: Option<RefreshReport>,
+}
+
 #[derive(Debug)]
-pub(super) struct Layer<T: Scalar> {
+pub(super) struct Layer<T: Scalar, E> {
     pub(super) number: usize,
-    pub(super) editor: ClosedFormEditor<T>,
+    pub(super) editor: E,
+    statistics: LayerStatistics,
     total: Option<RunningTotal>,
     /// The weight before the batch that runs.
     pub(super) before: Mat<T>,
     weight_norm: f64,
     restraint: Option<Restrained>,
-    origin: Origin,
-}
-
-/// What a layer's editor is made of, at the start and again.
-#[derive(Debug)]
-pub(super) struct Origin {
-    pub(super) name: &'static str,
-    pub(super) recipe: Recipe,
-    pub(super) moment: Arc<SecondMoment>,
-    pub(super) spectrum: Arc<Spectrum>,
-    pub(super) random_keys: Option<Arc<Mat<f64>>>,
-    pub(super) par: Par,
-}
-
-impl Origin {
-    fn editor<T: Scalar>(&self) -> Result<ClosedFormEditor<T>> {
-        let editor = ClosedFormEditor::new(self.name, self.recipe, &self.spectrum, self.par)?;
-        match &self.random_keys {
-            Some(keys) => editor.with_random_keys(keys),
-            None => Ok(editor),
-        }
-    }
+    par: Par,
 }
 
 /// A restraint with what it has to know.
@@ -63,36 +64,47 @@ enum Restrained {
 
 /// What edits change of a layer, beside its weight.
 #[derive(Debug)]
-pub(super) struct State<T: Scalar> {
-    editor: ClosedFormEditor<T>,
+pub(super) struct State<E> {
+    editor: E,
     total: Option<RunningTotal>,
 }
 
 /// An update that was computed for a layer, and nothing changed for it yet.
 #[derive(Debug)]
 pub(super) struct Proposed<T: Scalar> {
-    pub(super) update: Update<T>,
+    pub(super) proposal: Proposal<T>,
     measured: Option<Measurement>,
     pub(super) outcome: LayerOutcome,
 }
 
-impl<T: Scalar> Layer<T> {
+/// Whether the largest `s` of a batch is measured, which takes a pass over the basis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stability {
+    Measured,
+    WithTheGauges,
+}
+
+impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     pub(super) fn new(
-        number: usize,
-        origin: Origin,
+        statistics: LayerStatistics,
+        editor: E,
         weight: Mat<T>,
         gauged: bool,
         restraint: Option<Restraint>,
+        par: Par,
     ) -> Result<Self> {
-        let Origin { moment, par, .. } = &origin;
-        let total = if gauged { Some(RunningTotal::new(moment, weight.nrows(), 1, *par)?) } else { None };
+        let total = if gauged { Some(RunningTotal::new(&statistics.moment, weight.nrows(), 1, par)?) } else { None };
         let restraint = match restraint {
             None => None,
             Some(Restraint::Rect(rect)) => Some(Restrained::Rect(rect)),
-            Some(Restraint::Prune(prune)) => Some(Restrained::Prune(prune, spectral_norm(weight.as_ref(), *par)?)),
+            Some(Restraint::Prune(prune)) => Some(Restrained::Prune(prune, spectral_norm(weight.as_ref(), par)?)),
         };
-        let (editor, weight_norm) = (origin.editor()?, weight.norm_l2().to_f64());
-        Ok(Self { number, editor, total, before: weight, weight_norm, restraint, origin })
+        let (number, weight_norm) = (statistics.layer, weight.norm_l2().to_f64());
+        Ok(Self { number, editor, statistics, total, before: weight, weight_norm, restraint, par })
+    }
+
+    pub(super) fn statistics(&self) -> &LayerStatistics {
+        &self.statistics
     }
 
     /// Whether updates are changed before they are applied.
@@ -100,24 +112,26 @@ impl<T: Scalar> Layer<T> {
         self.restraint.is_some()
     }
 
-    /// The update as the restraint leaves it.
-    fn restrained(&self, update: Update<T>) -> Result<Update<T>> {
-        let par = self.origin.par;
+    /// The proposal as the restraint leaves it.
+    fn restrained(&self, proposal: Proposal<T>) -> Result<Proposal<T>> {
+        let par = self.par;
         match (self.restraint, &self.total) {
-            (None, _) | (Some(Restrained::Prune(..)), None) => Ok(update),
-            (Some(Restrained::Rect(rect)), _) => rect.restrain(&update, self.before.as_ref(), par),
+            (None, _) | (Some(Restrained::Prune(..)), None) => Ok(proposal),
+            (Some(Restrained::Rect(rect)), _) => {
+                proposal.map_update(|update| rect.restrain(update, self.before.as_ref(), par))
+            }
             (Some(Restrained::Prune(prune, largest)), Some(total)) => {
                 // The drift bounds the singular values.
-                if total.after(&update)?.drift <= largest {
-                    return Ok(update);
+                if total.after(proposal.update())?.drift <= largest {
+                    return Ok(proposal);
                 }
-                let sum = total.so_far() + cast::<T, f64>(update.dense(par).as_ref());
+                let sum = total.so_far() + cast::<T, f64>(proposal.update().to_dense(par).as_ref());
                 match prune.correction(sum.as_ref(), largest, par)? {
-                    None => Ok(update),
-                    Some(correction) => {
-                        let both = Update::stacked([&update, &correction.cast()?])?;
+                    None => Ok(proposal),
+                    Some(correction) => proposal.map_update(|update| {
+                        let both = Update::stacked([update, &correction.cast()?])?;
                         update.with_factors(both.left().to_owned(), both.right().transpose().to_owned())
-                    }
+                    }),
                 }
             }
         }
@@ -131,78 +145,79 @@ impl<T: Scalar> Layer<T> {
         self.total.as_ref().map(RunningTotal::so_far)
     }
 
-    pub(super) fn gauges(&self) -> Option<(f64, f64)> {
+    pub(super) fn gauges(&self) -> Option<Gauges> {
         self.total.as_ref().map(RunningTotal::gauges)
     }
 
     /// The state, to be put back.
-    pub(super) fn state(&self) -> State<T> {
+    pub(super) fn state(&self) -> State<E> {
         State { editor: self.editor.clone(), total: self.total.clone() }
     }
 
-    pub(super) fn put_back(&mut self, state: State<T>) {
+    pub(super) fn put_back(&mut self, state: State<E>) {
         (self.editor, self.total) = (state.editor, state.total);
     }
 
-    /// Back to the state before the first edit.
-    pub(super) fn reset(&mut self) -> Result<()> {
-        let editor = self.origin.editor()?;
+    /// Back to the state before the first edit, with the editor of that time.
+    pub(super) fn reset(&mut self, editor: E) -> Result<()> {
         let (d_out, _) = self.shape();
         if self.total.is_some() {
-            self.total = Some(RunningTotal::new(&self.origin.moment, d_out, 1, self.origin.par)?);
+            self.total = Some(RunningTotal::new(&self.statistics.moment, d_out, 1, self.par)?);
         }
         self.editor = editor;
         Ok(())
     }
 
-    /// The update of a batch. Its largest `s`, which takes a pass over the basis, is measured for the gauges and for guards.
+    /// The update of a batch.
     pub(super) fn propose(
         &self,
         batch: &EditBatch<'_, T>,
-        guards: &Guards,
+        stability: Stability,
         refresh: Option<RefreshReport>,
     ) -> Result<Proposed<T>> {
-        let update = self.editor.propose(batch)?;
+        let proposal = self.editor.propose(batch)?;
         let (d_out, d_in) = self.shape();
-        update.check_shape("the adapter's keys and residuals", d_out, d_in)?;
-        let update = self.restrained(update)?;
-        let measured = self.total.as_ref().map(|total| total.after(&update)).transpose()?;
+        proposal.update().check_shape("the adapter's keys and residuals", d_out, d_in)?;
+        let proposal = self.restrained(proposal)?;
+        let update = proposal.update();
+        let measured = self.measure(update)?;
         let largest = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
-        let stability = match (&self.total, guards.stability) {
-            (None, None) => None,
-            _ => Some(largest(&self.editor.stability(batch.keys())?)),
+        let stability = match (&self.total, stability) {
+            (None, Stability::WithTheGauges) => None,
+            _ => self.editor.stability(batch.keys())?.map(|s| largest(&s)),
         };
         let mut state = self.editor.state();
-        let saturated = update.saturated().min(state.kept_directions);
-        state.kept_directions -= saturated;
-        state.removed_directions += saturated;
+        let taken = proposal.directions_taken().min(state.kept_directions);
+        state.kept_directions -= taken;
+        state.removed_directions += taken;
         let outcome = LayerOutcome {
             layer: self.number,
             update_norm: measured.map_or_else(|| update.frobenius_norm(), |measured| measured.update_norm),
             weight_norm: self.weight_norm,
             stability,
-            gain: largest(update.gains()),
+            gain: largest(proposal.gains()),
             leakage: measured.map(|measured| measured.leakage),
             drift: measured.map(|measured| measured.drift),
             state,
             refresh,
         };
-        Ok(Proposed { update, measured, outcome })
+        Ok(Proposed { proposal, measured, outcome })
     }
 
-    /// The proposal joins the history.
-    pub(super) fn commit(&mut self, proposed: &mut Proposed<T>) -> Result<()> {
-        self.editor.commit(&proposed.update)?;
-        self.count(&proposed.update, proposed.measured.as_ref());
-        proposed.outcome.state = self.editor.state();
-        Ok(())
+    /// The proposal joins the history. Returns what it did to the layer.
+    pub(super) fn commit(&mut self, proposed: Proposed<T>) -> Result<LayerOutcome> {
+        let Proposed { proposal, measured, outcome } = proposed;
+        let update = self.editor.commit(proposal)?;
+        self.count(&update, measured.as_ref());
+        Ok(LayerOutcome { state: self.editor.state(), ..outcome })
     }
 
-    /// A change of the weight that no editor proposed joins the gauges.
+    /// What the gauges will read after a change of the weight.
     pub(super) fn measure(&self, update: &Update<T>) -> Result<Option<Measurement>> {
         self.total.as_ref().map(|total| total.after(update)).transpose()
     }
 
+    /// A change of the weight joins the gauges.
     pub(super) fn count(&mut self, update: &Update<T>, measured: Option<&Measurement>) {
         if let (Some(total), Some(measured)) = (&mut self.total, measured) {
             total.accept(update, measured);

@@ -16,8 +16,8 @@
 //!
 //! let stream = RecordedStream::<f64>::open("stream.safetensors", Par::Seq)?;
 //! let moment = Arc::new(stream.second_moment().clone());
-//! let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq)?);
-//! let mut session = SessionBuilder::new("betaedit", BetaEdit::default().recipe())
+//! let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
+//! let mut session = SessionBuilder::new(BetaEdit::default())
 //!     .layer(0, moment, spectrum)
 //!     .directory("run-1") // goes on where it was, if it was
 //!     .snapshot_every(1000)
@@ -32,33 +32,44 @@
 
 mod builder;
 mod conflict;
+mod first_format;
 mod guard;
+mod id;
+mod identity;
 mod journal;
 mod layer;
+mod method;
 mod observer;
+mod open;
 mod outcome;
 mod record;
+mod replay;
 mod report;
+mod settle;
 mod store;
 mod transaction;
 mod undo;
 
-pub use crate::editor::Share;
 pub use builder::SessionBuilder;
 pub use conflict::{Conflict, ConflictPolicy};
-pub use guard::{Guard, Guards};
+pub use guard::{Guard, Guards, Violation};
+pub use id::EditId;
+pub use layer::LayerOutcome;
+pub use method::{LayerStatistics, SessionMethod};
 pub use observer::{JsonLines, Observer, Progress, ProgressLine};
-pub use outcome::{EditId, LayerOutcome, Outcome, Rejection, Undone};
+pub use outcome::{Outcome, Rejection, Undone};
 pub use report::{Point, Report};
 pub use store::Recovery;
 
+use std::fmt;
 use std::time::Instant;
 
 use faer::Par;
 
 use crate::adapter::Adapter;
-use crate::editor::{Editor, EditorState};
+use crate::editor::{ClosedFormEditor, Editor, EditorState, Share};
 use crate::error::{EditError, Result};
+use crate::metrics::Gauges;
 
 use conflict::Index;
 use journal::Journal;
@@ -71,9 +82,10 @@ use store::Store;
 /// Per layer: an editor, a copy of the weight (from before the batch that runs), and, if the gauges are on, the total
 /// update in `f64`. Per request: one to two hundred bytes of index. Everything else is in the journal; a session without a directory
 /// keeps journal and first weights in memory.
-pub struct Session<A: Adapter> {
+pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     adapter: A,
-    layers: Vec<Layer<A::Scalar>>,
+    layers: Vec<Layer<A::Scalar, E>>,
+    method: Box<dyn SessionMethod<A::Scalar, Editor = E>>,
     share: Share,
     /// Whether the method merges edits of a batch.
     merges: bool,
@@ -98,7 +110,7 @@ pub struct Session<A: Adapter> {
     par: Par,
 }
 
-impl<A: Adapter> Session<A> {
+impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Requests that the session has seen, applied or rejected: the number of the next one.
     #[must_use]
     pub fn processed(&self) -> u64 {
@@ -128,11 +140,16 @@ impl<A: Adapter> Session<A> {
         self.layers.iter().map(|layer| (layer.number, layer.editor.state()))
     }
 
-    /// Leakage and drift `(tr(D C Dᵀ), |D|_F)` of a layer's total as it is now; `None` for another layer or with the gauges
-    /// off.
+    /// Leakage and drift of a layer's total as it is now; `None` for another layer or with the gauges off.
     #[must_use]
-    pub fn gauges(&self, layer: usize) -> Option<(f64, f64)> {
+    pub fn gauges(&self, layer: usize) -> Option<Gauges> {
         self.layers.iter().find(|one| one.number == layer)?.gauges()
+    }
+
+    /// The editor of a layer; `None` for another layer.
+    #[must_use]
+    pub fn editor(&self, layer: usize) -> Option<&E> {
+        self.layers.iter().find(|one| one.number == layer).map(|layer| &layer.editor)
     }
 
     /// The run so far.
@@ -168,7 +185,19 @@ impl<A: Adapter> Session<A> {
     }
 
     /// Runs what restores the model; if that fails, the session is of no use any more.
-    fn restored(&mut self, restore: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn restored<R>(&mut self, restore: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         restore(self).inspect_err(|error| self.broken = Some(error.to_string()))
+    }
+}
+
+impl<A: Adapter, E: Editor<A::Scalar> + Clone> fmt::Debug for Session<A, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers: Vec<usize> = self.layers.iter().map(|layer| layer.number).collect();
+        f.debug_struct("Session")
+            .field("layers", &layers)
+            .field("processed", &self.processed())
+            .field("applied", &self.index.applied())
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
     }
 }

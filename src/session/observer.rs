@@ -25,7 +25,7 @@ pub struct Progress {
 }
 
 /// Called with every outcome, after it is in the journal. `()` is one that does nothing.
-pub trait Observer: Send {
+pub trait Observer: Send + Sync {
     /// A batch was applied or rejected.
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress);
 }
@@ -44,7 +44,7 @@ pub struct ProgressLine<W> {
     width: usize,
 }
 
-impl<W: Write + Send> ProgressLine<W> {
+impl<W: Write + Send + Sync> ProgressLine<W> {
     /// * `planned`: how many requests there will be, if that is known: for the bar and the time left
     pub fn new(out: W, planned: Option<u64>) -> Self {
         Self { out, planned, drawn: None, width: 0 }
@@ -80,7 +80,7 @@ impl<W: Write + Send> ProgressLine<W> {
     }
 }
 
-impl<W: Write + Send> Observer for ProgressLine<W> {
+impl<W: Write + Send + Sync> Observer for ProgressLine<W> {
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
         let last = self.planned.is_some_and(|planned| progress.processed >= planned);
         let due = self.drawn.is_none_or(|drawn| progress.elapsed.saturating_sub(drawn) >= Duration::from_millis(100));
@@ -100,7 +100,7 @@ impl<W: Write + Send> Observer for ProgressLine<W> {
 #[derive(Debug)]
 pub struct JsonLines<W>(pub W);
 
-impl<W: Write + Send> Observer for JsonLines<W> {
+impl<W: Write + Send + Sync> Observer for JsonLines<W> {
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
         let ids: Vec<u64> = outcome.ids().iter().map(|id| id.0).collect();
         let mut line = json!({

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use faer::Mat;
 
-use super::outcome::EditId;
+use super::id::EditId;
 use crate::scalar::Scalar;
 use crate::util::bytes;
 

@@ -9,6 +9,7 @@ use faer::{Mat, MatRef};
 use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
+use crate::editor::Editor;
 use crate::error::{EditError, Result};
 use crate::scalar::Scalar;
 use crate::util::atomic_file::{self, io_error};
@@ -55,10 +56,15 @@ impl<T: Scalar> Store<T> {
         matches!(self, Self::Directory { .. })
     }
 
-    /// A snapshot in the directory, which should have a journal beside it.
-    pub(super) fn leftover(&self) -> Option<PathBuf> {
-        let Self::Directory { path, .. } = self else { return None };
-        Some(Self::snapshot_path(path)).filter(|path| path.exists())
+    /// In a directory, for the session of a description.
+    pub(super) fn in_directory(path: &Path, description: &str) -> Self {
+        let fingerprint = *blake3::hash(description.as_bytes()).as_bytes();
+        Self::Directory { path: path.to_owned(), fingerprint }
+    }
+
+    /// A snapshot in a directory, which should have a journal beside it.
+    pub(super) fn leftover(directory: &Path) -> Option<PathBuf> {
+        Some(Self::snapshot_path(directory)).filter(|path| path.exists())
     }
 
     /// Removes files that a killed process was writing. What cannot be removed stays.
@@ -70,7 +76,7 @@ impl<T: Scalar> Store<T> {
     }
 
     /// Keeps the first weights.
-    pub(super) fn write_base(&self, layers: &[Layer<T>]) -> Result<()> {
+    pub(super) fn write_base<E: Editor<T> + Clone>(&self, layers: &[Layer<T, E>]) -> Result<()> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
         write_sealed(&Self::base_path(path), BASE, fingerprint, |out| {
             layers.iter().try_for_each(|layer| bytes::write_matrix(out, layer.before.as_ref()))
@@ -78,10 +84,10 @@ impl<T: Scalar> Store<T> {
     }
 
     /// The first weight of every layer, one after the other, so that one at a time is in memory.
-    pub(super) fn read_base(
+    pub(super) fn read_base<E: Editor<T> + Clone>(
         &self,
-        layers: &mut [Layer<T>],
-        mut each: impl FnMut(&mut Layer<T>, MatRef<'_, T>) -> Result<()>,
+        layers: &mut [Layer<T, E>],
+        mut each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
     ) -> Result<()> {
         match self {
             Self::Memory { base } => {
@@ -100,12 +106,12 @@ impl<T: Scalar> Store<T> {
     }
 
     /// Writes a snapshot of the state at a place in the journal. Without a directory there is none.
-    pub(super) fn write_snapshot(
+    pub(super) fn write_snapshot<E: Editor<T> + Clone>(
         &self,
         place: Mark,
         report: &Report,
-        layers: &mut [Layer<T>],
-        mut weight: impl FnMut(&mut Layer<T>) -> Result<()>,
+        layers: &mut [Layer<T, E>],
+        mut weight: impl FnMut(&mut Layer<T, E>) -> Result<()>,
     ) -> Result<()> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
         let mut failure = None;
@@ -138,10 +144,10 @@ impl<T: Scalar> Store<T> {
     }
 
     /// Loads the snapshot: editors into their layers, and every weight to `each`. Returns the report.
-    pub(super) fn read_snapshot(
+    pub(super) fn read_snapshot<E: Editor<T> + Clone>(
         &self,
-        layers: &mut [Layer<T>],
-        mut each: impl FnMut(&mut Layer<T>, MatRef<'_, T>) -> Result<()>,
+        layers: &mut [Layer<T, E>],
+        mut each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
     ) -> Result<Report> {
         let Self::Directory { path, fingerprint } = self else { return Ok(Report::default()) };
         let path = Self::snapshot_path(path);

@@ -1,17 +1,17 @@
-//! One batch through all layers, applied as a whole or not at all; and the same from the journal.
+//! One batch through all layers, applied as a whole or not at all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use faer::{Mat, Scale};
 
 use super::Session;
-use super::conflict::{Conflict, ConflictPolicy, Index, near_signs, sketch, subject_hash};
+use super::conflict::{Conflict, Index, sketch, subject_hash};
+use super::id::EditId;
 use super::journal::Mark;
-use super::layer::{Layer, Proposed, State};
+use super::layer::{Layer, Proposed, Stability, State};
 use super::observer::Progress;
-use super::outcome::{EditId, LayerOutcome, Outcome, Rejection};
+use super::outcome::{Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
-use super::report::Report;
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, merging};
@@ -19,24 +19,25 @@ use crate::error::{EditError, Result};
 use crate::linalg;
 use crate::refresh::RefreshReport;
 use crate::scalar::Scalar;
+use crate::update::Update;
 use crate::util::validate;
 
 /// Why an attempt stopped: the batch is rejected, or the session cannot go on as it is.
-enum Stop {
+pub(super) enum Stop {
     Rejected(Rejection),
     Failed(EditError),
 }
 
 /// How far an attempt came: what has to be taken back if it fails.
-struct Traces<T: Scalar> {
+struct Traces<T: Scalar, E> {
     /// Layers whose weight may have changed, the first ones.
     touched: usize,
     /// If edits were taken back, which changes editors as well: what was there before.
-    kept: Option<Kept<T>>,
+    kept: Option<Kept<T, E>>,
 }
 
 /// States and weights of all layers, kept aside.
-pub(super) struct Kept<T: Scalar>(Vec<(State<T>, Mat<T>)>);
+pub(super) struct Kept<T: Scalar, E>(Vec<(State<E>, Mat<T>)>);
 
 /// A batch at one layer: what the journal keeps of it, and its update.
 type Step<T> = (Part<T>, Proposed<T>);
@@ -49,15 +50,6 @@ struct Attempt<T: Scalar> {
     conflicts: Vec<Conflict>,
 }
 
-/// What is to be written of a batch once its conflicts are settled.
-struct Settled {
-    /// The requests behind every column.
-    groups: Vec<Vec<usize>>,
-    /// Past edits that give way.
-    replaced: Vec<EditId>,
-    found: Vec<Conflict>,
-}
-
 /// Runs code of an adapter; a panic in it becomes an error.
 pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
@@ -67,7 +59,10 @@ pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 /// Copies a layer's weight from the model.
-fn copy_weight<A: Adapter>(adapter: &A, layer: &mut Layer<A::Scalar>) -> Result<()> {
+pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
+    adapter: &A,
+    layer: &mut Layer<A::Scalar, E>,
+) -> Result<()> {
     guarded(|| adapter.read_weight(layer.number, layer.before.as_mut()))?;
     validate::finite("the adapter's weight", layer.before.as_ref())
 }
@@ -89,7 +84,7 @@ pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T
     }
 }
 
-impl<A: Adapter> Session<A> {
+impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Edits the model by a batch of requests, as a whole or not at all.
     ///
     /// Projectors whose refresh is due are refreshed first, whatever becomes of the batch.
@@ -165,7 +160,7 @@ impl<A: Adapter> Session<A> {
         mut replaced: Vec<EditId>,
         requests: &[A::Request],
         ids: &[EditId],
-        traces: &mut Traces<A::Scalar>,
+        traces: &mut Traces<A::Scalar, E>,
     ) -> std::result::Result<Attempt<A::Scalar>, Stop> {
         let mut refreshes = self.refresh().map_err(Stop::Rejected)?;
         let subjects = guarded(|| Ok(requests.iter().map(|request| self.adapter.subject(request)).collect::<Vec<_>>()))
@@ -201,10 +196,10 @@ impl<A: Adapter> Session<A> {
             };
             let (part, proposal) = step(self).map_err(|error| self.failed(i, error))?;
             if let Some(violation) = self.guards.violated(&proposal.outcome, settled.groups.len()) {
-                return Err(Stop::Rejected(violation));
+                return Err(Stop::Rejected(Rejection::Guard(violation)));
             }
             traces.touched = i + 1;
-            self.apply(i, &proposal.update).map_err(|error| self.failed(i, error))?;
+            self.apply(i, proposal.proposal.update()).map_err(|error| self.failed(i, error))?;
             parts.push(part);
             proposed.push(proposal);
         }
@@ -219,17 +214,16 @@ impl<A: Adapter> Session<A> {
 
     /// The batch is in the journal: it counts.
     fn commit(&mut self, attempt: Attempt<A::Scalar>, ids: &[EditId], place: Mark) -> Result<Outcome> {
-        let Attempt { record, replaced, mut proposed, conflicts } = attempt;
-        let committed =
-            self.layers.iter_mut().zip(&mut proposed).try_for_each(|(layer, proposed)| layer.commit(proposed));
-        self.restored(|_| committed)?;
+        let Attempt { record, replaced, proposed, conflicts } = attempt;
+        let committed: Result<Vec<_>> =
+            self.layers.iter_mut().zip(proposed).map(|(layer, proposed)| layer.commit(proposed)).collect();
+        let layers = self.restored(|_| committed)?;
         enter(&mut self.index, place, &record);
-        let layers = proposed.into_iter().map(|proposed| proposed.outcome).collect();
         Ok(Outcome::Applied { ids: ids.to_vec(), replaced, conflicts, layers })
     }
 
     /// Brings model and editors back to where the last confirmed batch left them.
-    fn take_back(&mut self, traces: Traces<A::Scalar>) -> Result<()> {
+    fn take_back(&mut self, traces: Traces<A::Scalar, E>) -> Result<()> {
         if let Some(kept) = traces.kept {
             return self.put_back(kept);
         }
@@ -244,16 +238,16 @@ impl<A: Adapter> Session<A> {
     }
 
     /// Keeps aside what an undo changes.
-    pub(super) fn keep(&mut self) -> Result<Kept<A::Scalar>> {
+    pub(super) fn keep(&mut self) -> Result<Kept<A::Scalar, E>> {
         let Self { adapter, layers, .. } = self;
-        let keep = |layer: &mut Layer<A::Scalar>| {
+        let keep = |layer: &mut Layer<A::Scalar, E>| {
             copy_weight(adapter, layer)?;
             Ok((layer.state(), layer.before.clone()))
         };
         layers.iter_mut().map(keep).collect::<Result<_>>().map(Kept)
     }
 
-    pub(super) fn put_back(&mut self, kept: Kept<A::Scalar>) -> Result<()> {
+    pub(super) fn put_back(&mut self, kept: Kept<A::Scalar, E>) -> Result<()> {
         self.restored(|session| {
             let Self { adapter, layers, .. } = session;
             let mut outcome = Ok(());
@@ -267,7 +261,7 @@ impl<A: Adapter> Session<A> {
 
     /// Refreshes the projectors that are due. What was refreshed before a failure stays so.
     pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, Rejection> {
-        let refresh = |layer: &mut Layer<A::Scalar>| {
+        let refresh = |layer: &mut Layer<A::Scalar, E>| {
             layer.editor.refresh_if_due().map_err(|error| Rejection::Failed { layer: layer.number, error })
         };
         self.layers.iter_mut().map(refresh).collect()
@@ -282,16 +276,16 @@ impl<A: Adapter> Session<A> {
     }
 
     fn residuals(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
-        let share = self.share.of(self.layers.len() - i);
+        let share = self.share.with_layers_left(self.layers.len() - i);
         let Self { adapter, layers, .. } = self;
         let residuals = guarded(|| adapter.residuals(layers[i].number, requests))?;
         validate::shape("the adapter's residuals", residuals.as_ref(), layers[i].shape().0, requests.len())?;
         validate::finite("the adapter's residuals", residuals.as_ref())?;
-        Ok(residuals * Scale(A::Scalar::of_f64(share)))
+        Ok(residuals * Scale(A::Scalar::from_f64(share)))
     }
 
     /// The update of a layer, with the weight as it is kept aside.
-    fn propose(
+    pub(super) fn propose(
         &mut self,
         i: usize,
         keys: Mat<A::Scalar>,
@@ -299,9 +293,13 @@ impl<A: Adapter> Session<A> {
         refresh: Option<RefreshReport>,
     ) -> Result<Step<A::Scalar>> {
         self.read_weight(i)?;
+        let stability = match self.guards.stability {
+            Some(_) => Stability::Measured,
+            None => Stability::WithTheGauges,
+        };
         let layer = &self.layers[i];
         let before = linalg::product(layer.before.as_ref(), keys.as_ref(), self.par);
-        let proposed = layer.propose(&EditBatch::new(keys.as_ref(), residuals.as_ref())?, &self.guards, refresh)?;
+        let proposed = layer.propose(&EditBatch::new(keys.as_ref(), residuals.as_ref())?, stability, refresh)?;
         Ok((Part { keys, residuals, before }, proposed))
     }
 
@@ -310,221 +308,8 @@ impl<A: Adapter> Session<A> {
         copy_weight(adapter, &mut layers[i])
     }
 
-    pub(super) fn apply(&mut self, i: usize, update: &crate::update::Update<A::Scalar>) -> Result<()> {
+    pub(super) fn apply(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {
         let Self { adapter, layers, .. } = self;
         guarded(|| adapter.apply(layers[i].number, update))
-    }
-
-    /// Finds conflicts, and decides by the policy what is written.
-    fn settle(
-        &mut self,
-        keys: &Mat<A::Scalar>,
-        subjects: &[u64],
-        ids: &[EditId],
-        giving_way: &[EditId],
-    ) -> std::result::Result<Settled, Stop> {
-        let n = ids.len();
-        let mut found = Vec::new();
-        let together = merging::groups(n, |a, b| {
-            let cosine = merging::cosine(keys.as_ref(), a, keys.as_ref(), b);
-            let same_subject = subjects[a] != 0 && subjects[a] == subjects[b];
-            let conflict = same_subject || cosine >= self.near;
-            if conflict {
-                found.push(Conflict { edit: ids[b], with: ids[a], cosine, same_subject });
-            }
-            conflict
-        });
-        let groups: Vec<Vec<usize>> = match self.policy {
-            ConflictPolicy::Merge => together,
-            ConflictPolicy::LastWins => together.iter().filter_map(|group| Some(vec![*group.last()?])).collect(),
-            ConflictPolicy::Report if self.merges => together,
-            ConflictPolicy::Report | ConflictPolicy::Reject => (0..n).map(|request| vec![request]).collect(),
-        };
-        let mut replaced = Vec::new();
-        for (j, &id) in ids.iter().enumerate() {
-            let sketch = sketch(keys.as_ref().subcols(j, 1));
-            for (with, same_subject) in self.index.candidates(subjects[j], sketch, near_signs(self.near)) {
-                let Some(place) = self.index.place(with).filter(|_| !giving_way.contains(&with)) else { continue };
-                let past = self.batch(place).map_err(Stop::Failed)?;
-                let Some(column) = past.column(with) else { continue };
-                let cosine = merging::cosine(past.layers[0].keys.as_ref(), column, keys.as_ref(), j);
-                if same_subject || cosine >= self.near {
-                    found.push(Conflict { edit: id, with, cosine, same_subject });
-                    // A request that is overruled within its batch overrules nothing.
-                    let written = groups.iter().any(|group| group.contains(&j));
-                    if written && !replaced.contains(&with) {
-                        replaced.push(with);
-                    }
-                }
-            }
-        }
-        if self.policy == ConflictPolicy::Reject
-            && let Some(&conflict) = found.first()
-        {
-            return Err(Stop::Rejected(Rejection::Conflict(conflict)));
-        }
-        if matches!(self.policy, ConflictPolicy::Report | ConflictPolicy::Reject) {
-            replaced.clear();
-        }
-        let replaced = self.with_partners(&replaced).map_err(Stop::Failed)?;
-        Ok(Settled { groups, replaced, found })
-    }
-
-    /// The batch that is recorded at a place.
-    pub(super) fn batch(&mut self, place: Mark) -> Result<Batch<A::Scalar>> {
-        match self.record(place)?.0 {
-            Record::Batch(batch) => Ok(batch),
-            _ => Err(EditError::SessionBroken { problem: "the journal has no batch where one was written".into() }),
-        }
-    }
-
-    /// The record at a place, and the place after it.
-    pub(super) fn record(&mut self, place: Mark) -> Result<(Record<A::Scalar>, Mark)> {
-        let shapes: Vec<_> = self.layers.iter().map(Layer::shape).collect();
-        let (kind, payload, end) = self.journal.read(place)?;
-        let record = Record::decode(kind, &payload, &shapes)
-            .map_err(|error| EditError::SessionBroken { problem: format!("the journal cannot be read: {error}") })?;
-        Ok((record, end))
-    }
-
-    /// Brings model and editors to where the journal ends: from the snapshot, or from the start if there is none.
-    pub(super) fn recover(&mut self) -> Result<()> {
-        let start = self.start_from_snapshot()?;
-        let mut place = match start {
-            Some(place) => place,
-            None => {
-                self.reset()?;
-                self.report = Report::default();
-                self.journal.start()
-            }
-        };
-        let (mut replayed, mut edits) = (0, 0);
-        while place != self.journal.end() {
-            let (record, next) = self.record(place)?;
-            edits += self.play(&record, place)?;
-            replayed += u64::from(record.kind() != 0);
-            place = next;
-        }
-        self.recovery.replayed = replayed;
-        self.since_snapshot = edits;
-        Ok(())
-    }
-
-    /// The place of the snapshot, if there is one and it could be loaded.
-    fn start_from_snapshot(&mut self) -> Result<Option<Mark>> {
-        let place = match self.store.snapshot_place() {
-            Ok(None) => return Ok(None),
-            Ok(Some(place)) if self.journal.holds(place) => place,
-            Ok(Some(_)) => {
-                self.recovery.snapshot_ignored = Some("it was taken after the end of the journal".into());
-                return Ok(None);
-            }
-            Err(error) => {
-                self.recovery.snapshot_ignored = Some(error.to_string());
-                return Ok(None);
-            }
-        };
-        let Self { store, layers, adapter, .. } = self;
-        let loaded =
-            store.read_snapshot(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)));
-        match loaded {
-            Ok(report) => {
-                self.report = report;
-                Ok(Some(place))
-            }
-            Err(error @ EditError::Adapter(_)) => Err(error),
-            Err(error) => {
-                self.recovery.snapshot_ignored = Some(error.to_string());
-                Ok(None)
-            }
-        }
-    }
-
-    /// Back to the model before the first edit.
-    pub(super) fn reset(&mut self) -> Result<()> {
-        let Self { store, layers, adapter, .. } = self;
-        layers.iter_mut().try_for_each(Layer::reset)?;
-        store.read_base(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))
-    }
-
-    /// Does again what a record says. Returns the number of edits.
-    fn play(&mut self, record: &Record<A::Scalar>, place: Mark) -> Result<usize> {
-        match record {
-            Record::Description(_) => Ok(0),
-            Record::Rejected { count, .. } => {
-                // Nothing but the refreshes; what failed then fails again.
-                let _ = self.refresh();
-                self.report.rejected += *count as u64;
-                Ok(*count)
-            }
-            Record::Undone { ids, rebuilt } => {
-                if *rebuilt {
-                    self.rebuild(ids, place)?;
-                } else {
-                    self.withdraw(ids, place)?;
-                }
-                self.report.undone += ids.len() as u64;
-                Ok(ids.len())
-            }
-            Record::Batch(batch) => {
-                let mut refreshes = self.refresh_again();
-                if !batch.replaced.is_empty() {
-                    self.withdraw(&batch.replaced, place)?;
-                    refreshes = refreshes.into_iter().zip(self.refresh_again()).map(|(a, b)| b.or(a)).collect();
-                }
-                let mut layers = Vec::with_capacity(self.layers.len());
-                for (i, (part, refresh)) in batch.layers.iter().cloned().zip(refreshes).enumerate() {
-                    layers.push(self.write(i, part.keys, part.residuals, refresh)?);
-                }
-                let ids: Vec<EditId> = (batch.first..).take(batch.subjects.len()).map(EditId).collect();
-                let (edits, replaced) = (ids.len(), batch.replaced.clone());
-                let outcome = Outcome::Applied { ids, replaced, conflicts: Vec::new(), layers };
-                self.report.add(&outcome, batch.first + edits as u64);
-                Ok(edits)
-            }
-        }
-    }
-
-    /// As [`refresh`](Self::refresh), for a batch that came through when it was new.
-    fn refresh_again(&mut self) -> Vec<Option<RefreshReport>> {
-        self.refresh().unwrap_or_else(|_| vec![None; self.layers.len()])
-    }
-
-    /// A batch at one layer, without guards.
-    pub(super) fn write(
-        &mut self,
-        i: usize,
-        keys: Mat<A::Scalar>,
-        residuals: Mat<A::Scalar>,
-        refresh: Option<RefreshReport>,
-    ) -> Result<LayerOutcome> {
-        let (_, mut proposed) = self.propose(i, keys, residuals, refresh)?;
-        self.apply(i, &proposed.update)?;
-        self.layers[i].commit(&mut proposed)?;
-        Ok(proposed.outcome)
-    }
-
-    pub(super) fn count_towards_snapshot(&mut self, edits: usize) {
-        self.since_snapshot = self.since_snapshot.saturating_add(edits);
-        if self.since_snapshot >= self.snapshot_every {
-            self.snapshot_failure = self.snapshot().err();
-            self.since_snapshot = 0;
-        }
-    }
-
-    /// Writes a snapshot now. Without a directory there is nothing to do.
-    ///
-    /// # Errors
-    /// A directory that cannot be written; the last snapshot stays then.
-    pub fn snapshot(&mut self) -> Result<()> {
-        if !self.store.is_durable() {
-            return Ok(());
-        }
-        let place = self.journal.end();
-        let Self { store, layers, adapter, report, .. } = self;
-        store.write_snapshot(place, report, layers, |layer| copy_weight(adapter, layer))?;
-        self.since_snapshot = 0;
-        self.snapshot_failure = None;
-        Ok(())
     }
 }

@@ -2,25 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use faer::{Mat, Scale};
-
 use super::Session;
+use super::id::EditId;
 use super::journal::Mark;
 use super::layer::Layer;
-use super::outcome::{EditId, Rejection, Undone};
+use super::outcome::{Rejection, Undone};
 use super::record::{Part, Record};
 use crate::adapter::Adapter;
-use crate::batch::Order;
-use crate::editor::{Editor, History};
+use crate::batch::EditBatch;
+use crate::editor::{Editor, Reversal};
 use crate::error::{EditError, Result};
 use crate::linalg;
-use crate::scalar::{Scalar, cast};
+use crate::scalar::cast;
 use crate::update::Update;
 
 /// The largest `s = kᵀ Q k` of a key that is taken out of a history: what stays behind is about `1e-16 s²`.
 const RELEASABLE: f64 = 1e3;
 
-impl<A: Adapter> Session<A> {
+impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Takes back past edits: weights and history become what they would be without them, with the keys and the targets
     /// (`W k + r` at the time) of all others as they were recorded.
     ///
@@ -80,7 +79,12 @@ impl<A: Adapter> Session<A> {
     pub(super) fn withdraw(&mut self, ids: &[EditId], end: Mark) -> Result<bool> {
         match self.withdraw_directly(ids, end) {
             Ok(()) => Ok(false),
-            Err(EditError::HistoryInProjector | EditError::NotReversible | EditError::Singular { .. }) => {
+            Err(
+                EditError::HistoryInProjector
+                | EditError::NotReversible
+                | EditError::RefreshDue { .. }
+                | EditError::Singular { .. },
+            ) => {
                 self.rebuild(ids, end)?;
                 Ok(true)
             }
@@ -109,15 +113,12 @@ impl<A: Adapter> Session<A> {
                 }
             }
             for (i, part) in batch.layers.iter().enumerate() {
-                let recipe = self.layers[i].editor.recipe();
-                match recipe.history {
-                    History::Absorbed if recipe.is_least_squares() => {
+                match self.layers[i].editor.reversal() {
+                    Reversal::Downdate => {
                         leaving.iter().try_for_each(|&column| self.downdate(i, part, column))?;
                     }
-                    History::Ignored if recipe.simulation.is_none() => {
-                        self.solve_without(i, part, &leaving, &staying)?;
-                    }
-                    _ => return Err(EditError::NotReversible),
+                    Reversal::Replace => self.replace_update(i, part, &leaving, &staying)?,
+                    Reversal::ReplayTargets | Reversal::ReplayResiduals => return Err(EditError::NotReversible),
                 }
             }
         }
@@ -131,7 +132,7 @@ impl<A: Adapter> Session<A> {
         let layer = &mut self.layers[i];
         layer.editor.release(k)?;
         // After the release, Q k = z / (1 - g).
-        let z = layer.editor.inverse_gram().product(k)?;
+        let z = layer.editor.product(k)?;
         let s = linalg::inner(cast(k).as_ref(), z.as_ref());
         if !(s <= RELEASABLE) {
             return Err(EditError::Singular { step: "undoing an edit", advice: "play the others again" });
@@ -142,23 +143,19 @@ impl<A: Adapter> Session<A> {
     }
 
     /// In an editor without history: the update of a batch gives way to that of the columns that stay.
-    fn solve_without(&mut self, i: usize, part: &Part<A::Scalar>, leaving: &[usize], staying: &[usize]) -> Result<()> {
+    fn replace_update(&mut self, i: usize, part: &Part<A::Scalar>, leaving: &[usize], staying: &[usize]) -> Result<()> {
         let present: Vec<usize> = leaving.iter().chain(staying).copied().collect();
         let layer = &mut self.layers[i];
-        let mut factors = Vec::new();
+        let mut changes = Vec::new();
         for (columns, sign) in [(&present[..], -1.0), (staying, 1.0)] {
             if !columns.is_empty() {
                 let some = part.columns(columns);
-                let solution = layer.editor.solution(some.keys.as_ref(), Order::Together, None)?;
-                let right: Mat<A::Scalar> = cast(solution.directions());
-                factors.push((some.residuals * Scale(A::Scalar::of_f64(sign)), right));
+                let batch = EditBatch::new(some.keys.as_ref(), some.residuals.as_ref())?;
+                changes.push(layer.editor.propose(&batch)?.into_update().scaled(sign)?);
             }
         }
         layer.editor.release(part.columns(leaving).keys.as_ref())?;
-        for (left, right) in factors {
-            self.change(i, &Update::from_factors(left, right.transpose().to_owned())?)?;
-        }
-        Ok(())
+        changes.iter().try_for_each(|update| self.change(i, update))
     }
 
     /// A change of a weight that no editor proposed.
@@ -208,7 +205,7 @@ impl<A: Adapter> Session<A> {
             }
             for (i, part) in batch.layers.iter().enumerate() {
                 let part = part.columns(&keep);
-                let residuals = if diverged && self.layers[i].editor.recipe().remembers() {
+                let residuals = if diverged && aims_at_targets(self.layers[i].editor.reversal()) {
                     self.read_weight(i)?;
                     part.targets() - linalg::product(self.layers[i].before.as_ref(), part.keys.as_ref(), self.par)
                 } else {
@@ -218,5 +215,13 @@ impl<A: Adapter> Session<A> {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether an edit that is played again without others is to reach its target, or to add its residual.
+fn aims_at_targets(reversal: Reversal) -> bool {
+    match reversal {
+        Reversal::Downdate | Reversal::ReplayTargets => true,
+        Reversal::Replace | Reversal::ReplayResiduals => false,
     }
 }

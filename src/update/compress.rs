@@ -59,7 +59,7 @@ impl<T: Scalar> Update<T> {
     /// let update = Update::from_factors(mat![[3.0, 3.0], [4.0, 4.001]], mat![[1.0, 0.0], [1.0, 0.001]])?;
     /// let (one, error) = update.compressed(Compression::Rank(1), Par::Seq)?;
     /// assert_eq!(one.rank(), 1);
-    /// let difference = update.dense(Par::Seq) - one.dense(Par::Seq);
+    /// let difference = update.to_dense(Par::Seq) - one.to_dense(Par::Seq);
     /// assert!(difference.norm_l2() <= error && error < 1e-2);
     /// # Ok::<(), betaedit_core::EditError>(())
     /// ```

@@ -6,26 +6,22 @@ mod weight;
 pub use compress::Compression;
 pub use weight::{Orientation, Weight};
 
-use std::sync::Arc;
-
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use rayon::iter::ParallelIterator;
 
-use crate::editor::Remembered;
-use crate::engine::Solution;
 use crate::error::{EditError, Result};
+use crate::linalg::{self, lanczos};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::util::validate;
-use crate::{linalg, restraint};
 
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
 ///
 /// (A [restraint](crate::restraint) may make it dense: then one of the factors is the identity, and `n` the smaller side.)
 /// As factors an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
-/// subtracted again. One that an editor proposed holds `2 n d_in` more in `f64` until it is [`detached`](Self::detached).
+/// subtracted again.
 ///
 /// # Examples
 /// ```
@@ -45,7 +41,6 @@ pub struct Update<T: Scalar> {
     right: Mat<T>,
     form: Form,
     edits: usize,
-    pub(crate) proposal: Option<Proposal>,
 }
 
 /// How the factors of an update are to be read.
@@ -56,17 +51,14 @@ enum Form {
     Dense,
 }
 
-/// What an editor needs to commit an update that it proposed: not to be made by anyone else.
-#[derive(Clone, Debug)]
-pub(crate) struct Proposal {
-    pub(crate) solution: Solution,
-    pub(crate) remembered: Remembered,
-    /// The state that the update was proposed in.
-    pub(crate) state: Arc<()>,
+/// The factor that takes a scale: never the one that is the identity.
+enum Side {
+    Left,
+    Right,
 }
 
 impl<T: Scalar> Update<T> {
-    /// An update from its factors, for example one read from a file. An editor commits only updates that it proposed.
+    /// An update from its factors, for example one read from a file.
     ///
     /// * `left`: `d_out x n`
     /// * `right`: `n x d_in`
@@ -80,25 +72,25 @@ impl<T: Scalar> Update<T> {
         validate::finite("left", left.as_ref())?;
         validate::finite("right", right.as_ref())?;
         let edits = left.ncols();
-        Self { left, right: right.transpose().to_owned(), form: Form::Factors, edits, proposal: None }.representable()
+        Self { left, right: right.transpose().to_owned(), form: Form::Factors, edits }.representable()
     }
 
-    /// `Delta = left directionsᵀ`, as an editor proposes it for so many edits.
-    pub(crate) fn proposed(left: Mat<T>, directions: &Mat<f64>, edits: usize, proposal: Proposal) -> Result<Self> {
+    /// `Delta = left directionsᵀ`, of so many edits.
+    pub(crate) fn from_directions(left: Mat<T>, directions: &Mat<f64>, edits: usize) -> Result<Self> {
         let right = cast::<f64, T>(directions.as_ref());
         validate::no_overflow("the update", right.as_ref())?;
-        Self { left, right, form: Form::Factors, edits, proposal: Some(proposal) }.representable()
+        Self { left, right, form: Form::Factors, edits }.representable()
     }
 
-    /// The same update as far as its editor is concerned, with other factors: `left` (`d_out x m`), and `right` transposed
+    /// An update of the same edits with other factors: `left` (`d_out x m`), and `right` transposed
     /// (`d_in x m`).
     pub(crate) fn with_factors(&self, left: Mat<T>, right: Mat<T>) -> Result<Self> {
         validate::no_overflow("the changed update", left.as_ref())?;
         validate::no_overflow("the changed update", right.as_ref())?;
-        Self { left, right, form: Form::Factors, edits: self.edits, proposal: self.proposal.clone() }.representable()
+        Self { left, right, form: Form::Factors, edits: self.edits }.representable()
     }
 
-    /// The same update as far as its editor is concerned, with a dense `Delta` in place of its own.
+    /// An update of the same edits with a dense `Delta` in place of its own.
     pub(crate) fn with_entries(&self, Delta: Mat<T>) -> Result<Self> {
         let (d_out, d_in) = Delta.shape();
         let changed = if d_out <= d_in {
@@ -118,19 +110,6 @@ impl<T: Scalar> Update<T> {
         }
     }
 
-    /// Directions that committing the update will take out of the space, by continuous refresh.
-    #[cfg(feature = "session")]
-    pub(crate) fn saturated(&self) -> usize {
-        self.proposal.as_ref().map_or(0, |proposal| proposal.remembered.saturated())
-    }
-
-    /// The update without what a commit would need: half the memory or less, for updates that are kept.
-    #[must_use]
-    pub fn detached(mut self) -> Self {
-        self.proposal = None;
-        self
-    }
-
     /// Refuses factors whose product leaves the range of `T`.
     fn representable(self) -> Result<Self> {
         if self.bound() <= T::MAX { Ok(self) } else { Err(EditError::Overflow { step: "the update", scalar: T::NAME }) }
@@ -145,8 +124,11 @@ impl<T: Scalar> Update<T> {
         norms.map(|(l, r)| l * r).sum()
     }
 
-    /// Refuses, under the name of an argument, an update of another weight.
-    pub(crate) fn check_shape(&self, argument: &'static str, d_out: usize, d_in: usize) -> Result<()> {
+    /// Refuses, under the name of an argument, an update of a weight of another shape than `d_out x d_in`.
+    ///
+    /// # Errors
+    /// [`EditError::Shape`].
+    pub fn check_shape(&self, argument: &'static str, d_out: usize, d_in: usize) -> Result<()> {
         let (expected, found) = ((d_out, d_in).into(), (self.d_out(), self.d_in()).into());
         if expected == found { Ok(()) } else { Err(EditError::Shape { argument, expected, found }) }
     }
@@ -187,17 +169,28 @@ impl<T: Scalar> Update<T> {
         self.right.nrows()
     }
 
-    /// `g = kᵀ Q k` of every key of the batch, for an update that an editor proposed (else empty): see
-    /// [`Solution::gains`].
-    #[must_use]
-    pub fn gains(&self) -> &[f64] {
-        self.proposal.as_ref().map_or(&[], |proposal| proposal.solution.gains())
-    }
-
     /// `Delta` as a dense matrix, `d_out x d_in`.
     #[must_use]
-    pub fn dense(&self, par: Par) -> Mat<T> {
+    pub fn to_dense(&self, par: Par) -> Mat<T> {
         self.entries().map_or_else(|| linalg::product(self.left(), self.right(), par), |entries| entries.to_owned())
+    }
+
+    /// `c Delta`.
+    ///
+    /// # Errors
+    /// A `c` that is not finite, or a factor beyond the range of `T`.
+    pub fn scaled(&self, c: f64) -> Result<Self> {
+        validate::finite_number("c", c)?;
+        let side = if self.entries().is_some() && self.d_out() <= self.d_in() { Side::Right } else { Side::Left };
+        let factor = T::from_f64(c);
+        let mut scaled = self.clone();
+        match side {
+            Side::Left => scaled.left *= faer::Scale(factor),
+            Side::Right => scaled.right *= faer::Scale(factor),
+        }
+        validate::no_overflow("the scaled update", scaled.left.as_ref())?;
+        validate::no_overflow("the scaled update", scaled.right.as_ref())?;
+        scaled.representable()
     }
 
     /// `Delta X` for a `d_in x m` matrix, through the factors: `2 n m (d_in + d_out)` flops.
@@ -261,10 +254,10 @@ impl<T: Scalar> Update<T> {
     /// `W <- W ± Delta` (`d_out x d_in`), where shapes and range are known to be right.
     pub(crate) fn add_unchecked(&self, weight: MatMut<'_, T>, sign: f64, par: Par) {
         if let Some(entries) = self.entries() {
-            let add = |w: &mut T, d: T| *w = T::of_f64(w.to_f64() + sign * d.to_f64());
+            let add = |w: &mut T, d: T| *w = T::from_f64(w.to_f64() + sign * d.to_f64());
             return faer::zip!(weight, entries).for_each(|faer::unzip!(w, d)| add(w, *d));
         }
-        let sign = T::of_f64(sign);
+        let sign = T::from_f64(sign);
         match weight.row_stride() {
             1 => matmul(weight, Accum::Add, self.left(), self.right(), sign, par),
             _ => {
@@ -281,7 +274,7 @@ impl<T: Scalar> Update<T> {
         let (left, right) = (cast::<T, U>(self.left()), cast::<T, U>(self.right.as_ref()));
         validate::no_overflow("the conversion of the update", left.as_ref())?;
         validate::no_overflow("the conversion of the update", right.as_ref())?;
-        Update { left, right, form: self.form, edits: self.edits, proposal: None }.representable()
+        Update { left, right, form: self.form, edits: self.edits }.representable()
     }
 
     /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`.
@@ -302,7 +295,7 @@ impl<T: Scalar> Update<T> {
     /// A failed decomposition of an `n x n` matrix.
     pub fn spectral_norm(&self) -> Result<f64> {
         if let Some(entries) = self.entries() {
-            return restraint::spectral_norm(entries, Par::Seq);
+            return lanczos::spectral_norm(entries, Par::Seq);
         }
         let [(L, left_scale), (R, right_scale)] = [self.left(), self.right.as_ref()].map(|factor| {
             let (factor, scale) = linalg::unit_scaled(factor);

@@ -6,6 +6,7 @@ use super::Update;
 use crate::error::{EditError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
+use crate::util::named::named;
 use crate::util::validate;
 
 /// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
@@ -16,6 +17,8 @@ pub enum Orientation {
     /// `d_in x d_out`, `y = k W` for a row `k`: GPT-2's `Conv1D`.
     InputsByOutputs,
 }
+
+named!(Orientation, "orientation", { OutputsByInputs => "outputs-by-inputs", InputsByOutputs => "inputs-by-outputs" });
 
 /// A weight that takes updates one after the other, and never holds a NaN or an infinity.
 ///

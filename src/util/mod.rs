@@ -3,5 +3,7 @@
 #[cfg(feature = "files")]
 pub(crate) mod atomic_file;
 pub(crate) mod bytes;
+pub(crate) mod description;
+pub(crate) mod named;
 pub(crate) mod random;
 pub(crate) mod validate;

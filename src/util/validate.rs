@@ -94,6 +94,11 @@ pub(crate) fn symmetric<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>
     }
 }
 
+/// Refuses NaN and infinity.
+pub(crate) fn finite_number(parameter: &'static str, value: f64) -> Result<()> {
+    if value.is_finite() { Ok(()) } else { Err(EditError::Parameter { parameter, value, allowed: "a finite number" }) }
+}
+
 pub(crate) fn non_negative(parameter: &'static str, value: f64) -> Result<()> {
     if value >= 0.0 && value.is_finite() {
         Ok(())

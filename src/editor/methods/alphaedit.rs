@@ -1,5 +1,7 @@
 //! AlphaEdit and AlphaEdit-H.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::projector::Threshold;
@@ -55,11 +57,12 @@ impl AlphaEdit {
 }
 
 impl Method for AlphaEdit {
-    fn name(&self) -> &'static str {
-        match self.history {
+    fn name(&self) -> Cow<'static, str> {
+        let name = match self.history {
             History::Absorbed => "alphaedit-h",
             History::Ignored | History::Random { .. } => "alphaedit",
-        }
+        };
+        name.into()
     }
 
     fn check(&self) -> Result<()> {

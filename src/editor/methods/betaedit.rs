@@ -1,9 +1,12 @@
 //! BetaEdit and its two ablations.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
+use crate::util::named::named;
 use crate::util::validate;
 
 /// BetaEdit: `Delta = R Kᵀ P (K Kᵀ P + (lambda1 C + H) P + lambda2 I)⁻¹`, `P` refreshed every `T` edits.
@@ -39,6 +42,8 @@ pub enum Penalty {
     /// No: the ablation "w/o KL".
     Dropped,
 }
+
+named!(Penalty, "penalty", { Kept => "kept", Dropped => "dropped" });
 
 impl Default for BetaEdit {
     fn default() -> Self {
@@ -97,8 +102,8 @@ impl BetaEdit {
 }
 
 impl Method for BetaEdit {
-    fn name(&self) -> &'static str {
-        "betaedit"
+    fn name(&self) -> Cow<'static, str> {
+        "betaedit".into()
     }
 
     fn check(&self) -> Result<()> {

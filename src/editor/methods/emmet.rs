@@ -1,5 +1,7 @@
 //! EMMET.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Method, Recipe, Slack, Space};
 use crate::error::Result;
 use crate::refresh::Refresh;
@@ -64,11 +66,13 @@ impl Emmet {
 }
 
 impl Method for Emmet {
-    fn name(&self) -> &'static str {
-        match self.history {
+    fn name(&self) -> Cow<'static, str> {
+        let name = match self.history {
             History::Absorbed => "emmet-h",
-            History::Ignored | History::Random { .. } => "emmet",
-        }
+            History::Ignored => "emmet",
+            History::Random { .. } => "emmet-r",
+        };
+        name.into()
     }
 
     fn check(&self) -> Result<()> {

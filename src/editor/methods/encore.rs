@@ -1,5 +1,7 @@
 //! ENCORE.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Memit, Method, Recipe};
 use crate::error::Result;
 
@@ -46,8 +48,8 @@ impl Encore {
 }
 
 impl Method for Encore {
-    fn name(&self) -> &'static str {
-        "encore"
+    fn name(&self) -> Cow<'static, str> {
+        "encore".into()
     }
 
     fn check(&self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! MEMIT and MEMIT-H.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Merging, Method, Recipe, Space};
 use crate::error::Result;
 use crate::refresh::Refresh;
@@ -64,13 +66,14 @@ impl Memit {
 }
 
 impl Method for Memit {
-    fn name(&self) -> &'static str {
-        match (self.history, self.merging) {
+    fn name(&self) -> Cow<'static, str> {
+        let name = match (self.history, self.merging) {
             (History::Ignored, Merging::Never) => "memit",
             (History::Ignored, Merging::Alike { .. }) => "memit-merge",
             (History::Absorbed, _) => "memit-h",
             (History::Random { .. }, _) => "memit-r",
-        }
+        };
+        name.into()
     }
 
     fn check(&self) -> Result<()> {

@@ -1,6 +1,7 @@
 //! History through the null space, for any method.
 
-use crate::editor::table::METHODS;
+use std::borrow::Cow;
+
 use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::projector::Threshold;
@@ -14,7 +15,7 @@ use crate::refresh::Refresh;
 /// # Examples
 /// ```
 /// use betaedit_core::{Emmet, Method, NullSpace, Refresh, Threshold};
-/// let method = NullSpace::of(Emmet::default()).with_threshold(Threshold::Directions(700));
+/// let method = NullSpace::new(Emmet::default()).with_threshold(Threshold::Directions(700));
 /// assert_eq!(method.name(), "emmet-ns");
 /// assert!(method.recipe().refresh != Refresh::Never);
 /// ```
@@ -32,7 +33,7 @@ pub struct NullSpace<M> {
 impl<M: Method> NullSpace<M> {
     /// A method with history through the null space.
     #[must_use]
-    pub fn of(method: M) -> Self {
+    pub fn new(method: M) -> Self {
         let crate::editor::BetaEdit { threshold, refresh, .. } = crate::editor::BetaEdit::default();
         Self { method, threshold, refresh }
     }
@@ -53,10 +54,9 @@ impl<M: Method> NullSpace<M> {
 }
 
 impl<M: Method> Method for NullSpace<M> {
-    fn name(&self) -> &'static str {
-        let method = self.method.name();
-        let ours = |name: &&str| name.strip_suffix("-ns") == Some(method.trim_end_matches("-h"));
-        METHODS.iter().map(|entry| entry.name).find(ours).unwrap_or(method)
+    fn name(&self) -> Cow<'static, str> {
+        let name = self.method.name();
+        format!("{}-ns", name.trim_end_matches("-h")).into()
     }
 
     fn check(&self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! PMET.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Memit, Method, Recipe, Share};
 use crate::error::Result;
 
@@ -46,11 +48,12 @@ impl Pmet {
 }
 
 impl Method for Pmet {
-    fn name(&self) -> &'static str {
-        match self.history {
+    fn name(&self) -> Cow<'static, str> {
+        let name = match self.history {
             History::Absorbed => "pmet-h",
             History::Ignored | History::Random { .. } => "pmet",
-        }
+        };
+        name.into()
     }
 
     fn check(&self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! RLSEdit.
 
+use std::borrow::Cow;
+
 use crate::editor::{History, Method, Recipe, Space};
 use crate::error::Result;
 use crate::refresh::Refresh;
@@ -51,8 +53,8 @@ impl RlsEdit {
 }
 
 impl Method for RlsEdit {
-    fn name(&self) -> &'static str {
-        "rlsedit"
+    fn name(&self) -> Cow<'static, str> {
+        "rlsedit".into()
     }
 
     fn check(&self) -> Result<()> {

@@ -1,7 +1,10 @@
 //! SimIE, around any method.
 
+use std::borrow::Cow;
+
 use crate::editor::{Method, Recipe};
 use crate::error::Result;
+use crate::util::named::named;
 use crate::util::validate;
 
 /// How an ideal editor is simulated, see [`SimIe`].
@@ -22,6 +25,8 @@ pub enum Base {
     /// The present one.
     Present,
 }
+
+named!(Base, "base of a simulation", { First => "first", Present => "present" });
 
 impl Default for Simulation {
     fn default() -> Self {
@@ -51,7 +56,7 @@ impl Default for Simulation {
 /// # Examples
 /// ```
 /// use betaedit_core::{Memit, Method, SimIe};
-/// let method = SimIe::of(Memit::default());
+/// let method = SimIe::new(Memit::default());
 /// assert_eq!(method.recipe().simulation.unwrap().lambda, 10_000.0);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +71,7 @@ pub struct SimIe<M> {
 impl<M: Method> SimIe<M> {
     /// SimIE around a method.
     #[must_use]
-    pub fn of(method: M) -> Self {
+    pub fn new(method: M) -> Self {
         Self { method, simulation: Simulation::default() }
     }
 
@@ -79,8 +84,12 @@ impl<M: Method> SimIe<M> {
 }
 
 impl<M: Method> Method for SimIe<M> {
-    fn name(&self) -> &'static str {
-        "simie"
+    fn name(&self) -> Cow<'static, str> {
+        match &*self.method.name() {
+            // The closed form of what is published.
+            "emmet" => "simie".into(),
+            name => format!("simie-{name}").into(),
+        }
     }
 
     fn check(&self) -> Result<()> {

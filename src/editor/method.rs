@@ -1,0 +1,82 @@
+//! A method: settings that make editors.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use faer::Par;
+
+use super::{ClosedFormEditor, Recipe};
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::spectrum::Spectrum;
+
+/// A closed-form editing method: something that has a [`Recipe`].
+///
+/// (A method that has none, because it computes its updates in another way, implements [`Editor`](super::Editor) directly;
+/// for a session it implements [`SessionMethod`](crate::session) as well.)
+pub trait Method {
+    /// The name in the table of methods, such as `"memit-h"`.
+    fn name(&self) -> Cow<'static, str>;
+
+    /// The method's row in the table.
+    fn recipe(&self) -> Recipe;
+
+    /// Refuses hyperparameters outside their range, by the names that the method gives them.
+    ///
+    /// # Errors
+    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// An editor for one layer, from the spectrum of the layer's second moment. `par` is used for all its work.
+    ///
+    /// # Errors
+    /// Hyperparameters outside their range, a threshold that keeps nothing, or a singular start: see
+    /// [`InverseGram::diagonal`](crate::InverseGram::diagonal).
+    fn editor<T: Scalar>(&self, spectrum: &Arc<Spectrum>, par: Par) -> Result<ClosedFormEditor<T>>
+    where
+        Self: Sized,
+    {
+        self.check()?;
+        ClosedFormEditor::new(self.name(), self.recipe(), spectrum, par)
+    }
+}
+
+/// A recipe with a name: a method that was chosen by its name, or one of your own.
+///
+/// ```
+/// use betaedit_core::editor::{History, Method, NamedRecipe, Recipe, Space};
+/// use betaedit_core::Refresh;
+///
+/// let recipe = Recipe::new(1.0, 0.1, Space::Whole, History::Absorbed, Refresh::Never);
+/// let ridge = NamedRecipe::new("ridge", recipe);
+/// assert_eq!(ridge.name(), "ridge");
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedRecipe {
+    name: Cow<'static, str>,
+    recipe: Recipe,
+}
+
+impl NamedRecipe {
+    /// Gives a recipe a name.
+    #[must_use]
+    pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe) -> Self {
+        Self { name: name.into(), recipe }
+    }
+}
+
+impl Method for NamedRecipe {
+    fn name(&self) -> Cow<'static, str> {
+        self.name.clone()
+    }
+
+    fn recipe(&self) -> Recipe {
+        self.recipe
+    }
+
+    fn check(&self) -> Result<()> {
+        self.recipe.check()
+    }
+}

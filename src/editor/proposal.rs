@@ -1,0 +1,129 @@
+//! An update that an editor has proposed, with what committing it takes.
+
+use std::any::Any;
+use std::fmt;
+
+use crate::engine::StateToken;
+use crate::error::{EditError, Result};
+use crate::scalar::Scalar;
+use crate::update::Update;
+
+/// An update that an [`Editor`](super::Editor) has computed and not recorded yet.
+///
+/// It holds the update, a memo of what the editor needs to commit it, and the token of the state that it was computed in: an
+/// editor commits only proposals of its own, made in its present state. To drop a proposal is to reject it; it leaves no trace.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::{EditBatch, Editor, Memit, Method, Spectrum, faer::{mat, Mat, Par}};
+///
+/// let spectrum = Arc::new(Spectrum::from_matrix(Mat::<f64>::identity(2, 2).as_ref(), Par::Seq)?);
+/// let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
+/// let (k, r) = (mat![[1.0], [0.0]], mat![[4.0]]);
+/// let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
+/// assert_eq!(proposal.gains(), [1.0]); // half of the residual is written
+///
+/// let update = editor.commit(proposal.scaled(0.5)?)?;
+/// assert_eq!(update.to_dense(Par::Seq), mat![[1.0, 0.0]]);
+/// # Ok::<(), betaedit_core::Error>(())
+/// ```
+#[must_use = "a proposal that is dropped is a rejected one"]
+pub struct Proposal<T: Scalar> {
+    update: Update<T>,
+    gains: Vec<f64>,
+    directions_taken: usize,
+    memo: Box<dyn Any + Send + Sync>,
+    token: StateToken,
+}
+
+impl<T: Scalar> Proposal<T> {
+    /// A proposal of an editor.
+    ///
+    /// * `memo`: what the editor wants back at the commit, see [`into_memo`](Self::into_memo); `()` for nothing
+    /// * `token`: of the editor's present state
+    pub fn new(update: Update<T>, memo: impl Any + Send + Sync, token: &StateToken) -> Self {
+        Self { update, gains: Vec::new(), directions_taken: 0, memo: Box::new(memo), token: token.clone() }
+    }
+
+    /// With `g = kᵀ Q k` of every key of the batch.
+    pub fn with_gains(mut self, gains: Vec<f64>) -> Self {
+        self.gains = gains;
+        self
+    }
+
+    /// With the number of directions that a commit will take out of the space that may be edited.
+    pub fn with_directions_taken(mut self, directions: usize) -> Self {
+        self.directions_taken = directions;
+        self
+    }
+
+    /// The update.
+    #[must_use]
+    pub fn update(&self) -> &Update<T> {
+        &self.update
+    }
+
+    /// The update alone: what to keep of a proposal that is not committed.
+    #[must_use]
+    pub fn into_update(self) -> Update<T> {
+        self.update
+    }
+
+    /// `g = kᵀ Q k` of every key of the batch: an edit on its own reaches the share `g / (1 + g)` of its residual. Empty if
+    /// the editor does not say.
+    #[must_use]
+    pub fn gains(&self) -> &[f64] {
+        &self.gains
+    }
+
+    /// Directions that a commit will take out of the space that may be edited.
+    #[must_use]
+    pub fn directions_taken(&self) -> usize {
+        self.directions_taken
+    }
+
+    /// The same proposal with another update: its keys join the history all the same. This is how a
+    /// [restraint](crate::restraint) changes what an editor has computed.
+    ///
+    /// # Errors
+    /// Those of `change`, and an update of another shape.
+    pub fn map_update(mut self, change: impl FnOnce(&Update<T>) -> Result<Update<T>>) -> Result<Self> {
+        let changed = change(&self.update)?;
+        changed.check_shape("the changed update", self.update.d_out(), self.update.d_in())?;
+        self.update = changed;
+        Ok(self)
+    }
+
+    /// The same proposal with the update times `c`.
+    ///
+    /// # Errors
+    /// Those of [`Update::scaled`].
+    pub fn scaled(self, c: f64) -> Result<Self> {
+        self.map_update(|update| update.scaled(c))
+    }
+
+    /// Update and memo, for the editor that commits the proposal.
+    ///
+    /// * `token`: of the editor's present state
+    ///
+    /// # Errors
+    /// [`EditError::StaleUpdate`] if the proposal was made in another state, or if its memo is not an `M`.
+    pub fn into_memo<M: Any>(self, token: &StateToken) -> Result<(Update<T>, M)> {
+        if self.token != *token {
+            return Err(EditError::StaleUpdate);
+        }
+        let memo = self.memo.downcast::<M>().map_err(|_| EditError::StaleUpdate)?;
+        Ok((self.update, *memo))
+    }
+}
+
+impl<T: Scalar> fmt::Debug for Proposal<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proposal")
+            .field("update", &self.update)
+            .field("gains", &self.gains)
+            .field("directions_taken", &self.directions_taken)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,323 @@
+//! What an editor remembers of past keys for its refreshes: one type a rule, and no editor knows which.
+
+use std::io::{Read, Write};
+
+use faer::{MatRef, Par};
+
+use super::full::Full;
+use super::keys::Keys;
+use super::maximal::Tilt;
+use super::nested::{self, Headroom};
+use super::solve::Solve;
+use super::{Refresh, RefreshRule};
+use crate::engine::{Constraint, InverseGram, Solution};
+use crate::error::{EditError, Result};
+use crate::linalg;
+use crate::projector::{HistoryWeighting, Projector, SpectralGap, Threshold};
+use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
+use crate::util::bytes;
+
+/// What past keys leave behind, by the rule that a refresh follows.
+#[derive(Clone, Debug)]
+enum Rule {
+    /// There are no refreshes.
+    Never,
+    Full(Full),
+    /// The headroom, and the keys since the last refresh.
+    Nested(Headroom, Keys),
+    /// The headroom, tested at every commit.
+    Continuous(Headroom),
+    /// All keys in the eigenbasis of `C`, and those since the last refresh.
+    Maximal(Tilt, Keys),
+}
+
+/// The space that may be edited, and what its refreshes have to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    /// Cut from the spectrum of `C` at the start.
+    projector: Projector,
+    rule: Rule,
+    kept: usize,
+    solve: Solve,
+    par: Par,
+}
+
+/// What keys that join the history will change beside `Q`, computed before anything is changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plan {
+    headroom: Option<nested::Plan>,
+    constraint: Option<Constraint>,
+}
+
+/// What a refresh came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refreshed {
+    pub(crate) moved: Option<f64>,
+    pub(crate) gap: SpectralGap,
+}
+
+impl Plan {
+    /// Directions that the keys will take out of the space.
+    pub(crate) fn saturated(&self) -> usize {
+        self.headroom.as_ref().map_or(0, |plan| plan.saturated.ncols())
+    }
+}
+
+impl Memory {
+    /// * `threshold`: where the null space ends; `None` if edits are allowed everywhere
+    pub(crate) fn new(
+        refresh: Refresh,
+        threshold: Option<Threshold>,
+        projector: Projector,
+        solve: Solve,
+        par: Par,
+    ) -> Result<Self> {
+        let rule = match refresh {
+            Refresh::Never => Rule::Never,
+            Refresh::Continuous { weight } => Rule::Continuous(Headroom::new(&projector, weight, par)?),
+            Refresh::Every { rule: RefreshRule::Full(weighting), .. } => {
+                Rule::Full(Full { H: SecondMoment::new(projector.dim()), weighting, threshold })
+            }
+            Refresh::Every { rule: RefreshRule::Nested { weight }, .. } => {
+                Rule::Nested(Headroom::new(&projector, weight, par)?, Keys::default())
+            }
+            Refresh::Every { rule: RefreshRule::Maximal { weight }, .. } => {
+                Rule::Maximal(Tilt::new(&projector, weight, (solve.weight, solve.ridge), par), Keys::default())
+            }
+        };
+        Ok(Self { kept: projector.kept(), projector, rule, solve, par })
+    }
+
+    /// The projector of the start.
+    pub(crate) fn projector(&self) -> &Projector {
+        &self.projector
+    }
+
+    /// Directions that may be edited.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept
+    }
+
+    pub(crate) fn headroom(&self) -> Option<&Headroom> {
+        match &self.rule {
+            Rule::Nested(headroom, _) | Rule::Continuous(headroom) => Some(headroom),
+            Rule::Never | Rule::Full(_) | Rule::Maximal(..) => None,
+        }
+    }
+
+    /// Forgets the keys: there will be no more refreshes.
+    pub(crate) fn stop(&mut self) {
+        self.rule = Rule::Never;
+    }
+
+    /// What keys will change of the headroom, if every commit tests them.
+    pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Plan> {
+        let headroom = match &self.rule {
+            Rule::Continuous(headroom) => Some(headroom.plan(keys)?),
+            _ => None,
+        };
+        Ok(Plan { headroom, constraint: None })
+    }
+
+    /// The plan with what it takes to constrain `Q`, once the solution for its keys is known.
+    pub(crate) fn completed(&self, mut plan: Plan, Q: &InverseGram, solution: &Solution) -> Result<Plan> {
+        let saturated = plan.headroom.as_ref().map(|plan| plan.saturated.as_ref()).filter(|Y| Y.ncols() > 0);
+        // A single key needs no more than its solution.
+        if let Some(Y) = saturated
+            && Y.nrows() > 1
+        {
+            plan.constraint = Q.constraint_after(solution, Y)?;
+        }
+        Ok(plan)
+    }
+
+    /// The keys of a solution join the history. What can fail comes before the first change.
+    pub(crate) fn absorb(&mut self, Q: &mut InverseGram, solution: &Solution, plan: &Plan) -> Result<()> {
+        let keys = solution.keys();
+        if let Rule::Full(full) = &mut self.rule {
+            full.absorb(keys, self.par)?;
+        }
+        // The editor's token vouches for the solution, so this does not fail.
+        if plan.headroom.as_ref().is_some_and(nested::Plan::removes_its_only_key) {
+            Q.remove_solution(solution)?;
+        } else {
+            Q.absorb_solution(solution)?;
+        }
+        if let Some(constraint) = &plan.constraint {
+            Q.take(constraint);
+        }
+        match (&mut self.rule, &plan.headroom) {
+            (Rule::Continuous(headroom), Some(plan)) => {
+                self.kept -= plan.saturated.ncols().min(self.kept);
+                headroom.carry_out(plan);
+            }
+            (Rule::Nested(_, waiting) | Rule::Maximal(_, waiting), _) => waiting.extend(keys),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Refreshes. Everything that can fail comes before the first change.
+    ///
+    /// * `edits`: committed so far, for the error of a space that is used up
+    pub(crate) fn refresh(&mut self, Q: &mut InverseGram, edits: usize) -> Result<Refreshed> {
+        if let Some(full) = self.outgrown()? {
+            self.rule = Rule::Full(full);
+        }
+        let exhausted = self.exhausted(edits);
+        let (d_in, par) = (Q.dim(), self.par);
+        match &mut self.rule {
+            Rule::Full(full) => {
+                let (projector, refreshed) = full.refreshed(&self.projector, Q, &self.solve, par)?;
+                let moved = self.projector.distance_squared(&projector, par)?;
+                (self.kept, *Q) = (projector.kept(), refreshed);
+                return Ok(Refreshed { moved: Some(moved), gap: projector.gap() });
+            }
+            Rule::Nested(headroom, keys) if !keys.is_empty() => {
+                let plan = headroom.plan(keys.as_mat(d_in))?;
+                let removed = plan.saturated.ncols();
+                if removed >= self.kept {
+                    return Err(exhausted);
+                }
+                if removed > 0 {
+                    let N = linalg::product(keys.as_mat(d_in), plan.saturated.as_ref(), par);
+                    Q.constrain(N.as_ref())?;
+                }
+                headroom.carry_out(&plan);
+                *keys = Keys::default();
+                self.kept -= removed;
+            }
+            Rule::Maximal(tilt, keys) if !keys.is_empty() => {
+                let plan = tilt.plan(keys.as_mat(d_in))?;
+                if plan.kept == 0 {
+                    return Err(exhausted);
+                }
+                self.kept = plan.kept;
+                tilt.carry_out(plan, Q);
+                *keys = Keys::default();
+            }
+            Rule::Never | Rule::Continuous(_) | Rule::Nested(..) | Rule::Maximal(..) => {}
+        }
+        Ok(Refreshed::default())
+    }
+
+    pub(crate) fn exhausted(&self, edits: usize) -> EditError {
+        EditError::CapacityExhausted { edits, first: self.projector.kept() }
+    }
+
+    /// Whether past keys have shaped the space, after so many refreshes.
+    pub(crate) fn is_shaped(&self, refreshes: usize) -> bool {
+        match &self.rule {
+            Rule::Never => false,
+            Rule::Full(_) => refreshes > 0,
+            Rule::Nested(..) | Rule::Continuous(_) | Rule::Maximal(..) => true,
+        }
+    }
+
+    /// Takes keys out of the history, of `Q` and of what a refresh will know. Nothing is changed by an error.
+    pub(crate) fn release<T: Scalar>(&mut self, Q: &mut InverseGram, keys: MatRef<'_, T>) -> Result<()> {
+        if let Rule::Full(full) = &self.rule {
+            full.H.holds(keys)?;
+        }
+        Q.release(keys)?;
+        if let Rule::Full(full) = &mut self.rule {
+            full.H.forget(keys, self.par)?;
+        }
+        Ok(())
+    }
+
+    /// Whether there will be no more refreshes.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.rule, Rule::Never)
+    }
+
+    /// The sum of all keys, if there are so many that they and the matrices of their number, which a refresh by each of them
+    /// leaves behind, would take more memory: from `0.31 d_in` on.
+    fn outgrown(&self) -> Result<Option<Full>> {
+        let Rule::Maximal(tilt, keys) = &self.rule else { return Ok(None) };
+        let d_in = self.projector.dim();
+        let t = tilt.len() + keys.as_mat(d_in).ncols();
+        if 2 * t * (d_in + 2 * t) <= d_in * d_in {
+            return Ok(None);
+        }
+        let mut full = self.sum_for(tilt.weight());
+        let known = tilt.keys();
+        for keys in [known.as_ref(), keys.as_mat(d_in)] {
+            if keys.ncols() > 0 {
+                full.absorb(keys, self.par)?;
+            }
+        }
+        Ok(Some(full))
+    }
+
+    /// A full refresh in place of another rule stays at the threshold of the start, whatever that was a fraction of.
+    fn sum_for(&self, weight: f64) -> Full {
+        let threshold = self.projector.threshold();
+        Full {
+            H: SecondMoment::new(self.projector.dim()),
+            weighting: HistoryWeighting::Sum { weight },
+            threshold: threshold.is_finite().then_some(Threshold::Absolute(threshold)),
+        }
+    }
+
+    /// What tells the rules apart in a file.
+    fn tag(&self) -> u64 {
+        match &self.rule {
+            Rule::Never => 0,
+            Rule::Full(_) => 1,
+            Rule::Nested(..) | Rule::Continuous(_) => 2,
+            Rule::Maximal(..) => 3,
+        }
+    }
+
+    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        bytes::write_u64(out, self.tag())?;
+        match &self.rule {
+            Rule::Never => Ok(()),
+            Rule::Full(full) => full.H.save(out),
+            Rule::Nested(headroom, keys) => {
+                headroom.save(out)?;
+                keys.save(out)
+            }
+            Rule::Continuous(headroom) => {
+                headroom.save(out)?;
+                Keys::default().save(out)
+            }
+            Rule::Maximal(tilt, keys) => {
+                tilt.save(out)?;
+                keys.save(out)
+            }
+        }
+    }
+
+    /// Takes over a state that [`save`](Self::save) wrote, with so many directions kept. After an error it means nothing.
+    pub(crate) fn load(&mut self, from: &mut dyn Read, kept: usize) -> bytes::Result<()> {
+        let d = self.projector.dim();
+        self.kept = kept;
+        match (bytes::read_u64(from)?, &mut self.rule) {
+            (0, rule) => *rule = Rule::Never,
+            (1, Rule::Full(full)) => full.H.load(from)?,
+            (1, Rule::Maximal(tilt, _)) => {
+                let weight = tilt.weight();
+                let mut full = self.sum_for(weight);
+                full.H.load(from)?;
+                self.rule = Rule::Full(full);
+            }
+            (2, Rule::Nested(headroom, keys)) => {
+                headroom.load(from)?;
+                *keys = Keys::load(from, d)?;
+            }
+            (2, Rule::Continuous(headroom)) => {
+                headroom.load(from)?;
+                Keys::load(from, d)?;
+            }
+            (3, Rule::Maximal(tilt, keys)) => {
+                tilt.load(from)?;
+                *keys = Keys::load(from, d)?;
+            }
+            _ => return Err(bytes::invalid("the state is of another refresh rule")),
+        }
+        Ok(())
+    }
+}

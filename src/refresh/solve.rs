@@ -1,0 +1,42 @@
+//! What a refresh has to know of the solve: how `Q` is made on a space.
+
+use faer::{MatRef, Par};
+
+use crate::engine::InverseGram;
+use crate::error::Result;
+use crate::projector::Projector;
+
+/// `Q = V (Vᵀ (weight C + H) V + ridge I)⁻¹ Vᵀ`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Solve {
+    pub(crate) weight: f64,
+    pub(crate) ridge: f64,
+    pub(crate) products: Products,
+}
+
+/// What `Q` multiplies single keys with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Products {
+    Exact,
+    /// A copy of `Q` in `f32` beside it: faster for keys of `f32`, and as precise as they are.
+    Rounded,
+}
+
+impl Solve {
+    /// `Q` without history, on a projector cut from the spectrum of `C`.
+    pub(crate) fn start(&self, projector: &Projector, par: Par) -> Result<InverseGram> {
+        self.fitted(InverseGram::diagonal(projector, self.weight, self.ridge, par)?)
+    }
+
+    /// `Q` on any projector, for `A = weight C + H`.
+    pub(super) fn on(&self, projector: &Projector, A: MatRef<'_, f64>, par: Par) -> Result<InverseGram> {
+        self.fitted(InverseGram::new(projector, A, self.ridge, par)?)
+    }
+
+    fn fitted(&self, Q: InverseGram) -> Result<InverseGram> {
+        match self.products {
+            Products::Exact => Ok(Q),
+            Products::Rounded => Q.with_rounded_copy(),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What a session is of, as it is written into its journal: all that its numbers depend on.
+
+use std::path::Path;
+
+use faer::Mat;
+
+use super::first_format;
+use super::method::{LayerStatistics, SessionMethod};
+use crate::editor::Share;
+use crate::error::{EditError, Result};
+use crate::restraint::Restraint;
+use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
+use crate::util::bytes;
+
+/// The parts of a session's identity.
+pub(super) struct Identity<'a, M> {
+    /// The adapter's fingerprint.
+    pub(super) model: String,
+    pub(super) method: &'a M,
+    pub(super) share: Share,
+    pub(super) gauged: bool,
+    pub(super) restraint: Option<Restraint>,
+    pub(super) layers: &'a [LayerStatistics],
+}
+
+impl<M> Identity<'_, M> {
+    /// The description that a new session writes.
+    pub(super) fn written<T: Scalar>(&self) -> String
+    where
+        M: SessionMethod<T>,
+    {
+        let mut lines = vec![
+            "session format 2".to_owned(),
+            format!("model: {}", self.model),
+            format!("numbers: {}", T::NAME),
+            format!("method: {}", self.method.description()),
+        ];
+        if self.share != self.method.share() {
+            lines.push(format!("share of a layer: {}", self.share));
+        }
+        lines.push(format!("gauges: {}", self.gauged));
+        lines.extend(self.restraint.map(|restraint| format!("restraint: {}", restraint.description())));
+        lines.extend(self.statistics());
+        lines.join("\n")
+    }
+
+    /// The description that the first format had, for a method that it could run.
+    fn first_format<T: Scalar>(&self) -> Option<String>
+    where
+        M: SessionMethod<T>,
+    {
+        let recipe = crate::editor::Recipe { share: self.share, ..self.method.first_format()? };
+        let mut lines = vec![
+            "session format 1".to_owned(),
+            format!("model: {}", self.model),
+            format!("numbers: {}", T::NAME),
+            format!("method: {}", first_format::recipe(&recipe)),
+            format!("gauges: {}", self.gauged),
+        ];
+        lines.extend(self.restraint.map(|restraint| format!("restraint: {}", first_format::restraint(&restraint))));
+        lines.extend(self.statistics());
+        Some(lines.join("\n"))
+    }
+
+    fn statistics(&self) -> Vec<String> {
+        let drawn = self.layers.iter().filter_map(|layer| Some((layer.layer, layer.random_keys.as_ref()?)));
+        let mut lines: Vec<String> =
+            drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
+        lines.extend(self.layers.iter().map(|LayerStatistics { layer, moment, .. }| {
+            format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))
+        }));
+        lines
+    }
+
+    /// Refuses the session of another description; the first difference is in the error.
+    pub(super) fn check<T: Scalar>(&self, path: &Path, there: &str) -> Result<()>
+    where
+        M: SessionMethod<T>,
+    {
+        let (there, here) = if first_format::is(there) {
+            let none = || "session format 1, which has no session of this method".to_owned();
+            (first_format::without_name(there), self.first_format::<T>().unwrap_or_else(none))
+        } else {
+            (there.to_owned(), self.written::<T>())
+        };
+        same(path, &there, &here)
+    }
+}
+
+fn hash_of_keys(keys: &Mat<f64>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    bytes::write_matrix(&mut hasher, keys.as_ref()).expect("hashing does not fail");
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+fn hash_of_moment(moment: &SecondMoment) -> String {
+    let mut hasher = blake3::Hasher::new();
+    moment.save(&mut hasher).expect("hashing does not fail");
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+fn same(path: &Path, there: &str, here: &str) -> Result<()> {
+    if there == here {
+        return Ok(());
+    }
+    let (mut a, mut b) = (there.lines(), here.lines());
+    let problem = loop {
+        match (a.next(), b.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (a, b) => {
+                let (a, b) = (a.unwrap_or("nothing").trim(), b.unwrap_or("nothing").trim());
+                break format!("it holds another session: there `{a}`, here `{b}`; use another directory");
+            }
+        }
+    };
+    Err(EditError::Format { path: path.to_owned(), problem })
+}

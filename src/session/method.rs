@@ -1,0 +1,104 @@
+//! What a session needs to know of a method: how a layer's editor starts, and what identifies it on disk.
+
+use std::fmt;
+use std::sync::Arc;
+
+use faer::{Mat, Par};
+
+use crate::editor::{ClosedFormEditor, Description, Editor, Merging, Method, Recipe, Share};
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
+use crate::spectrum::Spectrum;
+
+/// A layer of a session, with the statistics of its keys.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct LayerStatistics {
+    /// The number of the layer, as the adapter counts.
+    pub layer: usize,
+    /// The second moment of the layer's keys.
+    pub moment: Arc<SecondMoment>,
+    /// Its eigendecomposition.
+    pub spectrum: Arc<Spectrum>,
+    /// Keys to draw from, `d_in x m`, for methods with [`History::Random`](crate::editor::History::Random).
+    pub random_keys: Option<Arc<Mat<f64>>>,
+}
+
+impl LayerStatistics {
+    /// Statistics of a layer.
+    #[must_use]
+    pub fn new(layer: usize, moment: Arc<SecondMoment>, spectrum: Arc<Spectrum>) -> Self {
+        Self { layer, moment, spectrum, random_keys: None }
+    }
+}
+
+impl fmt::Debug for LayerStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayerStatistics").field("layer", &self.layer).field("d_in", &self.moment.d_in()).finish()
+    }
+}
+
+/// A method that a [`Session`](super::Session) can run. Every [`Method`] is one; implement it for a method of your own whose
+/// editor is no [`ClosedFormEditor`]: see `docs/adding-an-editor.md`.
+pub trait SessionMethod<T: Scalar>: Send + Sync {
+    /// The editor of a layer.
+    type Editor: Editor<T> + Clone;
+
+    /// The method and all settings that its numbers depend on: a session goes on only with an equal description.
+    fn description(&self) -> Description;
+
+    /// The editor of a layer before the first edit. It is asked for when the session is opened, and again when a session
+    /// plays its edits from the start.
+    ///
+    /// # Errors
+    /// Settings outside their range, statistics that do not fit.
+    fn editor(&self, statistics: &LayerStatistics, par: Par) -> Result<Self::Editor>;
+
+    /// How residuals are divided among the layers.
+    fn share(&self) -> Share {
+        Share::Even
+    }
+
+    /// Whether edits of a batch with nearly parallel keys, or the same subject, become one.
+    fn merging(&self) -> Merging {
+        Merging::Never
+    }
+
+    /// The recipe, where there is one: sessions of the first format are recognised by it.
+    #[doc(hidden)]
+    fn first_format(&self) -> Option<Recipe> {
+        None
+    }
+}
+
+impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
+    type Editor = ClosedFormEditor<T>;
+
+    fn description(&self) -> Description {
+        self.recipe().description()
+    }
+
+    fn editor(&self, statistics: &LayerStatistics, par: Par) -> Result<ClosedFormEditor<T>> {
+        self.check()?;
+        // Merged are requests, once for all layers.
+        let recipe = Recipe { merging: Merging::Never, ..self.recipe() };
+        let editor = ClosedFormEditor::new(self.name(), recipe, &statistics.spectrum, par)?;
+        match &statistics.random_keys {
+            Some(keys) => editor.with_random_keys(keys),
+            None => Ok(editor),
+        }
+    }
+
+    fn share(&self) -> Share {
+        self.recipe().share
+    }
+
+    fn merging(&self) -> Merging {
+        self.recipe().merging
+    }
+
+    fn first_format(&self) -> Option<Recipe> {
+        Some(self.recipe())
+    }
+}

@@ -1,0 +1,224 @@
+//! How a session is opened: what it is made of is checked, and in a directory the journal is read.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use faer::{Mat, Par};
+
+use super::Session;
+use super::builder::SessionBuilder;
+use super::conflict::Index;
+use super::identity::Identity;
+use super::journal::Journal;
+use super::layer::Layer;
+use super::method::{LayerStatistics, SessionMethod};
+use super::record::Record;
+use super::report::Report;
+use super::store::{Recovery, Store};
+use super::transaction::{self, guarded};
+use crate::adapter::Adapter;
+use crate::editor::Merging;
+use crate::error::{EditError, Result};
+use crate::restraint::Restraint;
+use crate::scalar::Scalar;
+use crate::util::atomic_file::io_error;
+use crate::util::validate;
+
+impl<M> SessionBuilder<M> {
+    /// Opens the session on a model that is as it was before the first edit.
+    ///
+    /// In a directory that holds a session, the model is brought to where it was after the last confirmed batch: from the
+    /// last snapshot, with the batches since then done again from the journal. With an equal `par`, that is so bit for bit.
+    ///
+    /// # Errors
+    /// Layers that the adapter does not have, statistics of another size, hyperparameters outside their range; a directory
+    /// that cannot be written, whose session is of another model, layers, statistics or hyperparameters (the error names the
+    /// difference), that another process has open, or whose journal is damaged (the error says where). The model is
+    /// unchanged then, but for a failure of the adapter while it is brought forward.
+    pub fn open<A: Adapter>(mut self, adapter: A, par: Par) -> Result<Session<A, M::Editor>>
+    where
+        M: SessionMethod<A::Scalar> + 'static,
+    {
+        self.check()?;
+        for (number, keys) in std::mem::take(&mut self.random_keys) {
+            let known = self.layers.iter().map(|layer| layer.layer).collect();
+            let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
+            layer.ok_or(EditError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
+        }
+        let identity = Identity {
+            model: guarded(|| Ok(adapter.fingerprint()))?,
+            method: &self.method,
+            share: self.share.unwrap_or(self.method.share()),
+            gauged: self.gauged,
+            restraint: self.restraint,
+            layers: &self.layers,
+        };
+        let layers = self.first_layers(&adapter, par)?;
+        let Opened { journal, store, index, recovery } = match &self.directory {
+            None => Opened::in_memory(&layers, &identity)?,
+            Some(path) => Opened::in_directory(path, &layers, &identity)?,
+        };
+        let mut session = Session {
+            adapter,
+            layers,
+            share: identity.share,
+            merges: self.method.merging() != Merging::Never,
+            method: Box::new(self.method),
+            guards: self.guards,
+            policy: self.policy,
+            near: self.near,
+            store,
+            journal,
+            processed_before: index.len(),
+            index,
+            observer: self.observer,
+            report: Report::default(),
+            snapshot_every: self.snapshot_every,
+            since_snapshot: 0,
+            snapshot_failure: None,
+            recovery,
+            broken: None,
+            started: Instant::now(),
+            par,
+        };
+        session.store.sweep();
+        if session.recovery.resumed {
+            session.recover()?;
+        }
+        Ok(session)
+    }
+
+    /// Refuses what cannot be a session of any model.
+    fn check(&self) -> Result<()> {
+        self.guards.check()?;
+        if self.layers.is_empty() {
+            return Err(EditError::Empty { argument: "layers" });
+        }
+        if !(0.9..=1.0).contains(&self.near) {
+            let (parameter, value) = ("the cosine of parallel keys", self.near);
+            return Err(EditError::Parameter { parameter, value, allowed: "0.9 to 1" });
+        }
+        if self.snapshot_every == 0 {
+            return Err(EditError::Parameter { parameter: "snapshot_every", value: 0.0, allowed: "at least 1 edit" });
+        }
+        if let Some(pair) = self.layers.windows(2).find(|pair| pair[0].layer >= pair[1].layer) {
+            let (parameter, value) = ("layers", pair[1].layer as f64);
+            return Err(EditError::Parameter { parameter, value, allowed: "layers in ascending order, each once" });
+        }
+        let without_gauges = |what: &str| EditError::Unsupported {
+            what: format!("{what} without the gauges; leave out `without_gauges`"),
+        };
+        if !self.gauged && (self.guards.leakage.is_some() || self.guards.relative_drift.is_some()) {
+            return Err(without_gauges("a guard on leakage or drift"));
+        }
+        if let Some(restraint) = &self.restraint {
+            restraint.check()?;
+            if matches!(restraint, Restraint::Prune(_)) && !self.gauged {
+                return Err(without_gauges("a restraint of the total change"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers on the model as it is before the first edit.
+    fn first_layers<A: Adapter>(&self, adapter: &A, par: Par) -> Result<Vec<Layer<A::Scalar, M::Editor>>>
+    where
+        M: SessionMethod<A::Scalar>,
+    {
+        let layer = |statistics: &LayerStatistics| {
+            let (d_out, d_in) = guarded(|| adapter.weight_shape(statistics.layer))?;
+            validate::shape("spectrum", statistics.spectrum.vectors(), d_in, d_in)?;
+            let moment = statistics.moment.d_in();
+            if moment != d_in {
+                let (expected, found) = ((d_in, d_in).into(), (moment, moment).into());
+                return Err(EditError::Shape { argument: "moment", expected, found });
+            }
+            let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
+            guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
+            validate::finite("the adapter's weight", weight.as_ref())?;
+            let editor = self.method.editor(statistics, par)?;
+            Layer::new(statistics.clone(), editor, weight, self.gauged, self.restraint, par)
+        };
+        self.layers.iter().map(layer).collect()
+    }
+}
+
+/// What a session keeps of its past, as it was found or made.
+struct Opened<T: Scalar> {
+    journal: Journal,
+    store: Store<T>,
+    index: Index,
+    recovery: Recovery,
+}
+
+impl<T: Scalar> Opened<T> {
+    fn in_memory<M: SessionMethod<T>>(layers: &[Layer<T, M::Editor>], identity: &Identity<'_, M>) -> Result<Self> {
+        let store = Store::Memory { base: layers.iter().map(|layer| layer.before.clone()).collect() };
+        Self::begun(Journal::in_memory(), store, &identity.written::<T>())
+    }
+
+    /// A session that has just begun: its description is the first record.
+    fn begun(mut journal: Journal, store: Store<T>, description: &str) -> Result<Self> {
+        let record = Record::<T>::Description(description.to_owned());
+        journal.append(record.kind(), &record.encode())?;
+        Ok(Self { journal, store, index: Index::default(), recovery: Recovery::default() })
+    }
+
+    fn in_directory<M: SessionMethod<T>>(
+        path: &Path,
+        layers: &[Layer<T, M::Editor>],
+        identity: &Identity<'_, M>,
+    ) -> Result<Self> {
+        std::fs::create_dir_all(path).map_err(io_error(path))?;
+        let at = Store::<T>::journal_path(path);
+        if at.exists() {
+            return Self::resumed(path, at, layers, identity);
+        }
+        if let Some(other) = Store::<T>::leftover(path) {
+            let problem = "there is no journal beside it: restore the journal, or use another directory".into();
+            return Err(EditError::Format { path: other, problem });
+        }
+        let description = identity.written::<T>();
+        let store = Store::in_directory(path, &description);
+        store.write_base(layers)?;
+        Self::begun(Journal::create(&at)?, store, &description)
+    }
+
+    fn resumed<M: SessionMethod<T>>(
+        path: &Path,
+        at: PathBuf,
+        layers: &[Layer<T, M::Editor>],
+        identity: &Identity<'_, M>,
+    ) -> Result<Self> {
+        let shapes: Vec<_> = layers.iter().map(Layer::shape).collect();
+        let (mut index, mut recovery) = (Index::default(), Recovery::default());
+        let mut description = None;
+        let visit = |place, kind, payload: &[u8]| {
+            let record = Record::<T>::decode(kind, payload, &shapes).map_err(io_error(&at))?;
+            match record {
+                Record::Description(there) => {
+                    identity.check::<T>(&at, &there)?;
+                    description = Some(there);
+                }
+                record if record.first().is_some_and(|first| first != index.len()) => {
+                    let problem = "its batches are out of order".into();
+                    return Err(EditError::Format { path: at.clone(), problem });
+                }
+                record => {
+                    recovery.resumed = true;
+                    transaction::enter(&mut index, place, &record);
+                }
+            }
+            Ok(())
+        };
+        let (journal, dropped) = Journal::open(&at, visit)?;
+        recovery.dropped_bytes = dropped;
+        let written = identity.written::<T>();
+        let store = Store::in_directory(path, description.as_ref().unwrap_or(&written));
+        if journal.is_empty() {
+            // Killed before the description was on the disk.
+            return Ok(Self { recovery, ..Self::begun(journal, store, &written)? });
+        }
+        Ok(Self { journal, store, index, recovery })
+    }
+}

@@ -1,0 +1,179 @@
+//! The same again from the journal: what opening a directory does.
+
+use faer::Mat;
+
+use super::Session;
+use super::id::EditId;
+use super::journal::Mark;
+use super::layer::{Layer, LayerOutcome};
+
+use super::outcome::Outcome;
+use super::record::{Batch, Record};
+use super::report::Report;
+use super::transaction::{copy_weight, guarded};
+use crate::adapter::Adapter;
+use crate::editor::Editor;
+use crate::error::{EditError, Result};
+use crate::refresh::RefreshReport;
+
+impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
+    /// The batch that is recorded at a place.
+    pub(super) fn batch(&mut self, place: Mark) -> Result<Batch<A::Scalar>> {
+        match self.record(place)?.0 {
+            Record::Batch(batch) => Ok(batch),
+            _ => Err(EditError::SessionBroken { problem: "the journal has no batch where one was written".into() }),
+        }
+    }
+
+    /// The record at a place, and the place after it.
+    pub(super) fn record(&mut self, place: Mark) -> Result<(Record<A::Scalar>, Mark)> {
+        let shapes: Vec<_> = self.layers.iter().map(Layer::shape).collect();
+        let (kind, payload, end) = self.journal.read(place)?;
+        let record = Record::decode(kind, &payload, &shapes)
+            .map_err(|error| EditError::SessionBroken { problem: format!("the journal cannot be read: {error}") })?;
+        Ok((record, end))
+    }
+
+    /// Brings model and editors to where the journal ends: from the snapshot, or from the start if there is none.
+    pub(super) fn recover(&mut self) -> Result<()> {
+        let start = self.start_from_snapshot()?;
+        let mut place = match start {
+            Some(place) => place,
+            None => {
+                self.reset()?;
+                self.report = Report::default();
+                self.journal.start()
+            }
+        };
+        let (mut replayed, mut edits) = (0, 0);
+        while place != self.journal.end() {
+            let (record, next) = self.record(place)?;
+            edits += self.play(&record, place)?;
+            replayed += u64::from(record.kind() != 0);
+            place = next;
+        }
+        self.recovery.replayed = replayed;
+        self.since_snapshot = edits;
+        Ok(())
+    }
+
+    /// The place of the snapshot, if there is one and it could be loaded.
+    fn start_from_snapshot(&mut self) -> Result<Option<Mark>> {
+        let place = match self.store.snapshot_place() {
+            Ok(None) => return Ok(None),
+            Ok(Some(place)) if self.journal.holds(place) => place,
+            Ok(Some(_)) => {
+                self.recovery.snapshot_ignored = Some("it was taken after the end of the journal".into());
+                return Ok(None);
+            }
+            Err(error) => {
+                self.recovery.snapshot_ignored = Some(error.to_string());
+                return Ok(None);
+            }
+        };
+        let Self { store, layers, adapter, .. } = self;
+        let loaded =
+            store.read_snapshot(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)));
+        match loaded {
+            Ok(report) => {
+                self.report = report;
+                Ok(Some(place))
+            }
+            Err(error @ EditError::Adapter(_)) => Err(error),
+            Err(error) => {
+                self.recovery.snapshot_ignored = Some(error.to_string());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Back to the model before the first edit.
+    pub(super) fn reset(&mut self) -> Result<()> {
+        let Self { store, layers, adapter, method, par, .. } = self;
+        for layer in layers.iter_mut() {
+            let editor = method.editor(layer.statistics(), *par)?;
+            layer.reset(editor)?;
+        }
+        store.read_base(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))
+    }
+
+    /// Does again what a record says. Returns the number of edits.
+    fn play(&mut self, record: &Record<A::Scalar>, place: Mark) -> Result<usize> {
+        match record {
+            Record::Description(_) => Ok(0),
+            Record::Rejected { count, .. } => {
+                // Nothing but the refreshes; what failed then fails again.
+                let _ = self.refresh();
+                self.report.rejected += *count as u64;
+                Ok(*count)
+            }
+            Record::Undone { ids, rebuilt } => {
+                if *rebuilt {
+                    self.rebuild(ids, place)?;
+                } else {
+                    self.withdraw(ids, place)?;
+                }
+                self.report.undone += ids.len() as u64;
+                Ok(ids.len())
+            }
+            Record::Batch(batch) => {
+                let mut refreshes = self.refresh_again();
+                if !batch.replaced.is_empty() {
+                    self.withdraw(&batch.replaced, place)?;
+                    refreshes = refreshes.into_iter().zip(self.refresh_again()).map(|(a, b)| b.or(a)).collect();
+                }
+                let mut layers = Vec::with_capacity(self.layers.len());
+                for (i, (part, refresh)) in batch.layers.iter().cloned().zip(refreshes).enumerate() {
+                    layers.push(self.write(i, part.keys, part.residuals, refresh)?);
+                }
+                let ids: Vec<EditId> = (batch.first..).take(batch.subjects.len()).map(EditId).collect();
+                let (edits, replaced) = (ids.len(), batch.replaced.clone());
+                let outcome = Outcome::Applied { ids, replaced, conflicts: Vec::new(), layers };
+                self.report.add(&outcome, batch.first + edits as u64);
+                Ok(edits)
+            }
+        }
+    }
+
+    /// As [`refresh`](Self::refresh), for a batch that came through when it was new.
+    fn refresh_again(&mut self) -> Vec<Option<RefreshReport>> {
+        self.refresh().unwrap_or_else(|_| vec![None; self.layers.len()])
+    }
+
+    /// A batch at one layer, without guards.
+    pub(super) fn write(
+        &mut self,
+        i: usize,
+        keys: Mat<A::Scalar>,
+        residuals: Mat<A::Scalar>,
+        refresh: Option<RefreshReport>,
+    ) -> Result<LayerOutcome> {
+        let (_, proposed) = self.propose(i, keys, residuals, refresh)?;
+        self.apply(i, proposed.proposal.update())?;
+        self.layers[i].commit(proposed)
+    }
+
+    pub(super) fn count_towards_snapshot(&mut self, edits: usize) {
+        self.since_snapshot = self.since_snapshot.saturating_add(edits);
+        if self.since_snapshot >= self.snapshot_every {
+            self.snapshot_failure = self.snapshot().err();
+            self.since_snapshot = 0;
+        }
+    }
+
+    /// Writes a snapshot now. Without a directory there is nothing to do.
+    ///
+    /// # Errors
+    /// A directory that cannot be written; the last snapshot stays then.
+    pub fn snapshot(&mut self) -> Result<()> {
+        if !self.store.is_durable() {
+            return Ok(());
+        }
+        let place = self.journal.end();
+        let Self { store, layers, adapter, report, .. } = self;
+        store.write_snapshot(place, report, layers, |layer| copy_weight(adapter, layer))?;
+        self.since_snapshot = 0;
+        self.snapshot_failure = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,29 @@
+//! Values that have a name: written and read by it.
+
+/// Implements `Display` and `FromStr` by a table of names.
+macro_rules! named {
+    ($type:ty, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(match self { $(Self::$variant => $name),+ })
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = crate::error::EditError;
+
+            fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
+                match name {
+                    $($name => Ok(Self::$variant),)+
+                    _ => Err(crate::error::EditError::UnknownName {
+                        kind: $what,
+                        name: name.to_owned(),
+                        known: [$($name),+].join(", "),
+                    }),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use named;
