@@ -89,8 +89,8 @@ pub trait Adapter {
 /// An adapter behind a pointer is an adapter.
 macro_rules! behind {
     ($pointer:ty) => {
-        impl<A: Adapter + ?Sized> Adapter for $pointer {
-            type Scalar = A::Scalar;
+        impl<T: Scalar, A: Adapter<Scalar = T> + ?Sized> Adapter for $pointer {
+            type Scalar = T;
             type Request = A::Request;
 
             fn layers(&self) -> &[usize] {
