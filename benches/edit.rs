@@ -54,11 +54,14 @@ fn edits<T: Scalar>(criterion: &mut Criterion) {
                     bencher.iter(|| {
                         let first = batch();
                         let (K, R) = (keys.as_ref().subcols(first, n), residuals.as_ref().subcols(first, n));
-                        let update = editor.propose(&EditBatch::new(K, R).expect("a batch")).expect("an update");
+                        let proposal = editor.propose(&EditBatch::new(K, R).expect("a batch")).expect("an update");
                         if onto_the_weight {
-                            update.apply_to(W.as_mut(), Orientation::OutputsByInputs, par).expect("a weight");
+                            proposal
+                                .update()
+                                .apply_to(W.as_mut(), Orientation::OutputsByInputs, par)
+                                .expect("a weight");
                         }
-                        editor.commit(&update).expect("a commit");
+                        editor.commit(proposal).expect("a commit");
                     });
                 });
             }
@@ -75,12 +78,12 @@ fn edits<T: Scalar>(criterion: &mut Criterion) {
             }
 
             // Which numbers are multiplied does not matter.
-            let square = Mat::from_fn(d_in, d_in, |i, j| T::of_f64(1.0 / (1.0 + ((i ^ j) % 64) as f64)));
+            let square = Mat::from_fn(d_in, d_in, |i, j| T::from_f64(1.0 / (1.0 + ((i ^ j) % 64) as f64)));
             let mut Z = Mat::<T>::zeros(d_in, n);
             group.bench_function(BenchmarkId::new("product", n), |bencher| {
                 bencher.iter(|| {
                     let K = keys.as_ref().subcols(batch(), n);
-                    matmul(&mut Z, Accum::Replace, &square, K, T::of_f64(1.0), par);
+                    matmul(&mut Z, Accum::Replace, &square, K, T::from_f64(1.0), par);
                     black_box(&mut Z);
                 });
             });

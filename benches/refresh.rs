@@ -114,13 +114,13 @@ fn build(criterion: &mut Criterion) {
         let projector = || ProjectorBuilder::new(&layer.spectrum).threshold(THRESHOLD).build(par).expect("a projector");
         let with_headroom = projector().with_headroom().expect("headroom");
         if d_in == SMALL {
-            let C = layer.spectrum.matrix(par);
+            let C = layer.spectrum.to_matrix(par);
             group.bench_function("eigendecomposition", |bencher| {
-                bencher.iter(|| Spectrum::of_matrix(C.as_ref(), par).expect("a spectrum"));
+                bencher.iter(|| Spectrum::from_matrix(C.as_ref(), par).expect("a spectrum"));
             });
         }
         group.bench_function("projector", |bencher| bencher.iter(|| black_box(projector())));
-        group.bench_function("projector, dense", |bencher| bencher.iter(|| projector().dense(par)));
+        group.bench_function("projector, dense", |bencher| bencher.iter(|| projector().to_dense(par)));
         group.bench_function("state", |bencher| {
             bencher.iter(|| InverseGram::diagonal(&projector(), LAMBDA1, LAMBDA2, par).expect("a start"));
         });

@@ -134,7 +134,7 @@
 #![allow(non_snake_case)]
 
 pub mod adapter;
-mod batch;
+pub mod batch;
 pub mod editor;
 pub mod engine;
 mod error;
@@ -148,7 +148,7 @@ mod linalg;
 #[cfg(feature = "llm")]
 pub mod llm;
 pub mod metrics;
-mod projector;
+pub mod projector;
 pub mod refresh;
 pub mod restraint;
 mod scalar;
@@ -156,7 +156,7 @@ mod second_moment;
 #[cfg(feature = "session")]
 pub mod session;
 mod spectrum;
-mod update;
+pub mod update;
 mod util;
 
 pub use faer;

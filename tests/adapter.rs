@@ -86,7 +86,7 @@ fn a_model_behind_an_adapter_learns_facts_one_after_the_other_and_keeps_the_rest
     moment.observe(model.hidden(&corpus).as_ref(), Par::Seq).unwrap();
     let before = model.run(&corpus);
 
-    let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq).unwrap());
+    let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
     let method = Memit::default().with_lambda(0.1).with_ridge(1e-4).with_history(History::Absorbed);
     let mut editor = method.editor::<f64>(&spectrum, Par::Seq).unwrap();
     let mut facts = vec![];

@@ -23,7 +23,7 @@ static TURN: Mutex<()> = Mutex::new(());
 fn single_edits_allocate_nothing_and_folding_only_what_the_product_packs() {
     let _turn = TURN.lock().unwrap();
     let d = 600;
-    let spectrum = Arc::new(Spectrum::of_matrix(Mat::<f64>::identity(d, d).as_ref(), Par::Seq).unwrap());
+    let spectrum = Arc::new(Spectrum::from_matrix(Mat::<f64>::identity(d, d).as_ref(), Par::Seq).unwrap());
     let Q = InverseGram::diagonal(&Projector::identity(&spectrum), 1.0, 0.0, Par::Seq).unwrap();
     for Q in [Q.clone(), Q.with_rounded_copy().unwrap()] {
         run(Q, d);
@@ -66,7 +66,7 @@ fn kept<T: Scalar>(refresh: Refresh, d: usize) -> f64 {
     let spectrum = Arc::new(Spectrum::from_parts(values, Mat::identity(d, d), Par::Seq).unwrap());
     let method = BetaEdit::default().with_lambda1(10.0).with_threshold(Threshold::Absolute(0.02)).with_refresh(refresh);
     let mut editor = method.editor::<T>(&spectrum, Par::Seq).unwrap();
-    let number = |i: usize, t: usize| T::of_f64(((i * 31 + t * 17 + (i * t) % 23) as f64).sin());
+    let number = |i: usize, t: usize| T::from_f64(((i * 31 + t * 17 + (i * t) % 23) as f64).sin());
     let mut edit = |from: usize, n: usize| {
         let keys = Mat::from_fn(d, n, |i, t| number(i, from + t));
         let residuals = Mat::from_fn(1, n, |_, t| number(t, from));

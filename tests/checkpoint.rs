@@ -140,7 +140,7 @@ fn a_patch_changes_its_tensors_and_no_other_byte() {
             let roundings = checkpoint.apply(&some, way, SEQ).unwrap();
             for ((name, update), old) in some.iter().zip(&old) {
                 // The oracle: dense, in f64, rounded by nobody.
-                let exact = old + update.cast::<f64>().unwrap().dense(SEQ);
+                let exact = old + update.cast::<f64>().unwrap().to_dense(SEQ);
                 let new: Mat<f64> = checkpoint.weight(name, way).unwrap();
                 let (rounding, error) = (roundings[name], &new - &exact);
                 assert!((rounding.error - error.norm_l2()).abs() < 1e-12, "{rounding:?}");
@@ -178,7 +178,7 @@ fn a_patch_changes_its_tensors_and_no_other_byte() {
 /// A square weight is changed as the caller says, whatever its shape would suggest.
 #[test]
 fn a_square_weight_is_patched_the_way_that_is_said() {
-    let delta = update(8, 8).cast::<f64>().unwrap().dense(SEQ);
+    let delta = update(8, 8).cast::<f64>().unwrap().to_dense(SEQ);
     for way in [LINEAR, CONV1D] {
         let sharded = Sharded::new();
         let checkpoint = Checkpoint::open(sharded.0.path()).unwrap();

@@ -41,7 +41,7 @@ impl Random {
 
     /// Independent standard normal entries.
     pub fn matrix<T: Scalar>(&mut self, rows: usize, cols: usize) -> Mat<T> {
-        Mat::from_fn(rows, cols, |_, _| T::of_f64(self.normal()))
+        Mat::from_fn(rows, cols, |_, _| T::from_f64(self.normal()))
     }
 
     /// A random orthogonal matrix.
@@ -61,7 +61,7 @@ impl Random {
 }
 
 pub fn spectrum(moment: &SecondMoment) -> Arc<Spectrum> {
-    Arc::new(Spectrum::of(moment, Par::Seq).unwrap())
+    Arc::new(Spectrum::new(moment, Par::Seq).unwrap())
 }
 
 /// `A⁻¹ B` by a dense LU with partial pivoting: the textbook.
@@ -82,7 +82,7 @@ pub fn textbook_update<T: Scalar>(
     let d = P.nrows();
     let mut system = P * (K * K.transpose() + A);
     for i in 0..d {
-        system[(i, i)] += T::of_f64(ridge);
+        system[(i, i)] += T::from_f64(ridge);
     }
     R * lu_solve(system.as_ref(), (P * K).as_ref()).transpose()
 }

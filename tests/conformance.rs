@@ -44,7 +44,7 @@ fn closed_loop(
         let k = K.subcols(i, 1);
         let r = V.subcols(i, 1) - &*W * k;
         let update = editor.edit(&EditBatch::new(k, r.as_ref()).unwrap()).unwrap();
-        *W += update.dense(Par::Seq);
+        *W += update.to_dense(Par::Seq);
     }
 }
 
@@ -69,7 +69,7 @@ fn conformance_1_the_symmetric_form_equals_the_published_solve() {
 
                 let Q = InverseGram::new(&P, A.as_ref(), 0.5, Par::Seq).unwrap();
                 let ours = &R * Q.solve(K.as_ref()).unwrap().directions().transpose();
-                let dense = P.dense(Par::Seq);
+                let dense = P.to_dense(Par::Seq);
                 let theirs = textbook_update(dense.as_ref(), A.as_ref(), 0.5, K.as_ref(), R.as_ref());
                 let error = distance(ours.as_ref(), theirs.as_ref());
                 assert!(error < 1e-10, "d = {d}, r = {kept}, n = {n}: {error:e}");
@@ -147,7 +147,7 @@ fn conformance_2_undoing_an_edit_leaves_the_ridge_solution_over_the_others() {
         assert!(error < 1e-10, "{undone} {error:e}");
         let Gram = &A0 + pick(&K) * pick(&K).transpose();
         let inverse = lu_solve(Gram.as_ref(), Mat::identity(d, d).as_ref());
-        assert!(distance(Q.dense().as_ref(), inverse.as_ref()) < 1e-10);
+        assert!(distance(Q.to_dense().as_ref(), inverse.as_ref()) < 1e-10);
     }
 }
 
@@ -165,9 +165,9 @@ fn conformance_3_emmet_is_memit_with_the_product_of_its_weights() {
         let editor = Memit::default().with_lambda(lambda).editor::<f64>(&layer.spectrum, Par::Seq).unwrap();
         editor.propose(&batch).unwrap()
     };
-    assert!(distance(memit(lambda * e).dense(Par::Seq).as_ref(), emmet.as_ref()) < 1e-12);
+    assert!(distance(memit(lambda * e).update().to_dense(Par::Seq).as_ref(), emmet.as_ref()) < 1e-12);
     // With e = 0 it writes exactly, whatever lambda: the limit of a vanishing weight.
-    let written = memit(1e-13).product(K.as_ref(), Par::Seq).unwrap();
+    let written = memit(1e-13).update().product(K.as_ref(), Par::Seq).unwrap();
     assert!(distance(written.as_ref(), R.as_ref()) < 1e-9);
 }
 
@@ -230,7 +230,7 @@ fn conformance_5_the_projector_depends_on_the_mean_and_a_sum_is_refused() {
 
 #[test]
 fn conformance_6_theorem_1_fails_on_the_counterexample_and_holds_under_its_conditions() {
-    let identity = |d: usize| Arc::new(Spectrum::of_matrix(Mat::<f64>::identity(d, d).as_ref(), Par::Seq).unwrap());
+    let identity = |d: usize| Arc::new(Spectrum::from_matrix(Mat::<f64>::identity(d, d).as_ref(), Par::Seq).unwrap());
     let (a, b, c) = (10.0_f64.sqrt(), 2.5_f64.sqrt(), 7.5_f64.sqrt());
     let K = Mat::from_fn(2, 2, |i, j| [[a, b], [0.0, c]][i][j]);
     let R = Mat::<f64>::identity(2, 2);
@@ -264,7 +264,7 @@ fn conformance_7_a_refused_or_dropped_proposal_leaves_no_trace() {
     let mut editor = method.editor::<f64>(&layer.spectrum, Par::Seq).unwrap();
     let (K, R) = (layer.random.matrix::<f64>(16, 2), layer.random.matrix::<f64>(4, 2));
     editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
-    let (state, Q) = (editor.state(), editor.inverse_gram().dense());
+    let (state, Q) = (editor.state(), editor.inverse_gram().to_dense());
 
     let mut poisoned = R.clone();
     poisoned[(3, 1)] = f64::NAN;
@@ -275,7 +275,7 @@ fn conformance_7_a_refused_or_dropped_proposal_leaves_no_trace() {
     // A guard that does not like an update drops it.
     drop(editor.propose(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap());
     assert_eq!(editor.state(), state);
-    assert_eq!(editor.inverse_gram().dense(), Q);
+    assert_eq!(editor.inverse_gram().to_dense(), Q);
 }
 
 #[test]
@@ -329,9 +329,9 @@ fn a_refreshed_editor_equals_one_built_from_scratch_on_the_same_space() {
             }
             // The textbook with the projector of this moment and the history so far.
             let A = layer.C() * betaedit_core::faer::Scale(5.0) + &K * K.transpose();
-            let expected = textbook_update(P.dense(Par::Seq).as_ref(), A.as_ref(), 0.2, k.as_ref(), r.as_ref());
+            let expected = textbook_update(P.to_dense(Par::Seq).as_ref(), A.as_ref(), 0.2, k.as_ref(), r.as_ref());
             let update = editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
-            assert!(distance(update.dense(Par::Seq).as_ref(), expected.as_ref()) < 1e-10);
+            assert!(distance(update.to_dense(Par::Seq).as_ref(), expected.as_ref()) < 1e-10);
             let old = K.ncols();
             K = Mat::from_fn(d, old + 2, |i, j| if j < old { K[(i, j)] } else { k[(i, j - old)] });
         }
@@ -347,9 +347,9 @@ fn protected_keys_are_not_moved_by_later_edits() {
     let precious = layer.random.matrix::<f64>(30, 3);
     let (k, r) = (layer.random.matrix::<f64>(30, 1), layer.random.matrix::<f64>(5, 1));
     let batch = EditBatch::new(k.as_ref(), r.as_ref()).unwrap();
-    let before = editor.propose(&batch).unwrap().product(precious.as_ref(), Par::Seq).unwrap().norm_l2();
+    let before = editor.propose(&batch).unwrap().update().product(precious.as_ref(), Par::Seq).unwrap().norm_l2();
     editor.protect(precious.as_ref()).unwrap();
-    let after = editor.propose(&batch).unwrap().product(precious.as_ref(), Par::Seq).unwrap().norm_l2();
+    let after = editor.propose(&batch).unwrap().update().product(precious.as_ref(), Par::Seq).unwrap().norm_l2();
     assert!(before > 0.1 && after < 1e-5 * before, "{before} {after}");
     assert_eq!(editor.state().edits, 0);
 }
@@ -362,15 +362,15 @@ fn a_key_comes_back_out_of_the_history_as_it_went_in_or_not_at_all() {
         let k = &k * betaedit_core::faer::Scale((squared / k.squared_norm_l2()).sqrt());
         let mut Q = InverseGram::isotropic(64, 1.0, Par::Seq).unwrap();
         Q.absorb(k.as_ref()).unwrap();
-        let before = Q.dense();
+        let before = Q.to_dense();
         match Q.release(k.as_ref()) {
             Ok(()) => {
                 assert!(squared <= 1e5);
-                assert!((Q.dense() - Mat::<f64>::identity(64, 64)).norm_l2() < 1e-3);
+                assert!((Q.to_dense() - Mat::<f64>::identity(64, 64)).norm_l2() < 1e-3);
             }
             Err(error) => {
                 assert!(squared >= 1e6 && matches!(error, EditError::Singular { .. }), "{squared:e}: {error}");
-                assert_eq!(Q.dense(), before);
+                assert_eq!(Q.to_dense(), before);
             }
         }
     }
@@ -407,7 +407,7 @@ fn a_solution_is_absorbed_once_and_by_the_engine_it_was_found_in() {
 #[test]
 fn an_editor_whose_space_is_full_can_go_on_without_refreshing() {
     let C = Mat::from_fn(3, 3, |i, j| if i == j { [1e-3, 1e-3, 1.0][i] } else { 0.0 });
-    let spectrum = Arc::new(Spectrum::of_matrix(C.as_ref(), Par::Seq).unwrap());
+    let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq).unwrap());
     let refresh = Refresh::Every { edits: 2, rule: RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 }) };
     let mut editor = BetaEdit::default().with_refresh(refresh).editor::<f64>(&spectrum, Par::Seq).unwrap();
     let (K, r) = (Mat::<f64>::identity(3, 2), Mat::full(1, 1, 1.0));
@@ -439,18 +439,18 @@ fn a_batch_in_sequence_is_its_single_edits() {
         let mut expected = Mat::<f64>::zeros(6, 40);
         for t in 0..90 {
             let (k, r) = (K.as_ref().subcols(t, 1), R.as_ref().subcols(t, 1));
-            expected += one_by_one.edit(&EditBatch::new(k, r).unwrap()).unwrap().dense(Par::Seq);
+            expected += one_by_one.edit(&EditBatch::new(k, r).unwrap()).unwrap().to_dense(Par::Seq);
         }
         let mut total = Mat::<f64>::zeros(6, 40);
         for start in (0..90).step_by(35) {
             let n = 35.min(90 - start);
             let (k, r) = (K.as_ref().subcols(start, n), R.as_ref().subcols(start, n));
             let batch = EditBatch::new(k, r).unwrap().in_sequence();
-            total += in_blocks.edit(&batch).unwrap().dense(Par::Seq);
+            total += in_blocks.edit(&batch).unwrap().to_dense(Par::Seq);
         }
         assert!(distance(total.as_ref(), expected.as_ref()) < 1e-11, "{}", entry.name);
         assert_eq!(in_blocks.state(), one_by_one.state());
-        let (a, b) = (in_blocks.inverse_gram().dense(), one_by_one.inverse_gram().dense());
+        let (a, b) = (in_blocks.inverse_gram().to_dense(), one_by_one.inverse_gram().to_dense());
         assert!(distance(a.as_ref(), b.as_ref()) < 1e-11);
     }
 }

@@ -25,7 +25,7 @@ fn f32_holds_over_thousands_of_edits() {
 
         // Closed loop towards fixed targets, so that the one-shot ridge solution over all edits is the truth.
         let P = ProjectorBuilder::new(&spectrum).threshold(threshold).build(par).unwrap();
-        let (V, dense_P) = (P.basis().to_owned(), P.dense(par));
+        let (V, dense_P) = (P.basis().to_owned(), P.to_dense(par));
         let P32 = cast::<f64, f32>(dense_P.as_ref());
         let C = moment.mean(par) * betaedit_core::faer::Scale(lambda1);
         let mut A32 = cast::<f64, f32>(C.as_ref());
@@ -42,7 +42,7 @@ fn f32_holds_over_thousands_of_edits() {
             let r = cast::<f64, f32>((&v - &total * &k64).as_ref());
             let batch = EditBatch::new(k.as_ref(), r.as_ref()).unwrap();
             if t % check_every == 0 {
-                let update = editor.propose(&batch).unwrap().cast::<f64>().unwrap().dense(par);
+                let update = editor.propose(&batch).unwrap().update().cast::<f64>().unwrap().to_dense(par);
                 let r64 = cast::<f32, f64>(r.as_ref());
                 let truth = textbook_update(dense_P.as_ref(), H.as_ref(), lambda2, k64.as_ref(), r64.as_ref());
                 let dense = textbook_update(P32.as_ref(), A32.as_ref(), lambda2, k.as_ref(), r.as_ref());
@@ -52,10 +52,10 @@ fn f32_holds_over_thousands_of_edits() {
                 worst = (worst.0.max(ours), worst.1.max(theirs));
             }
             let update = editor.edit(&batch).unwrap();
-            total += update.cast::<f64>().unwrap().dense(par);
+            total += update.cast::<f64>().unwrap().to_dense(par);
             update.apply_to(weight.as_mut(), Orientation::OutputsByInputs, par).unwrap();
             // What each of the three others knows of the past.
-            let target = cast::<f32, f64>(r.as_ref()) + (&total - update.cast::<f64>().unwrap().dense(par)) * &k64;
+            let target = cast::<f32, f64>(r.as_ref()) + (&total - update.cast::<f64>().unwrap().to_dense(par)) * &k64;
             let coordinates = V.transpose() * &k64;
             normal += &coordinates * coordinates.transpose();
             right += &coordinates * target.transpose();

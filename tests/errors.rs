@@ -5,7 +5,9 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use betaedit_core::editor::Proposal;
 use betaedit_core::editor::{ClosedFormEditor, Penalty, method};
+use betaedit_core::engine::StateToken;
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::metrics::{Interference, Retention, RunningTotal, Theorem1, leakage, stability, write_errors};
 use betaedit_core::{
@@ -64,7 +66,7 @@ fn culprit(error: &EditError) -> String {
         | EditError::NotPositiveSemidefinite { argument, .. }
         | EditError::Scale { argument, .. } => format!("`{argument}`"),
         EditError::Parameter { parameter, .. } => format!("`{parameter}`"),
-        EditError::UnknownMethod { name, .. } => format!("`{name}`"),
+        EditError::UnknownName { name, .. } => format!("`{name}`"),
         EditError::Overflow { step, .. } | EditError::Singular { step, .. } => (*step).to_owned(),
         EditError::NothingKept { .. } => "threshold".to_owned(),
         EditError::UnknownTokenCount { argument } => (*argument).to_owned(),
@@ -133,7 +135,7 @@ fn poisoned<T: Scalar>(argument: &'static str, good: &Mat<T>) -> Vec<(Mat<T>, Ed
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         for (row, col) in [(0, 0), (good.nrows() - 1, good.ncols() - 1)] {
             let mut bad = good.clone();
-            bad[(row, col)] = T::of_f64(value);
+            bad[(row, col)] = T::from_f64(value);
             cases.push((bad, EditError::NonFinite { argument, row, col, value }));
         }
     }
@@ -163,7 +165,7 @@ fn diagonal(values: &[f64]) -> Mat<f64> {
 }
 
 fn spectrum_of(values: &[f64]) -> Arc<Spectrum> {
-    Arc::new(Spectrum::of_matrix(diagonal(values).as_ref(), SEQ).unwrap())
+    Arc::new(Spectrum::from_matrix(diagonal(values).as_ref(), SEQ).unwrap())
 }
 
 fn statistics() -> Arc<Spectrum> {
@@ -270,10 +272,10 @@ fn statistics_are_not_made_from_broken_matrices<T: Scalar>() {
             refused(make(&C, &bad), &error);
         }
         let mut bad = C.clone();
-        bad[(1, 3)] = T::of_f64(0.5);
+        bad[(1, 3)] = T::from_f64(0.5);
         refused(make(&bad, &K), &EditError::NotSymmetric { argument, row: 3, col: 1, difference: 0.5 });
         bad = C.clone();
-        bad[(2, 2)] = T::of_f64(-0.25);
+        bad[(2, 2)] = T::from_f64(-0.25);
         let (smallest, largest) = (-0.25, 4.0);
         refused(make(&bad, &K), &EditError::NotPositiveSemidefinite { argument, smallest, largest });
     }
@@ -304,17 +306,17 @@ fn a_sum_does_not_pass_for_a_mean_nor_a_mean_for_a_sum() {
 #[test]
 fn a_spectrum_is_not_made_from_a_broken_matrix() {
     for (bad, error) in broken("matrix", &diagonal(&EIGENVALUES), Fixed::Square) {
-        refused(Spectrum::of_matrix(bad.as_ref(), SEQ), &error);
+        refused(Spectrum::from_matrix(bad.as_ref(), SEQ), &error);
     }
     let mut bad = diagonal(&EIGENVALUES);
     bad[(0, 4)] = -2.0;
     let error = EditError::NotSymmetric { argument: "matrix", row: 4, col: 0, difference: 2.0 };
-    refused(Spectrum::of_matrix(bad.as_ref(), SEQ), &error);
-    refused(Spectrum::of(&SecondMoment::new(0), SEQ), &EditError::Empty { argument: "second moment" });
+    refused(Spectrum::from_matrix(bad.as_ref(), SEQ), &error);
+    refused(Spectrum::new(&SecondMoment::new(0), SEQ), &EditError::Empty { argument: "second moment" });
 
     let damaged = SecondMoment::from_mean(indefinite().as_ref(), None, diagonal(&[1.0, 1.0]).as_ref()).unwrap();
     for (argument, result) in
-        [("matrix", Spectrum::of_matrix(indefinite().as_ref(), SEQ)), ("second moment", Spectrum::of(&damaged, SEQ))]
+        [("matrix", Spectrum::from_matrix(indefinite().as_ref(), SEQ)), ("second moment", Spectrum::new(&damaged, SEQ))]
     {
         let Err(EditError::NotPositiveSemidefinite { argument: found, smallest, largest }) = result else { panic!() };
         assert_eq!(found, argument);
@@ -323,7 +325,7 @@ fn a_spectrum_is_not_made_from_a_broken_matrix() {
     for values in [[-1.0; 3], [-1e-3, 0.0, 1.0]] {
         let (smallest, largest) = (values[0], values[2]);
         let error = EditError::NotPositiveSemidefinite { argument: "matrix", smallest, largest };
-        refused(Spectrum::of_matrix(diagonal(&values).as_ref(), SEQ), &error);
+        refused(Spectrum::from_matrix(diagonal(&values).as_ref(), SEQ), &error);
     }
 }
 
@@ -449,11 +451,11 @@ fn an_engine_that_refuses_a_call_is_what_it_was<T: Scalar>() {
         // The next valid call finds nothing amiss.
         call(&mut Q, &keys()).unwrap();
         call(&mut spared, &keys()).unwrap();
-        assert_eq!(Q.dense(), spared.dense());
+        assert_eq!(Q.to_dense(), spared.to_dense());
     }
     let advice = "release only keys that were absorbed, each once; if they were, their norm is too large for the \
                   precision: use a larger lambda2";
-    let never_absorbed = Mat::from_fn(D, 1, |i, _| T::of_f64(10.0 * (i + 1) as f64));
+    let never_absorbed = Mat::from_fn(D, 1, |i, _| T::from_f64(10.0 * (i + 1) as f64));
     let error = singular("releasing keys, I - Kᵀ Q K", advice);
     unmoved(&mut engine::<T>(), |Q| Q.release(never_absorbed.as_ref()), &error);
 }
@@ -547,14 +549,14 @@ fn updates_of_different_weights_are_not_compared<T: Scalar>() {
     for (d_out, d_in) in [(OUT - 1, D), (OUT + 1, D), (OUT, D - 1), (OUT, D + 1), (D, OUT)] {
         let other = update::<T>(d_out, d_in);
         names(ours.inner(&other), "other");
-        names(Interference::of(&[ours.clone(), other.clone()], SEQ), "updates");
+        names(Interference::new(&[ours.clone(), other.clone()], SEQ), "updates");
         let mut total = RunningTotal::new(&Arc::new(moment(D)), OUT, 1, SEQ).unwrap();
         total.record(&ours).unwrap();
         let before = format!("{total:?}");
         names(total.record(&other), "update");
         assert_eq!(format!("{total:?}"), before);
     }
-    refused(Interference::of::<T>(&[], SEQ), &EditError::Empty { argument: "updates" });
+    refused(Interference::new::<T>(&[], SEQ), &EditError::Empty { argument: "updates" });
     for d in [D - 1, D + 1] {
         names(projector(D).distance_squared(&projector(d), SEQ), "other");
         assert!(matches!(leakage(&ours, &moment(d), SEQ), Err(EditError::Shape { .. })));
@@ -571,7 +573,7 @@ fn an_update_beyond_f32_is_not_cast() {
         of(l, r).cast::<f64>().unwrap();
     }
     let halved = of(1e30, 0.5).cast::<f32>().unwrap();
-    assert_eq!(halved.dense(SEQ)[(0, 0)], 1e30_f32);
+    assert_eq!(halved.to_dense(SEQ)[(0, 0)], 1e30_f32);
 }
 
 // Editors.
@@ -612,7 +614,7 @@ fn an_unknown_method_lists_the_known_ones() {
         let known = "memit, memit-h, memit-r, memit-merge, memit-ns, pmet, pmet-h, pmet-ns, emmet, emmet-h, emmet-ns, \
                      encore, rlsedit, simie, alphaedit, alphaedit-h, betaedit"
             .to_owned();
-        refused(method(name), &EditError::UnknownMethod { name: name.to_owned(), known });
+        refused(method(name), &EditError::UnknownName { kind: "method", name: name.to_owned(), known });
     }
 }
 
@@ -633,7 +635,7 @@ fn an_editor_that_refuses_a_call_is_what_it_was<T: Scalar>() {
             unmoved(&mut editor, |editor| editor.stability(bad.as_ref()), &error);
         }
         // Even the update proposed before all this is still good.
-        editor.commit(&update).unwrap();
+        editor.commit(update).unwrap();
         assert_eq!(editor.state().edits, 2 * N);
     }
 }
@@ -645,25 +647,30 @@ fn only_an_editors_own_update_in_its_present_state_is_committed<T: Scalar>() {
     for (mut editor, twin) in editors::<T>().into_iter().zip(editors::<T>()) {
         let stale = &EditError::StaleUpdate;
         let [before_commit, before_protect, own] = std::array::from_fn(|_| editor.propose(&batch).unwrap());
-        let remade = Update::from_factors(own.left().to_owned(), own.right().to_owned()).unwrap();
-        for foreign in [remade, own.cast::<T>().unwrap(), twin.propose(&batch).unwrap()] {
-            unmoved(&mut editor, |editor| editor.commit(&foreign), stale);
+        // A stranger's memo and token, the memo of one method in another, an equal editor's proposal.
+        let remade = Proposal::new(own.update().clone(), (), &StateToken::new());
+        for foreign in [remade, twin.propose(&batch).unwrap()] {
+            unmoved(&mut editor, |editor| editor.commit(foreign), stale);
         }
-        editor.commit(&own).unwrap();
-        unmoved(&mut editor, |editor| editor.commit(&own), stale);
-        unmoved(&mut editor, |editor| editor.commit(&before_commit), stale);
+        // A clone in the same state takes what the original proposed; from the first change on they differ.
+        let mut clone = editor.clone();
+        clone.commit(editor.propose(&batch).unwrap()).unwrap();
+        unmoved(&mut editor, |editor| editor.commit(clone.propose(&batch).unwrap()), stale);
+        editor.commit(own).unwrap();
+        unmoved(&mut editor, |editor| editor.commit(clone.propose(&batch).unwrap()), stale);
+        unmoved(&mut editor, |editor| editor.commit(before_commit), stale);
         let own = editor.propose(&batch).unwrap();
         editor.protect(K.as_ref()).unwrap();
-        for update in [&own, &before_protect] {
+        for update in [own, before_protect] {
             unmoved(&mut editor, |editor| editor.commit(update), stale);
         }
     }
     let mut editor = every::<T>(N, HistoryWeighting::Mean { lambda1: 3000.0 });
     let [own, late] = std::array::from_fn(|_| editor.propose(&batch).unwrap());
-    editor.commit(&own).unwrap();
+    editor.commit(own).unwrap();
     unmoved(&mut editor, |editor| editor.propose(&batch), &EditError::RefreshDue { edits: N });
     editor.refresh_if_due().unwrap().unwrap();
-    unmoved(&mut editor, |editor| editor.commit(&late), &EditError::StaleUpdate);
+    unmoved(&mut editor, |editor| editor.commit(late), &EditError::StaleUpdate);
     editor.propose(&batch).unwrap();
 }
 in_both_types!(only_an_editors_own_update_in_its_present_state_is_committed);
@@ -691,11 +698,11 @@ fn an_edit_that_fails_after_its_refresh_keeps_the_refresh_alone<T: Scalar>() {
     let mut method = BetaEdit::default().with_lambda1(0.0).with_lambda2(1e-3);
     method.refresh = Refresh::Every { edits: N, rule };
     let mut editor = method.editor::<T>(&statistics(), SEQ).unwrap();
-    let (K, R, huge) = (keys::<T>(), residuals::<T>(), Mat::full(OUT, N, T::of_f64(T::MAX)));
+    let (K, R, huge) = (keys::<T>(), residuals::<T>(), Mat::full(OUT, N, T::from_f64(T::MAX)));
     editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
     let mut refreshed = editor.clone();
     refreshed.refresh_if_due().unwrap().unwrap();
-    let others = Random::new(8).matrix::<T>(D, N) * betaedit_core::faer::Scale(T::of_f64(0.1));
+    let others = Random::new(8).matrix::<T>(D, N) * betaedit_core::faer::Scale(T::from_f64(0.1));
     refused(editor.edit(&EditBatch::new(others.as_ref(), huge.as_ref()).unwrap()), &overflow::<T>("the update"));
     assert_eq!(format!("{editor:?}"), format!("{refreshed:?}"));
 }
@@ -800,8 +807,8 @@ fn huge_input_never_spoils_an_engine<T: Scalar>() {
     let cases = huge::<T>().into_iter().flat_map(|x| [1e-12, 1.0, 1e12].map(|a| (x, a)));
     for (x, a) in cases {
         let mut Q = InverseGram::isotropic(D, a, SEQ).unwrap();
-        let one = Mat::from_fn(D, 1, |i, _| T::of_f64(if i == 1 { x } else { 0.5 * x }));
-        let many = Mat::from_fn(D, 3, |i, j| T::of_f64(if (i + j) % 2 == 0 { x } else { -0.25 * x }));
+        let one = Mat::from_fn(D, 1, |i, _| T::from_f64(if i == 1 { x } else { 0.5 * x }));
+        let many = Mat::from_fn(D, 3, |i, j| T::from_f64(if (i + j) % 2 == 0 { x } else { -0.25 * x }));
         for K in [one, many] {
             let case = format!("keys of {x:e} on Q = 1 / {a:e}");
             match Q.solve(K.as_ref()) {
@@ -819,7 +826,7 @@ fn huge_input_never_spoils_an_engine<T: Scalar>() {
                 if call(&mut Q, K.as_ref()).is_err() {
                     assert_eq!(format!("{Q:?}"), before, "{case}");
                 }
-                assert!(all_finite(&Q.dense()), "{case}");
+                assert!(all_finite(&Q.to_dense()), "{case}");
             }
         }
     }
@@ -831,13 +838,13 @@ fn huge_hyperparameters_never_spoil_a_start() {
     let P = projector(D);
     for x in huge::<f64>() {
         for a in [x, 1.0 / x] {
-            finite_or_overflow("isotropic", InverseGram::isotropic(D, a, SEQ), |Q| all_finite(&Q.dense()));
+            finite_or_overflow("isotropic", InverseGram::isotropic(D, a, SEQ), |Q| all_finite(&Q.to_dense()));
             let ridge = InverseGram::diagonal(&P, 0.0, a, SEQ);
-            finite_or_overflow("ridge", ridge, |Q| all_finite(&Q.dense()));
+            finite_or_overflow("ridge", ridge, |Q| all_finite(&Q.to_dense()));
             let weight = InverseGram::diagonal(&P, a, 1e-320, SEQ);
-            finite_or_overflow("weight", weight, |Q| all_finite(&Q.dense()));
+            finite_or_overflow("weight", weight, |Q| all_finite(&Q.to_dense()));
             let A = diagonal(&EIGENVALUES) * betaedit_core::faer::Scale(a / 4.0);
-            finite_or_overflow("A", InverseGram::new(&P, A.as_ref(), 0.0, SEQ), |Q| all_finite(&Q.dense()));
+            finite_or_overflow("A", InverseGram::new(&P, A.as_ref(), 0.0, SEQ), |Q| all_finite(&Q.to_dense()));
         }
     }
 }
@@ -845,8 +852,8 @@ fn huge_hyperparameters_never_spoil_a_start() {
 fn huge_edits_never_spoil_an_editor_or_an_update<T: Scalar>() {
     for x in huge::<T>() {
         for (key, residual) in [(x, 1.0), (1.0, x), (x, x), (1.0 / x, x)] {
-            let K = Mat::from_fn(D, N, |i, j| T::of_f64(if i == j { key } else { -0.5 * key }));
-            let R = Mat::from_fn(OUT, N, |i, j| T::of_f64(if i == j { residual } else { -0.5 * residual }));
+            let K = Mat::from_fn(D, N, |i, j| T::from_f64(if i == j { key } else { -0.5 * key }));
+            let R = Mat::from_fn(OUT, N, |i, j| T::from_f64(if i == j { residual } else { -0.5 * residual }));
             let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
             for mut editor in editors::<T>() {
                 let case = format!("{}: keys {key:e}, residuals {residual:e}", editor.name());
@@ -858,7 +865,7 @@ fn huge_edits_never_spoil_an_editor_or_an_update<T: Scalar>() {
                         Ok(update) => {
                             assert!(all_finite(&update.left().to_owned()), "{case}");
                             assert!(all_finite(&update.right().to_owned()), "{case}");
-                            assert!(all_finite(&update.dense(SEQ)), "{case}");
+                            assert!(all_finite(&update.to_dense(SEQ)), "{case}");
                             update.apply_to(weight.as_mut(), Orientation::OutputsByInputs, SEQ).unwrap();
                             assert!(all_finite(&weight), "{case}");
                             update.subtract_from(weight.as_mut(), Orientation::OutputsByInputs, SEQ).unwrap();
@@ -867,11 +874,11 @@ fn huge_edits_never_spoil_an_editor_or_an_update<T: Scalar>() {
                     if editor.protect(K.as_ref()).is_err() {
                         editor.protect(keys::<T>().as_ref()).unwrap();
                     }
-                    assert!(all_finite(&editor.inverse_gram().dense()), "{case}");
+                    assert!(all_finite(&editor.inverse_gram().to_dense()), "{case}");
                 }
             }
             let factors = Update::from_factors(R.clone(), K.transpose().to_owned());
-            finite_or_overflow("from_factors", factors, |update| all_finite(&update.dense(SEQ)));
+            finite_or_overflow("from_factors", factors, |update| all_finite(&update.to_dense(SEQ)));
         }
     }
 }
@@ -887,7 +894,7 @@ fn a_key_beyond_the_history_is_proposed_but_not_committed() {
     let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
     let update = editor.propose(&batch).unwrap();
     let error = overflow::<f64>("the squared norm of the keys");
-    unmoved(&mut editor, |editor| editor.commit(&update), &error);
+    unmoved(&mut editor, |editor| editor.commit(update), &error);
     unmoved(&mut editor, |editor| editor.edit(&batch), &error);
     unmoved(&mut editor, |editor| editor.protect(K.as_ref()), &error);
     unmoved(&mut moment(D), |moment| moment.observe(K.as_ref(), SEQ), &error);
@@ -897,17 +904,17 @@ fn a_key_beyond_the_history_is_proposed_but_not_committed() {
 fn indefinite_matrices_are_told_from_semidefinite_ones_at_every_scale() {
     for scale in [1e-200, 1e-160, 1e-80, 1e80, 1e155, 1e200, 1e300] {
         let ones = Mat::from_fn(3, 3, |_, _| scale);
-        assert!(Spectrum::of_matrix(ones.as_ref(), SEQ).is_ok(), "semidefinite at {scale:e}");
+        assert!(Spectrum::from_matrix(ones.as_ref(), SEQ).is_ok(), "semidefinite at {scale:e}");
         let bad = diagonal(&[-scale, 0.0, scale]);
         let error = EditError::NotPositiveSemidefinite { argument: "matrix", smallest: -scale, largest: scale };
-        refused(Spectrum::of_matrix(bad.as_ref(), SEQ), &error);
+        refused(Spectrum::from_matrix(bad.as_ref(), SEQ), &error);
     }
 }
 
 #[test]
 fn eigenvalues_are_finite_or_an_overflow() {
     let ones = Mat::from_fn(3, 3, |_, _| 1e308);
-    finite_or_overflow("spectrum", Spectrum::of_matrix(ones.as_ref(), SEQ), |s| s.largest().is_finite());
+    finite_or_overflow("spectrum", Spectrum::from_matrix(ones.as_ref(), SEQ), |s| s.largest().is_finite());
 }
 
 #[test]
@@ -958,10 +965,10 @@ fn a_protected_matrix_is_finite_or_an_overflow() {
 fn an_overflow_is_not_called_singular() {
     let everything = Projector::identity(&statistics());
     let diagonal_start = |weight, ridge| InverseGram::diagonal(&everything, weight, ridge, SEQ);
-    finite_or_overflow("weight", diagonal_start(f64::MAX, 1.0), |Q| all_finite(&Q.dense()));
-    finite_or_overflow("ridge", diagonal_start(f64::MAX, f64::MAX), |Q| all_finite(&Q.dense()));
+    finite_or_overflow("weight", diagonal_start(f64::MAX, 1.0), |Q| all_finite(&Q.to_dense()));
+    finite_or_overflow("ridge", diagonal_start(f64::MAX, f64::MAX), |Q| all_finite(&Q.to_dense()));
     let A = diagonal(&[f64::MAX; D]);
-    finite_or_overflow("A", InverseGram::new(&everything, A.as_ref(), f64::MAX, SEQ), |Q| all_finite(&Q.dense()));
+    finite_or_overflow("A", InverseGram::new(&everything, A.as_ref(), f64::MAX, SEQ), |Q| all_finite(&Q.to_dense()));
     // kᵀ Q k is within the range, twice that is not.
     let k = Mat::from_fn(D, 1, |i, _| if i == 0 { 1.2e154 } else { 0.0 });
     let Q = InverseGram::isotropic(D, 1.0, SEQ).unwrap();
@@ -984,7 +991,7 @@ fn constraining_and_releasing_at_the_end_of_the_range_works_or_overflows() {
     let k = Mat::full(1, 1, 1e-150 * (1.0 - 1e-15));
     // It was never absorbed, and what would come back is beyond the range.
     assert!(matches!(Q.release(k.as_ref()), Err(EditError::Singular { .. } | EditError::Overflow { .. })));
-    assert!(all_finite(&Q.dense()));
+    assert!(all_finite(&Q.to_dense()));
 }
 
 #[test]
@@ -1025,7 +1032,7 @@ fn a_total_that_is_not_a_number_is_not_recorded<T: Scalar>() {
         unmoved(&mut retention, |retention| retention.record(&batch, bad.as_ref(), SEQ), &error);
         unmoved(&mut retention, |retention| retention.errors(bad.as_ref(), SEQ), &error);
     }
-    let (K, total) = (Mat::full(D, 1, T::of_f64(1e30)), Mat::full(OUT, D, 1e300));
+    let (K, total) = (Mat::full(D, 1, T::from_f64(1e30)), Mat::full(OUT, D, 1e300));
     let batch = EditBatch::new(K.as_ref(), R.as_ref().subcols(0, 1)).unwrap();
     let recorded = retention.record(&batch, total.as_ref(), SEQ);
     finite_or_overflow("record", recorded, |()| retention.errors(total.as_ref(), SEQ).unwrap()[0].is_finite());
@@ -1033,10 +1040,10 @@ fn a_total_that_is_not_a_number_is_not_recorded<T: Scalar>() {
 in_both_types!(a_total_that_is_not_a_number_is_not_recorded);
 
 fn a_weight_never_overflows<T: Scalar>() {
-    let root = Mat::full(1, 1, T::of_f64((0.75 * T::MAX).sqrt()));
+    let root = Mat::full(1, 1, T::from_f64((0.75 * T::MAX).sqrt()));
     let update = Update::from_factors(root.clone(), root).unwrap();
     for sign in [1.0, -1.0] {
-        let mut weight = Mat::full(1, 1, T::of_f64(sign * 0.75 * T::MAX));
+        let mut weight = Mat::full(1, 1, T::from_f64(sign * 0.75 * T::MAX));
         let changed = match sign {
             1.0 => update.apply_to(weight.as_mut(), Orientation::OutputsByInputs, SEQ),
             _ => update.subtract_from(weight.as_mut(), Orientation::InputsByOutputs, SEQ),
@@ -1103,7 +1110,7 @@ fn metrics_of_huge_updates_are_finite_or_an_overflow() {
 fn a_conflict_is_a_conflict_at_every_scale() {
     for x in [1e-60, 1e-45, 1.0, 1e45, 1e60] {
         let of = |sign: f64| Update::from_factors(Mat::full(1, 1, sign * x), Mat::full(1, 2, x)).unwrap();
-        let interference = Interference::of(&[of(1.0), of(-1.0)], SEQ);
+        let interference = Interference::new(&[of(1.0), of(-1.0)], SEQ);
         finite_or_overflow(&format!("{x:e}"), interference, |conflict| !conflict.is_non_conflicting(0.5));
     }
 }
@@ -1128,7 +1135,7 @@ fn the_shape_reported_is_that_of_the_argument() {
         let other = update::<f64>(d_out, d_in);
         let error = |argument| shape(argument, (OUT, D), (d_out, d_in));
         refused(ours.inner(&other), &error("other"));
-        refused(Interference::of(&[ours.clone(), other.clone()], SEQ), &error("updates"));
+        refused(Interference::new(&[ours.clone(), other.clone()], SEQ), &error("updates"));
         let mut total = RunningTotal::new(&Arc::new(moment(D)), OUT, 1, SEQ).unwrap();
         unmoved(&mut total, |total| total.record(&other), &error("update"));
     }

@@ -36,7 +36,7 @@ impl Problem {
     }
 
     fn new(moment: &SecondMoment, W: Mat<f64>, batches: Vec<(Mat<f64>, Mat<f64>)>, h: Hyperparameters) -> Self {
-        let spectrum = Arc::new(Spectrum::of(moment, Par::Seq).unwrap());
+        let spectrum = Arc::new(Spectrum::new(moment, Par::Seq).unwrap());
         Self { C: moment.mean(Par::Seq), spectrum, W, batches, h }
     }
 
@@ -70,7 +70,7 @@ impl Problem {
     fn check(&self, mut editor: ClosedFormEditor<f64>, mut expected: impl FnMut(&Mat<f64>, &Mat<f64>) -> Mat<f64>) {
         for (step, (K, R)) in self.batches.iter().enumerate() {
             let update = editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
-            let error = distance(update.dense(Par::Seq).as_ref(), expected(K, R).as_ref());
+            let error = distance(update.to_dense(Par::Seq).as_ref(), expected(K, R).as_ref());
             assert!(error < 1e-9, "{}, batch {step}: off by {error:e}", editor.name());
         }
     }
@@ -133,7 +133,7 @@ fn rlsedit_is_its_recursion_and_the_one_shot_solution() {
         let (mut D, mut A, mut right) = (Mat::<f64>::zeros(problem.W.nrows(), problem.W.ncols()), A0, None::<Mat<f64>>);
         for (K, R) in &problem.batches {
             let missed = R - &D * K; // the target is W0 K + R
-            D += editor.edit(&EditBatch::new(K.as_ref(), missed.as_ref()).unwrap()).unwrap().dense(Par::Seq);
+            D += editor.edit(&EditBatch::new(K.as_ref(), missed.as_ref()).unwrap()).unwrap().to_dense(Par::Seq);
             A += K * K.transpose();
             right = Some(right.map_or(R * K.transpose(), |right| right + R * K.transpose()));
         }
@@ -179,7 +179,7 @@ fn emmet_is_memit_of_another_weight_and_without_slack_meets_every_residual() {
         );
         for (K, R) in &problem.batches {
             let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
-            let update = |editor: &ClosedFormEditor<f64>| editor.propose(&batch).unwrap().dense(Par::Seq);
+            let update = |editor: &ClosedFormEditor<f64>| editor.propose(&batch).unwrap().update().to_dense(Par::Seq);
             if K.ncols() > 1 {
                 assert!(distance(update(&emmet).as_ref(), update(&memit).as_ref()) < 1e-9);
             }
@@ -199,9 +199,9 @@ fn emmet_in_f32_is_that_of_f64() {
     let (mut wide, mut single) = (problem.editor(&method), method.editor::<f32>(&problem.spectrum, Par::Seq).unwrap());
     for (K, R) in &problem.batches {
         let (k, r) = (narrow(K), narrow(R));
-        let update = single.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap().dense(Par::Seq);
+        let update = single.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap().to_dense(Par::Seq);
         let (K, R) = (betaedit_core::cast(k.as_ref()), betaedit_core::cast(r.as_ref()));
-        let expected = wide.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap().dense(Par::Seq);
+        let expected = wide.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap().to_dense(Par::Seq);
         assert!(distance(betaedit_core::cast::<f32, f64>(update.as_ref()).as_ref(), expected.as_ref()) < 1e-6);
     }
 }
@@ -249,9 +249,9 @@ fn history_through_the_null_space_is_the_method_on_a_refreshed_space() {
             });
             assert!(last > 0);
         }
-        let method = NullSpace::of(Emmet::default().with_lambda(h.lambda).with_history(History::Absorbed));
+        let method = NullSpace::new(Emmet::default().with_lambda(h.lambda).with_history(History::Absorbed));
         let method = method.with_threshold(h.threshold).with_refresh(h.refresh);
-        assert_eq!((method.name(), method.recipe()), ("emmet-ns", *problem.by_name("emmet-ns").recipe()));
+        assert_eq!((&*method.name(), method.recipe()), ("emmet-ns", *problem.by_name("emmet-ns").recipe()));
     }
 }
 
@@ -279,7 +279,7 @@ fn random_keys_stand_in_for_the_history() {
             editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
         }
         // Q = (C + I + sum of the drawn)⁻¹
-        let A = lu_solve(editor.inverse_gram().dense().as_ref(), problem.identity().as_ref());
+        let A = lu_solve(editor.inverse_gram().to_dense().as_ref(), problem.identity().as_ref());
         (A - &problem.C - problem.identity()) * Scale(1.0 / 4_000.0)
     };
     let mean = drawn(0, 100);
@@ -308,12 +308,12 @@ fn edits_with_the_same_key_become_one() {
         let expected = least_squares(&(&problem.C * Scale(problem.h.lambda)), &mean(&K), &mean(&R));
         let mut editor = problem.by_name("memit-merge");
         let update = editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
-        assert!(distance(update.dense(Par::Seq).as_ref(), expected.as_ref()) < 1e-9);
+        assert!(distance(update.to_dense(Par::Seq).as_ref(), expected.as_ref()) < 1e-9);
         // Six edits, though three columns.
         assert_eq!((update.rank(), update.edits(), editor.state().edits), (3, 6, 6));
         // In sequence, every edit is a batch of its own.
         let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap().in_sequence();
-        assert_eq!(editor.propose(&batch).unwrap().rank(), 6);
+        assert_eq!(editor.propose(&batch).unwrap().update().rank(), 6);
     }
     let merging = Merging::Alike { cosine: 1.5 };
     let refused = Memit::default().with_merging(merging).editor::<f64>(&Problem::random(1).spectrum, Par::Seq);
@@ -331,7 +331,7 @@ fn simie_is_its_recursion_around_any_method() {
             [(first, 0, ignored), (first, 4, absorbed), (present, 0, absorbed), (present, 2, ignored)]
         {
             let memit = Memit::default().with_lambda(problem.h.lambda).with_history(history);
-            let mut editor = problem.editor(&SimIe::of(memit).with_simulation(Simulation { lambda, base }));
+            let mut editor = problem.editor(&SimIe::new(memit).with_simulation(Simulation { lambda, base }));
             let mut random = Random::new(8);
             let mut S = problem.identity() * Scale(lambda);
             let mut A = &problem.C * Scale(problem.h.lambda);
@@ -351,7 +351,7 @@ fn simie_is_its_recursion_around_any_method() {
                 S += &X * X.transpose();
                 let step = (ideal - &W) * &X * lu_solve(S.as_ref(), X.as_ref()).transpose();
                 let update = editor.edit(&batch).unwrap();
-                assert!(distance(update.dense(Par::Seq).as_ref(), step.as_ref()) < 1e-9);
+                assert!(distance(update.to_dense(Par::Seq).as_ref(), step.as_ref()) < 1e-9);
                 W += step;
                 if history == History::Absorbed {
                     A += K * K.transpose();
@@ -371,9 +371,9 @@ fn any_method_is_wrapped_by_a_value() {
     let simulation = Simulation { lambda: 3.0, base: Base::Present };
     h.simulation = Some(simulation);
     let memit = Memit::default().with_lambda(h.lambda);
-    assert_eq!(method("memit").unwrap().recipe(&h), SimIe::of(memit).with_simulation(simulation).recipe());
+    assert_eq!(method("memit").unwrap().recipe(&h), SimIe::new(memit).with_simulation(simulation).recipe());
     let emmet = Emmet::default().with_lambda(h.lambda);
-    assert_eq!(method("simie").unwrap().recipe(&h), SimIe::of(emmet).with_simulation(simulation).recipe());
+    assert_eq!(method("simie").unwrap().recipe(&h), SimIe::new(emmet).with_simulation(simulation).recipe());
 }
 
 #[test]
@@ -443,7 +443,8 @@ fn residuals_that_cannot_be_met_are_refused() {
     refused(&Mat::zeros(30, 1));
     refused(&Mat::from_fn(30, 2, |i, _| K[(i, 0)]));
     refused(&Mat::from_fn(30, 31, |i, j| ((i * 7 + j * 3) % 11) as f64));
-    let method = NullSpace::of(Emmet::default()).with_threshold(Threshold::Directions(20)).with_refresh(Refresh::Never);
+    let method =
+        NullSpace::new(Emmet::default()).with_threshold(Threshold::Directions(20)).with_refresh(Refresh::Never);
     let editor = problem.editor(&method);
     let k = editor.projector().complement().subcols(0, 1).to_owned();
     let r: MatRef<'_, f64> = R.as_ref().subcols(0, 1);
@@ -464,7 +465,7 @@ proptest! {
         let mut random = Random::new(seed);
         let d = 12;
         let moment = random.moment(d, rank, 1e-2);
-        let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq).unwrap());
+        let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
         let mut K: Mat<f64> = random.matrix(d, n);
         if duplicated {
             K = Mat::from_fn(d, n, |i, _| K[(i, 0)]);
@@ -482,17 +483,17 @@ proptest! {
             let (batch, next) = (EditBatch::new(K.as_ref(), R.as_ref()).unwrap(), EditBatch::new(k.as_ref(), r.as_ref()).unwrap());
             match tried.edit(&batch) {
                 Ok(update) => {
-                    let Delta = update.dense(Par::Seq);
+                    let Delta = update.to_dense(Par::Seq);
                     prop_assert!(Delta.is_all_finite(), "{}", entry.name);
                     prop_assert!(!zero || Delta.norm_l2() == 0.0, "{}", entry.name);
-                    prop_assert!(tried.inverse_gram().dense().is_all_finite());
+                    prop_assert!(tried.inverse_gram().to_dense().is_all_finite());
                 }
                 Err(EditError::Singular { .. }) => {
                     let mut fresh = editor();
                     let (a, b) = (tried.edit(&next), fresh.edit(&next));
                     prop_assert!(a.is_ok() == b.is_ok());
                     if let (Ok(a), Ok(b)) = (a, b) {
-                        prop_assert!(a.dense(Par::Seq) == b.dense(Par::Seq), "{}", entry.name);
+                        prop_assert!(a.to_dense(Par::Seq) == b.to_dense(Par::Seq), "{}", entry.name);
                     }
                 }
                 Err(other) => prop_assert!(false, "{}: {other}", entry.name),

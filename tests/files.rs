@@ -29,7 +29,7 @@ fn fingerprint() -> Fingerprint {
 }
 
 fn update<T: Scalar>(d_out: usize, d_in: usize, n: usize) -> Update<T> {
-    let entry = |i: usize, j: usize| T::of_f64(((i * 13 + j * 7) as f64).sin());
+    let entry = |i: usize, j: usize| T::from_f64(((i * 13 + j * 7) as f64).sin());
     Update::from_factors(Mat::from_fn(d_out, n, entry), Mat::from_fn(n, d_in, |i, j| entry(j + 5, i))).unwrap()
 }
 
@@ -133,14 +133,14 @@ fn statistics_of_nothing_or_of_an_unknown_number_are_not_written() {
 fn a_spectrum_serves_every_threshold() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("spectrum.safetensors");
-    let written = Spectrum::of(&moment(48, 300), SEQ).unwrap();
+    let written = Spectrum::new(&moment(48, 300), SEQ).unwrap();
     spectrum::write(&path, &written, &fingerprint()).unwrap();
     let (read, of) = spectrum::read(&path, SEQ).unwrap();
     assert_eq!((read.values(), read.vectors(), of), (written.values(), written.vectors(), fingerprint()));
     let (read, written) = (std::sync::Arc::new(read), std::sync::Arc::new(written));
     for threshold in [Threshold::Absolute(1e-3), Threshold::KeptEnergy(0.2), Threshold::Directions(5)] {
-        let [ours, theirs] =
-            [&read, &written].map(|of| ProjectorBuilder::new(of).threshold(threshold).build(SEQ).unwrap().dense(SEQ));
+        let [ours, theirs] = [&read, &written]
+            .map(|of| ProjectorBuilder::new(of).threshold(threshold).build(SEQ).unwrap().to_dense(SEQ));
         assert_eq!(ours, theirs);
     }
     let bytes = std::fs::read(&path).unwrap();
@@ -160,7 +160,7 @@ fn a_dense_projector_edits_as_its_spectrum_does() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("projector.safetensors");
     let d = 40;
-    let spectrum = std::sync::Arc::new(Spectrum::of(&moment(d, 25), SEQ).unwrap());
+    let spectrum = std::sync::Arc::new(Spectrum::new(&moment(d, 25), SEQ).unwrap());
     let threshold = Threshold::Directions(22);
     let ours = ProjectorBuilder::new(&spectrum).threshold(threshold).build(SEQ).unwrap();
     let write = |P: &Mat<f64>| {
@@ -168,11 +168,11 @@ fn a_dense_projector_edits_as_its_spectrum_does() {
         let file = safetensors_file(&[("projector.0", Dtype::F32, vec![d, d], bytes.collect())]);
         std::fs::write(&path, file).unwrap();
     };
-    let P = ours.dense(SEQ);
+    let P = ours.to_dense(SEQ);
     write(&P);
     let read = spectrum::read_projector(&path, "projector.0", SEQ).unwrap();
     assert_eq!((read.kept(), read.dim()), (22, d));
-    assert!((read.dense(SEQ) - &P).norm_l2() < 1e-6);
+    assert!((read.to_dense(SEQ) - &P).norm_l2() < 1e-6);
     let method = AlphaEdit::default();
     // Keys that the text does not have.
     let k = Mat::from_fn(d, 2, |i, j| ((i * i + 7 * j) as f64).sin());
@@ -180,7 +180,7 @@ fn a_dense_projector_edits_as_its_spectrum_does() {
     let batch = EditBatch::new(k.as_ref(), r.as_ref()).unwrap();
     let edit = |spectrum, threshold| {
         let editor = method.with_threshold(threshold).editor::<f64>(spectrum, SEQ).unwrap();
-        editor.propose(&batch).unwrap().dense(SEQ)
+        editor.propose(&batch).unwrap().update().to_dense(SEQ)
     };
     let [theirs, ours] = [edit(read.spectrum(), Threshold::Absolute(0.5)), edit(&spectrum, threshold)];
     assert!(distance(theirs.as_ref(), ours.as_ref()) < 1e-5);
@@ -210,7 +210,7 @@ fn deltas_come_back_bit_for_bit() {
     }
     let bytes = std::fs::read(&path).unwrap();
     let product = stored(&bytes, "a.weight.left") * stored(&bytes, "a.weight.right");
-    assert!((product - updates["a.weight"].cast::<f64>().unwrap().dense(SEQ)).norm_l2() < 1e-14);
+    assert!((product - updates["a.weight"].cast::<f64>().unwrap().to_dense(SEQ)).norm_l2() < 1e-14);
     assert!(matches!(delta::write::<f32>(&path, &Updates::new()), Err(EditError::Empty { argument: "updates" })));
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
@@ -236,7 +236,7 @@ fn an_adapter_is_the_edits() {
         let (alpha, r) = (of("alpha_pattern", "lora_alpha"), of("rank_pattern", "r"));
         assert_eq!((A.nrows() as f64, B.ncols() as f64), (r, r));
         let delta = B * A * betaedit_core::faer::Scale(alpha / r);
-        assert!(distance(delta.as_ref(), updates[name].cast::<f64>().unwrap().dense(SEQ).as_ref()) < 1e-15);
+        assert!(distance(delta.as_ref(), updates[name].cast::<f64>().unwrap().to_dense(SEQ).as_ref()) < 1e-15);
         assert!(config["target_modules"].as_array().unwrap().contains(&module.into()));
     }
     let bias = Updates::from([("model.layers.4.bias".to_owned(), update::<f32>(6, 9, 4))]);
@@ -250,8 +250,8 @@ fn many_updates_are_one() {
     let updates = [update::<f64>(5, 8, 1), update(5, 8, 3), update(5, 8, 2)];
     let stacked = Update::stacked(&updates).unwrap();
     assert_eq!(stacked.rank(), 6);
-    let sum = updates.iter().fold(Mat::zeros(5, 8), |sum, update| sum + update.dense(SEQ));
-    assert!(distance(stacked.dense(SEQ).as_ref(), sum.as_ref()) < 1e-15);
+    let sum = updates.iter().fold(Mat::zeros(5, 8), |sum, update| sum + update.to_dense(SEQ));
+    assert!(distance(stacked.to_dense(SEQ).as_ref(), sum.as_ref()) < 1e-15);
     assert!(matches!(Update::stacked(&[update::<f64>(5, 8, 1), update(8, 5, 1)]), Err(EditError::Shape { .. })));
     assert!(matches!(Update::<f64>::stacked(&[]), Err(EditError::Empty { .. })));
 }
@@ -265,7 +265,7 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
         let left = Mat::from_fn(d_out, n, entry);
         let right = Mat::from_fn(n, d_in, |i, j| entry(j + 2, i));
         let update = Update::from_factors(left, right).unwrap();
-        let exact = update.dense(SEQ);
+        let exact = update.to_dense(SEQ);
         let svd = nalgebra::DMatrix::from_fn(d_out, d_in, |i, j| exact[(i, j)]).singular_values();
         let mut values: Vec<f64> = svd.iter().copied().collect();
         values.sort_by(|a, b| b.total_cmp(a));
@@ -276,20 +276,20 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
             let (compressed, bound) = update.compressed(Compression::Rank(rank), SEQ).unwrap();
             let expected = rank.min(n).min(d_out).min(d_in);
             assert_eq!(compressed.rank(), expected);
-            let error = (compressed.dense(SEQ) - &exact).norm_l2();
+            let error = (compressed.to_dense(SEQ) - &exact).norm_l2();
             assert!(error <= bound, "{error:e} {bound:e}");
             assert!((error - tail(expected)).abs() < 1e-12 * norm && bound < tail(expected) + 1e-10 * norm);
         }
         let single = update.cast::<f32>().unwrap();
-        let exact_single = single.cast::<f64>().unwrap().dense(SEQ);
+        let exact_single = single.cast::<f64>().unwrap().to_dense(SEQ);
         for tolerance in [0.3, 1e-2, 1e-5, 0.0] {
             let (compressed, bound) = update.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
             assert!(tail(compressed.rank()) <= tolerance * norm + 1e-12 * norm);
             assert!(compressed.rank() == 1 || tail(compressed.rank() - 1) > tolerance * norm);
-            assert!((compressed.dense(SEQ) - &exact).norm_l2() <= bound);
+            assert!((compressed.to_dense(SEQ) - &exact).norm_l2() <= bound);
             // Rounded factors are part of the bound.
             let (compressed, bound) = single.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
-            let error = (compressed.cast::<f64>().unwrap().dense(SEQ) - &exact_single).norm_l2();
+            let error = (compressed.cast::<f64>().unwrap().to_dense(SEQ) - &exact_single).norm_l2();
             assert!(error <= bound && bound <= (tolerance + 1e-5) * norm, "{error:e} {bound:e}");
         }
     }

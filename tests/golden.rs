@@ -115,7 +115,7 @@ fn run<T: Scalar>(path: &Path, name: &str, h: &Hyperparameters, batch: usize) ->
     let before = stream.weight().to_owned();
     let layer = stream.layers()[0];
     let moment = Arc::new(stream.second_moment().clone());
-    let spectrum = Arc::new(Spectrum::of(&moment, par).unwrap());
+    let spectrum = Arc::new(Spectrum::new(&moment, par).unwrap());
     let entry = method(name).unwrap();
     let mut editor = ClosedFormEditor::<T>::new(entry.name, entry.recipe(h), &spectrum, par).unwrap();
     let (d_out, _) = stream.weight_shape(layer).unwrap();
@@ -129,13 +129,13 @@ fn run<T: Scalar>(path: &Path, name: &str, h: &Hyperparameters, batch: usize) ->
         if let Some(report) = editor.refresh_if_due().unwrap() {
             kept.push((report.edits, report.kept_after));
         }
-        let update = editor.propose(&batch).unwrap();
-        stream.apply(layer, &update).unwrap();
-        editor.commit(&update).unwrap();
+        let proposal = editor.propose(&batch).unwrap();
+        stream.apply(layer, proposal.update()).unwrap();
+        let update = editor.commit(proposal).unwrap();
         let measured = total.record(&update).unwrap().unwrap();
         leakage.push(measured.leakage);
         drift.push(measured.drift);
-        s.push(editor.stability(K.as_ref()).unwrap().into_iter().fold(0.0, f64::max));
+        s.push(editor.stability(K.as_ref()).unwrap().unwrap().into_iter().fold(0.0, f64::max));
         let errors = write_errors(&update, &batch, par).unwrap();
         write_error.push(errors.iter().map(|e| e * e).sum::<f64>().sqrt());
     }
@@ -233,7 +233,7 @@ fn every_method_matches_the_goldens_of_full_recordings() {
 fn the_spectrum_matches_the_golden_eigenvalues() {
     for name in ["small", "smollm2-layer10-slice"] {
         let stream = RecordedStream::<f64>::open(data(&format!("{name}.safetensors")), Par::Seq).unwrap();
-        let spectrum = Spectrum::of(stream.second_moment(), Par::Seq).unwrap();
+        let spectrum = Spectrum::new(stream.second_moment(), Par::Seq).unwrap();
         let goldens = Goldens::open(&data(&format!("{name}.golden.safetensors")));
         let expected = goldens.get("eigenvalues").unwrap();
         let largest = spectrum.largest();

@@ -110,7 +110,7 @@ fn solve_is_the_textbook<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let A = s.moment.mean(Par::Seq) * betaedit_core::faer::Scale(p.weight);
     let [K, R] = [&s.K, &s.R].map(|matrix| cast::<T, f64>(matrix.as_ref()));
     let ours = &R * s.Q(p).solve(s.K.as_ref()).unwrap().directions().transpose();
-    let theirs = textbook_update(s.P.dense(Par::Seq).as_ref(), A.as_ref(), s.ridge, K.as_ref(), R.as_ref());
+    let theirs = textbook_update(s.P.to_dense(Par::Seq).as_ref(), A.as_ref(), s.ridge, K.as_ref(), R.as_ref());
     close(ours.as_ref(), theirs.as_ref())
 }
 
@@ -122,9 +122,9 @@ fn absorbing_is_associative_and_commutative<T: Scalar>(p: &Problem) -> Result<()
         forwards.absorb(s.k(j)).unwrap();
         backwards.absorb(s.k(p.n - 1 - j)).unwrap();
     }
-    let scale = s.Q(p).dense().norm_l2();
-    close_to(forwards.dense().as_ref(), at_once.dense().as_ref(), scale)?;
-    close_to(backwards.dense().as_ref(), at_once.dense().as_ref(), scale)
+    let scale = s.Q(p).to_dense().norm_l2();
+    close_to(forwards.to_dense().as_ref(), at_once.to_dense().as_ref(), scale)?;
+    close_to(backwards.to_dense().as_ref(), at_once.to_dense().as_ref(), scale)
 }
 
 fn a_sequence_is_its_single_edits<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
@@ -133,7 +133,7 @@ fn a_sequence_is_its_single_edits<T: Scalar>(p: &Problem) -> Result<(), TestCase
     let sequence = Q.solve_in_sequence(s.K.as_ref()).unwrap();
     let each = Q.solve_each(s.K.as_ref()).unwrap();
     let first = Q.clone();
-    let scale = Q.dense().norm_l2() * s.K.norm_l2().to_f64();
+    let scale = Q.to_dense().norm_l2() * s.K.norm_l2().to_f64();
     for t in 0..p.n {
         let alone = Q.solve(s.k(t)).unwrap();
         close_to(sequence.directions().subcols(t, 1), alone.directions(), scale)?;
@@ -143,12 +143,12 @@ fn a_sequence_is_its_single_edits<T: Scalar>(p: &Problem) -> Result<(), TestCase
         Q.absorb_solution(&alone).unwrap();
     }
     in_blocks.absorb_solution(&sequence).unwrap();
-    close_to(in_blocks.dense().as_ref(), Q.dense().as_ref(), first.dense().norm_l2())
+    close_to(in_blocks.to_dense().as_ref(), Q.to_dense().as_ref(), first.to_dense().norm_l2())
 }
 
 fn release_undoes_absorb<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let s = Setting::<T>::new(p);
-    let (before, mut Q) = (s.Q(p).dense(), s.Q(p));
+    let (before, mut Q) = (s.Q(p).to_dense(), s.Q(p));
     // What rounding costs when 1/(1 + s) is subtracted from 1 and recovered: a factor (1 + s) for every key.
     let largest = Q.solve(s.K.as_ref()).unwrap().gains().iter().copied().fold(0.0, f64::max);
     let n = p.n.min(3);
@@ -158,13 +158,13 @@ fn release_undoes_absorb<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     for j in 0..n {
         Q.release(s.k(j)).unwrap();
     }
-    close_to(Q.dense().as_ref(), before.as_ref(), before.norm_l2() * (1.0 + largest))
+    close_to(Q.to_dense().as_ref(), before.as_ref(), before.norm_l2() * (1.0 + largest))
 }
 
 fn constrained_directions_are_untouchable<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let mut s = Setting::<T>::new(p);
     let mut Q = s.Q(p);
-    let before = Q.dense();
+    let before = Q.to_dense();
     let scale = before.norm_l2();
     // Dependent, parallel and zero columns as well.
     let one = s.random.matrix::<f64>(p.d, 1);
@@ -179,13 +179,13 @@ fn constrained_directions_are_untouchable<T: Scalar>(p: &Problem) -> Result<(), 
     let share = (n.transpose() * &Qn)[(0, 0)];
     if share > 1e-3 * scale * n.squared_norm_l2() {
         let expected = &before - &Qn * Qn.transpose() * betaedit_core::faer::Scale(1.0 / share);
-        close_to(Q.dense().as_ref(), expected.as_ref(), scale * 1e3)?;
+        close_to(Q.to_dense().as_ref(), expected.as_ref(), scale * 1e3)?;
     }
     // And stay so, whatever is absorbed later; doing it again changes nothing.
     Q.absorb(s.K.as_ref()).unwrap();
-    let again = Q.dense();
+    let again = Q.to_dense();
     Q.constrain(N.as_ref()).unwrap();
-    close_to(Q.dense().as_ref(), again.as_ref(), scale)?;
+    close_to(Q.to_dense().as_ref(), again.as_ref(), scale)?;
     let gone = Q.product(unit).unwrap().norm_l2();
     prop_assert!(gone <= rounding::<f64>() * scale * unit.norm_l2().to_f64(), "Q N = {gone:e}");
     Ok(())
@@ -199,8 +199,8 @@ fn parallel_keys_add_their_squares<T: Scalar>(p: &Problem) -> Result<(), TestCas
     let K = Mat::from_fn(p.d, 3, |i, j| k[(i, 0)] * [1.0, 1.0, 3.0][j]);
     together.absorb(K.as_ref()).unwrap();
     merged.absorb(Mat::from_fn(p.d, 1, |i, _| k[(i, 0)] * 11.0_f64.sqrt()).as_ref()).unwrap();
-    let scale = s.Q(p).dense().norm_l2();
-    close_to(together.dense().as_ref(), merged.dense().as_ref(), scale)
+    let scale = s.Q(p).to_dense().norm_l2();
+    close_to(together.to_dense().as_ref(), merged.to_dense().as_ref(), scale)
 }
 
 fn nothing_asked_nothing_done<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
@@ -210,11 +210,11 @@ fn nothing_asked_nothing_done<T: Scalar>(p: &Problem) -> Result<(), TestCaseErro
     let zero = Mat::<T>::zeros(p.d_out, p.n);
     let update = editor.edit(&EditBatch::new(s.K.as_ref(), zero.as_ref()).unwrap()).unwrap();
     prop_assert_eq!(update.frobenius_norm(), 0.0);
-    let Q = editor.inverse_gram().dense();
+    let Q = editor.inverse_gram().to_dense();
     let update =
         editor.edit(&EditBatch::new(Mat::zeros(p.d, 1).as_ref(), zero.as_ref().subcols(0, 1)).unwrap()).unwrap();
     prop_assert_eq!(update.frobenius_norm(), 0.0);
-    prop_assert_eq!(editor.inverse_gram().dense(), Q);
+    prop_assert_eq!(editor.inverse_gram().to_dense(), Q);
     Ok(())
 }
 
@@ -230,7 +230,7 @@ fn certificates_hold<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let mut s = Setting::<T>::new(p);
     let mut Q = s.Q(p);
     let past = cast::<f64, T>(s.random.matrix::<f64>(p.d, 3).as_ref());
-    let scale = T::of_f64(2.0_f64.powi(p.key_scale));
+    let scale = T::from_f64(2.0_f64.powi(p.key_scale));
     let past = Mat::from_fn(p.d, 3, |i, j| past[(i, j)] * scale);
     Q.absorb(past.as_ref()).unwrap();
     let (k, r) = (s.k(0), s.R.as_ref().subcols(0, 1));
@@ -274,8 +274,8 @@ fn statistics_without_full_rank_serve_the_null_space_methods<T: Scalar>(p: &Prob
             // What is left is the exact null space, so nothing leaks.
             prop_assert_eq!(editor.state().kept_directions, p.d - p.rank);
             let update = editor.propose(&s.batch()).unwrap();
-            let leak = leakage(&update, &s.moment, Par::Seq).unwrap();
-            let bound = leak_bound(0.0, update.frobenius_norm(), &s, s.K.as_ref(), s.R.as_ref());
+            let leak = leakage(update.update(), &s.moment, Par::Seq).unwrap();
+            let bound = leak_bound(0.0, update.update().frobenius_norm(), &s, s.K.as_ref(), s.R.as_ref());
             prop_assert!(leak <= bound, "{leak:e} {bound:e}");
         }
         Err(_) => prop_assert_eq!(p.rank, p.d),
@@ -330,7 +330,7 @@ fn pending_factors_and_folded_ones_are_the_same_matrix() {
         A += K.as_ref().subcols(j, 1) * K.as_ref().subcols(j, 1).transpose();
     }
     let identity = Mat::<f64>::identity(20, 20);
-    assert!(distance((&A * Q.dense()).as_ref(), identity.as_ref()) < 1e-10);
+    assert!(distance((&A * Q.to_dense()).as_ref(), identity.as_ref()) < 1e-10);
 }
 
 /// The gauge of drift is not blind: where rounding is bad, it says how bad.
@@ -350,7 +350,7 @@ fn drift_is_rounding_after_a_stream_and_large_where_digits_are_lost() {
         Q.absorb(k.as_ref()).unwrap();
         Q.release(k.as_ref()).unwrap();
     }
-    let error = (Q.dense() - Mat::<f64>::identity(30, 30)).norm_l2() / 30.0_f64.sqrt();
+    let error = (Q.to_dense() - Mat::<f64>::identity(30, 30)).norm_l2() / 30.0_f64.sqrt();
     assert!(error > 1e-9, "the test tests nothing: {error:e}");
     assert!(Q.drift() > 0.1 * error && Q.drift() < 10.0 * error, "{:e} of {error:e}", Q.drift());
 }

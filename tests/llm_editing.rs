@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use betaedit_core::editor::NamedRecipe;
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
     Anchor, Collector, Contexts, Descent, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
@@ -300,7 +301,7 @@ fn an_edited_model_says_the_new_thing_and_can_be_put_back() {
         let method = Memit::default().with_lambda(1.0).with_ridge(1e-3).with_history(History::Absorbed);
         let moments = collector.into_moments();
         let editor =
-            |layer| method.editor::<f32>(&Arc::new(Spectrum::of(&moments[layer], Par::Seq).unwrap()), Par::Seq);
+            |layer| method.editor::<f32>(&Arc::new(Spectrum::new(&moments[layer], Par::Seq).unwrap()), Par::Seq);
         let mut editors: Vec<_> = layers.iter().map(|layer| editor(layer).unwrap()).collect();
         let search = TargetSearch::default().with_clamp(20.0).with_steps(40);
         let mut adapter = ModelAdapter::new(model, tokenizer, layers.clone(), contexts(), search).unwrap();
@@ -586,9 +587,9 @@ fn a_session_edits_a_model_and_takes_it_back() {
     let text = std::fs::read_to_string(data().join("../README.md")).unwrap();
     collector.read([&text], 2_000, |_| ControlFlow::Continue(())).unwrap();
     let recipe = Memit::default().with_lambda(1.0).with_ridge(1e-3).with_history(History::Absorbed).recipe();
-    let mut builder = SessionBuilder::new("memit-h", recipe);
+    let mut builder = SessionBuilder::new(NamedRecipe::new("memit-h", recipe));
     for (layer, moment) in collector.into_moments() {
-        let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq).unwrap());
+        let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
         builder = builder.layer(layer, Arc::new(moment), spectrum);
     }
     let search = TargetSearch::default().with_clamp(20.0);

@@ -20,7 +20,7 @@ const EDITS: usize = 60;
 fn engine<T: Scalar>(stream: &mut RecordedStream<T>, name: &str, h: &Hyperparameters) -> Vec<Mat<f64>> {
     let par = Par::rayon(0);
     let layer = stream.layers()[0];
-    let spectrum = Arc::new(Spectrum::of(stream.second_moment(), par).unwrap());
+    let spectrum = Arc::new(Spectrum::new(stream.second_moment(), par).unwrap());
     let entry = method(name).unwrap();
     let mut editor = ClosedFormEditor::<T>::new(entry.name, entry.recipe(h), &spectrum, par).unwrap();
     let (d_out, d_in) = stream.weight_shape(layer).unwrap();
@@ -28,7 +28,7 @@ fn engine<T: Scalar>(stream: &mut RecordedStream<T>, name: &str, h: &Hyperparame
     for t in 0..EDITS {
         let (k, r) = (stream.keys(layer, &[t]).unwrap(), stream.residuals(layer, &[t]).unwrap());
         let update = editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
-        total += update.cast::<f64>().unwrap().dense(par);
+        total += update.cast::<f64>().unwrap().to_dense(par);
         if (t + 1) % 10 == 0 {
             totals.push(total.clone());
         }
@@ -40,10 +40,10 @@ fn engine<T: Scalar>(stream: &mut RecordedStream<T>, name: &str, h: &Hyperparame
 fn dense_f32(stream: &mut RecordedStream<f32>, name: &str, h: &Hyperparameters) -> Vec<Mat<f64>> {
     let layer = stream.layers()[0];
     let par = Par::rayon(0);
-    let spectrum = Arc::new(Spectrum::of(stream.second_moment(), par).unwrap());
+    let spectrum = Arc::new(Spectrum::new(stream.second_moment(), par).unwrap());
     let recipe = method(name).unwrap().recipe(h);
     let editor = ClosedFormEditor::<f64>::new("projector", recipe, &spectrum, par).unwrap();
-    let P = cast::<f64, f32>(editor.projector().dense(par).as_ref());
+    let P = cast::<f64, f32>(editor.projector().to_dense(par).as_ref());
     let C = cast::<f64, f32>(stream.second_moment().mean(par).as_ref());
     let mut A = C * betaedit_core::faer::Scale(recipe.weight as f32);
     let (d_out, d_in) = stream.weight_shape(layer).unwrap();
@@ -127,6 +127,6 @@ fn the_rounded_copy_is_used_only_where_it_is_precise() {
     let [exact, rounded] = editors;
     // Only the keys since the last folding are rounded.
     assert!(exact.drift() < 1e-9 && (1e-12..1e-4).contains(&rounded.drift()), "{:e}", rounded.drift());
-    let settled = distance(rounded.dense().as_ref(), exact.dense().as_ref());
+    let settled = distance(rounded.to_dense().as_ref(), exact.to_dense().as_ref());
     assert!(settled < 1e-9, "{settled:e}");
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, Par};
+use betaedit_core::projector::SpectralGap;
 use betaedit_core::{Projector, ProjectorBuilder, Spectrum, Threshold};
 
 use crate::common::{Random, distance};
@@ -42,17 +43,17 @@ fn every_threshold_keeps_what_it_says() {
 #[test]
 fn the_gap_and_the_capacity_are_those_of_the_eigenvalues() {
     let P = cut(Threshold::Absolute(0.05));
-    assert_eq!((P.gap(), P.kept_values()), ((Some(0.03), Some(0.14)), [0.01, 0.02, 0.03].as_slice()));
+    assert_eq!((P.gap(), P.kept_values()), (gap(Some(0.03), Some(0.14)), [0.01, 0.02, 0.03].as_slice()));
     assert!((P.capacity() - (0.8 + 0.6 + 0.4)).abs() < 1e-12);
     let all = Projector::identity(&spectrum());
-    assert_eq!((all.gap(), all.capacity()), ((Some(0.8), None), 5.0));
+    assert_eq!((all.gap(), all.capacity()), (gap(Some(0.8), None), 5.0));
 }
 
 #[test]
 fn a_projector_is_one() {
     for kept in 1..=5 {
         let P = cut(Threshold::Directions(kept));
-        let dense = P.dense(Par::Seq);
+        let dense = P.to_dense(Par::Seq);
         assert!(distance((&dense * &dense).as_ref(), dense.as_ref()) < 1e-14);
         assert_eq!(dense, dense.transpose().to_owned());
         // Through V or through its complement, whichever is smaller.
@@ -63,5 +64,9 @@ fn a_projector_is_one() {
             assert!((distance - kept.abs_diff(other) as f64).abs() < 1e-13);
         }
     }
-    assert!((cut(Threshold::Directions(5)).dense(Par::Seq) - Mat::<f64>::identity(5, 5)).norm_l2() < 1e-14);
+    assert!((cut(Threshold::Directions(5)).to_dense(Par::Seq) - Mat::<f64>::identity(5, 5)).norm_l2() < 1e-14);
+}
+
+fn gap(largest_kept: Option<f64>, smallest_protected: Option<f64>) -> SpectralGap {
+    SpectralGap { largest_kept, smallest_protected }
 }

@@ -54,13 +54,13 @@ fn files_go_to_python_and_back() {
 
     // Their projector, our spectrum.
     let moment = parts.moment(keys.as_ref()).unwrap();
-    let of_moment = Spectrum::of(&moment, SEQ).unwrap();
+    let of_moment = Spectrum::new(&moment, SEQ).unwrap();
     spectrum::write(at("spectrum.safetensors"), &of_moment, &fingerprint).unwrap();
     let projector = spectrum::read_projector(at("projector.safetensors"), "projector.0", SEQ).unwrap();
     let V = of_moment.vectors().subcols(0, 5);
     let expected = V * V.transpose();
     assert_eq!(projector.kept(), 5);
-    assert!(distance(projector.dense(SEQ).as_ref(), expected.as_ref()) < 1e-6);
+    assert!(distance(projector.to_dense(SEQ).as_ref(), expected.as_ref()) < 1e-6);
 
     // Their checkpoint, our edits.
     let names = [4, 5].map(|layer| format!("model.layers.{layer}.mlp.down_proj.weight"));

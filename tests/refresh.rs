@@ -84,7 +84,7 @@ fn range(editor: &ClosedFormEditor<f64>) -> Mat<f64> {
     if kept == 0 {
         return Mat::zeros(editor.d_in(), 0);
     }
-    let Q = Spectrum::of_matrix(editor.inverse_gram().dense().as_ref(), Par::Seq).unwrap();
+    let Q = Spectrum::from_matrix(editor.inverse_gram().to_dense().as_ref(), Par::Seq).unwrap();
     let d = Q.dim();
     // The gap between what is kept and rounding is wide.
     if kept < d {
@@ -101,7 +101,7 @@ fn restricted(M: &Mat<f64>, V: MatRef<'_, f64>) -> Vec<f64> {
     }
     let form = V.transpose() * M * V;
     let form = Mat::from_fn(form.nrows(), form.nrows(), |i, j| 0.5 * (form[(i, j)] + form[(j, i)]));
-    Spectrum::of_matrix(form.as_ref(), Par::Seq).unwrap().values().to_vec()
+    Spectrum::from_matrix(form.as_ref(), Par::Seq).unwrap().values().to_vec()
 }
 
 /// `V (Vᵀ A V + ridge I)⁻¹ Vᵀ` from scratch.
@@ -132,7 +132,7 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
                 prop_assert_eq!(report.kept_after, space.ncols());
                 match rule {
                     RefreshRule::Maximal { .. } => {
-                        let below = Spectrum::of_matrix(M.as_ref(), Par::Seq).unwrap().count_below(TAU);
+                        let below = Spectrum::from_matrix(M.as_ref(), Par::Seq).unwrap().count_below(TAU);
                         prop_assert_eq!(report.kept_after, below, "of the eigenvalues below the threshold");
                     }
                     _ => {
@@ -172,7 +172,7 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
         if space.ncols() > 0 {
             let A = s.protected(&Mat::zeros(p.d, 0), 0.0) * betaedit_core::faer::Scale(p.lambda1) + &K * K.transpose();
             let expected = from_scratch(space.as_ref(), &A, p.lambda2);
-            let error = distance(editor.inverse_gram().dense().as_ref(), expected.as_ref());
+            let error = distance(editor.inverse_gram().to_dense().as_ref(), expected.as_ref());
             prop_assert!(error < 1e-7, "Q is {error:e} off");
             let drift = editor.inverse_gram().drift();
             prop_assert!(drift < 1e-7, "a drift of {drift:e}");
@@ -239,15 +239,15 @@ fn capacity_warns_and_then_refuses<T: Scalar>(refresh: Refresh) {
     let method = BetaEdit::default().with_threshold(Threshold::Absolute(TAU)).with_refresh(refresh);
     let mut editor = method.editor::<T>(&spectrum(&moment), Par::Seq).unwrap();
     let (first, mut seen) = (editor.state().kept_directions, vec![]);
-    let r = Mat::full(1, 1, T::of_f64(1.0));
+    let r = Mat::full(1, 1, T::from_f64(1.0));
     loop {
         let k = cast::<f64, T>(random.matrix::<f64>(24, 1).as_ref());
-        let before = (editor.state(), editor.inverse_gram().dense());
+        let before = (editor.state(), editor.inverse_gram().to_dense());
         match editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()) {
             Ok(_) => seen.push(editor.state().capacity),
             Err(EditError::CapacityExhausted { edits, first: of }) => {
                 assert_eq!((edits, of), (editor.state().edits, first));
-                assert_eq!(before, (editor.state(), editor.inverse_gram().dense()));
+                assert_eq!(before, (editor.state(), editor.inverse_gram().to_dense()));
                 break;
             }
             Err(other) => panic!("{other}"),
@@ -329,12 +329,12 @@ fn continuous_in_f32_decides_as_in_f64_and_leaves_nothing_of_a_saturated_key() {
     assert!(worst < 2e-6, "an update is {worst:e} off");
     // Directions that were taken away stay away.
     let (single, double) = (single.inverse_gram(), double.inverse_gram());
-    let largest = double.dense().norm_l2();
+    let largest = double.to_dense().norm_l2();
     for k in &removed {
         let left = single.product(k.as_ref()).unwrap().norm_l2() / (largest * k.norm_l2());
         assert!(left < 1e-7, "{left:e} of a saturated key is left");
     }
-    let difference = distance(single.dense().as_ref(), double.dense().as_ref());
+    let difference = distance(single.to_dense().as_ref(), double.to_dense().as_ref());
     assert!(difference < 1e-6, "Q is {difference:e} off");
     assert!(single.drift() < 1e-6, "a drift of {:e}", single.drift());
 }

@@ -22,7 +22,7 @@ fn random_update<T: Scalar>(random: &mut Random, d_out: usize, d_in: usize, n: u
 fn sorted<T: Scalar>(Delta: &Mat<T>, W: &Mat<T>, kept: usize) -> Mat<T> {
     let change = |i: usize, j: usize| {
         let (d, w) = (Delta[(i, j)].to_f64().abs(), W[(i, j)].to_f64().abs());
-        if d == 0.0 { 0.0 } else { T::of_f64(d / w).to_f64() }
+        if d == 0.0 { 0.0 } else { T::from_f64(d / w).to_f64() }
     };
     let mut order: Vec<(usize, usize)> =
         (0..Delta.ncols()).flat_map(|j| (0..Delta.nrows()).map(move |i| (i, j))).collect();
@@ -39,13 +39,13 @@ fn rect_keeps_the_largest_relative_changes<T: Scalar>() {
         // Signs, zeros, and entries that tie.
         let W = Mat::from_fn(d_out, d_in, |i, j| match (i + 3 * j) % 5 {
             0 => T::default(),
-            1 => update.dense(Par::Seq)[(i, j)],
-            _ => T::of_f64(random.normal()),
+            1 => update.to_dense(Par::Seq)[(i, j)],
+            _ => T::from_f64(random.normal()),
         });
         for kept in [0.01, 0.2, 0.4, 0.5, 0.99, 1.0] {
-            let expected = sorted(&update.dense(Par::Seq), &W, (kept * (d_out * d_in) as f64).ceil() as usize);
+            let expected = sorted(&update.to_dense(Par::Seq), &W, (kept * (d_out * d_in) as f64).ceil() as usize);
             let restrained = Rect::default().with_kept(kept).restrain(&update, W.as_ref(), Par::Seq).unwrap();
-            assert_eq!(restrained.dense(Par::Seq), expected);
+            assert_eq!(restrained.to_dense(Par::Seq), expected);
 
             // All that an update can do, a dense one can.
             let product = restrained.left() * restrained.right();
@@ -70,7 +70,7 @@ fn rect_keeps_the_largest_relative_changes<T: Scalar>() {
             }
             // Where all stay, it is the factors that are cast.
             let other = restrained.cast::<f64>().unwrap();
-            assert!(distance(other.dense(Par::Seq).as_ref(), wide.as_ref()) < 4.0 * T::EPSILON);
+            assert!(distance(other.to_dense(Par::Seq).as_ref(), wide.as_ref()) < 4.0 * T::EPSILON);
         }
     }
 }
@@ -127,7 +127,7 @@ fn pruned(mut svd: SVD<f64, Dyn, Dyn>, damping: Damping, largest: f64) -> DMatri
 
 #[track_caller]
 fn check_prune(total: &Update<f64>) {
-    let D = total.dense(Par::Seq);
+    let D = total.to_dense(Par::Seq);
     let direct = to_nalgebra(D.as_ref()).svd(true, true);
     let mut values: Vec<f64> = direct.singular_values.iter().copied().collect();
     values.sort_by(f64::total_cmp);
@@ -140,11 +140,11 @@ fn check_prune(total: &Update<f64>) {
                 move |i, j| pruned[(i, j)]
             });
             let restrained = prune.restrain(total, largest, Par::Seq).unwrap();
-            assert!(distance(restrained.dense(Par::Seq).as_ref(), expected.as_ref()) < 1e-9);
+            assert!(distance(restrained.to_dense(Par::Seq).as_ref(), expected.as_ref()) < 1e-9);
             let correction = prune.correction(D.as_ref(), largest, Par::Seq).unwrap();
             let above = values.iter().filter(|s| **s > largest).count();
             assert_eq!(correction.as_ref().map_or(0, Update::rank), above);
-            let corrected = correction.map_or(D.clone(), |correction| &D + correction.dense(Par::Seq));
+            let corrected = correction.map_or(D.clone(), |correction| &D + correction.to_dense(Par::Seq));
             assert!(distance(corrected.as_ref(), expected.as_ref()) < 1e-9);
             if above == 0 {
                 assert_eq!((restrained.left(), restrained.right()), (total.left(), total.right()));
@@ -167,7 +167,7 @@ fn restraints_on_a_real_recording() {
     use betaedit_core::{Adapter, Memit, Method, adapter::RecordedStream, metrics};
     let path = crate::common::data("smollm2-layer10-slice.safetensors");
     let mut stream = RecordedStream::<f64>::open(path, Par::Seq).unwrap();
-    let spectrum = Arc::new(Spectrum::of(stream.second_moment(), Par::Seq).unwrap());
+    let spectrum = Arc::new(Spectrum::new(stream.second_moment(), Par::Seq).unwrap());
     let mut editor = Memit::default().with_lambda(1_500.0).editor::<f64>(&spectrum, Par::Seq).unwrap();
     let mut updates = Vec::new();
     for edits in (0..40).collect::<Vec<usize>>().chunks(8) {
@@ -182,8 +182,8 @@ fn restraints_on_a_real_recording() {
         let restrained = Rect::default().with_kept(kept).restrain(&updates[0], stream.weight(), Par::Seq).unwrap();
         let all = updates[0].d_out() * updates[0].d_in();
         let expected =
-            sorted(&updates[0].dense(Par::Seq), &stream.weight().to_owned(), (kept * all as f64).ceil() as usize);
-        assert_eq!(restrained.dense(Par::Seq), expected);
+            sorted(&updates[0].to_dense(Par::Seq), &stream.weight().to_owned(), (kept * all as f64).ceil() as usize);
+        assert_eq!(restrained.to_dense(Par::Seq), expected);
         // Its leakage, by the factors and directly.
         let C = stream.second_moment().mean(Par::Seq);
         let direct: f64 = (&expected * &C * expected.transpose()).diagonal().column_vector().iter().sum();
@@ -197,7 +197,7 @@ fn restraints_on_a_real_recording() {
 fn a_restrained_update_is_committed() {
     let mut random = Random::new(34);
     let moment = random.moment(12, 12, 1e-2);
-    let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq).unwrap());
+    let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
     let W: Mat<f64> = random.matrix(5, 12);
     for entry in betaedit_core::editor::METHODS {
         let mut h = betaedit_core::Hyperparameters::default();
@@ -211,17 +211,18 @@ fn a_restrained_update_is_committed() {
             let (K, R): (Mat<f64>, Mat<f64>) = (random.matrix(12, n), random.matrix(5, n));
             let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
             plain.edit(&batch).unwrap();
-            let update = rect.propose(&batch).unwrap();
-            let update = Rect::default().restrain(&update, W.as_ref(), Par::Seq).unwrap();
-            assert_eq!(update.edits(), n);
-            rect.commit(&update).unwrap();
-            assert!(matches!(rect.commit(&update), Err(EditError::StaleUpdate)));
-            let update = prune.propose(&batch).unwrap();
-            let update = Prune::default().restrain(&update, 0.1 * update.frobenius_norm(), Par::Seq).unwrap();
-            prune.commit(&update).unwrap();
+            let keep_some = |update: &Update<f64>| Rect::default().restrain(update, W.as_ref(), Par::Seq);
+            let [proposal, late] =
+                std::array::from_fn(|_| rect.propose(&batch).unwrap().map_update(keep_some).unwrap());
+            assert_eq!(rect.commit(proposal).unwrap().edits(), n);
+            assert!(matches!(rect.commit(late), Err(EditError::StaleUpdate)));
+            let damp =
+                |update: &Update<f64>| Prune::default().restrain(update, 0.1 * update.frobenius_norm(), Par::Seq);
+            let proposal = prune.propose(&batch).unwrap().map_update(damp).unwrap();
+            prune.commit(proposal).unwrap();
             for restrained in [&rect, &prune] {
                 assert_eq!(restrained.state(), plain.state());
-                assert_eq!(restrained.inverse_gram().dense(), plain.inverse_gram().dense());
+                assert_eq!(restrained.inverse_gram().to_dense(), plain.inverse_gram().to_dense());
             }
         }
     }
@@ -260,7 +261,7 @@ proptest! {
         }
         let update = Update::from_factors(left, right).unwrap();
         let W = Mat::full(4, 6, 2.0);
-        let kept = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq).unwrap().dense(Par::Seq);
+        let kept = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq).unwrap().to_dense(Par::Seq);
         let nonzero = kept.col_iter().flat_map(|column| column.iter()).filter(|x| **x != 0.0).count();
         prop_assert_eq!(nonzero, if zero { 0 } else { 12 });
         for largest in [0.0, 0.3] {

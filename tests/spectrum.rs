@@ -52,12 +52,13 @@ fn families(n: usize) -> Vec<(&'static str, Mat<f64>)> {
 fn every_family_at_every_size_reconstructs() {
     for n in [1, 2, 3, 31, 32, 33, 64, 127, 128, 129, 200] {
         for (name, A) in families(n) {
-            let spectrum = Spectrum::of_matrix(A.as_ref(), Par::rayon(0)).unwrap_or_else(|e| panic!("{name} {n}: {e}"));
+            let spectrum =
+                Spectrum::from_matrix(A.as_ref(), Par::rayon(0)).unwrap_or_else(|e| panic!("{name} {n}: {e}"));
             let U = spectrum.vectors();
             assert!(spectrum.values().windows(2).all(|pair| pair[0] <= pair[1]), "{name} {n}");
             let error = distance((U.transpose() * U).as_ref(), Mat::identity(n, n).as_ref());
             assert!(error < 1e-13, "{name} {n}: orthogonality {error:e}");
-            let error = distance(spectrum.matrix(Par::Seq).as_ref(), A.as_ref());
+            let error = distance(spectrum.to_matrix(Par::Seq).as_ref(), A.as_ref());
             // Eigenvalues are right to rounding of the largest; zeros are not negative.
             assert!(error < 1e-12, "{name} {n}: reconstruction {error:e}");
         }
@@ -68,7 +69,7 @@ fn every_family_at_every_size_reconstructs() {
 fn eigenvalues_agree_with_nalgebra() {
     for n in [5, 40, 130] {
         for (name, A) in families(n) {
-            let ours = Spectrum::of_matrix(A.as_ref(), Par::Seq).unwrap();
+            let ours = Spectrum::from_matrix(A.as_ref(), Par::Seq).unwrap();
             let theirs = DMatrix::from_fn(n, n, |i, j| A[(i, j)]).symmetric_eigenvalues();
             let mut theirs: Vec<f64> = theirs.iter().copied().collect();
             theirs.sort_by(f64::total_cmp);
@@ -85,10 +86,10 @@ fn every_magnitude_is_as_accurate_as_one() {
     let (n, mut random) = (140, Random::new(3));
     let A = random.matrix::<f64>(n, n);
     let A = &A * A.transpose();
-    let reference = Spectrum::of_matrix(A.as_ref(), Par::Seq).unwrap();
+    let reference = Spectrum::from_matrix(A.as_ref(), Par::Seq).unwrap();
     for magnitude in [1e-160, 1e-30, 1e30, 1e150] {
         let scaled = Mat::from_fn(n, n, |i, j| A[(i, j)] * magnitude);
-        let spectrum = Spectrum::of_matrix(scaled.as_ref(), Par::Seq).unwrap();
+        let spectrum = Spectrum::from_matrix(scaled.as_ref(), Par::Seq).unwrap();
         for (a, b) in spectrum.values().iter().zip(reference.values()) {
             assert!((a / magnitude - b).abs() < 1e-12 * reference.largest(), "{magnitude:e}: {a} {b}");
         }
@@ -102,7 +103,7 @@ fn negative_eigenvalues_pass_as_rounding_or_are_refused() {
         let A = Mat::from_fn(12, 12, |i, j| {
             (0..12).map(|m| U[(i, m)] * U[(j, m)] * if m == 0 { smallest } else { m as f64 }).sum()
         });
-        Spectrum::of_matrix(A.as_ref(), Par::Seq)
+        Spectrum::from_matrix(A.as_ref(), Par::Seq)
     };
     assert_eq!(with_smallest(-1e-7).unwrap().values()[0], 0.0);
     assert!(matches!(
@@ -117,7 +118,7 @@ fn the_same_matrix_gives_the_same_bits() {
     let A = random.matrix::<f64>(150, 150);
     let A = &A * A.transpose();
     for par in [Par::Seq, Par::rayon(2)] {
-        let [a, b] = [(); 2].map(|()| Spectrum::of_matrix(A.as_ref(), par).unwrap());
+        let [a, b] = [(); 2].map(|()| Spectrum::from_matrix(A.as_ref(), par).unwrap());
         assert_eq!(a.values(), b.values());
         assert_eq!(a.vectors(), b.vectors());
     }
@@ -127,7 +128,7 @@ fn the_same_matrix_gives_the_same_bits() {
 fn a_known_decomposition_is_taken_if_it_is_one() {
     let A = Random::new(6).matrix::<f64>(30, 30);
     let A = &A * A.transpose();
-    let whole = Spectrum::of_matrix(A.as_ref(), Par::Seq).unwrap();
+    let whole = Spectrum::from_matrix(A.as_ref(), Par::Seq).unwrap();
     let (values, vectors) = (whole.values().to_vec(), whole.vectors().to_owned());
     let again = Spectrum::from_parts(values.clone(), vectors.clone(), Par::Seq).unwrap();
     assert_eq!((again.values(), again.vectors()), (whole.values(), whole.vectors()));

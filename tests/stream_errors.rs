@@ -317,7 +317,7 @@ fn a_second_moment_that_is_none_is_refused() {
     assert!(matches!(cause(sum), EditError::Scale { claimed: "a mean", implied: 3e6, .. }));
     // Indefinite with a positive diagonal: seen by the decomposition.
     let indefinite = changed(|C| [(0, 1), (1, 0)].iter().for_each(|&(i, j)| C.set(i, j, 100.0))).unwrap();
-    let spectrum = Spectrum::of(indefinite.second_moment(), SEQ);
+    let spectrum = Spectrum::new(indefinite.second_moment(), SEQ);
     assert!(matches!(spectrum, Err(EditError::NotPositiveSemidefinite { argument: "second moment", .. })));
     // Keys of zero witness nothing.
     let nothing = folder.changed("keys", |K| K.bytes.fill(0));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use betaedit_core::editor::NamedRecipe;
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::session::{EditId, Guards, Session, SessionBuilder};
 use betaedit_core::{
@@ -88,7 +89,7 @@ impl Journals {
         let keys = Mat::from_fn(D_IN, 40, |i, j| (1.0 + (i * 3 + j * 7) as f64).sin() / (1 << i) as f64);
         let mut moment = SecondMoment::new(D_IN);
         moment.observe(keys.as_ref(), Par::Seq).unwrap();
-        let spectrum = Spectrum::of(&moment, Par::Seq).unwrap();
+        let spectrum = Spectrum::new(&moment, Par::Seq).unwrap();
         let mut journals =
             Self { folder: folder.to_owned(), statistics: (Arc::new(moment), Arc::new(spectrum)), starts: Vec::new() };
         for kind in 0..REFRESHES.len() {
@@ -105,7 +106,7 @@ impl Journals {
     fn session(&self, kind: usize) -> Result<Session<Small>> {
         let method = BetaEdit::default().with_lambda1(0.1).with_lambda2(0.1).with_threshold(Threshold::Directions(3));
         let recipe = method.with_refresh(REFRESHES[kind]).recipe();
-        let builder = SessionBuilder::new("betaedit", recipe).snapshot_every(usize::MAX);
+        let builder = SessionBuilder::new(NamedRecipe::new("betaedit", recipe)).snapshot_every(usize::MAX);
         let builder = builder.guards(Guards { update_norm: Some(10.0), ..Guards::default() });
         let (moment, spectrum) = &self.statistics;
         LAYERS

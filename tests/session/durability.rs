@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use betaedit_core::editor::NamedRecipe;
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::session::{Session, SessionBuilder};
 use betaedit_core::{EditError, Refresh, Result};
@@ -31,7 +32,7 @@ impl Drop for Folder {
     }
 }
 
-fn durable(path: &Path, refresh: Refresh) -> SessionBuilder {
+fn durable(path: &Path, refresh: Refresh) -> SessionBuilder<NamedRecipe> {
     builder(2, recipe(refresh)).directory(path).snapshot_every(5)
 }
 

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use betaedit_core::editor::NamedRecipe;
+use betaedit_core::editor::Share;
 use betaedit_core::editor::{METHODS, Recipe, method};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::restraint::{Damping, Prune, Rect, Restraint, spectral_norm};
-use betaedit_core::session::{ConflictPolicy, Session, SessionBuilder, Share};
+use betaedit_core::session::{ConflictPolicy, Session, SessionBuilder};
 use betaedit_core::{EditError, HistoryWeighting, Hyperparameters, Refresh, RefreshRule, Threshold};
 
 use super::durability::Folder;
@@ -29,12 +31,12 @@ fn restraints() -> [Option<Restraint>; 3] {
     [None, Some(Rect::default().into()), Some(linear().into())]
 }
 
-fn restrained(depth: usize, name: &str, restraint: Option<Restraint>) -> SessionBuilder {
+fn restrained(depth: usize, name: &str, restraint: Option<Restraint>) -> SessionBuilder<NamedRecipe> {
     let builder = builder(depth, recipe(name));
     restraint.into_iter().fold(builder, SessionBuilder::restraint)
 }
 
-fn open(builder: SessionBuilder, depth: usize) -> Session<Stack> {
+fn open(builder: SessionBuilder<NamedRecipe>, depth: usize) -> Session<Stack> {
     builder.open(Stack::new(depth), Par::Seq).unwrap()
 }
 
@@ -205,7 +207,7 @@ fn random_keys_of_a_layer_are_part_of_the_session() {
 
 #[test]
 fn a_restraint_is_checked_and_part_of_the_session() {
-    let refused = |builder: SessionBuilder| builder.open(Stack::new(1), Par::Seq).err().unwrap();
+    let refused = |builder: SessionBuilder<NamedRecipe>| builder.open(Stack::new(1), Par::Seq).err().unwrap();
     let memit = || builder(1, recipe("memit"));
     assert!(matches!(refused(memit().restraint(Rect::default().with_kept(0.0))), EditError::Parameter { .. }));
     assert!(matches!(refused(memit().restraint(linear()).without_gauges()), EditError::Parameter { .. }));

@@ -164,7 +164,7 @@ fn saved(refresh: Refresh) -> (ClosedFormEditor<f64>, Vec<u8>) {
         let (k, v): (Mat<f64>, Mat<f64>) = (r.matrix(HIDDEN, 1), r.matrix(WIDTH, 1));
         let b = EditBatch::new(k.as_ref(), v.as_ref()).unwrap();
         let u = e.propose(&b).unwrap();
-        e.commit(&u).unwrap();
+        e.commit(u).unwrap();
     }
     let mut bytes = Vec::new();
     e.save(&mut bytes).unwrap();

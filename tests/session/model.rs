@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::{Arc, Once};
 
+use betaedit_core::editor::NamedRecipe;
 use betaedit_core::editor::Recipe;
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::session::{Session, SessionBuilder};
@@ -192,13 +193,13 @@ pub fn statistics(stack: &Stack, depth: usize) -> (Arc<SecondMoment>, Arc<Spectr
     let keys: Vec<_> = (0..300).map(|j| stack.keys_of(depth, &mixed.as_ref().subcols(j, 1).to_owned())).collect();
     let keys = Mat::from_fn(HIDDEN, 300, |i, j| keys[j][(i, 0)] + 1e-3 * random.normal());
     moment.observe(keys.as_ref(), Par::Seq).unwrap();
-    let spectrum = Spectrum::of(&moment, Par::Seq).unwrap();
+    let spectrum = Spectrum::new(&moment, Par::Seq).unwrap();
     (Arc::new(moment), Arc::new(spectrum))
 }
 
-pub fn builder(depth: usize, recipe: Recipe) -> SessionBuilder {
+pub fn builder(depth: usize, recipe: Recipe) -> SessionBuilder<NamedRecipe> {
     let stack = Stack::new(depth);
-    let builder = SessionBuilder::new("betaedit", recipe);
+    let builder = SessionBuilder::new(NamedRecipe::new("betaedit", recipe));
     (0..depth).fold(builder, |builder, at| {
         let (moment, spectrum) = statistics(&stack, at);
         builder.layer(stack.layers[at], moment, spectrum)
@@ -279,8 +280,8 @@ impl Adapter for Wide {
     }
 }
 
-pub fn wide(d_in: usize) -> SessionBuilder {
+pub fn wide(d_in: usize) -> SessionBuilder<NamedRecipe> {
     let moment = Random::new(3).moment(d_in, d_in, 1e-3);
-    let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq).unwrap());
-    SessionBuilder::new("betaedit", recipe(Refresh::Never)).layer(0, Arc::new(moment), spectrum)
+    let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
+    SessionBuilder::new(NamedRecipe::new("betaedit", recipe(Refresh::Never))).layer(0, Arc::new(moment), spectrum)
 }

@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use betaedit_core::editor::NamedRecipe;
+use betaedit_core::editor::Share;
 use betaedit_core::faer::Par;
 use betaedit_core::session::{
-    ConflictPolicy, Guard, Guards, JsonLines, Observer, Outcome, Progress, ProgressLine, Rejection, Share,
+    ConflictPolicy, Guard, Guards, JsonLines, Observer, Outcome, Progress, ProgressLine, Rejection, Violation,
 };
 use betaedit_core::{EditError, Refresh};
 
@@ -88,7 +90,7 @@ fn every_guard_rejects_one_batch_and_lets_the_run_go_on() {
         let mut session = builder(2, recipe(Refresh::Never)).guards(guards).open(Stack::new(2), Par::Seq).unwrap();
         let before = session.adapter().W.clone();
         match session.edit(&facts(1, 1)).unwrap() {
-            Outcome::Rejected { reason: Rejection::Guard { layer: 1, guard, value, limit }, .. } => {
+            Outcome::Rejected { reason: Rejection::Guard(Violation { layer: 1, guard, value, limit, .. }), .. } => {
                 assert_eq!((guard, limit), (expected, tight));
                 assert!(value > limit);
             }
@@ -126,7 +128,10 @@ fn capacity_is_guarded() {
     let mut session = session.open(Stack::new(1), Par::Seq).unwrap();
     let outcomes: Vec<_> = facts(1, 3).chunks(1).map(|one| session.edit(one).unwrap()).collect();
     let guarded = |outcome: &Outcome| {
-        matches!(outcome, Outcome::Rejected { reason: Rejection::Guard { guard: Guard::UsedCapacity, .. }, .. })
+        matches!(
+            outcome,
+            Outcome::Rejected { reason: Rejection::Guard(Violation { guard: Guard::UsedCapacity, .. }), .. }
+        )
     };
     assert!(outcomes.iter().all(guarded), "{outcomes:?}");
 }
@@ -252,8 +257,8 @@ fn observers_see_every_outcome() {
     let mut far = facts(1, 1).remove(0);
     far.y *= 1e3;
     let stream = [facts(2, 1).remove(0), far, facts(3, 1).remove(0)];
-    let run = |observer: Box<dyn FnOnce(betaedit_core::session::SessionBuilder) -> _>| {
-        let builder: betaedit_core::session::SessionBuilder = observer(limited());
+    let run = |observer: Box<dyn FnOnce(betaedit_core::session::SessionBuilder<NamedRecipe>) -> _>| {
+        let builder: betaedit_core::session::SessionBuilder<NamedRecipe> = observer(limited());
         let mut session = builder.open(Stack::new(1), Par::Seq).unwrap();
         stream.iter().for_each(|fact| drop(session.edit(std::slice::from_ref(fact)).unwrap()));
     };
@@ -277,7 +282,9 @@ fn observers_see_every_outcome() {
 
 #[test]
 fn what_cannot_be_a_session_is_refused() {
-    let open = |builder: betaedit_core::session::SessionBuilder| builder.open(Stack::new(2), Par::Seq).map(|_| ());
+    let open = |builder: betaedit_core::session::SessionBuilder<NamedRecipe>| {
+        builder.open(Stack::new(2), Par::Seq).map(|_| ())
+    };
     let usual = || builder(2, recipe(Refresh::Never));
     assert!(matches!(open(usual().snapshot_every(0)), Err(EditError::Parameter { parameter: "snapshot_every", .. })));
     assert!(matches!(open(usual().parallel_from(0.5)), Err(EditError::Parameter { .. })));

@@ -129,7 +129,7 @@ fn editors_without_history_take_back_the_update() {
         }
         // The gauges follow.
         let drift = (&session.adapter().W[0] - &Stack::new(2).W[0]).norm_l2();
-        assert!((session.gauges(1).unwrap().1 - drift).abs() < 1e-9 * drift, "{name}");
+        assert!((session.gauges(1).unwrap().drift - drift).abs() < 1e-9 * drift, "{name}");
     }
 }
 
