@@ -2,13 +2,14 @@
 
 use faer::{Mat, MatRef};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::validate;
 
 /// Whether the edits of a batch know of each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Order {
     /// They are written together: one solve for all, each residual that of the weight before the batch.
     #[default]
@@ -28,13 +29,13 @@ named!(Order, "order of a batch", { Together => "together", InSequence => "in-se
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{EditBatch, EditError, faer::mat};
+/// use betaedit_core::{EditBatch, error::NumericsError, faer::mat};
 ///
 /// let keys = mat![[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]];
 /// let residuals = mat![[0.5, f64::NAN], [0.0, 0.25]];
 /// let refused = EditBatch::new(keys.as_ref(), residuals.as_ref());
-/// assert!(matches!(refused, Err(EditError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
-/// # Ok::<(), EditError>(())
+/// assert!(matches!(refused, Err(NumericsError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
+/// # Ok::<(), NumericsError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct EditBatch<'a, T: Scalar> {
@@ -66,7 +67,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
     }
 
     /// The same edits, with the inputs of the edited matrix at all tokens of their requests, `d_in x m`: for methods that
-    /// look at more than the edited token ([`SimIe`](crate::SimIe)).
+    /// look at more than the edited token ([`SimIe`](crate::editor::SimIe)).
     ///
     /// # Errors
     /// Another length than that of the keys, no column, NaN or infinity.

@@ -83,7 +83,7 @@
 //! // The fact is written to a few percent, and the outputs on the text change by less than a tenth.
 //! assert!((&v - &W * &k).norm_l2() < 0.1 * r.norm_l2());
 //! assert!((&W * &text - &before).norm_l2() < 0.1 * before.norm_l2());
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
 //! # The rooms
@@ -111,7 +111,7 @@
 //! `Par::rayon(n)` with 0 for all cores. Nothing reads or sets a global. At an equal number of threads, equal input gives
 //! equal bits.
 //!
-//! Every input is checked (shape, NaN, infinity) before the first arithmetic. A function that returns an [`EditError`] has
+//! Every input is checked (shape, NaN, infinity) before the first arithmetic. A function that returns an [`Error`] has
 //! changed nothing.
 //!
 //! # Features
@@ -137,13 +137,13 @@ pub mod adapter;
 pub mod batch;
 pub mod editor;
 pub mod engine;
-mod error;
+pub mod error;
 #[cfg(feature = "facts")]
 pub mod facts;
 #[cfg(any(feature = "npz", feature = "safetensors"))]
 pub mod format;
 #[cfg(feature = "nalgebra")]
-mod interop;
+pub mod interop;
 mod linalg;
 #[cfg(feature = "llm")]
 pub mod llm;
@@ -151,7 +151,7 @@ pub mod metrics;
 pub mod projector;
 pub mod refresh;
 pub mod restraint;
-mod scalar;
+pub mod scalar;
 mod second_moment;
 #[cfg(feature = "session")]
 pub mod session;
@@ -162,21 +162,16 @@ mod util;
 pub use faer;
 
 pub use adapter::Adapter;
-pub use batch::{EditBatch, Order};
-pub use editor::{
-    AlphaEdit, BetaEdit, Editor, Emmet, Encore, History, Hyperparameters, Memit, Method, NullSpace, Pmet, RlsEdit,
-    SimIe,
-};
-pub use engine::{InverseGram, Solution, Workspace};
-pub use error::{EditError, Result, Shape};
-#[cfg(feature = "nalgebra")]
-pub use interop::{faer_view, to_faer, to_nalgebra};
-pub use projector::{HistoryWeighting, Projector, ProjectorBuilder, Threshold};
-pub use refresh::{Capacity, Headroom, Refresh, RefreshReport, RefreshRule};
-pub use scalar::{Scalar, cast};
+pub use batch::EditBatch;
+pub use editor::{AlphaEdit, BetaEdit, Editor, Memit, Method, Proposal};
+pub use engine::InverseGram;
+pub use error::{Error, Result};
+pub use projector::{Projector, Threshold};
+pub use refresh::{Refresh, RefreshRule};
+pub use scalar::Scalar;
 pub use second_moment::SecondMoment;
 pub use spectrum::Spectrum;
-pub use update::{Compression, Orientation, Update, Weight};
+pub use update::{Orientation, Update};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
@@ -14,6 +14,7 @@ use crate::util::validate;
 ///
 /// A direction is kept when its eigenvalue is **below** the threshold: the model hardly uses it.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Threshold {
     /// Eigenvalues below this number. The published choice, 0.02 everywhere, assumes statistics that are a mean.
@@ -43,11 +44,11 @@ impl Threshold {
                 if x > 0.0 && x <= 1.0 {
                     Ok(())
                 } else {
-                    Err(EditError::Parameter { parameter: "threshold", value: x, allowed: "a fraction in (0, 1]" })
+                    Err(NumericsError::Parameter { parameter: "threshold", value: x, allowed: "a fraction in (0, 1]" })
                 }
             }
             Self::Directions(0) => {
-                Err(EditError::Parameter { parameter: "threshold", value: 0.0, allowed: "at least one direction" })
+                Err(NumericsError::Parameter { parameter: "threshold", value: 0.0, allowed: "at least one direction" })
             }
             Self::Directions(_) => Ok(()),
         }
@@ -83,6 +84,7 @@ impl Threshold {
 
 /// How the keys of past edits (`H`, a sum over `t` keys) join the statistics in the protected matrix `M`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum HistoryWeighting {
     /// `M = (H / t + lambda1 C) / (lambda1 + 1)`: what the published BetaEdit program does. With its
@@ -108,7 +110,7 @@ impl HistoryWeighting {
     pub fn protected_matrix(self, spectrum: &Spectrum, history: &SecondMoment, par: Par) -> Result<Mat<f64>> {
         let d = spectrum.dim();
         if history.d_in() != d {
-            return Err(EditError::Shape {
+            return Err(NumericsError::Shape {
                 argument: "history",
                 expected: (d, d).into(),
                 found: (history.d_in(), history.d_in()).into(),
@@ -143,7 +145,7 @@ impl HistoryWeighting {
 /// # Examples
 /// ```
 /// use std::sync::Arc;
-/// use betaedit_core::{ProjectorBuilder, Spectrum, Threshold, faer::{Mat, Par}};
+/// use betaedit_core::{Spectrum, Threshold, faer::{Mat, Par}, projector::ProjectorBuilder};
 ///
 /// let C = Mat::from_fn(4, 4, |i, j| if i == j { [5.0, 0.001, 0.3, 0.01][i] } else { 0.0 });
 /// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
@@ -153,7 +155,7 @@ impl HistoryWeighting {
 /// let x = Mat::from_fn(4, 1, |_, _| 1.0);
 /// let Px = P.apply(x.as_ref(), Par::Seq)?;
 /// assert!(Px[(0, 0)].abs() < 1e-14 && (Px[(1, 0)] - 1.0).abs() < 1e-14);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Projector {
@@ -179,13 +181,13 @@ impl Projector {
     /// how far below it a direction is.
     ///
     /// # Errors
-    /// [`EditError::NothingKept`] if none is left, and a threshold that is not finite (a projector that keeps all).
+    /// [`NumericsError::NothingKept`] if none is left, and a threshold that is not finite (a projector that keeps all).
     pub fn with_headroom(mut self) -> Result<Self> {
         validate::positive("threshold", self.threshold)?;
         let limit = self.threshold * (1.0 - 2.0 * tolerance::HEADROOM);
         self.kept = self.kept.min(self.spectrum.count_below(limit));
         if self.kept == 0 {
-            return Err(EditError::NothingKept { threshold: self.threshold, smallest: self.spectrum.values()[0] });
+            return Err(NumericsError::NothingKept { threshold: self.threshold, smallest: self.spectrum.values()[0] });
         }
         Ok(self)
     }
@@ -194,7 +196,7 @@ impl Projector {
     pub(crate) fn cut(spectrum: Arc<Spectrum>, threshold: Threshold) -> Result<Self> {
         let (kept, threshold) = threshold.cut(&spectrum);
         if kept == 0 {
-            return Err(EditError::NothingKept { threshold, smallest: spectrum.values()[0] });
+            return Err(NumericsError::NothingKept { threshold, smallest: spectrum.values()[0] });
         }
         Ok(Self { spectrum, kept, threshold })
     }
@@ -237,7 +239,10 @@ impl Projector {
         let A: Vec<f64> = self.kept_values().iter().map(|s| weight * s + ridge).collect();
         validate::in_range("the protected Gram matrix", &A)?;
         let largest = A.iter().copied().fold(0.0, f64::max);
-        if A.iter().all(|&a| a > tolerance::singular(A.len()) * largest) { Ok(A) } else { Err(singular_start()) }
+        match A.iter().position(|&a| !(a > tolerance::singular(A.len()) * largest)) {
+            None => Ok(A),
+            Some(pivot) => Err(singular_start(pivot)),
+        }
     }
 
     /// The spectrum that the projector was cut from.
@@ -304,6 +309,7 @@ impl Projector {
 /// The eigenvalues on both sides of a cut, each `None` if there is none. The closer they are, the more the choice between
 /// them is rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SpectralGap {
     /// The largest eigenvalue whose direction may be edited.
     pub largest_kept: Option<f64>,
@@ -316,7 +322,7 @@ pub struct SpectralGap {
 /// # Examples
 /// ```
 /// use std::sync::Arc;
-/// use betaedit_core::{HistoryWeighting, ProjectorBuilder, SecondMoment, Spectrum, faer::{Mat, mat, Par}};
+/// use betaedit_core::{SecondMoment, Spectrum, faer::{Mat, mat, Par}, projector::{HistoryWeighting, ProjectorBuilder}};
 ///
 /// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.001, 0.002][i] } else { 0.0 });
 /// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
@@ -327,7 +333,7 @@ pub struct SpectralGap {
 /// let sum = HistoryWeighting::Sum { weight: 1.0 };
 /// let after = ProjectorBuilder::new(&spectrum).history(&history, sum).build(Par::Seq)?;
 /// assert_eq!((before.kept(), after.kept()), (2, 1)); // the edited key is protected now
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -359,7 +365,7 @@ impl<'a> ProjectorBuilder<'a> {
     /// [`HistoryWeighting::protected_matrix`].
     ///
     /// # Errors
-    /// [`EditError::NothingKept`] if no eigenvalue is below the threshold, a threshold that makes no sense, a history
+    /// [`NumericsError::NothingKept`] if no eigenvalue is below the threshold, a threshold that makes no sense, a history
     /// of another size, and the errors of [`Spectrum::from_matrix`].
     pub fn build(self, par: Par) -> Result<Projector> {
         self.threshold.check()?;
@@ -375,8 +381,9 @@ impl<'a> ProjectorBuilder<'a> {
 }
 
 /// The error of a protected Gram matrix that has no inverse.
-pub(crate) fn singular_start() -> EditError {
-    EditError::Singular {
+pub(crate) fn singular_start(pivot: usize) -> NumericsError {
+    NumericsError::Singular {
+        pivot: Some(pivot),
         step: "inverting the protected Gram matrix",
         advice: "the statistics have directions without energy: add a ridge (`lambda2`, or `Memit::with_ridge`), or \
                  use statistics over more tokens",

@@ -86,7 +86,7 @@ impl Scalar for f64 {
 /// A copy of `matrix` in another number type, every entry rounded once.
 ///
 /// ```
-/// use betaedit_core::{cast, faer::mat};
+/// use betaedit_core::{faer::mat, scalar::cast};
 /// let K = mat![[1.0_f64, 0.1]];
 /// assert_eq!(cast::<f64, f32>(K.as_ref())[(0, 1)], 0.1_f32);
 /// ```

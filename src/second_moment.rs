@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use faer::{Mat, MatMut, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::triangle::{Sums, Triangle};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
@@ -53,7 +53,7 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// let C = moment.mean(Par::Seq);
 /// let expected = &K * K.transpose() / 100.0;
 /// assert!((C - expected).norm_l2() < 1e-12);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct SecondMoment {
@@ -78,7 +78,7 @@ impl SecondMoment {
     /// * `witness`: `d_in x m`, any keys of the same layer (those of a first batch of edits will do)
     ///
     /// # Errors
-    /// [`EditError::Scale`] if `sum / tokens` is far smaller than the witness keys say, which is what a mean looks
+    /// [`NumericsError::Scale`] if `sum / tokens` is far smaller than the witness keys say, which is what a mean looks
     /// like, or far larger, as when texts were counted instead of tokens: the trace is held against the mean squared
     /// norm of `witness`, and may be off by a factor `sqrt(tokens)` (at least 16, at most 10⁴) either way. Wrong shapes, NaN, asymmetry, negative diagonal and `tokens = 0` have errors of their own.
     pub fn from_sum<T: Scalar, W: Scalar>(sum: MatRef<'_, T>, tokens: u64, witness: MatRef<'_, W>) -> Result<Self> {
@@ -89,11 +89,11 @@ impl SecondMoment {
         let (argument, claimed, bound) = ("sum", "a sum over that many tokens", scale_bound(Some(tokens)));
         if implied > 0.0 && implied * bound < witnessed {
             let advice = "if the matrix is already divided by the token count, use `from_mean`";
-            return Err(EditError::Scale { argument, claimed, implied, witnessed, advice });
+            return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         if !(implied <= witnessed * bound) {
             let advice = "the token count is too small for it: count tokens, not texts";
-            return Err(EditError::Scale { argument, claimed, implied, witnessed, advice });
+            return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         Ok(Self::symmetrised(sum, 1.0, Some(tokens)))
     }
@@ -106,7 +106,7 @@ impl SecondMoment {
     /// Statistics of an unknown number of tokens can be used, but nothing can be added to them.
     ///
     /// # Errors
-    /// [`EditError::Scale`] if the trace is far larger than the mean squared norm of the witness keys, which is what
+    /// [`NumericsError::Scale`] if the trace is far larger than the mean squared norm of the witness keys, which is what
     /// a sum looks like, or far smaller: a factor `sqrt(tokens)` (at least 16, at most 10⁴, and 10⁴ for an unknown
     /// count) is allowed either way, because edit keys are not typical keys. Wrong shapes, NaN, asymmetry, negative diagonal and a count of 0 have errors
     /// of their own.
@@ -119,7 +119,7 @@ impl SecondMoment {
         let (implied, witnessed) = (trace(mean), witness_norm(witness, mean.nrows())?);
         if implied > 0.0 && implied * scale_bound(tokens) < witnessed {
             let advice = "it seems to be divided by the token count twice";
-            return Err(EditError::Scale { argument: "mean", claimed: "a mean", implied, witnessed, advice });
+            return Err(NumericsError::Scale { argument: "mean", claimed: "a mean", implied, witnessed, advice });
         }
         Ok(moment)
     }
@@ -139,7 +139,7 @@ impl SecondMoment {
         validate::in_range("the sum over all tokens", &[implied * total])?;
         // Written so that keys that are all zero, which witness nothing, are refused as well.
         if implied > 0.0 && !(implied <= witnessed * scale_bound(tokens)) {
-            return Err(EditError::Scale {
+            return Err(NumericsError::Scale {
                 argument,
                 claimed: "a mean",
                 implied,
@@ -187,7 +187,7 @@ impl SecondMoment {
         validate::in_range("the squared norm of the keys", &[added])?;
         // No entry of a positive semidefinite matrix exceeds its trace.
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
-        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
+        let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
         let tokens = count(tokens, keys.ncols() as u64)?;
         let mut done = 0;
         while done < keys.ncols() {
@@ -221,10 +221,10 @@ impl SecondMoment {
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if other.d_in() != self.d_in() {
             let (expected, found) = ((self.d_in(), self.d_in()).into(), (other.d_in(), other.d_in()).into());
-            return Err(EditError::Shape { argument: "other", expected, found });
+            return Err(NumericsError::Shape { argument: "other", expected, found });
         }
-        let ours = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
-        let theirs = other.tokens.ok_or(EditError::UnknownTokenCount { argument: "other" })?;
+        let ours = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
+        let theirs = other.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "other" })?;
         let tokens = count(ours, theirs)?;
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
         self.sum.add(&other.sum);
@@ -252,8 +252,8 @@ impl SecondMoment {
         validate::columns("keys", keys, self.d_in())?;
         validate::finite("keys", keys)?;
         validate::in_range("the squared norm of the keys", &linalg::squared_column_norms(keys))?;
-        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
-        tokens.checked_sub(keys.ncols() as u64).ok_or(EditError::Parameter {
+        let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
+        tokens.checked_sub(keys.ncols() as u64).ok_or(NumericsError::Parameter {
             parameter: "keys to forget",
             value: keys.ncols() as f64,
             allowed: "at most as many as were counted",
@@ -354,7 +354,7 @@ pub(crate) fn check_matrix<T: Scalar>(argument: &'static str, matrix: MatRef<'_,
     let smallest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(f64::INFINITY, f64::min);
     if smallest < 0.0 {
         let largest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(0.0, f64::max);
-        return Err(EditError::NotPositiveSemidefinite { argument, smallest, largest });
+        return Err(NumericsError::NotPositiveSemidefinite { argument, smallest, largest });
     }
     Ok(())
 }
@@ -363,7 +363,7 @@ pub(crate) fn check_tokens(tokens: u64) -> Result<()> {
     if tokens > 0 {
         Ok(())
     } else {
-        Err(EditError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" })
+        Err(NumericsError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" })
     }
 }
 
@@ -382,7 +382,7 @@ fn witness_norm<W: Scalar>(witness: MatRef<'_, W>, d_in: usize) -> Result<f64> {
 
 pub(crate) fn count(a: u64, b: u64) -> Result<u64> {
     let allowed = "at most 2^64 - 1 together";
-    a.checked_add(b).ok_or(EditError::Parameter { parameter: "tokens", value: a as f64 + b as f64, allowed })
+    a.checked_add(b).ok_or(NumericsError::Parameter { parameter: "tokens", value: a as f64 + b as f64, allowed })
 }
 
 /// Of two hypotheses a factor `tokens` apart, the nearer one on a logarithmic scale.

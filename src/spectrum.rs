@@ -4,7 +4,7 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, EvdError, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::second_moment::SecondMoment;
 use crate::util::{random, validate};
@@ -40,7 +40,7 @@ const PROBES: usize = 16;
 /// let spectrum = Spectrum::new(&moment, Par::Seq)?;
 /// assert!((spectrum.values()[0] - 0.01).abs() < 1e-12);
 /// assert!((spectrum.values()[1] - 9.0).abs() < 1e-12);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Spectrum {
@@ -57,7 +57,7 @@ impl Spectrum {
     /// As [`from_matrix`](Self::from_matrix), and statistics of no token.
     pub fn new(moment: &SecondMoment, par: Par) -> Result<Self> {
         if moment.tokens() == Some(0) {
-            return Err(EditError::Empty { argument: "second moment" });
+            return Err(NumericsError::Empty { argument: "second moment" });
         }
         Self::decompose("second moment", moment.mean(par), par)
     }
@@ -92,7 +92,7 @@ impl Spectrum {
         validate::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
         validate::non_negative("the smallest eigenvalue", values[0])?;
         let failed =
-            |check, measured, allowed| EditError::Decomposition { argument: "vectors", check, measured, allowed };
+            |check, measured, allowed| NumericsError::Decomposition { argument: "vectors", check, measured, allowed };
         if !values.is_sorted() {
             return Err(failed("ascending order of the values", f64::INFINITY, 0.0));
         }
@@ -114,7 +114,7 @@ impl Spectrum {
         let magnitude = largest.abs().max(smallest.abs()).max(f64::MIN_POSITIVE);
         let frobenius = spectrum.values.iter().map(|s| (s / magnitude).powi(2)).sum::<f64>().sqrt();
         if smallest / magnitude < -tolerance::NEGATIVE_EIGENVALUE * frobenius {
-            return Err(EditError::NotPositiveSemidefinite { argument, smallest, largest });
+            return Err(NumericsError::NotPositiveSemidefinite { argument, smallest, largest });
         }
         spectrum.values.iter_mut().for_each(|s| *s = s.max(0.0));
         Ok(spectrum)
@@ -131,7 +131,7 @@ impl Spectrum {
         faer::zip!(&mut matrix).for_each(|faer::unzip!(x)| *x /= scale);
 
         let mut spectrum = match Self::verified(argument, &matrix, par) {
-            Err(EditError::Decomposition { .. }) if par != Par::Seq => Self::verified(argument, &matrix, Par::Seq)?,
+            Err(NumericsError::Decomposition { .. }) if par != Par::Seq => Self::verified(argument, &matrix, Par::Seq)?,
             outcome => outcome?,
         };
         spectrum.values.iter_mut().for_each(|s| *s *= scale);
@@ -144,9 +144,11 @@ impl Spectrum {
         let mut vectors = linalg::zeros::<f64>(n, n, "eigenvectors")?;
         let mut values = faer::Col::<f64>::zeros(n);
         let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
-        let mut buffer = MemBuffer::try_new(scratch)
-            .map_err(|_| EditError::OutOfMemory { bytes: scratch.size_bytes(), purpose: "an eigendecomposition" })?;
-        let failed = |check, measured, allowed| EditError::Decomposition { argument, check, measured, allowed };
+        let mut buffer = MemBuffer::try_new(scratch).map_err(|_| NumericsError::OutOfMemory {
+            bytes: scratch.size_bytes(),
+            purpose: "an eigendecomposition",
+        })?;
+        let failed = |check, measured, allowed| NumericsError::Decomposition { argument, check, measured, allowed };
         self_adjoint_evd(
             matrix.as_ref(),
             values.as_diagonal_mut(),

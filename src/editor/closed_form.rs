@@ -12,7 +12,7 @@ use super::simulated::Simulated;
 use super::{Editor, EditorState, History, Proposal, Recipe, Reversal, Slack, Space};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution, StateToken};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::metrics;
 use crate::projector::{Projector, ProjectorBuilder};
 use crate::refresh::memory::{Memory, Plan};
@@ -142,7 +142,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// Goes on in the present space for good: what to do when a refresh would leave no direction
-    /// ([`EditError::NothingKept`], [`EditError::CapacityExhausted`]) and editing has to go on. Past keys stay protected
+    /// ([`NumericsError::NothingKept`], [`NumericsError::CapacityExhausted`]) and editing has to go on. Past keys stay protected
     /// by the solve.
     pub fn stop_refreshing(&mut self) {
         self.recipe.refresh = Refresh::Never;
@@ -174,14 +174,14 @@ impl<T: Scalar> ClosedFormEditor<T> {
     fn check_batch(&self, batch: &EditBatch<'_, T>) -> Result<()> {
         validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         if self.is_refresh_due() {
-            return Err(EditError::RefreshDue { edits: self.edits });
+            return Err(NumericsError::RefreshDue { edits: self.edits });
         }
         if self.memory.kept() == 0 {
             return Err(self.memory.exhausted(self.edits));
         }
         if self.random.is_some() && batch.order() == Order::InSequence {
             let what = "edits in sequence with random keys between them; give the edits one by one".into();
-            return Err(EditError::Unsupported { what });
+            return Err(NumericsError::Unsupported { what });
         }
         Ok(())
     }
@@ -287,10 +287,10 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         validate::columns("keys", keys, self.d_in())?;
         if self.memory.is_shaped(self.refreshes) {
-            return Err(EditError::HistoryInProjector);
+            return Err(NumericsError::HistoryInProjector);
         }
         if self.simulated.is_some() || self.random.is_some() {
-            return Err(EditError::NotReversible);
+            return Err(NumericsError::NotReversible);
         }
         if self.recipe.history == History::Absorbed {
             self.memory.release(&mut self.Q, keys)?;

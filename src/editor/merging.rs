@@ -3,7 +3,7 @@
 use faer::{Mat, MatRef};
 
 use crate::batch::{EditBatch, Order};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
 
@@ -12,6 +12,7 @@ use crate::scalar::Scalar;
 /// Facts about one subject have nearly one key at the subject's last token, and different targets: least squares writes
 /// their mean, from a nearly singular system. MEMIT-Merge gives them one key and one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Merging {
     /// No.
@@ -29,7 +30,7 @@ impl Merging {
     pub(super) fn check(self) -> Result<()> {
         match self {
             Self::Alike { cosine: value } if !(0.0..=1.0).contains(&value) => {
-                Err(EditError::Parameter { parameter: "cosine of merged keys", value, allowed: "from 0 to 1" })
+                Err(NumericsError::Parameter { parameter: "cosine of merged keys", value, allowed: "from 0 to 1" })
             }
             Self::Never | Self::Alike { .. } => Ok(()),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use faer::Par;
 
 use super::{ClosedFormEditor, Recipe};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 
@@ -24,7 +24,7 @@ pub trait Method {
     /// Refuses hyperparameters outside their range, by the names that the method gives them.
     ///
     /// # Errors
-    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    /// [`NumericsError::Parameter`](crate::error::NumericsError::Parameter).
     fn check(&self) -> Result<()> {
         Ok(())
     }

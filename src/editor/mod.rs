@@ -52,7 +52,7 @@ pub use methods::encore::Encore;
 pub use methods::memit::Memit;
 pub use methods::null_space::NullSpace;
 pub use methods::pmet::Pmet;
-pub use methods::rlsedit::RlsEdit;
+pub use methods::rlsedit::{Anchors, RlsEdit};
 pub use methods::simie::{Base, SimIe, Simulation};
 pub use proposal::Proposal;
 pub use recipe::{History, Recipe, Share, Slack, Space};
@@ -63,7 +63,7 @@ use std::{fmt, io};
 use faer::{Mat, MatRef};
 
 use crate::batch::EditBatch;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::refresh::{Capacity, RefreshReport};
 use crate::scalar::Scalar;
 use crate::update::Update;
@@ -71,6 +71,7 @@ use crate::util::validate;
 
 /// What an editor has done so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct EditorState {
     /// Edits committed.
@@ -168,7 +169,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// Records a proposal of this editor in its present state, so that later ones know of it, and returns its update.
     ///
     /// # Errors
-    /// [`EditError::StaleUpdate`](crate::EditError::StaleUpdate) if anything was committed since the proposal, or if
+    /// [`NumericsError::StaleProposal`](crate::error::NumericsError::StaleProposal) if anything was committed since the proposal, or if
     /// it is not this editor's. Nothing is changed then.
     fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>>;
 
@@ -186,7 +187,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// editors without history, too. They do not count as edits.
     ///
     /// # Errors
-    /// Wrong shape, empty, NaN, overflow; [`EditError::Unsupported`](crate::EditError::Unsupported) by default. Nothing is
+    /// Wrong shape, empty, NaN, overflow; [`NumericsError::Unsupported`](crate::error::NumericsError::Unsupported) by default. Nothing is
     /// changed then.
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let _ = keys;
@@ -204,21 +205,21 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// * `keys`: those of the edits, each released once
     ///
     /// # Errors
-    /// [`EditError::HistoryInProjector`](crate::EditError::HistoryInProjector) once the keys have shaped the projector,
-    /// [`EditError::NotReversible`](crate::EditError::NotReversible) for SimIE and random keys, and by default;
+    /// [`NumericsError::HistoryInProjector`](crate::error::NumericsError::HistoryInProjector) once the keys have shaped the projector,
+    /// [`NumericsError::NotReversible`](crate::error::NumericsError::NotReversible) for SimIE and random keys, and by default;
     /// those of [`InverseGram::release`](crate::InverseGram::release), wrong shape, NaN. Nothing is changed then.
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let _ = keys;
-        Err(EditError::NotReversible)
+        Err(NumericsError::NotReversible)
     }
 
     /// `Q K` (`d_in x n`) on the present state: what [`Reversal::Downdate`] goes by.
     ///
     /// # Errors
-    /// Wrong shape, NaN; [`EditError::NotReversible`](crate::EditError::NotReversible) by default.
+    /// Wrong shape, NaN; [`NumericsError::NotReversible`](crate::error::NumericsError::NotReversible) by default.
     fn product(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
         let _ = keys;
-        Err(EditError::NotReversible)
+        Err(NumericsError::NotReversible)
     }
 
     /// `s = kᵀ A0⁻¹ k` of every key, with `A0` the protected Gram matrix at the start: see
@@ -266,7 +267,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
 
     /// The error of an operation that this editor does not have.
     #[doc(hidden)]
-    fn unsupported(&self, operation: &'static str) -> EditError {
-        EditError::Unsupported { what: format!("{operation}, by the editor `{}`", self.name()) }
+    fn unsupported(&self, operation: &'static str) -> NumericsError {
+        NumericsError::Unsupported { what: format!("{operation}, by the editor `{}`", self.name()) }
     }
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 
 use crate::engine::StateToken;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
 
@@ -108,12 +108,12 @@ impl<T: Scalar> Proposal<T> {
     /// * `token`: of the editor's present state
     ///
     /// # Errors
-    /// [`EditError::StaleUpdate`] if the proposal was made in another state, or if its memo is not an `M`.
+    /// [`NumericsError::StaleProposal`] if the proposal was made in another state, or if its memo is not an `M`.
     pub fn into_memo<M: Any>(self, token: &StateToken) -> Result<(Update<T>, M)> {
         if self.token != *token {
-            return Err(EditError::StaleUpdate);
+            return Err(NumericsError::StaleProposal);
         }
-        let memo = self.memo.downcast::<M>().map_err(|_| EditError::StaleUpdate)?;
+        let memo = self.memo.downcast::<M>().map_err(|_| NumericsError::StaleProposal)?;
         Ok((self.update, *memo))
     }
 }

@@ -3,7 +3,7 @@
 use super::Reversal;
 use super::merging::Merging;
 use super::methods::simie::Simulation;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 use crate::util::named::named;
@@ -11,6 +11,7 @@ use crate::util::validate;
 
 /// Whether the keys of past edits are protected by later ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum History {
     /// No: every edit is computed as if it were the first.
@@ -31,6 +32,7 @@ pub enum History {
 
 /// The space in which edits are allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Space {
     /// All of it, `P = I`.
@@ -44,6 +46,7 @@ pub enum Space {
 /// 1 is least squares, where missing a residual costs as much as changing the output of an edited key by that much. Smaller
 /// is closer; at 0 the residuals are met exactly.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Slack {
     /// For an edit on its own.
     pub single: f64,
@@ -66,6 +69,7 @@ impl Slack {
 
 /// The share of a residual that a layer takes, with `l` layers left including it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Share {
     /// `1 / l`: MEMIT and its family.
@@ -96,6 +100,7 @@ impl Share {
 /// A method as its row in the table: `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ` at the start, what a batch makes of it, and what
 /// happens later.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Recipe {
     /// Weight of the statistics `C` in the protected Gram matrix: `lambda` of MEMIT, `lambda1` of BetaEdit.

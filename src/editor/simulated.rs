@@ -7,7 +7,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use super::{Base, Simulation};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
@@ -66,7 +66,7 @@ impl Simulated {
             }
             (Order::InSequence, Some(_)) => {
                 let what = "context of edits in sequence; give edits with context together".into();
-                return Err(EditError::Unsupported { what });
+                return Err(NumericsError::Unsupported { what });
             }
         };
         let left = cast::<f64, T>(residuals.as_ref());

@@ -6,7 +6,7 @@ use faer::{Mat, MatRef};
 use super::InverseGram;
 use super::solution::{Product, Solution, Workspace};
 use super::unsettled::Fate;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::{BLOCK, Sign};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
@@ -34,7 +34,7 @@ impl InverseGram {
     /// product.
     ///
     /// # Errors
-    /// [`EditError::StaleUpdate`] if the state has changed since, or if the solution was found for another size.
+    /// [`NumericsError::StaleProposal`] if the state has changed since, or if the solution was found for another size.
     pub fn absorb_solution(&mut self, solution: &Solution) -> Result<()> {
         self.check_fresh(solution)?;
         self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
@@ -62,7 +62,7 @@ impl InverseGram {
 
     fn check_fresh(&self, solution: &Solution) -> Result<()> {
         let fresh = solution.token.as_ref() == Some(&self.token);
-        if fresh { Ok(()) } else { Err(EditError::StaleUpdate) }
+        if fresh { Ok(()) } else { Err(NumericsError::StaleProposal) }
     }
 
     /// `Q <- Q - F Fᵀ`, for what becomes of the keys of a solution.
@@ -97,7 +97,7 @@ impl InverseGram {
     /// can be seen.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve), and [`EditError::Singular`] if `I - G` is not positive, which means that the keys are
+    /// As [`solve`](Self::solve), and [`NumericsError::Singular`] if `I - G` is not positive, which means that the keys are
     /// not in the history, or not so by more than 10⁴ times its rounding: a key of huge `s = kᵀ A⁻¹ k` leaves
     /// `1 / (1 + s)` of itself in `Q`, and the relative error of what comes back is about `1e-16 s²`. In `f64` a key
     /// can be released up to `s` of about 10⁵. Nothing is changed then.
@@ -108,7 +108,8 @@ impl InverseGram {
         let G = self.gram(&workspace)?;
         let n = G.nrows();
         let floors: Vec<f64> = self.rounding(&workspace.keys).map(|rounding| 1e4 * rounding).collect();
-        let singular = || EditError::Singular {
+        let singular = |pivot| NumericsError::Singular {
+            pivot: Some(pivot),
             step: "releasing keys, I - Kᵀ Q K",
             advice: "release only keys that were absorbed, each once; if they were, their norm is too large for the \
                      precision: use a larger lambda2",

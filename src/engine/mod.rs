@@ -20,7 +20,7 @@ use faer::{Mat, MatRef, Par};
 use probe::Probe;
 use unsettled::Unsettled;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::Symmetric;
 use crate::linalg::{self, tolerance};
 use crate::projector::{Projector, singular_start};
@@ -62,7 +62,7 @@ use crate::util::validate;
 /// assert!((Q.to_dense()[(0, 0)] - 0.18).abs() < 1e-15);
 /// Q.release(k.as_ref())?; //                                as if it had never been
 /// assert!((Q.to_dense()[(0, 0)] - 0.2).abs() < 1e-15);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct InverseGram {
@@ -89,7 +89,7 @@ impl InverseGram {
     /// Cost: `d_in² r` flops, and `d_in r` numbers of workspace.
     ///
     /// # Errors
-    /// Negative or non-finite numbers; [`EditError::Singular`] if `weight s_i + ridge` is zero to working precision
+    /// Negative or non-finite numbers; [`NumericsError::Singular`] if `weight s_i + ridge` is zero to working precision
     /// for a kept direction.
     pub fn diagonal(projector: &Projector, weight: f64, ridge: f64, par: Par) -> Result<Self> {
         let A = projector.protection(weight, ridge)?;
@@ -103,7 +103,7 @@ impl InverseGram {
     /// full refresh. Cost: about `6 d_in² r` flops and an `r x r` Cholesky factorisation.
     ///
     /// # Errors
-    /// Wrong shapes, NaN; [`EditError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
+    /// Wrong shapes, NaN; [`NumericsError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
     pub fn new(projector: &Projector, A: MatRef<'_, f64>, ridge: f64, par: Par) -> Result<Self> {
         validate::shape("A", A, projector.dim(), projector.dim())?;
         validate::finite("A", A)?;
@@ -135,7 +135,7 @@ impl InverseGram {
     pub fn isotropic(d_in: usize, a: f64, par: Par) -> Result<Self> {
         validate::positive("a", a)?;
         if d_in == 0 {
-            return Err(EditError::Empty { argument: "d_in" });
+            return Err(NumericsError::Empty { argument: "d_in" });
         }
         validate::in_range(START, &[1.0 / a])?;
         Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, par)?, 1.0 / a))
@@ -151,7 +151,7 @@ impl InverseGram {
         if Q.is_finite() {
             Ok(Self::started(Q, largest))
         } else {
-            Err(EditError::Overflow { step: START, scalar: f64::NAME })
+            Err(NumericsError::Overflow { step: START, scalar: f64::NAME })
         }
     }
 

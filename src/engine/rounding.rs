@@ -4,7 +4,7 @@ use faer::{Accum, Mat};
 
 use super::InverseGram;
 use super::solution::Workspace;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::linalg::symmetric::BLOCK;
 

@@ -7,7 +7,7 @@ use super::InverseGram;
 use super::solution::{Product, Solution, Workspace};
 use super::unsettled::Fate;
 use crate::batch::Order;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::scalar::Scalar;
 use crate::util::validate;
@@ -32,7 +32,7 @@ impl InverseGram {
     /// Cost: one pass over `Q`, `O(d_in n²)`, and an `n x n` Cholesky factorisation.
     ///
     /// # Errors
-    /// Wrong shape, empty batch, NaN, and [`EditError::Overflow`] if finite keys lead beyond the range of `f64`.
+    /// Wrong shape, empty batch, NaN, and [`NumericsError::Overflow`] if finite keys lead beyond the range of `f64`.
     pub fn solve<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
         let mut solution = Solution::default();
         self.solve_into(keys, &mut solution, &mut Workspace::default())?;
@@ -86,7 +86,7 @@ impl InverseGram {
     /// squares, with `e = 0` exactly.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve), a negative `e`, and [`EditError::Singular`] if `e` is so small that keys which are dependent, or
+    /// As [`solve`](Self::solve), a negative `e`, and [`NumericsError::Singular`] if `e` is so small that keys which are dependent, or
     /// outside of the space, ask for the impossible.
     ///
     /// ```
@@ -95,7 +95,7 @@ impl InverseGram {
     /// let k = mat![[1.0], [2.0]];
     /// let exact = Q.solve_with_slack(k.as_ref(), 0.0)?; // Delta k = r, for any r
     /// assert!(((k.transpose() * exact.directions())[(0, 0)] - 1.0).abs() < 1e-15);
-    /// # Ok::<(), betaedit_core::EditError>(())
+    /// # Ok::<(), betaedit_core::Error>(())
     /// ```
     pub fn solve_with_slack<T: Scalar>(&self, keys: MatRef<'_, T>, slack: f64) -> Result<Solution> {
         let mut solution = self.solve(keys)?;
@@ -110,7 +110,8 @@ impl InverseGram {
         if slack == 1.0 {
             return Ok(());
         }
-        let singular = || EditError::Singular {
+        let singular = |pivot| NumericsError::Singular {
+            pivot: Some(pivot),
             step: "the small system Kᵀ Q K + e I",
             advice: "the residuals cannot be met so closely: keys of the batch are dependent, or (nearly) outside of the \
                      space that may be edited; allow more slack, or merge the edits",
@@ -123,7 +124,7 @@ impl InverseGram {
                 let met: f64 = k.iter().zip(&*d).map(|(k, d)| k * d).sum();
                 let divisor = slack + (1.0 - slack) * met;
                 if !(divisor > floor) {
-                    return Err(singular());
+                    return Err(singular(j));
                 }
                 d.iter_mut().for_each(|d| *d /= divisor);
             }
@@ -278,10 +279,10 @@ impl InverseGram {
         let g: f64 = k.iter().zip(z).map(|(k, z)| k * z).sum();
         let rounding = self.rounding(&workspace.keys).fold(0.0, f64::max);
         if !g.is_finite() {
-            return Err(EditError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
+            return Err(NumericsError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
         }
         if !(1.0 + g >= smallest_pivot(rounding, Fate::Absorbed)) {
-            return Err(singular_batch());
+            return Err(singular_batch(0));
         }
         solution.gains.clear();
         solution.gains.push(g);
@@ -305,8 +306,9 @@ fn diagonal(G: &Mat<f64>) -> Vec<f64> {
     (0..G.nrows()).map(|i| G[(i, i)]).collect()
 }
 
-fn singular_batch() -> EditError {
-    EditError::Singular {
+fn singular_batch(pivot: usize) -> NumericsError {
+    NumericsError::Singular {
+        pivot: Some(pivot),
         step: "the small system I + Kᵀ Q K",
         advice: "a key is so long against lambda2, and so near to keys edited before or with it, that rounding hides \
                  what is left of it: raise lambda2, or merge the edits",

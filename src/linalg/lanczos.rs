@@ -2,7 +2,7 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Svd, svd};
 use crate::scalar::Scalar;
 use crate::util::{random, validate};
@@ -26,7 +26,7 @@ const CONVERGED: f64 = 1e-10;
 /// use betaedit_core::{faer::{mat, Par}, restraint::spectral_norm};
 /// let A = mat![[3.0, 0.0], [0.0, -4.0]];
 /// assert!((spectral_norm(A.as_ref(), Par::Seq)? - 4.0).abs() < 1e-14);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> {
     validate::not_empty("matrix", matrix)?;
@@ -66,7 +66,7 @@ pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> 
                 return if value.is_finite() {
                     Ok(value)
                 } else {
-                    Err(EditError::Overflow { step: "the largest singular value", scalar: f64::NAME })
+                    Err(NumericsError::Overflow { step: "the largest singular value", scalar: f64::NAME })
                 };
             }
         }

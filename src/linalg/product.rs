@@ -4,13 +4,13 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 
 /// Zeros, or a typed error where the memory is not there.
 pub(crate) fn zeros<T: Scalar>(rows: usize, cols: usize, purpose: &'static str) -> Result<Mat<T>> {
     let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<T>());
-    let out_of_memory = EditError::OutOfMemory { bytes, purpose };
+    let out_of_memory = NumericsError::OutOfMemory { bytes, purpose };
     if bytes > isize::MAX as usize {
         return Err(out_of_memory);
     }

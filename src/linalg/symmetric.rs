@@ -10,7 +10,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 
 use std::io::{Read, Write};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::linalg::triangle::{Sums, Triangle};
 use crate::scalar::Scalar;

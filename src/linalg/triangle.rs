@@ -5,7 +5,7 @@ use std::ops::{Add, AddAssign, Mul};
 
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::scalar::Scalar;
 use crate::util::bytes;

@@ -2,7 +2,7 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
@@ -20,7 +20,7 @@ use crate::util::validate;
 /// assert_eq!(interference.matrix()[(0, 1)], -1.0);
 /// assert_eq!(interference.worst(), Some((1, 0, -1.0 / 2.0_f64.sqrt())));
 /// assert!(!interference.is_non_conflicting(1e-12));
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Interference {
@@ -34,7 +34,7 @@ impl Interference {
     /// # Errors
     /// An empty list, updates of different weights, or overflow.
     pub fn new<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
-        let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
+        let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
         let total: usize = updates.iter().map(Update::rank).sum();
         let mut L = Mat::<f64>::zeros(first.d_out(), total);
         let mut R = Mat::<f64>::zeros(first.d_in(), total);

@@ -2,7 +2,7 @@
 
 use faer::Par;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
@@ -26,7 +26,7 @@ use crate::util::validate;
 /// moment.observe(mat![[2.0], [0.0]].as_ref(), Par::Seq)?; // C = diag(4, 0)
 /// let update = Update::from_factors(mat![[3.0]], mat![[1.0, 7.0]])?;
 /// assert_eq!(metrics::leakage(&update, &moment, Par::Seq)?, 36.0);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 ///
 /// # Errors
@@ -34,7 +34,7 @@ use crate::util::validate;
 pub fn leakage<T: Scalar>(update: &Update<T>, moment: &SecondMoment, par: Par) -> Result<f64> {
     if update.d_in() != moment.d_in() {
         let (expected, found) = ((update.d_in(), update.d_in()).into(), (moment.d_in(), moment.d_in()).into());
-        return Err(EditError::Shape { argument: "moment", expected, found });
+        return Err(NumericsError::Shape { argument: "moment", expected, found });
     }
     let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
     let CR = moment.product(R.as_ref(), par)?;

@@ -3,7 +3,7 @@
 use faer::{Mat, MatRef, Par};
 
 use crate::batch::EditBatch;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
@@ -43,7 +43,7 @@ pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par
 /// retention.record(&EditBatch::new(k.as_ref(), r.as_ref())?, total.as_ref(), Par::Seq)?;
 /// total[(0, 0)] = 1.5; // the edit reaches three quarters of its goal
 /// assert_eq!(retention.errors(total.as_ref(), Par::Seq)?, [0.5]);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Retention {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
@@ -34,7 +34,7 @@ use crate::util::validate;
 /// assert!((second.drift - 32.0_f64.sqrt()).abs() < 1e-14);
 /// assert!((second.leakage - 16.0).abs() < 1e-14);
 /// assert!((second.interference - 8.0).abs() < 1e-14); // <D before, Delta>
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunningTotal {
@@ -54,6 +54,7 @@ pub struct RunningTotal {
 
 /// One measurement of a [`RunningTotal`].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Measurement {
     /// Edits so far.
@@ -72,6 +73,7 @@ pub struct Measurement {
 
 /// Leakage and drift of a total change `D`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Gauges {
     /// `tr(D C Dᵀ)`.
     pub leakage: f64,
@@ -87,7 +89,7 @@ impl RunningTotal {
     pub fn new(moment: &Arc<SecondMoment>, d_out: usize, stride: usize, par: Par) -> Result<Self> {
         for (parameter, value) in [("stride", stride), ("d_out", d_out)] {
             if value == 0 {
-                return Err(EditError::Parameter { parameter, value: 0.0, allowed: "at least 1" });
+                return Err(NumericsError::Parameter { parameter, value: 0.0, allowed: "at least 1" });
             }
         }
         let d_in = moment.d_in();

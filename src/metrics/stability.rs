@@ -2,7 +2,7 @@
 
 use faer::{MatRef, Par};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
@@ -21,7 +21,7 @@ use crate::util::validate;
 /// Cost: one pass over `V`, `2 d_in r n` flops in `f64`.
 ///
 /// # Errors
-/// Wrong shape, empty, NaN, overflow; [`Singular`](crate::EditError::Singular) if `A0` is not positive on the space.
+/// Wrong shape, empty, NaN, overflow; [`Singular`](crate::error::NumericsError::Singular) if `A0` is not positive on the space.
 pub fn stability<T: Scalar>(
     projector: &Projector,
     weight: f64,

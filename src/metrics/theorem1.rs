@@ -6,7 +6,7 @@ use faer::{Mat, Par};
 
 use crate::batch::EditBatch;
 use crate::engine::InverseGram;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::projector::Projector;
 use crate::scalar::Scalar;
@@ -43,7 +43,7 @@ use crate::util::validate;
 /// assert!((run.drift_without[1].powi(2) - 0.16529).abs() < 1e-5);
 /// assert!((run.drift_with[1].powi(2) - 0.18139).abs() < 1e-5);
 /// assert!(run.non_conflicting && !run.small_keys && !run.drift_cannot_grow());
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

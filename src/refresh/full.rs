@@ -6,7 +6,7 @@ use faer::{Mat, MatRef, Par, Scale};
 
 use super::solve::Solve;
 use crate::engine::InverseGram;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::{HistoryWeighting, Projector, Threshold};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;

@@ -8,7 +8,7 @@ use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::engine::InverseGram;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::projector::Projector;
 use crate::spectrum::Spectrum;
@@ -237,7 +237,8 @@ impl Small {
 
 /// The Cholesky factor of a positive definite `G`.
 fn factor(G: Mat<f64>, par: Par) -> Result<Mat<f64>> {
-    let singular = || EditError::Singular {
+    let singular = |pivot| NumericsError::Singular {
+        pivot: Some(pivot),
         step: "the refreshed space",
         advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
     };

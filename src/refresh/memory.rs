@@ -11,7 +11,7 @@ use super::nested::{self, Headroom};
 use super::solve::Solve;
 use super::{Refresh, RefreshRule};
 use crate::engine::{Constraint, InverseGram, Solution};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::projector::{HistoryWeighting, Projector, SpectralGap, Threshold};
 use crate::scalar::Scalar;
@@ -202,8 +202,8 @@ impl Memory {
         Ok(Refreshed::default())
     }
 
-    pub(crate) fn exhausted(&self, edits: usize) -> EditError {
-        EditError::CapacityExhausted { edits, first: self.projector.kept() }
+    pub(crate) fn exhausted(&self, edits: usize) -> NumericsError {
+        NumericsError::CapacityExhausted { edits, first: self.projector.kept() }
     }
 
     /// Whether past keys have shaped the space, after so many refreshes.

@@ -9,13 +9,14 @@ pub(crate) mod solve;
 
 pub use nested::Headroom;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::projector::{HistoryWeighting, SpectralGap};
 use crate::util::named::named;
 use crate::util::validate;
 
 /// When a projector is refreshed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Refresh {
     /// Never: the projector of the start serves for all edits.
@@ -44,6 +45,7 @@ pub enum Refresh {
 /// | `Maximal` | `O(d_in² t)`, all `t` keys so far | as many as `Full` by `C + w H` | may come back | the keys, the spectrum |
 /// | `Nested` | `O(d_in² n)`, the `n` new keys | fewer | stay protected | the headroom, `4 d_in²` bytes |
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum RefreshRule {
     /// A new eigendecomposition of the protected matrix, and a new `Q` from one Cholesky factorisation.
@@ -63,6 +65,7 @@ pub enum RefreshRule {
 
 /// What a refresh did.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RefreshReport {
     /// Edits committed before the refresh.
@@ -80,13 +83,14 @@ pub struct RefreshReport {
 
 /// How much of the space of the start may still be edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Capacity {
     /// A tenth or more of the directions of the start.
     Ample,
     /// Less than a tenth: time to plan for a larger threshold, a smaller weight, or a fresh start.
     Low,
-    /// None: every further edit is refused with [`EditError::CapacityExhausted`].
+    /// None: every further edit is refused with [`NumericsError::CapacityExhausted`].
     Exhausted,
 }
 
@@ -108,7 +112,7 @@ impl Refresh {
     pub(crate) fn check(self) -> Result<()> {
         match self {
             Self::Never => Ok(()),
-            Self::Every { edits: 0, .. } => Err(EditError::Parameter {
+            Self::Every { edits: 0, .. } => Err(NumericsError::Parameter {
                 parameter: "refresh period",
                 value: 0.0,
                 allowed: "at least 1 edit; for no refresh, use `Refresh::Never`",

@@ -6,7 +6,7 @@ use faer::{Mat, MatRef, Par};
 
 use crate::util::bytes;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::{Sign, Symmetric};
 use crate::linalg::{self, tolerance};
 use crate::projector::Projector;
@@ -31,7 +31,7 @@ use crate::util::validate;
 /// # Examples
 /// ```
 /// use std::sync::Arc;
-/// use betaedit_core::{Headroom, ProjectorBuilder, Spectrum, faer::{Mat, mat, Par}};
+/// use betaedit_core::{Spectrum, faer::{Mat, mat, Par}, projector::ProjectorBuilder, refresh::Headroom};
 ///
 /// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.004, 0.01][i] } else { 0.0 });
 /// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
@@ -43,7 +43,7 @@ use crate::util::validate;
 /// assert!(headroom.used(large.as_ref())?[0] > 1.0);
 /// assert_eq!((headroom.absorb(small.as_ref())?, headroom.absorb(large.as_ref())?), (0, 1)); // directions removed
 /// assert_eq!(headroom.kept(), 1);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Headroom {
@@ -86,7 +86,7 @@ impl Headroom {
         let V = projector.basis();
         let s = projector.kept_values();
         if s.iter().any(|s| tau - s < tolerance::HEADROOM * tau) {
-            return Err(EditError::Parameter {
+            return Err(NumericsError::Parameter {
                 parameter: "threshold",
                 value: tau,
                 allowed: "farther from every kept eigenvalue: use `Projector::with_headroom`",

@@ -3,7 +3,7 @@
 use faer::{MatRef, Par};
 
 use crate::engine::InverseGram;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Projector;
 
 /// `Q = V (Vᵀ (weight C + H) V + ridge I)⁻¹ Vᵀ`.

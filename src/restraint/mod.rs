@@ -21,7 +21,7 @@
 //! let update = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq)?;
 //! assert!((update.to_dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
 //! editor.commit(&update)?;
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
 mod prune;
@@ -31,11 +31,12 @@ pub use crate::linalg::lanczos::spectral_norm;
 pub use prune::{Damping, Prune};
 pub use rect::Rect;
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::util::description::Description;
 
 /// A restraint as a value, for example of a [`SessionBuilder`](crate::session).
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Restraint {
     /// Of every update.
@@ -48,7 +49,7 @@ impl Restraint {
     /// Refuses numbers outside their range.
     ///
     /// # Errors
-    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    /// [`NumericsError::Parameter`](crate::error::NumericsError::Parameter).
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Rect(rect) => rect.check(),

@@ -3,7 +3,7 @@
 use faer::{Mat, MatRef, Par};
 
 use super::spectral_norm;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
@@ -25,9 +25,10 @@ use crate::util::validate;
 /// let total = Update::from_factors(mat![[3.0], [4.0]], mat![[2.0, 0.0]])?; // one singular value, 10
 /// let pruned = Prune::default().restrain(&total, 2.0, Par::Seq)?;
 /// assert!((pruned.frobenius_norm() - (5.0_f64.ln() + 2.0)).abs() < 1e-14);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Prune {
     /// How singular values are damped. Default: [`Damping::Logarithm`] with the base e.
@@ -36,6 +37,7 @@ pub struct Prune {
 
 /// What becomes of a singular value `s` above the largest one of the weight, `m`. Never more than `s`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Damping {
     /// `log_b(s) - log_b(m) + m`. Published are the bases e, 2, 1.5 and 1.2.
@@ -89,7 +91,7 @@ impl Prune {
     pub(super) fn check(&self) -> Result<()> {
         match self.damping {
             Damping::Logarithm { base: value } if !(value > 1.0 && value.is_finite()) => {
-                Err(EditError::Parameter { parameter: "base of the logarithm", value, allowed: "above 1" })
+                Err(NumericsError::Parameter { parameter: "base of the logarithm", value, allowed: "above 1" })
             }
             Damping::Logarithm { .. } | Damping::Linear => Ok(()),
         }

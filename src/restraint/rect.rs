@@ -2,7 +2,7 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
 use crate::util::validate;
@@ -15,6 +15,7 @@ use crate::util::validate;
 /// # References
 /// Gu et al., "Model Editing Harms General Abilities of Large Language Models: Regularization to the Rescue", EMNLP 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Rect {
     /// The share of the entries that stay, rounded up to a whole number. Default: `0.4`, as in the AlphaEdit program; the
@@ -40,7 +41,7 @@ impl Rect {
         if self.kept > 0.0 && self.kept <= 1.0 {
             return Ok(());
         }
-        Err(EditError::Parameter { parameter: "kept", value: self.kept, allowed: "above 0, up to 1" })
+        Err(NumericsError::Parameter { parameter: "kept", value: self.kept, allowed: "above 0, up to 1" })
     }
 
     /// The update with the entries that stay: dense, but an [`Update`] as any other, which its editor commits.

@@ -63,7 +63,7 @@ impl<M> SessionBuilder<M> {
         self
     }
 
-    /// Keys to draw from at a layer, for methods with [`History::Random`](crate::History::Random): those of other facts.
+    /// Keys to draw from at a layer, for methods with [`History::Random`](crate::editor::History::Random): those of other facts.
     ///
     /// * `keys`: `d_in x m`
     pub fn random_keys(mut self, layer: usize, keys: Arc<Mat<f64>>) -> Self {

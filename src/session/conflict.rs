@@ -14,6 +14,7 @@ use crate::util::random;
 
 /// What is done about a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum ConflictPolicy {
     /// Both are written, as the papers do, or merged within a batch, by a method that does so; the outcome reports it.
@@ -37,6 +38,7 @@ named!(ConflictPolicy, "conflict policy", {
 
 /// Two edits of the same subject, or with nearly parallel keys at the first layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Conflict {
     /// The later edit.

@@ -14,6 +14,7 @@ use crate::util::validate;
 /// let guards = Guards { relative_drift: Some(0.1), ..Guards::default() };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Guards {
     /// `|Delta|_F / sqrt(n)` of a batch of `n`.
     pub update_norm: Option<f64>,
@@ -31,6 +32,7 @@ pub struct Guards {
 
 /// Which limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Guard {
     /// [`Guards::update_norm`].
@@ -62,6 +64,7 @@ impl fmt::Display for Guard {
 
 /// A limit that a batch did not keep.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Violation {
     /// The layer that the update was for.

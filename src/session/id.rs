@@ -4,6 +4,7 @@ use std::fmt;
 
 /// The number of a request in its session: the first is 0. It stays when others are undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct EditId(pub u64);
 
 impl From<u64> for EditId {

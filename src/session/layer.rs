@@ -18,6 +18,7 @@ use crate::util::bytes;
 
 /// What an applied batch did to one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerOutcome {
     /// The layer.

@@ -27,7 +27,7 @@
 //!     println!("{outcome}");
 //! }
 //! session.undo(&[17.into()])?;
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
 mod builder;

@@ -10,6 +10,7 @@ use crate::refresh::Capacity;
 
 /// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Progress {
     /// Requests seen, in this run and in those before it.

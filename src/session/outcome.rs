@@ -92,6 +92,7 @@ impl fmt::Display for Rejection {
 
 /// What an undo did.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Undone {
     /// The edits that are gone, with those that were merged into one with them.

@@ -10,6 +10,7 @@ const POINTS: usize = 512;
 
 /// What a session did from its first batch on, also before it was opened again, and the curves of it.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
     /// Requests applied, whatever became of them later.
@@ -28,6 +29,7 @@ pub struct Report {
 
 /// A point of a report's curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Point {
     /// Requests seen.

@@ -21,6 +21,7 @@ const HASH: usize = blake3::OUT_LEN;
 
 /// What opening a session's directory found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Recovery {
     /// Whether there was a session.

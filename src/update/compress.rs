@@ -3,7 +3,7 @@
 use faer::{Mat, Par};
 
 use super::Update;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::svd::{Qr, Svd, qr, svd};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
@@ -11,11 +11,21 @@ use crate::util::validate;
 
 /// How far an update is compressed.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Compression {
     /// To this rank, or the update's own if that is smaller.
     Rank(usize),
     /// To the smallest rank with an error of at most this fraction of `|Delta|_F`.
     Tolerance(f64),
+}
+
+/// An update of a smaller rank, see [`Update::compressed`].
+#[derive(Clone, Debug)]
+pub struct Compressed<T: Scalar> {
+    /// The update.
+    pub update: Update<T>,
+    /// `|Delta - Delta'|_F` at most: the part that was cut off, plus what rounding the factors to `T` can add.
+    pub error: f64,
 }
 
 impl<T: Scalar> Update<T> {
@@ -26,7 +36,7 @@ impl<T: Scalar> Update<T> {
     /// No update, updates of different weights, or a sum beyond the range of `T`.
     pub fn stacked<'a>(updates: impl IntoIterator<Item = &'a Self>) -> Result<Self> {
         let updates: Vec<_> = updates.into_iter().collect();
-        let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
+        let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
         for update in &updates {
             update.check_shape("updates", first.d_out(), first.d_in())?;
         }
@@ -41,8 +51,7 @@ impl<T: Scalar> Update<T> {
         Self::from_factors(left, right)
     }
 
-    /// The nearest update of a smaller rank, and `|Delta - Delta'|_F` at most: the part that was cut off, plus what
-    /// rounding the factors to `T` can add.
+    /// The nearest update of a smaller rank.
     ///
     /// By QR decompositions of both factors and a singular value decomposition of the small product of the triangles
     /// (Eckart, Young 1936: no update of that rank is nearer). The factors share the singular values evenly. Cost:
@@ -53,23 +62,23 @@ impl<T: Scalar> Update<T> {
     ///
     /// # Examples
     /// ```
-    /// use betaedit_core::{Compression, Update, faer::{mat, Mat, Par}};
+    /// use betaedit_core::{Update, faer::{mat, Mat, Par}, update::{Compressed, Compression}};
     ///
     /// // Two edits that are nearly one.
     /// let update = Update::from_factors(mat![[3.0, 3.0], [4.0, 4.001]], mat![[1.0, 0.0], [1.0, 0.001]])?;
-    /// let (one, error) = update.compressed(Compression::Rank(1), Par::Seq)?;
+    /// let Compressed { update: one, error } = update.compressed(Compression::Rank(1), Par::Seq)?;
     /// assert_eq!(one.rank(), 1);
     /// let difference = update.to_dense(Par::Seq) - one.to_dense(Par::Seq);
     /// assert!(difference.norm_l2() <= error && error < 1e-2);
-    /// # Ok::<(), betaedit_core::EditError>(())
+    /// # Ok::<(), betaedit_core::Error>(())
     /// ```
-    pub fn compressed(&self, to: Compression, par: Par) -> Result<(Self, f64)> {
+    pub fn compressed(&self, to: Compression, par: Par) -> Result<Compressed<T>> {
         match to {
             Compression::Rank(0) => {
-                return Err(EditError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
+                return Err(NumericsError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
             }
             Compression::Tolerance(share) if !(0.0..=1.0).contains(&share) => {
-                return Err(EditError::Parameter { parameter: "tolerance", value: share, allowed: "from 0 to 1" });
+                return Err(NumericsError::Parameter { parameter: "tolerance", value: share, allowed: "from 0 to 1" });
             }
             Compression::Rank(_) | Compression::Tolerance(_) => {}
         }
@@ -103,7 +112,7 @@ impl<T: Scalar> Update<T> {
         let u = T::EPSILON / 2.0 + tolerance::decomposition(self.rank());
         let error = L.scale * R.scale * (dropped[rank] + (2.0 * u + u * u) * kept);
         validate::in_range("the error of the compression", &[error])?;
-        Ok((Self::from_factors(left, right.transpose().to_owned())?, error))
+        Ok(Compressed { update: Self::from_factors(left, right.transpose().to_owned())?, error })
     }
 
     /// Thin singular value decomposition `U diag(s) Vᵀ`, descending: `d_out x m`, `m` values, `d_in x m`.

@@ -3,7 +3,7 @@
 mod compress;
 mod weight;
 
-pub use compress::Compression;
+pub use compress::{Compressed, Compression};
 pub use weight::{Orientation, Weight};
 
 use faer::linalg::matmul::matmul;
@@ -11,7 +11,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use rayon::iter::ParallelIterator;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, lanczos};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
@@ -32,7 +32,7 @@ use crate::util::validate;
 /// update.apply_to(W.as_mut(), Orientation::OutputsByInputs, Par::Seq)?;
 /// assert_eq!(W, mat![[0.5, 0.0, -1.0], [1.0, 0.0, -2.0]]);
 /// assert!((update.frobenius_norm() - 6.25_f64.sqrt()).abs() < 1e-15);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Update<T: Scalar> {
@@ -112,7 +112,11 @@ impl<T: Scalar> Update<T> {
 
     /// Refuses factors whose product leaves the range of `T`.
     fn representable(self) -> Result<Self> {
-        if self.bound() <= T::MAX { Ok(self) } else { Err(EditError::Overflow { step: "the update", scalar: T::NAME }) }
+        if self.bound() <= T::MAX {
+            Ok(self)
+        } else {
+            Err(NumericsError::Overflow { step: "the update", scalar: T::NAME })
+        }
     }
 
     /// An upper bound of every entry of `Delta`.
@@ -127,10 +131,10 @@ impl<T: Scalar> Update<T> {
     /// Refuses, under the name of an argument, an update of a weight of another shape than `d_out x d_in`.
     ///
     /// # Errors
-    /// [`EditError::Shape`].
+    /// [`NumericsError::Shape`].
     pub fn check_shape(&self, argument: &'static str, d_out: usize, d_in: usize) -> Result<()> {
         let (expected, found) = ((d_out, d_in).into(), (self.d_out(), self.d_in()).into());
-        if expected == found { Ok(()) } else { Err(EditError::Shape { argument, expected, found }) }
+        if expected == found { Ok(()) } else { Err(NumericsError::Shape { argument, expected, found }) }
     }
 
     /// The left factor, `d_out x n`: for a proposed update, the residuals.
@@ -245,7 +249,7 @@ impl<T: Scalar> Update<T> {
         let threads = par.degree().min(lines.ncols());
         if !lines.par_col_partition(threads).all(fits) {
             validate::finite("weight", weight.as_ref())?;
-            return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
+            return Err(NumericsError::Overflow { step: "the edited weight", scalar: T::NAME });
         }
         self.add_unchecked(weight, sign, par);
         Ok(())
@@ -269,7 +273,7 @@ impl<T: Scalar> Update<T> {
     /// The same update with factors in another number type, each entry rounded once.
     ///
     /// # Errors
-    /// [`EditError::Overflow`] if a factor or their product leaves the range of `U`.
+    /// [`NumericsError::Overflow`] if a factor or their product leaves the range of `U`.
     pub fn cast<U: Scalar>(&self) -> Result<Update<U>> {
         let (left, right) = (cast::<T, U>(self.left()), cast::<T, U>(self.right.as_ref()));
         validate::no_overflow("the conversion of the update", left.as_ref())?;

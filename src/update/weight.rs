@@ -3,7 +3,7 @@
 use faer::{Mat, MatMut, MatRef, Par};
 
 use super::Update;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
 use crate::util::named::named;
@@ -11,6 +11,7 @@ use crate::util::validate;
 
 /// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Orientation {
     /// `d_out x d_in`, `y = W k`: PyTorch's `Linear`, that is, nearly every model.
     OutputsByInputs,
@@ -28,13 +29,13 @@ named!(Orientation, "orientation", { OutputsByInputs => "outputs-by-inputs", Inp
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{Orientation, Update, Weight, faer::{mat, Par}};
+/// use betaedit_core::{Orientation, Update, faer::{mat, Par}, update::Weight};
 ///
 /// let mut W = Weight::new(mat![[1.0, 0.0], [0.0, 1.0]], Orientation::OutputsByInputs)?;
 /// let update = Update::from_factors(mat![[1.0], [2.0]], mat![[0.5, -1.0]])?;
 /// W.apply(&update, Par::Seq)?;
 /// assert_eq!(W.stored(), mat![[1.5, -1.0], [1.0, -1.0]]);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Weight<T: Scalar> {
@@ -95,7 +96,7 @@ impl<T: Scalar> Weight<T> {
         if !(self.bound + step <= 0.5 * T::MAX) {
             self.bound = linalg::largest(self.matrix.as_ref());
             if !(self.bound + step <= 0.5 * T::MAX) {
-                return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
+                return Err(NumericsError::Overflow { step: "the edited weight", scalar: T::NAME });
             }
         }
         update.add_unchecked(self.outputs_by_inputs_mut(), 1.0, par);

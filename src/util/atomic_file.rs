@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::error::{EditError, Result};
+use crate::error::{Error, FileError, Result};
 
 /// Bytes gathered before they are handed to the operating system, or asked of it at once.
 pub(crate) const BUFFER: usize = 1 << 20;
@@ -17,8 +17,8 @@ pub(crate) const BUFFER: usize = 1 << 20;
 pub(crate) type Writer<'a> = BufWriter<&'a File>;
 
 /// The error of the operating system about a file.
-pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> EditError + Copy + '_ {
-    move |source| EditError::Io { path: path.to_owned(), source }
+pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> Error + Copy + '_ {
+    move |source| FileError::Io { path: path.to_owned(), source }
 }
 
 /// The contents of a file.

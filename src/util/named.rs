@@ -10,12 +10,12 @@ macro_rules! named {
         }
 
         impl std::str::FromStr for $type {
-            type Err = crate::error::EditError;
+            type Err = crate::error::NumericsError;
 
             fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
                 match name {
                     $($name => Ok(Self::$variant),)+
-                    _ => Err(crate::error::EditError::UnknownName {
+                    _ => Err(crate::error::NumericsError::UnknownName {
                         kind: $what,
                         name: name.to_owned(),
                         known: [$($name),+].join(", "),

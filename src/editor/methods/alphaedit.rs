@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 use crate::util::validate;
@@ -17,6 +17,7 @@ use crate::util::validate;
 /// Fang et al., "AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models", ICLR 2025 (equation 4 of
 /// the BetaEdit paper). The released program always carries the history, which the BetaEdit paper calls AlphaEdit-H.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AlphaEdit {
     /// Ridge on the norm of the update. Default: `10.0`.

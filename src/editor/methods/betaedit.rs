@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::util::named::named;
@@ -18,6 +18,7 @@ use crate::util::validate;
 /// Liu, Liu, Li, "BetaEdit: Null-Space Constrained Sequential Model Editing", arXiv 2605.09285, equations 7 to 9.
 /// Ablations: "w/o KL" is [`Penalty::Dropped`], "w/o NS" is [`Refresh::Never`].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct BetaEdit {
     /// Weight of the statistics in the solve. Default: `3_000.0`, in units of one edited key.
@@ -35,6 +36,7 @@ pub struct BetaEdit {
 
 /// Whether the solve has the leakage penalty `lambda1 C`. The statistics stay in the projector either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Penalty {
     /// Yes.
     #[default]

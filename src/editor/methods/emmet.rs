@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Slack, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
@@ -16,6 +16,7 @@ use crate::util::validate;
 /// # References
 /// Gupta, Sajnani, Anumanchipalli, "A Unified Framework for Model Editing", Findings of EMNLP 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Emmet {
     /// Weight of the statistics. Default: `15_000.0`; published are 1 to 100 000, by model and program.

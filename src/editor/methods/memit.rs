@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Merging, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
@@ -17,6 +17,7 @@ use crate::util::validate;
 /// history: equation 5 of the BetaEdit paper (MEMIT-H); with random keys in place of the history: its baseline MEMIT-R; its
 /// MEMIT-30000 is `lambda = 30_000.0`. Merging: Dong, Shen, Xia, "MEMIT-Merge", Findings of ACL 2025, arXiv 2502.07322.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Memit {
     /// Weight of the statistics. Default: `15_000.0`, in units of one edited key.

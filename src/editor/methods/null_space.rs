@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 
@@ -14,12 +14,13 @@ use crate::refresh::Refresh;
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{Emmet, Method, NullSpace, Refresh, Threshold};
+/// use betaedit_core::{Method, Refresh, Threshold, editor::{Emmet, NullSpace}};
 /// let method = NullSpace::new(Emmet::default()).with_threshold(Threshold::Directions(700));
 /// assert_eq!(method.name(), "emmet-ns");
 /// assert!(method.recipe().refresh != Refresh::Never);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct NullSpace<M> {
     /// The method.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Memit, Method, Recipe, Share};
-use crate::error::Result;
+use crate::error::numerics::Result;
 
 /// PMET: the update of MEMIT, with a larger share of the residual for the lower layers, `1 / sqrt(l)` with `l` layers left.
 ///
@@ -13,6 +13,7 @@ use crate::error::Result;
 /// # References
 /// Li et al., "PMET: Precise Model Editing in a Transformer", AAAI 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Pmet {
     /// Weight of the statistics. Default: `15_000.0`; published is 6 000 for GPT-J.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
@@ -20,19 +20,34 @@ use crate::util::validate;
 /// # References
 /// "RLSEdit", arXiv 2601.15686.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RlsEdit {
     /// Weight of the statistics. Default: `15_000.0`.
     pub lambda: f64,
-    /// Strength of the anchor to the outputs of the start. Default: `1.0`.
+    /// What holds the weight near the start.
+    pub anchors: Anchors,
+}
+
+/// Strengths of the two terms that hold RLSEdit's weight near the weight of the start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct Anchors {
+    /// To the outputs of the start. Default: `1.0`.
     pub mu: f64,
-    /// Strength of the anchor to the weight of the start. Default: `0.0`.
+    /// To the entries of the weight of the start. Default: `0.0`.
     pub nu: f64,
+}
+
+impl Default for Anchors {
+    fn default() -> Self {
+        Self { mu: 1.0, nu: 0.0 }
+    }
 }
 
 impl Default for RlsEdit {
     fn default() -> Self {
-        Self { lambda: 15_000.0, mu: 1.0, nu: 0.0 }
+        Self { lambda: 15_000.0, anchors: Anchors::default() }
     }
 }
 
@@ -44,10 +59,10 @@ impl RlsEdit {
         self
     }
 
-    /// Sets the strengths of the anchors, to the outputs and to the weight of the start.
+    /// Sets the strengths of the anchors.
     #[must_use]
-    pub fn with_anchors(mut self, mu: f64, nu: f64) -> Self {
-        (self.mu, self.nu) = (mu, nu);
+    pub fn with_anchors(mut self, anchors: Anchors) -> Self {
+        self.anchors = anchors;
         self
     }
 }
@@ -59,12 +74,13 @@ impl Method for RlsEdit {
 
     fn check(&self) -> Result<()> {
         validate::non_negative("lambda", self.lambda)?;
-        validate::non_negative("mu", self.mu)?;
-        validate::non_negative("nu", self.nu)
+        validate::non_negative("mu", self.anchors.mu)?;
+        validate::non_negative("nu", self.anchors.nu)
     }
 
     fn recipe(&self) -> Recipe {
-        let (weight, ridge) = (self.mu * self.mu * self.lambda, self.nu * self.nu);
+        let Anchors { mu, nu } = self.anchors;
+        let (weight, ridge) = (mu * mu * self.lambda, nu * nu);
         Recipe::new(weight, ridge, Space::Whole, History::Absorbed, Refresh::Never)
     }
 }

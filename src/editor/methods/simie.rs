@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use crate::editor::{Method, Recipe};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::util::named::named;
 use crate::util::validate;
 
 /// How an ideal editor is simulated, see [`SimIe`].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Simulation {
     /// Weight of the distance from the weight of the start. Default: `10_000.0`.
     pub lambda: f64,
@@ -18,6 +19,7 @@ pub struct Simulation {
 
 /// The weight that a wrapped method edits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Base {
     /// That of the start, as published: every edit is the method's first.
     #[default]
@@ -55,11 +57,12 @@ impl Default for Simulation {
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{Memit, Method, SimIe};
+/// use betaedit_core::{Memit, Method, editor::SimIe};
 /// let method = SimIe::new(Memit::default());
 /// assert_eq!(method.recipe().simulation.unwrap().lambda, 10_000.0);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct SimIe<M> {
     /// The method.

@@ -1,9 +1,9 @@
-//! The one error type: what was wrong, in which argument, and what to do about it.
+//! What can go wrong with numbers: matrices, settings, the engine, editors.
 
 use std::fmt;
 
-/// `Result` with [`EditError`] as its error.
-pub type Result<T, E = EditError> = std::result::Result<T, E>;
+/// `Result` of the rooms that know numbers only.
+pub type Result<T, E = NumericsError> = std::result::Result<T, E>;
 
 /// Rows and columns of a matrix, as they stand in an error message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +26,13 @@ impl From<(usize, usize)> for Shape {
     }
 }
 
-/// Everything that can go wrong in this crate.
+/// What can go wrong with matrices, settings, the engine and editors.
 ///
 /// A function that returns an error has changed nothing: neither its arguments nor the state behind `&mut self`. (One
 /// function is two steps: [`Editor::edit`](crate::Editor::edit) keeps a refresh that was due, if the edit itself fails.)
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum EditError {
+pub enum NumericsError {
     /// A matrix has the wrong shape.
     #[error("`{argument}` is {found}, expected {expected}")]
     Shape {
@@ -153,22 +153,6 @@ pub enum EditError {
         argument: &'static str,
     },
 
-    /// Statistics of something else were to be added.
-    #[error("these are statistics of {found}, those of {expected}: they cannot be added")]
-    Fingerprint {
-        /// What there is already.
-        expected: String,
-        /// What was to be added.
-        found: String,
-    },
-
-    /// A part of the statistics was to be added twice.
-    #[error("part `{part}` of the statistics is counted already")]
-    CountedAlready {
-        /// Name of the part.
-        part: String,
-    },
-
     /// The threshold leaves no direction to edit in.
     #[error(
         "the projector keeps no direction: the threshold is {threshold:e}, the smallest eigenvalue {smallest:e}; use a \
@@ -194,10 +178,13 @@ pub enum EditError {
     },
 
     /// A matrix that must be inverted is singular to working precision.
-    #[error("{step}: the matrix is singular to working precision; {advice}")]
+    #[error("{step}: the matrix is singular to working precision{}; {advice}", at_pivot(*pivot))]
     Singular {
         /// The computation that needed the inverse.
         step: &'static str,
+        /// The row and column at which the factorisation failed, from 0 up: in the small system of a batch, the number of the
+        /// key. `None` if the matrix was refused for another reason.
+        pivot: Option<usize>,
         /// What to change.
         advice: &'static str,
     },
@@ -218,9 +205,9 @@ pub enum EditError {
         allowed: f64,
     },
 
-    /// An update was committed to an editor that has moved on since it was proposed, or to another editor.
-    #[error("the update was not proposed by this editor in its present state: propose it again, then commit")]
-    StaleUpdate,
+    /// A proposal was committed to an editor that has moved on since, or to another editor.
+    #[error("the proposal was not made by this editor in its present state: propose it again, then commit")]
+    StaleProposal,
 
     /// A projector refresh is due and has to come before the next proposal.
     #[error("a projector refresh is due after {edits} edits: call `refresh_if_due`, or use `edit`, which does")]
@@ -259,94 +246,9 @@ pub enum EditError {
         purpose: &'static str,
     },
 
-    /// A file could not be read or written.
-    #[error("{path}: {source}")]
-    Io {
-        /// Path of the file.
-        path: std::path::PathBuf,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
-
-    /// A file was read, but its contents cannot be used.
-    #[error("{path}: {problem}")]
-    Format {
-        /// Path of the file.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-
-    /// A file was read, but its numbers were refused.
-    #[error("{path}: {source}")]
-    InFile {
-        /// Path of the file.
-        path: std::path::PathBuf,
-        /// What is wrong with them; arguments are named as the file names them.
-        source: Box<EditError>,
-    },
-
-    /// A record of a file of facts cannot be used.
-    #[error("{path}: record {record}{}: {problem}", in_field(field))]
-    Record {
-        /// Path of the file.
-        path: std::path::PathBuf,
-        /// The number of the record, from 1 up; in a file of JSON lines, the number of the line.
-        record: usize,
-        /// The field that is wrong, unless it is the record as a whole.
-        field: Option<Box<str>>,
-        /// What is wrong with it, and what to do.
-        problem: String,
-    },
-
-    /// An adapter was asked for a layer that it does not have.
-    #[error("layer {layer} is not one of the adapter's layers {known:?}")]
-    UnknownLayer {
-        /// The layer asked for.
-        layer: usize,
-        /// The layers there are.
-        known: Vec<usize>,
-    },
-
-    /// An adapter was asked for a request that it does not have.
-    #[error("request {index} does not exist: there are {len}")]
-    UnknownRequest {
-        /// The request asked for.
-        index: usize,
-        /// How many there are.
-        len: usize,
-    },
-
-    /// A request to a language model that cannot be carried out.
-    #[error("the request about `{subject}`: {problem}")]
-    Request {
-        /// Its subject.
-        subject: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-
-    /// A session was asked for an edit that is not in the model.
-    #[error(
-        "edit {id} is not in the model: it was rejected, undone or replaced, or does not exist ({processed} so far)"
-    )]
-    UnknownEdit {
-        /// The edit asked for.
-        id: u64,
-        /// Requests so far.
-        processed: u64,
-    },
-
-    /// A session could not bring the model back to a state that it knows.
-    #[error("the session cannot go on: {problem}; the journal has every confirmed batch, open the session again")]
-    SessionBroken {
-        /// What went wrong.
-        problem: String,
-    },
-
-    /// An adapter failed for reasons of its own.
-    #[error("the adapter failed: {0}")]
-    Adapter(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An editor from outside of this crate failed for reasons of its own.
+    #[error("the editor failed: {0}")]
+    Editor(Box<dyn std::error::Error + Send + Sync>),
 }
 
 fn overflow_advice(scalar: &str) -> &'static str {
@@ -356,6 +258,6 @@ fn overflow_advice(scalar: &str) -> &'static str {
     }
 }
 
-fn in_field(field: &Option<Box<str>>) -> String {
-    field.as_ref().map(|field| format!(", field `{field}`")).unwrap_or_default()
+fn at_pivot(pivot: Option<usize>) -> String {
+    pivot.map(|pivot| format!(" (at pivot {pivot})")).unwrap_or_default()
 }
