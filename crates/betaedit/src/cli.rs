@@ -81,7 +81,7 @@ fn command() -> clap::Command {
         let (name, about) = (subcommand.get_name(), subcommand.get_about().cloned().unwrap_or_default());
         // Writing to a string cannot fail.
         let _ = writeln!(list, "  {literal}{name:width$}{literal:#}  {about}");
-        command = command.mut_subcommand(name.to_owned(), |subcommand| subcommand.hide(true));
+        command = command.mut_subcommand(name, |subcommand| subcommand.hide(true));
     }
     command.help_template(format!(
         "{{before-help}}{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n\

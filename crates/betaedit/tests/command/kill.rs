@@ -1,26 +1,36 @@
-//! `replay --session`, killed at any moment, goes on where it was.
+//! `betaedit replay --session`, killed at any moment, goes on where it was.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::durability::Folder;
-use crate::common::{Random, data};
-
-/// The example, which `cargo test` has built beside this program.
-fn replay() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().and_then(Path::parent).unwrap().join("examples").join("replay");
-    assert!(path.exists(), "{} is missing: `cargo test --all-features` builds it", path.display());
-    path
-}
+use crate::setting::{betaedit, of_the_library};
 
 fn command(session: &Path, out: &Path, method: &[&str]) -> Command {
-    let mut command = Command::new(replay());
-    command.args(["--threads", "1", "--snapshot-every", "8", "--lambda1", "30", "--threshold", "0.1"]);
-    command.arg("--stream").arg(data("small.safetensors")).arg("--session").arg(session).arg("--out").arg(out);
+    let mut command = betaedit();
+    command.args(["replay", "--snapshot-every", "8", "--lambda1", "30", "--threshold", "0.1"]);
+    command
+        .arg("--stream")
+        .arg(of_the_library("data/small.safetensors"))
+        .arg("--session")
+        .arg(session)
+        .arg("--out")
+        .arg(out);
     command.args(method).stdout(Stdio::null()).stderr(Stdio::null());
     command
+}
+
+/// Numbers in (0, 1), the same in every run (splitmix64).
+struct Uniform(u64);
+
+impl Uniform {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 /// SIGKILL at random moments, until the run has come to its end: the final update is that of an uninterrupted run, bit for
@@ -35,8 +45,8 @@ fn a_killed_run_ends_as_an_uninterrupted_one() {
         &["--method", "betaedit", "--refresh-rule", "continuous", "--refresh-weight", "1e-3", "--precision", "f32"],
         &["--method", "memit-h"],
     ];
-    let folder = Folder::new("kill");
-    let mut random = Random::new(77);
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Uniform(77);
     let (mut killed, mut within) = (0, 0);
     for round in 0.. {
         let method = methods[round % methods.len()];
@@ -47,7 +57,7 @@ fn a_killed_run_ends_as_an_uninterrupted_one() {
         let usual = clock.elapsed().as_secs_f64();
         loop {
             let mut child = command(&place("session"), &resumed, method).spawn().unwrap();
-            std::thread::sleep(Duration::from_secs_f64(random.uniform() * 0.5 * usual));
+            std::thread::sleep(Duration::from_secs_f64(random.next() * 0.5 * usual));
             if let Some(status) = child.try_wait().unwrap() {
                 assert!(status.success());
                 break;
@@ -73,7 +83,7 @@ fn a_killed_run_ends_as_an_uninterrupted_one() {
 
 #[test]
 fn an_edit_is_undone_by_its_number() {
-    let folder = Folder::new("undo-by-number");
+    let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
     let method = ["--method", "alphaedit-h", "--edits", "20"];
     assert!(command(&place("session"), &place("first"), &method).status().unwrap().success());
@@ -94,7 +104,7 @@ fn an_edit_is_undone_by_its_number() {
 #[cfg(unix)]
 #[test]
 fn a_run_that_finds_the_disk_full_goes_on_when_there_is_room() {
-    let folder = Folder::new("no-room");
+    let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
     let method = ["--method", "alphaedit-h"];
     assert!(command(&place("reference"), &place("whole"), &method).status().unwrap().success());
