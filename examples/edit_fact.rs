@@ -18,9 +18,6 @@ use betaedit_core::faer::{Par, Scale};
 use betaedit_core::llm::{Collector, Contexts, Model, ModelAdapter, Request, Sampler, TargetSearch};
 use betaedit_core::{Adapter, BetaEdit, EditBatch, Editor, Method, Spectrum, metrics};
 
-/// The layers to edit: about the second quarter of a small model.
-const LAYERS: [usize; 4] = [7, 8, 9, 10];
-
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (model, text, [subject, prompt, target]) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -31,9 +28,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let par = Par::rayon(0);
     let requests = [Request::new(subject, prompt, target)?];
     let (model, tokenizer) = Model::open(model, par)?;
+    // From a sixth to a third of the depth.
+    let depth = model.config().layers;
+    let layers: Vec<usize> = (depth / 6..=depth / 3).collect();
 
     // What the model knows, and from it one editor a layer.
-    let mut collector = Collector::new(&model, &tokenizer, &LAYERS)?;
+    let mut collector = Collector::new(&model, &tokenizer, &layers)?;
     let enough = collector.enough();
     collector.read([std::fs::read_to_string(text)?], enough, |_| ControlFlow::Continue(()))?;
     println!("statistics over {} tokens", collector.tokens());
@@ -46,11 +46,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Keys and targets are means over three texts that the model writes, besides the bare prompt.
     let contexts = Contexts::generate(&model, &tokenizer, 3, 10, 0)?;
-    let mut adapter = ModelAdapter::new(model, tokenizer, LAYERS.to_vec(), contexts, TargetSearch::default())?;
+    let mut adapter = ModelAdapter::new(model, tokenizer, layers.clone(), contexts, TargetSearch::default())?;
     println!("before: {}", said(&adapter, &requests[0])?);
-    for (i, (&layer, editor)) in LAYERS.iter().zip(&mut editors).enumerate() {
+    for (i, (&layer, editor)) in layers.iter().zip(&mut editors).enumerate() {
         // Each layer takes an equal share of what is missing.
-        let R = adapter.residuals(layer, &requests)? * Scale(1.0 / (LAYERS.len() - i) as f32);
+        let R = adapter.residuals(layer, &requests)? * Scale(1.0 / (layers.len() - i) as f32);
         let K = adapter.keys(layer, &requests)?;
         let update = editor.edit(&EditBatch::new(K.as_ref(), R.as_ref())?)?;
         adapter.apply(layer, &update)?;

@@ -130,6 +130,10 @@ fn the_theorem_is_put_to_the_test() {
     }
     let svg = String::from_utf8(read(&plot)).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("MEMIT-H") && svg.contains("BetaEdit"));
+    let found = json(&mut theorem);
+    assert!(found["random_streams"]["assumption"]["more_drift"].as_u64().unwrap() > 0, "{found:#}");
+    assert_eq!(found["random_streams"]["all_conditions"]["more_drift"], 0);
+    assert_eq!(found["long_stream"].as_array().unwrap().len(), 7);
 }
 
 #[test]

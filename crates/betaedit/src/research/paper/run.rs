@@ -21,7 +21,7 @@ pub struct Run {
     pub facts: Range<usize>,
 }
 
-/// What a run measured: at every checkpoint one [`Point`].
+/// What a run measured: the values at every checkpoint.
 pub struct Record {
     json: Value,
 }

@@ -91,12 +91,9 @@ pub struct Counts {
 impl Counts {
     pub fn json(&self) -> Value {
         json!({
-            "meet_the_assumption": self.assumption,
-            "of_these_with_more_drift": self.claim_fails,
-            "meet_conditions_3_and_4": self.conditions,
-            "of_these_with_more_leakage": self.leaks_more,
-            "meet_all_conditions": self.isotropic,
-            "of_those_with_more_drift": self.drifts_more_isotropic,
+            "assumption": { "met": self.assumption, "more_drift": self.claim_fails },
+            "conditions_3_and_4": { "met": self.conditions, "more_leakage": self.leaks_more },
+            "all_conditions": { "met": self.isotropic, "more_drift": self.drifts_more_isotropic },
         })
     }
 
