@@ -1,7 +1,7 @@
 //! Promises about the public types that the compiler can check.
 
 use betaedit_core::editor::{ClosedFormEditor, EditorState, MethodEntry, Recipe};
-use betaedit_core::metrics::{Interference, Measurement, Retention, RunningTotal, Theorem1};
+use betaedit_core::metrics::{Interference, Measurement, Retention, RunningTotal};
 use betaedit_core::restraint::Restraint;
 use betaedit_core::{
     AlphaEdit, BetaEdit, EditBatch, EditError, Editor, Emmet, Encore, Hyperparameters, InverseGram, Memit, NullSpace,
@@ -24,7 +24,7 @@ fn every_type_can_be_shared_between_threads() {
     shared_between_threads::<Box<dyn Editor<f64>>>();
     shared_between_threads::<(Memit, AlphaEdit, BetaEdit, Hyperparameters, Recipe, MethodEntry, EditorState)>();
     shared_between_threads::<(Pmet, Emmet, Encore, RlsEdit, SimIe<Memit>, NullSpace<Memit>, Restraint)>();
-    shared_between_threads::<(Interference, Measurement, Retention, RunningTotal, Theorem1)>();
+    shared_between_threads::<(Interference, Measurement, Retention, RunningTotal)>();
     shared_between_threads::<EditError>();
     #[cfg(feature = "safetensors")]
     shared_between_threads::<(betaedit_core::format::Checkpoint, betaedit_core::format::Statistics)>();

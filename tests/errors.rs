@@ -9,7 +9,7 @@ use betaedit_core::editor::Proposal;
 use betaedit_core::editor::{ClosedFormEditor, Penalty, method};
 use betaedit_core::engine::StateToken;
 use betaedit_core::faer::{Mat, Par};
-use betaedit_core::metrics::{Interference, Retention, RunningTotal, Theorem1, leakage, stability, write_errors};
+use betaedit_core::metrics::{Interference, Retention, RunningTotal, leakage, stability, write_errors};
 use betaedit_core::{
     AlphaEdit, BetaEdit, EditBatch, EditError, Editor, History, HistoryWeighting, InverseGram, Memit, Method,
     Orientation, Projector, ProjectorBuilder, Refresh, RefreshRule, Result, Scalar, SecondMoment, Spectrum, Threshold,
@@ -429,9 +429,6 @@ fn a_singular_start_says_what_to_do<T: Scalar>() {
     refused(BetaEdit::default().with_lambda2(0.0).editor::<T>(&flat, SEQ), &error);
     let dropped = BetaEdit::default().with_lambda2(0.0).with_penalty(Penalty::Dropped);
     refused(dropped.editor::<T>(&statistics(), SEQ), &error);
-    let K = Mat::<T>::identity(3, 3);
-    let batch = EditBatch::new(K.as_ref(), K.as_ref()).unwrap();
-    refused(Theorem1::run(&flat, &batch, SEQ), &error);
 }
 in_both_types!(a_singular_start_says_what_to_do);
 
@@ -726,9 +723,6 @@ fn metrics_refuse_what_does_not_fit<T: Scalar>() {
         let other = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
         refused(write_errors(&update::<T>(OUT, D), &other, SEQ), &error);
         unmoved(&mut retention, |retention| retention.record(&other, total.as_ref(), SEQ), &error);
-        if d_in != D {
-            refused(Theorem1::run(&statistics(), &other, SEQ), &error);
-        }
     }
     for (bad, error) in misshapen("total", &total, Fixed::Both) {
         unmoved(&mut retention, |retention| retention.record(&batch, bad.as_ref(), SEQ), &error);
@@ -1096,10 +1090,6 @@ fn metrics_of_huge_updates_are_finite_or_an_overflow() {
         }
         let one = EditBatch::new(K.as_ref(), K.as_ref().subrows(0, 1)).unwrap();
         finite_or_overflow("write errors", write_errors(&a, &one, SEQ), |errors| errors.into_iter().all(positive));
-        let R = Mat::from_fn(1, 2, |_, j| if j == 0 { x * x } else { -x * x });
-        let stream = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
-        let run = Theorem1::run(&spectrum_of(&[1.0, 1.0]), &stream, SEQ);
-        finite_or_overflow("theorem", run, |run| run.drift_with.into_iter().chain(run.leakage_with).all(positive));
         let keys = Mat::full(D, 1, x * x);
         let s = stability(&projector(D), 1.0, 1.0, keys.as_ref(), SEQ);
         finite_or_overflow("stability", s, |s| s.into_iter().all(positive));

@@ -8,8 +8,6 @@ mod adapter;
 mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
-#[cfg(feature = "cli")]
-mod cli;
 mod conformance;
 mod endurance;
 mod errors;

@@ -16,11 +16,9 @@ mod leakage;
 mod retention;
 mod running;
 mod stability;
-mod theorem1;
 
 pub use interference::Interference;
 pub use leakage::leakage;
 pub use retention::{Retention, write_errors};
 pub use running::{Gauges, Measurement, RunningTotal};
 pub use stability::stability;
-pub use theorem1::Theorem1;

@@ -4,7 +4,6 @@ mod damage;
 mod durability;
 mod family;
 mod histories;
-mod kill;
 mod model;
 mod transaction;
 mod undo;
