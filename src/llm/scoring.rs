@@ -1,7 +1,7 @@
 //! The questions of the metrics, answered by a model.
 
 use super::model::{Continuation, Model};
-use super::request::Request;
+use super::prompt::Request;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::facts::Fact;
@@ -18,7 +18,7 @@ use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
 /// let summary = facts::metrics::evaluate(&mut scoring, facts.iter())?.summary();
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scoring<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
