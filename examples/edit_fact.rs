@@ -69,7 +69,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let request = Request::new(&*arguments.subject, &*arguments.prompt, &*arguments.target)?;
     let clock = Instant::now();
     let (model, tokenizer) = Model::open(&arguments.model, par)?;
-    println!("{} blocks of {:?}, read in {:.1?}", model.config().layers, model.config().family, clock.elapsed());
+    println!("{} blocks of {}, read in {:.1?}", model.config().layers, model.family().name(), clock.elapsed());
 
     // What the model knows, and from it one editor a layer.
     let clock = Instant::now();
@@ -113,7 +113,7 @@ fn said(adapter: &ModelAdapter, request: &Request) -> Result<String, Box<dyn Err
     let prompt = tokenizer.encode(&request.text())?;
     let completion = model.generate(&prompt, 12, &mut Sampler::Greedy)?;
     let target = tokenizer.encode(&format!("{} {}", request.text(), request.target()))?;
-    let found = model.continuations(&[(&target, prompt.len())])?;
+    let found = model.score_continuations(&[(&target, prompt.len())])?;
     let probability = found[0].log_probabilities.iter().sum::<f32>().exp();
     let text = tokenizer.decode(&[prompt, completion].concat())?;
     Ok(format!("{} [p({}) = {probability:.4}]", text.replace('\n', " / "), request.target()))

@@ -93,3 +93,7 @@ use crate::error::EditError;
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> EditError {
     EditError::Adapter(error.into())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/adding-a-model-family.md")]
+struct AddingAModelFamily;

@@ -137,7 +137,7 @@ impl Model {
     /// # Errors
     /// An empty sequence, a token outside the vocabulary, a sequence longer than the model's context, or a `start` of 0
     /// or beyond the end.
-    pub fn continuations(&self, sequences: &[(&[u32], usize)]) -> Result<Vec<Continuation>> {
+    pub fn score_continuations(&self, sequences: &[(&[u32], usize)]) -> Result<Vec<Continuation>> {
         for (tokens, start) in sequences {
             self.check_tokens(tokens)?;
             if *start == 0 || *start >= tokens.len() {
