@@ -180,3 +180,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/adding-an-editor.md")]
 struct AddingAnEditor;
+
+#[cfg(all(doctest, feature = "session"))]
+#[doc = include_str!("../docs/adding-an-adapter.md")]
+struct AddingAnAdapter;

@@ -86,7 +86,7 @@ fn sequences_run_together_give_what_each_gives_alone() {
         let backwards: Vec<u32> = tokens.iter().rev().copied().collect();
         let sequences =
             [(&tokens[..5], 3), (&tokens[..], 1), (&tokens[..4], 2), (&backwards[..6], 2), (&backwards[1..6], 1)];
-        let together = model.continuations(&sequences).unwrap();
+        let together = model.score_continuations(&sequences).unwrap();
         for (found, (tokens, start)) in together.iter().zip(sequences) {
             let logits = model.trace(tokens).unwrap().logits;
             assert_eq!(found.log_probabilities.len(), tokens.len() - start);
@@ -319,7 +319,7 @@ fn an_edited_model_says_the_new_thing_and_can_be_put_back() {
         let prompt = adapter.tokenizer().encode(&requests[0].text()).unwrap();
         let whole = adapter.tokenizer().encode(&format!("{} Tokyo", requests[0].text())).unwrap();
         let loss = |adapter: &ModelAdapter| {
-            -adapter.model().continuations(&[(&whole, prompt.len())]).unwrap()[0].log_probabilities[0]
+            -adapter.model().score_continuations(&[(&whole, prompt.len())]).unwrap()[0].log_probabilities[0]
         };
         let target = search.run(adapter.model(), adapter.tokenizer(), &contexts(), 2, &requests[0]).unwrap();
         let missing = |adapter: &ModelAdapter| {
@@ -438,7 +438,7 @@ fn what_cannot_be_done_is_refused() {
 }
 
 /// A file whose weights are those of a directory.
-fn gguf(family: &str, path: &std::path::Path) {
+pub fn gguf(family: &str, architecture: &str, path: &std::path::Path) {
     use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
     use candle_core::{Device, Tensor};
     use gguf_file::Value;
@@ -494,16 +494,16 @@ fn gguf(family: &str, path: &std::path::Path) {
     let strings = |strings: Vec<String>| Value::Array(strings.into_iter().map(Value::String).collect());
     let head_dim = size("head_dim").unwrap_or(size("hidden_size").unwrap() / heads);
     let metadata = [
-        ("general.architecture".to_owned(), Value::String(family.into())),
-        (format!("{family}.block_count"), u32_of("num_hidden_layers")),
-        (format!("{family}.context_length"), u32_of("max_position_embeddings")),
-        (format!("{family}.embedding_length"), u32_of("hidden_size")),
-        (format!("{family}.feed_forward_length"), u32_of("intermediate_size")),
-        (format!("{family}.attention.head_count"), u32_of("num_attention_heads")),
-        (format!("{family}.attention.head_count_kv"), u32_of("num_key_value_heads")),
-        (format!("{family}.attention.key_length"), Value::U32(head_dim as u32)),
-        (format!("{family}.attention.layer_norm_rms_epsilon"), Value::F32(1e-6)),
-        (format!("{family}.rope.freq_base"), Value::F32(theta)),
+        ("general.architecture".to_owned(), Value::String(architecture.into())),
+        (format!("{architecture}.block_count"), u32_of("num_hidden_layers")),
+        (format!("{architecture}.context_length"), u32_of("max_position_embeddings")),
+        (format!("{architecture}.embedding_length"), u32_of("hidden_size")),
+        (format!("{architecture}.feed_forward_length"), u32_of("intermediate_size")),
+        (format!("{architecture}.attention.head_count"), u32_of("num_attention_heads")),
+        (format!("{architecture}.attention.head_count_kv"), u32_of("num_key_value_heads")),
+        (format!("{architecture}.attention.key_length"), Value::U32(head_dim as u32)),
+        (format!("{architecture}.attention.layer_norm_rms_epsilon"), Value::F32(1e-6)),
+        (format!("{architecture}.rope.freq_base"), Value::F32(theta)),
         ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".into())),
         ("tokenizer.ggml.pre".to_owned(), Value::String("gpt-2".into())),
         ("tokenizer.ggml.tokens".to_owned(), strings(tokens.iter().map(|(t, _)| (*t).clone()).collect())),
@@ -520,7 +520,7 @@ fn a_gguf_file_is_the_same_model() {
     for family in ["llama", "qwen2", "qwen3"] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.gguf");
-        gguf(family, &path);
+        gguf(family, family, &path);
         let (model, tokenizer): (Model, Tokenizer) = Model::open(&path, Par::Seq).unwrap();
         let expected = Expected::of(family);
         let tokens = tokenizer.with_start(None).encode(expected.facts["prompt"].as_str().unwrap()).unwrap();
@@ -561,15 +561,15 @@ fn the_metrics_ask_the_model() {
         }
     }
     let text = std::fs::read_to_string(data().join("../README.md")).unwrap();
-    let perplexity = scoring.perplexity(&text, 500).unwrap();
+    let perplexity = scoring.measure_perplexity(&text, 500).unwrap();
     assert!(perplexity.tokens() >= 500 && perplexity.value().unwrap() > 100.0, "an untrained model is at a loss");
 
     // What is measured is the text's beginning, and its perplexity is all that was measured.
-    let measured = scoring.measured(&text, 500).unwrap();
+    let measured = scoring.measured_part(&text, 500).unwrap();
     assert!(text.starts_with(&measured) && measured.len() < text.len(), "{measured}");
-    let again = scoring.perplexity(&measured, u64::MAX).unwrap();
+    let again = scoring.measure_perplexity(&measured, u64::MAX).unwrap();
     assert_eq!((again.tokens(), again.value()), (perplexity.tokens(), perplexity.value()));
-    assert_eq!(scoring.measured(&text, u64::MAX).unwrap(), text);
+    assert_eq!(scoring.measured_part(&text, u64::MAX).unwrap(), text);
 
     let facts = Facts::parse("facts", r#"{"subject": "France", "prompt": "The capital of {} is", "target": "Rome"}"#);
     assert_eq!(Request::from(&facts.unwrap()[0]), Request::new("France", "The capital of {} is", "Rome").unwrap());

@@ -29,7 +29,7 @@ fn loss(model: &Model, tokenizer: &Tokenizer) -> f32 {
     let mean = |request: &Request| {
         let (prompt, text) = (request.text(), format!("{} {}", request.text(), request.target()));
         let (prompt, tokens) = (tokenizer.encode(&prompt).unwrap(), tokenizer.encode(&text).unwrap());
-        let found = model.continuations(&[(&tokens, prompt.len())]).unwrap().swap_remove(0).log_probabilities;
+        let found = model.score_continuations(&[(&tokens, prompt.len())]).unwrap().swap_remove(0).log_probabilities;
         -found.iter().sum::<f32>() / found.len() as f32
     };
     let requests = requests();

@@ -119,7 +119,7 @@ fn a_vector_is_what_a_bias_is() {
         "gpt2",
         &[(&names[0], &|i| old_mlp[i] + mlp[i]), (&names[1], &|i| old_attention[i] + attention[i])],
     );
-    let loss = |model: &Model| -model.continuations(&[(&tokens, 1)]).unwrap()[0].log_probabilities[0];
+    let loss = |model: &Model| -model.score_continuations(&[(&tokens, 1)]).unwrap()[0].log_probabilities[0];
     assert!((found.likelihood - loss(&biased)).abs() < 1e-4, "{} for {}", found.likelihood, loss(&biased));
     assert!((loss(&biased) - loss(&model)).abs() > 0.05, "the biases are felt");
 }
@@ -240,7 +240,7 @@ fn residuals_are_what_the_mlp_lacks() {
         let start = tokenizer.encode(&request().text()).unwrap().len();
         let mut adapter = ModelAdapter::new(model, tokenizer, layers, Contexts::default(), search).unwrap();
         let loss = |adapter: &ModelAdapter| {
-            -adapter.model().continuations(&[(&tokens, start)]).unwrap()[0].log_probabilities[0]
+            -adapter.model().score_continuations(&[(&tokens, start)]).unwrap()[0].log_probabilities[0]
         };
         let before = loss(&adapter);
         let requests = [request()];

@@ -23,6 +23,8 @@ mod identities;
 #[cfg(feature = "llm")]
 mod llm_editing;
 #[cfg(feature = "llm")]
+mod llm_families;
+#[cfg(feature = "llm")]
 mod llm_fine_tuning;
 #[cfg(feature = "llm")]
 mod llm_models;

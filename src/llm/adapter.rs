@@ -1,19 +1,19 @@
 //! A model that edits itself: keys and residuals of requests, as the engine asks for them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Result as Computed;
 use faer::{Mat, MatMut, MatRef};
 
+use super::block::{Opened, TokenBatch, columns};
 use super::failed;
-use super::generate::{Contexts, Prompt};
-use super::model::{Batch, Model, Opened, columns};
+use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
-use super::request::Request;
-use super::steering::Site;
-use super::target::{TargetSearch, targeted_behind};
+use super::prompt::{Contexts, Prompt, Request, targeted_behind};
+use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
 use crate::error::{EditError, Result};
@@ -44,6 +44,16 @@ pub struct ModelAdapter {
     batch: Option<Work>,
 }
 
+impl fmt::Debug for ModelAdapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, contexts, search, layers, known, batch, .. } = self;
+        let mut shown = f.debug_struct("ModelAdapter");
+        shown.field("model", model).field("layers", layers).field("contexts", contexts).field("search", search);
+        shown.field("known_targets", &known.len()).field("batch", &batch.as_ref().map(|work| work.requests.len()));
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// The state of a batch of requests.
 struct Work {
     requests: Vec<Request>,
@@ -59,7 +69,7 @@ struct Work {
 /// Some requests of a batch: so many as are run at once.
 struct Part {
     requests: Range<usize>,
-    batch: Batch,
+    batch: TokenBatch,
     /// For each sequence (each request's bare prompt, then those behind contexts), the row of the fact's token.
     places: Vec<usize>,
     opened: Opened,
@@ -163,7 +173,7 @@ impl ModelAdapter {
                 let (this, next) = (&self.model.blocks[at], &self.model.blocks[at + 1]);
                 let advance = || -> Computed<Opened> {
                     let x = this.close(&part.opened, self.model.par)?;
-                    next.open(&self.model, &x, &part.batch, vec![])
+                    next.open(self.model.frame(), &x, &part.batch, vec![])
                 };
                 part.opened = advance().map_err(failed)?;
             }
@@ -193,10 +203,10 @@ impl ModelAdapter {
     fn open(&self, requests: Range<usize>, prompts: &[Prompt]) -> Computed<Part> {
         // Nothing after the fact's token matters to what is asked here.
         let inputs: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.tokens[..=prompt.position]).collect();
-        let batch = Batch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
+        let batch = TokenBatch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let places = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let x = self.model.embed(&inputs.concat(), &batch)?;
-        let opened = self.model.blocks[0].open(&self.model, &x, &batch, vec![])?;
+        let opened = self.model.blocks[0].open(self.model.frame(), &x, &batch, vec![])?;
         Ok(Part { requests, batch, places, opened })
     }
 
@@ -204,12 +214,12 @@ impl ModelAdapter {
     fn outputs(&self, layer: usize, part: &Part) -> Computed<Mat<f32>> {
         let each = self.contexts.prefixes().len() + 1;
         let bare: Vec<_> = part.batch.spans.iter().step_by(each).map(|span| span.rows.clone()).collect();
-        let batch = Batch::new(&self.model.config, bare.iter().map(|rows| (0, rows.len())));
+        let batch = TokenBatch::new(&self.model.config, bare.iter().map(|rows| (0, rows.len())));
         let rows: Vec<usize> = bare.into_iter().flatten().collect();
         let (mut at, mut opened) = (&self.model.blocks[layer], part.opened.rows(&rows)?);
         for next in &self.model.blocks[layer + 1..=self.layers[self.layers.len() - 1]] {
             let x = at.close(&opened, self.model.par)?;
-            (at, opened) = (next, next.open(&self.model, &x, &batch, vec![])?);
+            (at, opened) = (next, next.open(self.model.frame(), &x, &batch, vec![])?);
         }
         let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let opened = opened.rows(&last)?;

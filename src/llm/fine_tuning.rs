@@ -8,13 +8,12 @@ use faer::{Accum, Mat, MatRef, Par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::adam::Adam;
+use super::block::{LowRank, TokenBatch, columns, select};
 use super::failed;
-use super::generate::Contexts;
-use super::model::{Batch, LowRank, Model, columns, select};
+use super::model::Model;
 use super::ops::{Objective, Op, Term, copy};
-use super::request::Request;
-use super::target::targeted_behind;
+use super::prompt::{Contexts, Request, targeted_behind};
+use super::target::Adam;
 use super::tokenizer::Tokenizer;
 use crate::error::{EditError, Result};
 use crate::util::validate;
@@ -79,7 +78,7 @@ impl FineTuning {
             validate::positive("bound", bound)?;
         }
         model.down(layer)?;
-        let task = Task::new(model, tokenizer, requests, self.supervision)?;
+        let task = Exercise::new(model, tokenizer, requests, self.supervision)?;
         let (weight, losses) = self.descend(model, layer, &task).map_err(failed)?;
         validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         validate::finite("the fine-tuned weight", weight.as_ref())?;
@@ -88,14 +87,14 @@ impl FineTuning {
         Ok(Tuned { losses })
     }
 
-    fn descend(&self, model: &Model, layer: usize, task: &Task) -> Computed<(Mat<f32>, Vec<f32>)> {
+    fn descend(&self, model: &Model, layer: usize, task: &Exercise) -> Computed<(Mat<f32>, Vec<f32>)> {
         // Below the matrix nothing changes.
         let mut x = task.embedded.clone();
         for block in &model.blocks[..layer] {
-            x = block.close(&block.open(model, &x, &task.batch, vec![])?, model.par)?;
+            x = block.close(&block.open(model.frame(), &x, &task.batch, vec![])?, model.par)?;
         }
         let mut tuned = model.clone();
-        let opened = model.blocks[layer].open(model, &x, &task.batch, vec![])?;
+        let opened = model.blocks[layer].open(model.frame(), &x, &task.batch, vec![])?;
         let K = columns(&opened.keys)?;
         let start = model.blocks[layer].down.weight.matrix().to_owned();
         let mut change = vec![0.0_f32; start.nrows() * start.ncols()];
@@ -108,7 +107,7 @@ impl FineTuning {
             let output = Var::from_tensor(&tuned.blocks[layer].close(&opened, model.par)?)?;
             let mut x = output.as_tensor().clone();
             for block in &tuned.blocks[layer + 1..] {
-                x = block.close(&block.open(&tuned, &x, &task.batch, vec![])?, model.par)?;
+                x = block.close(&block.open(tuned.frame(), &x, &task.batch, vec![])?, model.par)?;
             }
             let loss = task.loss(&tuned, &x)?;
             losses.push(loss.to_scalar::<f32>()?);
@@ -172,7 +171,7 @@ impl LowRankTuning {
         if self.rank == 0 {
             return Err(EditError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
         }
-        let task = Task::new(model, tokenizer, requests, Supervision::Target)?;
+        let task = Exercise::new(model, tokenizer, requests, Supervision::Target)?;
         let (tuned, losses) = self.descend(model, &task).map_err(failed)?;
         validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         for block in &tuned.blocks {
@@ -184,7 +183,7 @@ impl LowRankTuning {
         Ok(Tuned { losses })
     }
 
-    fn descend(&self, model: &Model, task: &Task) -> Computed<(Model, Vec<f32>)> {
+    fn descend(&self, model: &Model, task: &Exercise) -> Computed<(Model, Vec<f32>)> {
         let mut tuned = model.clone();
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let scale = self.alpha / self.rank as f64;
@@ -209,7 +208,7 @@ impl LowRankTuning {
         loop {
             let mut x = task.embedded.clone();
             for block in &tuned.blocks {
-                x = block.close(&block.open(&tuned, &x, &task.batch, vec![])?, model.par)?;
+                x = block.close(&block.open(tuned.frame(), &x, &task.batch, vec![])?, model.par)?;
             }
             let loss = task.loss(&tuned, &x)?;
             losses.push(loss.to_scalar::<f32>()?);
@@ -252,15 +251,15 @@ fn check_descent(learning_rate: f64, steps: usize, enough: f64) -> Result<()> {
 }
 
 /// Requests as one batch of sequences, and what is asked of them.
-struct Task {
-    batch: Batch,
+struct Exercise {
+    batch: TokenBatch,
     embedded: Tensor,
     /// The rows whose next tokens are asked for, and which.
     asked: Vec<usize>,
     terms: Arc<[Term]>,
 }
 
-impl Task {
+impl Exercise {
     fn new(model: &Model, tokenizer: &Tokenizer, requests: &[Request], supervision: Supervision) -> Result<Self> {
         if requests.is_empty() {
             return Err(EditError::Empty { argument: "requests" });
@@ -278,7 +277,7 @@ impl Task {
                 Supervision::PromptLast => &prompt.tokens[..*start],
             })
             .collect();
-        let batch = Batch::new(&model.config, inputs.iter().map(|tokens| (0, tokens.len())));
+        let batch = TokenBatch::new(&model.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let embedded = model.embed(&inputs.concat(), &batch).map_err(failed)?;
         let (mut asked, mut terms) = (vec![], vec![]);
         for (span, (prompt, start)) in batch.spans.iter().zip(&sequences) {

@@ -53,43 +53,47 @@
 //!
 //! Arithmetic is in `f32`; equal input gives equal bits at an equal number of threads.
 
-mod adam;
 mod adapter;
+mod block;
+mod collector;
 mod config;
-mod descent;
-mod directory;
+pub mod families;
 mod fine_tuning;
-mod generate;
-mod gguf;
-mod load;
 mod model;
 mod ops;
-mod request;
-mod save;
+mod prompt;
+mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;
-mod statistics;
-mod steering;
 mod target;
 mod tokenizer;
+mod weights;
+
+pub use serde_json;
 
 pub use adapter::ModelAdapter;
-pub use config::{Activation, Config, Family, NormKind, Pairing, Positions, Rotary, RotaryScaling};
-pub use descent::Descent;
+pub use collector::{CollectionProgress, Collector};
+pub use config::{
+    Activation, Arrangement, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions, Rotary, RotaryScaling, Sizes,
+};
+pub use families::{Families, Family};
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
-pub use generate::{Contexts, Sampler};
 pub use model::{Continuation, Model, Trace};
-pub use request::{FactToken, Request};
+pub use prompt::{Contexts, FactToken, Request};
+pub use sampling::Sampler;
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
-pub use statistics::{Collector, Progress};
-pub use steering::{Anchor, Evaluation, Site, Steered, Steering};
-pub use target::{Target, TargetSearch, Wording};
+pub use target::{Anchor, Descent, Site, Steered, SteeredEvaluation, Steering, Target, TargetSearch, Wording};
 pub use tokenizer::Tokenizer;
+pub use weights::{Source, StoredTensor};
 
 use crate::error::EditError;
 
-/// A failure inside the model.
-fn failed(error: candle_core::Error) -> EditError {
-    EditError::Adapter(Box::new(error))
+/// A failure of the model or its tokenizer.
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> EditError {
+    EditError::Adapter(error.into())
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/adding-a-model-family.md")]
+struct AddingAModelFamily;

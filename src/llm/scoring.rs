@@ -1,7 +1,7 @@
 //! The questions of the metrics, answered by a model.
 
 use super::model::{Continuation, Model};
-use super::request::Request;
+use super::prompt::Request;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::facts::Fact;
@@ -18,7 +18,7 @@ use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
 /// let summary = facts::metrics::evaluate(&mut scoring, facts.iter())?.summary();
 /// # Ok::<(), betaedit_core::EditError>(())
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scoring<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
@@ -45,22 +45,22 @@ impl<'a> Scoring<'a> {
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer.
-    pub fn perplexity(&self, text: &str, tokens: u64) -> Result<Perplexity> {
+    pub fn measure_perplexity(&self, text: &str, tokens: u64) -> Result<Perplexity> {
         let mut perplexity = Perplexity::default();
         for pieces in self.pieces(text, tokens)?.chunks(PIECES_AT_ONCE) {
             let sequences: Vec<(&[u32], usize)> = pieces.iter().map(|piece| (&piece[..], 1)).collect();
-            for Continuation { log_probabilities, .. } in self.model.continuations(&sequences)? {
+            for Continuation { log_probabilities, .. } in self.model.score_continuations(&sequences)? {
                 perplexity.observe(log_probabilities.into_iter().map(f64::from));
             }
         }
         Ok(perplexity)
     }
 
-    /// The part of a text that [`perplexity`](Self::perplexity) takes.
+    /// The part of a text that [`measure_perplexity`](Self::measure_perplexity) takes.
     ///
     /// # Errors
     /// Any failure of the tokenizer.
-    pub fn measured(&self, text: &str, tokens: u64) -> Result<String> {
+    pub fn measured_part(&self, text: &str, tokens: u64) -> Result<String> {
         self.pieces(text, tokens)?.iter().map(|piece| self.tokenizer.decode(piece)).collect()
     }
 
@@ -92,7 +92,7 @@ impl Scorer for Scoring<'_> {
             };
             let sequences = queries.iter().map(sequence).collect::<Result<Vec<(Vec<u32>, usize)>>>()?;
             let asked: Vec<(&[u32], usize)> = sequences.iter().map(|(whole, start)| (&whole[..], *start)).collect();
-            for (found, (whole, start)) in self.model.continuations(&asked)?.into_iter().zip(&sequences) {
+            for (found, (whole, start)) in self.model.score_continuations(&asked)?.into_iter().zip(&sequences) {
                 let each = found.log_probabilities.into_iter().zip(found.likeliest).zip(&whole[*start..]);
                 let score = |((log_probability, argmax), &token)| TokenScore {
                     token,

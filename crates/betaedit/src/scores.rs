@@ -36,7 +36,7 @@ impl Scores {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let perplexity = text.map(|text| scoring.perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
+        let perplexity = text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
         Ok(Self { evaluation, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
     }
 
@@ -71,7 +71,7 @@ impl Scores {
 
 /// Subjects that the measured part of a text names. What it says of them is meant to change, and counts as damage there.
 pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
-    let measured = Scoring::new(model, tokenizer).measured(text, PERPLEXITY_TOKENS)?;
+    let measured = Scoring::new(model, tokenizer).measured_part(text, PERPLEXITY_TOKENS)?;
     let mut subjects: Vec<String> = vec![];
     for subject in facts.iter().map(Fact::subject).filter(|subject| has_name(&measured, subject)) {
         if !subjects.iter().any(|known| known == subject) {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
 use betaedit_core::facts::Fact;
-use betaedit_core::llm::{self, Config, Descent, FactToken, Family, Request, Site, TargetSearch};
+use betaedit_core::llm::{self, Arrangement, Config, Descent, FactToken, Positions, Request, Site, TargetSearch};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{ConflictPolicy, Guards};
 use betaedit_core::{Hyperparameters, Threshold};
@@ -293,12 +293,14 @@ impl Plan {
     /// What is usual: the published layers and weights where a model of that shape was published, the like of them at the same
     /// depth elsewhere. `docs/experiments.md` has the runs behind those of small models.
     pub fn usual(model: &Config) -> Self {
-        let layers = match (model.family, model.layers) {
-            (Family::Gpt2, 48) => 13..=17,
-            (Family::GptJ, 28) => 3..=8,
-            (_, 32 | 36 | 28) => 4..=8,
+        let layers = match (model.positions, model.arrangement, model.layers) {
+            // GPT-2 XL.
+            (Positions::Learned, _, 48) => 13..=17,
+            // GPT-J.
+            (_, Arrangement::Parallel, 28) => 3..=8,
+            (_, _, 32 | 36 | 28) => 4..=8,
             // Six of 30 layers, at 17 to 33 % of the depth, as most published ones are.
-            (_, n) => n / 6..=(n / 3).min(n - 1),
+            (_, _, n) => n / 6..=(n / 3).min(n - 1),
         };
         // The published weights are for keys of models with billions of parameters.
         let small = model.hidden < 1600;

@@ -63,17 +63,7 @@ fn write_model(out: &Path, source: &Path, run: &Run) -> Done {
             std::fs::copy(&path, out.join(name)).map_err(|error| format!("`{}`: {error}", path.display()))?;
         }
     }
-    let checkpoint = Checkpoint::open(out)?;
-    for &layer in adapter.layers() {
-        let (name, orientation) = adapter.model().edited_tensor(layer)?;
-        // Early GPT-2 files leave the common prefix away.
-        let bare = name.trim_start_matches("transformer.");
-        let name = if checkpoint.names().any(|there| there == name) { &name } else { bare };
-        let (d_out, d_in) = adapter.weight_shape(layer)?;
-        let mut weight = Mat::zeros(d_out, d_in);
-        adapter.read_weight(layer, weight.as_mut())?;
-        checkpoint.replace(name, weight.as_ref(), orientation)?;
-    }
+    adapter.model().write_edited(&Checkpoint::open(out)?, adapter.layers())?;
     Ok(())
 }
 

@@ -36,7 +36,7 @@ pub(in crate::llm) struct Attention {
 }
 
 /// What one task works on: a sequence and a head of keys and values, with the heads of queries that share it.
-struct Task<'a> {
+struct HeadTask<'a> {
     attention: &'a Attention,
     span: &'a Span,
     queries: Rows<'a>,
@@ -59,7 +59,7 @@ fn product(dst: MatMut<'_, f32>, accumulate: Accum, lhs: MatRef<'_, f32>, rhs: M
     matmul(dst, accumulate, lhs, rhs, scale, Par::Seq);
 }
 
-impl Task<'_> {
+impl HeadTask<'_> {
     fn scale(&self) -> f32 {
         1.0 / (self.attention.head_dim as f32).sqrt()
     }
@@ -164,7 +164,7 @@ fn softmax(row: &mut [f32]) {
 
 impl Attention {
     /// Runs `work` for every sequence and head of keys and values.
-    fn for_each<R: Send>(&self, [q, k, v]: [Rows<'_>; 3], work: impl Fn(&Task<'_>) -> R + Sync) -> Vec<R> {
+    fn for_each<R: Send>(&self, [q, k, v]: [Rows<'_>; 3], work: impl Fn(&HeadTask<'_>) -> R + Sync) -> Vec<R> {
         let tasks: Vec<(usize, usize)> =
             (0..self.spans.len()).flat_map(|span| (0..self.kv_heads).map(move |head| (span, head))).collect();
         let run = |&(index, kv_head): &(usize, usize)| {
@@ -173,7 +173,7 @@ impl Attention {
                 self.past.get(index).map_or((&[][..], &[][..]), |past| (&past.keys[..], &past.values[..]));
             let (keys, values) =
                 (self.parts(span, kv_head, before_keys, k), self.parts(span, kv_head, before_values, v));
-            work(&Task { attention: self, span, queries: q, keys, values, kv_head })
+            work(&HeadTask { attention: self, span, queries: q, keys, values, kv_head })
         };
         match self.par {
             Par::Seq => tasks.iter().map(run).collect(),

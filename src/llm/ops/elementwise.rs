@@ -69,6 +69,18 @@ pub(super) fn largest(x: &[f32]) -> f32 {
     reduce([x], f32::NEG_INFINITY, |largest, [x]| largest.max(x), f32::max)
 }
 
+/// The index of the largest number, the first of equal ones; 0 if there is none.
+pub(in crate::llm) fn likeliest(row: &[f32]) -> u32 {
+    let best =
+        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
+    best.0 as u32
+}
+
+/// The length of a vector.
+pub(in crate::llm) fn norm(x: &[f32]) -> f32 {
+    x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ mod rotate;
 
 pub(super) use activate::{Activate, Gate};
 pub(super) use attention::{Attention, Past, Span};
+pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;
 pub(super) use objective::{Objective, Term, log_sum_exp};
 pub(super) use project::{Parameter, Project, copy};

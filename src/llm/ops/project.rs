@@ -29,21 +29,9 @@ impl Parameter {
         (self.outputs, self.inputs)
     }
 
-    pub(in crate::llm) fn orientation(&self) -> Orientation {
-        self.orientation
-    }
-
     /// As stored, row by row.
     pub(in crate::llm) fn numbers(&self) -> &[f32] {
         &self.numbers
-    }
-
-    /// As stored.
-    pub(in crate::llm) fn stored(&self) -> MatRef<'_, f32> {
-        match self.orientation {
-            Orientation::OutputsByInputs => self.matrix(),
-            Orientation::InputsByOutputs => self.matrix().transpose(),
-        }
     }
 
     /// `d_out x d_in`, however it is stored.

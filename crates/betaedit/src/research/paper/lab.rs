@@ -172,7 +172,7 @@ impl Lab {
 
     /// Perplexity on text that the statistics have not seen.
     pub fn perplexity(&self, model: &Model, tokens: u64) -> Done<f64> {
-        let perplexity = Scoring::new(model, &self.tokenizer).perplexity(shipped::HELD_OUT_TEXT, tokens)?;
+        let perplexity = Scoring::new(model, &self.tokenizer).measure_perplexity(shipped::HELD_OUT_TEXT, tokens)?;
         perplexity.value().ok_or_else(|| "the held-out text has no tokens".into())
     }
 

@@ -1,12 +1,14 @@
 //! Targets: which output of a block, or of its MLP, makes the model say the new thing.
 
+use std::fmt;
+
 use super::descent::{Descent, Walk};
-use super::generate::{Contexts, Prompt};
-use super::model::Model;
-use super::request::Request;
 use super::steering::{Anchor, Site, Steered, Steering};
-use super::tokenizer::Tokenizer;
-use crate::error::{EditError, Result};
+use crate::error::{EditError, Result, Shape};
+use crate::llm::model::Model;
+use crate::llm::ops::norm;
+use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
+use crate::llm::tokenizer::Tokenizer;
 use crate::util::validate;
 
 /// How a target is sought.
@@ -93,7 +95,7 @@ impl Default for TargetSearch {
 }
 
 /// A target, and how the search for it went.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Target {
     /// What the block, or its MLP, shall put out at the fact's token, `z*`.
     pub value: Vec<f32>,
@@ -105,6 +107,17 @@ pub struct Target {
     pub likelihood: f32,
     /// The loss at each evaluation.
     pub losses: Vec<f32>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, start, attention, likelihood, losses } = self;
+        let numbers = |of: &Vec<f32>| Shape::from((of.len(), 1));
+        let mut shown = f.debug_struct("Target");
+        shown.field("value", &numbers(value)).field("start", &numbers(start));
+        shown.field("attention", &attention.as_ref().map(numbers)).field("likelihood", likelihood);
+        shown.field("losses", losses).finish()
+    }
 }
 
 impl TargetSearch {
@@ -179,7 +192,7 @@ impl TargetSearch {
     }
 
     /// The prompts of a search, each continued by the target, and where that starts.
-    pub(super) fn prompts(
+    pub(in crate::llm) fn prompts(
         &self,
         tokenizer: &Tokenizer,
         contexts: &Contexts,
@@ -227,10 +240,7 @@ impl TargetSearch {
         if self.steps == 0 {
             return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
         }
-        match self.descent {
-            Descent::Steepest { step } => validate::positive("step", step)?,
-            Descent::Adam { rate } => validate::positive("rate", rate)?,
-        }
+        self.descent.check()?;
         validate::non_negative("decay", self.decay)?;
         validate::non_negative("divergence", self.divergence)?;
         validate::positive("clamp", self.clamp)?;
@@ -290,29 +300,4 @@ impl TargetSearch {
             }
         }
     }
-}
-
-/// A request's prompt behind openings, each continued by its target, and where that starts.
-pub(super) fn targeted_behind(
-    tokenizer: &Tokenizer,
-    openings: impl Iterator<Item = String>,
-    request: &Request,
-) -> Result<Vec<(Prompt, usize)>> {
-    openings.map(|opening| targeted(tokenizer, &opening, request)).collect()
-}
-
-/// A request's prompt behind an opening, continued by its target, and where the target starts.
-fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
-    let text = tokenizer.encode(&format!("{opening}{}", request.text()))?;
-    let whole = Prompt::new(tokenizer, opening, request, &format!(" {}", request.target().trim()))?;
-    let start = text.iter().zip(&whole.tokens).take_while(|(a, b)| a == b).count();
-    if start <= whole.position || start >= whole.tokens.len() {
-        let problem = "the tokenizer cannot tell the target from what is before it".into();
-        return Err(EditError::Request { subject: request.subject().into(), problem });
-    }
-    Ok((whole, start))
-}
-
-pub(super) fn norm(x: &[f32]) -> f32 {
-    x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
 }

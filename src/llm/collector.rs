@@ -1,13 +1,15 @@
 //! What a model knows: the second moments of its keys over a text.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::{ControlFlow, Range};
 
 use candle_core::Result as Computed;
 use faer::Mat;
 
+use super::block::{TokenBatch, columns};
 use super::failed;
-use super::model::{Batch, Model, columns};
+use super::model::Model;
 use super::tokenizer::Tokenizer;
 use crate::error::{EditError, Result};
 use crate::second_moment::SecondMoment;
@@ -29,9 +31,18 @@ pub struct Collector<'a> {
     windows: Range<usize>,
 }
 
+impl fmt::Debug for Collector<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers: Vec<_> = self.moments.keys().collect();
+        let mut shown = f.debug_struct("Collector");
+        shown.field("layers", &layers).field("windows", &self.windows).field("tokens", &self.tokens());
+        shown.finish_non_exhaustive()
+    }
+}
+
 /// How far a reading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct CollectionProgress {
     /// Tokens counted.
     pub tokens: u64,
     /// Tokens after which the reading ends, if the texts are that long.
@@ -80,7 +91,7 @@ impl<'a> Collector<'a> {
         &mut self,
         texts: impl IntoIterator<Item = S>,
         enough: u64,
-        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(CollectionProgress) -> ControlFlow<()>,
     ) -> Result<()> {
         let length = WINDOW.min(self.model.config.context);
         let mut number = 0;
@@ -98,7 +109,7 @@ impl<'a> Collector<'a> {
                 let more: usize = waiting.iter().map(Vec::len).sum();
                 if waiting.len() == AT_ONCE || self.tokens() + more as u64 >= enough {
                     self.count(&std::mem::take(&mut waiting))?;
-                    if progress(Progress { tokens: self.tokens(), enough }).is_break() {
+                    if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
                         return Ok(());
                     }
                 }
@@ -145,12 +156,12 @@ impl<'a> Collector<'a> {
 
     /// The keys of the layers, a column a token.
     fn run(&self, windows: &[Vec<u32>]) -> Computed<Vec<Mat<f32>>> {
-        let batch = Batch::new(&self.model.config, windows.iter().map(|window| (0, window.len())));
+        let batch = TokenBatch::new(&self.model.config, windows.iter().map(|window| (0, window.len())));
         let mut x = self.model.embed(&windows.concat(), &batch)?;
         let mut keys = vec![];
         let last = self.moments.keys().next_back().copied().unwrap_or(0);
         for (layer, block) in self.model.blocks[..=last].iter().enumerate() {
-            let opened = block.open(self.model, &x, &batch, vec![])?;
+            let opened = block.open(self.model.frame(), &x, &batch, vec![])?;
             if self.moments.contains_key(&layer) {
                 keys.push(columns(&opened.keys)?);
             }

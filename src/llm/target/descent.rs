@@ -1,7 +1,9 @@
 //! How the search for a target goes downhill.
 
 use super::adam::Adam;
-use super::target::norm;
+use crate::error::Result;
+use crate::llm::ops::norm;
+use crate::util::validate;
 
 /// How the search for a target goes downhill.
 ///
@@ -27,6 +29,14 @@ pub enum Descent {
 impl Descent {
     /// The length of a step, as a share of `|v|`, by default.
     pub const STEP: f64 = 0.08;
+
+    /// Refuses what is out of range.
+    pub(super) fn check(self) -> Result<()> {
+        match self {
+            Self::Steepest { step } => validate::positive("step", step),
+            Self::Adam { rate } => validate::positive("rate", rate),
+        }
+    }
 }
 
 impl Default for Descent {

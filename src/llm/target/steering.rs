@@ -1,13 +1,15 @@
 //! The upper part of a model, as a function of vectors that are added to outputs of a block.
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Result as Computed, Tensor, Var};
 
-use super::failed;
-use super::model::{Batch, Model, Opened, select};
-use super::ops::{Objective, Op, Past, Term, log_sum_exp, with_rows};
 use crate::error::{EditError, Result};
+use crate::llm::block::{Opened, TokenBatch, select};
+use crate::llm::failed;
+use crate::llm::model::Model;
+use crate::llm::ops::{Objective, Op, Past, Span, Term, log_sum_exp, with_rows};
 
 /// The outputs of a block that vectors are added to, one vector an output.
 ///
@@ -70,7 +72,7 @@ pub struct Steering<'a> {
     model: &'a Model,
     layer: usize,
     site: Site,
-    batch: Batch,
+    batch: TokenBatch,
     below: Below,
     /// A column: 1 where vectors are added.
     places: Tensor,
@@ -92,8 +94,7 @@ enum Below {
 }
 
 /// The loss at some vectors, and on demand its gradient, for which it keeps the activations of all blocks above.
-#[derive(Debug)]
-pub struct Evaluation {
+pub struct SteeredEvaluation {
     /// The mean over the sequences of the mean over their continuation's tokens of `-log p`.
     pub likelihood: f32,
     /// The anchor's `weight KL(now || before)`.
@@ -102,7 +103,24 @@ pub struct Evaluation {
     loss: Tensor,
 }
 
-impl Evaluation {
+impl fmt::Debug for Steering<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layer, site, batch, asked, .. } = self;
+        let mut shown = f.debug_struct("Steering");
+        shown.field("layer", layer).field("site", site).field("rows", &batch.rows()).field("asked", &asked.len());
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SteeredEvaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { likelihood, divergence, .. } = self;
+        let mut shown = f.debug_struct("SteeredEvaluation");
+        shown.field("likelihood", likelihood).field("divergence", divergence).finish_non_exhaustive()
+    }
+}
+
+impl SteeredEvaluation {
     /// The gradient of the sum of both by the vectors. It costs about as much as the evaluation.
     ///
     /// # Errors
@@ -164,13 +182,13 @@ impl<'a> Steering<'a> {
         let inputs: Vec<(&[u32], usize)> =
             inputs.chain(anchor.map(|anchor| (&anchor.tokens[..=anchor.position], anchor.position))).collect();
 
-        let whole = Batch::new(&model.config, inputs.iter().map(|(tokens, _)| (0, tokens.len())));
+        let whole = TokenBatch::new(&model.config, inputs.iter().map(|(tokens, _)| (0, tokens.len())));
         let tokens: Vec<u32> = inputs.iter().flat_map(|(tokens, _)| tokens.iter().copied()).collect();
         let mut x = model.embed(&tokens, &whole)?;
         for block in &model.blocks[..layer] {
-            x = block.close(&block.open(model, &x, &whole, vec![])?, model.par)?;
+            x = block.close(&block.open(model.frame(), &x, &whole, vec![])?, model.par)?;
         }
-        let opened = model.blocks[layer].open(model, &x, &whole, vec![])?;
+        let opened = model.blocks[layer].open(model.frame(), &x, &whole, vec![])?;
         let mlp = model.blocks[layer].mlp(&opened, model.par)?;
         let output = (&opened.residual + &mlp)?;
 
@@ -178,18 +196,17 @@ impl<'a> Steering<'a> {
         let ends = |i: usize, position: usize| if i < sequences.len() { position } else { position + 1 };
         let lengths: Vec<usize> = inputs.iter().enumerate().map(|(i, (_, position))| ends(i, *position)).collect();
         let kept: Vec<usize> = inputs.iter().map(|(_, position)| *position).collect();
-        let rows_before = |(span, length): (&super::ops::Span, &usize)| span.rows.start..span.rows.start + length;
+        let rows_before = |(span, length): (&Span, &usize)| span.rows.start..span.rows.start + length;
         let rows: Vec<usize> = whole.spans.iter().zip(&lengths).flat_map(rows_before).collect();
-        let before = Batch::new(&model.config, lengths.iter().map(|&length| (0, length)));
+        let before = TokenBatch::new(&model.config, lengths.iter().map(|&length| (0, length)));
         let (mut past, mut upper) = (vec![], select(&output, &rows)?);
         for block in &model.blocks[layer + 1..] {
-            let opened = block.open(model, &upper, &before, vec![])?;
+            let opened = block.open(model.frame(), &upper, &before, vec![])?;
             past.push(opened.extended(&before, &[], &kept)?);
             upper = block.close(&opened, model.par)?;
         }
 
-        let rows_after =
-            |(span, (_, position)): (&super::ops::Span, &(_, usize))| span.rows.start + position..span.rows.end;
+        let rows_after = |(span, (_, position)): (&Span, &(_, usize))| span.rows.start + position..span.rows.end;
         let rows: Vec<usize> = whole.spans.iter().zip(&inputs).flat_map(rows_after).collect();
         let below = match site {
             Site::Block | Site::Mlp => Below::Closed(select(&output, &rows)?),
@@ -204,8 +221,10 @@ impl<'a> Steering<'a> {
                 Tensor::cat(&[select(&mlp, &places)?, select(&attention, &places)?], 1)?
             }
         };
-        let batch =
-            Batch::new(&model.config, inputs.iter().map(|(tokens, position)| (*position, tokens.len() - position)));
+        let batch = TokenBatch::new(
+            &model.config,
+            inputs.iter().map(|(tokens, position)| (*position, tokens.len() - position)),
+        );
         let first_rows: Vec<usize> = batch.spans.iter().map(|span| span.rows.start).collect();
         let places: Vec<f32> = (0..batch.rows()).map(|row| f32::from(u8::from(first_rows.contains(&row)))).collect();
 
@@ -250,7 +269,7 @@ impl<'a> Steering<'a> {
     ///
     /// # Errors
     /// Vectors that are not of the model's hidden size, one for each output of the site.
-    pub fn evaluate(&self, vectors: &[f32]) -> Result<Evaluation> {
+    pub fn evaluate(&self, vectors: &[f32]) -> Result<SteeredEvaluation> {
         let expected = self.site.count() * self.hidden();
         if vectors.len() != expected {
             let (expected, found) = ((expected, 1).into(), (vectors.len(), 1).into());
@@ -259,17 +278,17 @@ impl<'a> Steering<'a> {
         self.run(vectors).map_err(failed)
     }
 
-    fn run(&self, vectors: &[f32]) -> Computed<Evaluation> {
+    fn run(&self, vectors: &[f32]) -> Computed<SteeredEvaluation> {
         let (block, par) = (&self.model.blocks[self.layer], self.model.par);
         let vectors = Var::from_slice(vectors, (self.site.count(), self.hidden()), &Device::Cpu)?;
         let added = |which: usize| self.places.broadcast_mul(&vectors.narrow(0, which, 1)?);
         let x = match &self.below {
             Below::Closed(output) => output.clone(),
-            Below::Opened(opened) => block.close(&block.shifted(self.model, opened, &added(1)?)?, par)?,
+            Below::Opened(opened) => block.close(&block.shifted(self.model.frame(), opened, &added(1)?)?, par)?,
         };
         let mut x = (x + added(0)?)?;
         for (block, past) in self.model.blocks[self.layer + 1..].iter().zip(&self.past) {
-            x = block.close(&block.open(self.model, &x, &self.batch, past.clone())?, par)?;
+            x = block.close(&block.open(self.model.frame(), &x, &self.batch, past.clone())?, par)?;
         }
         let logits = self.model.logits(&select(&x, &self.asked)?)?;
         let terms = logits.apply_op1(Op(Objective(self.terms.clone())))?;
@@ -280,6 +299,6 @@ impl<'a> Steering<'a> {
                 Term::Divergence { .. } => divergence += value,
             }
         }
-        Ok(Evaluation { likelihood, divergence, vectors, loss: terms.sum_all()? })
+        Ok(SteeredEvaluation { likelihood, divergence, vectors, loss: terms.sum_all()? })
     }
 }
