@@ -115,7 +115,8 @@ fn the_root_has_few_names() {
 #[test]
 fn files_and_functions_are_short() {
     let root = manifest();
-    let members = fs::read_dir(root.join("crates")).into_iter().flatten().map(|member| member.unwrap().path().join("src"));
+    let members =
+        fs::read_dir(root.join("crates")).into_iter().flatten().map(|member| member.unwrap().path().join("src"));
     let code: Vec<_> = members.chain([root.join("src")]).flat_map(|folder| sources(&folder)).collect();
     let examples = sources(&root.join("examples"));
     let mut problems = vec![];
@@ -128,15 +129,22 @@ fn files_and_functions_are_short() {
             if lines > limit {
                 problems.push(format!("{name} has {lines} lines, {limit} allowed"));
             }
-            functions.extend(size::functions(source).into_iter().map(|Function { name: function, line, lines }| {
-                (lines, format!("`{function}` at {name}:{line}"))
-            }));
+            functions.extend(
+                size::functions(source)
+                    .into_iter()
+                    .map(|Function { name: function, line, lines }| (lines, format!("`{function}` at {name}:{line}"))),
+            );
             longest = longest.max((lines, name));
         }
         println!("longest of {} files: {} lines, {} ({limit} allowed)", files.len(), longest.0, longest.1);
     }
     let longest = functions.iter().max().unwrap();
-    println!("longest of {} functions: {} lines, {} ({LONGEST_FUNCTION} allowed)", functions.len(), longest.0, longest.1);
+    println!(
+        "longest of {} functions: {} lines, {} ({LONGEST_FUNCTION} allowed)",
+        functions.len(),
+        longest.0,
+        longest.1
+    );
     let long = functions.iter().filter(|(lines, _)| *lines > LONGEST_FUNCTION);
     problems.extend(long.map(|(lines, name)| format!("{name} has {lines} lines, {LONGEST_FUNCTION} allowed")));
     assert_none(&problems);

@@ -90,7 +90,8 @@ fn literal_end(chars: &[char], at: usize) -> Option<usize> {
     let open = at + prefix + hashes;
     match chars.get(open)? {
         '"' if raw => {
-            let closes = |rest: &[char]| rest[0] == '"' && rest[1..].iter().take_while(|&&c| c == '#').count() >= hashes;
+            let closes =
+                |rest: &[char]| rest[0] == '"' && rest[1..].iter().take_while(|&&c| c == '#').count() >= hashes;
             Some(position(chars, open + 1, closes) + 1 + hashes)
         }
         '"' => Some(quoted_end(chars, open, '"')),

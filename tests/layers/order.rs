@@ -58,7 +58,8 @@ fn circles_of(graph: &Graph) -> Vec<String> {
             continue;
         }
         let Some(circle) = way_back(graph, start) else { continue };
-        let places = circle.windows(2).map(|pair| format!("{} -> {} ({})", pair[0], pair[1], graph[&pair[0]][&pair[1]]));
+        let places =
+            circle.windows(2).map(|pair| format!("{} -> {} ({})", pair[0], pair[1], graph[&pair[0]][&pair[1]]));
         found.push(format!("a circle: {}", places.collect::<Vec<_>>().join(", ")));
         seen.extend(circle);
     }

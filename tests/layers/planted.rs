@@ -57,7 +57,8 @@ fn an_import_over_several_lines_is_found() {
     let source = "use crate::{\n    low,\n    high::{\n        self,\n        parts::{Part as P, *},\n    },\n};\n";
     let found = against("middle/flat.rs", source);
     assert_eq!(found.len(), 2, "{found:?}");
-    let paths: Vec<_> = imports(&tokens("use crate::{a, b::{c, d}};")).into_iter().map(|one| one.path.join("::")).collect();
+    let paths: Vec<_> =
+        imports(&tokens("use crate::{a, b::{c, d}};")).into_iter().map(|one| one.path.join("::")).collect();
     assert_eq!(paths, ["crate::a", "crate::b::c", "crate::b::d"]);
     let renamed = &imports(&tokens("pub(crate) use crate::{\na::{self as x},\n};"))[0];
     assert_eq!((renamed.path.join("::"), renamed.name.as_str(), renamed.line), ("crate::a".to_owned(), "x", 2));
@@ -96,7 +97,10 @@ fn a_circle_is_found() {
         ("a/c.rs", "fn f() { super::d::g() }"),
         ("a/d.rs", "use crate::a::b::B;"),
     ]);
-    assert_eq!(circles(&three), ["a circle: a::b -> a::c (a/b.rs:1), a::c -> a::d (a/c.rs:1), a::d -> a::b (a/d.rs:1)"]);
+    assert_eq!(
+        circles(&three),
+        ["a circle: a::b -> a::c (a/b.rs:1), a::c -> a::d (a/c.rs:1), a::d -> a::b (a/d.rs:1)"]
+    );
 }
 
 #[test]

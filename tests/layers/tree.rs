@@ -93,9 +93,10 @@ impl Tree {
         let longest = (0..=path.len()).rev().find(|&n| self.modules.contains_key(&path[..n])).unwrap_or(0);
         let (module, rest) = path.split_at(longest);
         let Some(name) = rest.first().filter(|_| depth < 8) else { return module.to_vec() };
-        let passed_on = self.modules.get(module).and_then(|there| {
-            there.imports.iter().find(|import| import.kind != Kind::Inline && import.name == *name)
-        });
+        let passed_on = self
+            .modules
+            .get(module)
+            .and_then(|there| there.imports.iter().find(|import| import.kind != Kind::Inline && import.name == *name));
         match passed_on.and_then(|import| self.absolute(module, &import.path)) {
             Some(next) if next != path => self.definition(&[&next[..], &rest[1..]].concat(), depth + 1),
             _ => module.to_vec(),
