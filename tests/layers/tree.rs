@@ -38,11 +38,6 @@ impl Tree {
         self.modules.keys()
     }
 
-    /// The file of a module.
-    pub fn file(&self, module: &[String]) -> &str {
-        self.modules.get(module).map_or("", |module| &module.file)
-    }
-
     /// Names that the root gives to the outside, without modules and crates.
     pub fn root_names(&self) -> BTreeSet<&str> {
         let imports = self.modules.get(&[][..]).map_or(&[][..], |root| &root.imports);
