@@ -335,13 +335,13 @@ fn usage_is_taught() {
 
 /// An edited model is read and written by Python's safetensors, and is the same model.
 #[test]
+#[ignore = "needs a Python with numpy and safetensors, named by BETAEDIT_PYTHON"]
 fn an_edited_model_goes_to_python_and_back() {
-    let Ok(interpreter) = std::env::var("BETAEDIT_PYTHON") else { return };
     for family in ["qwen3", "gpt2"] {
         let setting = Setting::with_statistics(family);
         let edited = setting.path("edited");
         done(setting.edit().arg("--out").arg(&edited));
-        crate::python::python(&interpreter, "copy", &edited);
+        crate::python::python("copy", &edited);
         let asked =
             |model: &Path| json(betaedit().arg("ask").arg("--model").arg(model).args(["--tokens", "12", PROMPT]));
         assert_eq!(asked(&edited), asked(&edited.join("copy")));

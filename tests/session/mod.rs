@@ -6,5 +6,6 @@ mod family;
 mod histories;
 mod kill;
 mod model;
+mod small;
 mod transaction;
 mod undo;
