@@ -20,6 +20,7 @@ mod family;
 mod files;
 mod golden;
 mod identities;
+mod layers;
 #[cfg(feature = "llm")]
 mod llm_editing;
 #[cfg(feature = "llm")]
@@ -32,6 +33,8 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "npz")]
 mod npz;
+#[cfg(all(feature = "safetensors", feature = "session"))]
+mod old_sessions;
 mod oracle;
 mod precision;
 mod projector;

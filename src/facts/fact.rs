@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record;
+/// What stands in a prompt in the subject's place.
+pub(super) const PLACE: &str = "{}";
 
 /// One request: what shall follow which prompt, about whom.
 ///
@@ -90,21 +91,13 @@ impl Fact {
     /// The prompt with the subject in its place.
     #[must_use]
     pub fn full_prompt(&self) -> String {
-        self.prompt.replacen(record::PLACE, &self.subject, 1)
+        self.prompt.replacen(PLACE, &self.subject, 1)
     }
 
     /// The prompt up to and including the subject: its last token is the one whose key an edit writes to.
     #[must_use]
     pub fn prompt_to_subject(&self) -> String {
-        let end = self.prompt.find(record::PLACE).unwrap_or(self.prompt.len());
+        let end = self.prompt.find(PLACE).unwrap_or(self.prompt.len());
         format!("{}{}", &self.prompt[..end], self.subject)
-    }
-}
-
-impl TryFrom<serde_json::Value> for Fact {
-    type Error = String;
-
-    fn try_from(value: serde_json::Value) -> Result<Self, String> {
-        record::parse(&value, 0).map(|(_, fact)| fact).map_err(|fault| fault.to_string())
     }
 }

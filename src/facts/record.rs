@@ -4,10 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::fact::{Fact, NeighborhoodPrompt};
-
-/// What stands in a prompt in the subject's place.
-pub(super) const PLACE: &str = "{}";
+use super::fact::{Fact, NeighborhoodPrompt, PLACE};
 
 /// The layouts of a record; the table is in the [module documentation](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +74,14 @@ pub(super) fn parse(value: &Value, default_id: u64) -> Result<(Layout, Fact), Fa
     };
     fact.case_id = record.case_id()?.unwrap_or(default_id);
     Ok((layout, fact))
+}
+
+impl TryFrom<Value> for Fact {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        parse(&value, 0).map(|(_, fact)| fact).map_err(|fault| fault.to_string())
+    }
 }
 
 fn layout(record: &Map<String, Value>) -> Result<Layout, Fault> {

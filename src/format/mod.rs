@@ -35,8 +35,6 @@ mod precision;
 pub mod spectrum;
 mod statistics;
 #[cfg(feature = "safetensors")]
-mod statistics_file;
-#[cfg(feature = "safetensors")]
 pub(crate) mod tensors;
 
 #[cfg(feature = "safetensors")]

@@ -5,5 +5,6 @@ mod durability;
 mod family;
 mod histories;
 mod model;
+mod small;
 mod transaction;
 mod undo;

@@ -2,53 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use self::orientation::{as_stored, outputs_by_inputs};
 use super::precision::{Precision, Rounding};
 use super::tensors::{Matrix, TensorFile};
 use super::{Updates, malformed};
 use crate::error::{EditError, Result};
 use crate::scalar::{Scalar, cast};
 use crate::update::Orientation;
-use crate::util::atomic_file::{self, Staged};
 use crate::util::validate;
+
+mod index;
+mod orientation;
+mod patch;
 
 /// The file of a checkpoint that is not sharded, and the index of one that is, as `save_pretrained` names them.
 const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// What says which kind of model it is.
-const CONFIG: &str = "config.json";
-
-/// Kinds of models whose projections are `Conv1D`, and kinds whose projections are `Linear`.
-const CONV1D: [&str; 4] = ["decision_transformer", "gpt2", "imagegpt", "openai-gpt"];
-const LINEAR: [&str; 19] = [
-    "bloom",
-    "falcon",
-    "gemma",
-    "gemma2",
-    "gpt_bigcode",
-    "gpt_neo",
-    "gpt_neox",
-    "gptj",
-    "llama",
-    "mistral",
-    "mixtral",
-    "olmo2",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "stablelm",
-    "starcoder2",
-];
-
-/// The longest index that is read. That of a model with a million tensors is a few of these.
-const LONGEST_INDEX: u64 = 1 << 28;
 
 /// A checkpoint: one safetensors file, or shards with an index.
 ///
@@ -103,7 +77,7 @@ impl Checkpoint {
             (true, _) => path.join(WHOLE),
         };
         let files = if file.extension().is_some_and(|extension| extension == "json") {
-            read_index(&file)?
+            index::read(&file)?
         } else {
             TensorFile::open(&file)?.names().into_iter().map(|name| (name, file.clone())).collect()
         };
@@ -126,16 +100,7 @@ impl Checkpoint {
     /// # Errors
     /// No such file, or a kind of model that is not known here: then it is for the caller to say.
     pub fn orientation(&self) -> Result<Orientation> {
-        let path = self.path.with_file_name(CONFIG);
-        let config: Config = serde_json::from_slice(&atomic_file::read(&path)?)
-            .map_err(|error| malformed(&path, format!("not a readable configuration of a model: {error}")))?;
-        match config.model_type.as_str() {
-            kind if CONV1D.contains(&kind) => Ok(Orientation::InputsByOutputs),
-            kind if LINEAR.contains(&kind) => Ok(Orientation::OutputsByInputs),
-            kind => {
-                Err(malformed(&path, format!("how a model of type `{kind}` stores its weights is not known: say it")))
-            }
-        }
+        orientation::of_model(&self.path)
     }
 
     /// `(d_out, d_in)` of a weight.
@@ -212,15 +177,68 @@ impl Checkpoint {
         let (d_out, d_in) = outputs_by_inputs(&matrix, orientation);
         validate::shape("weight", weight, d_out, d_in)?;
         let stored = as_stored(weight, orientation);
-        let exact = |_: usize, first: usize, mut rows: faer::MatMut<'_, f64>| {
-            for i in 0..rows.nrows() {
-                for j in 0..rows.ncols() {
-                    rows[(i, j)] = stored[(first + i, j)].to_f64();
-                }
+        let roundings = patch::patch(&[(name, self.file(name)?)], |_, first, rows| {
+            copy_rows(stored, first, rows);
+            Ok(())
+        })?;
+        Ok(roundings[0])
+    }
+
+    /// Writes whole weights in the place of those that are there, each rounded once, in one pass over every shard that
+    /// has any of them. One weight at a time is in memory.
+    ///
+    /// * `tensors`: for each tensor what `weight` finds its new weight by, for example the number of its layer
+    /// * `weight`: the new weight, `d_out x d_in`; called once a tensor, in the order of the file
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply), and those of `weight`.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use betaedit_core::format::Checkpoint;
+    /// use betaedit_core::{Orientation, faer::{Mat, mat}};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.safetensors");
+    /// # let header = r#"{"0.down":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"1.down":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}"#;
+    /// # std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 16]].concat())?;
+    /// let checkpoint = Checkpoint::open(&folder)?; // holds `0.down` and `1.down`, 1 x 2, all zeros
+    /// let weights = [mat![[1.0, 2.0]], mat![[3.0, 4.0]]];
+    /// let layers = BTreeMap::from([("0.down".to_owned(), 0), ("1.down".to_owned(), 1)]);
+    /// checkpoint.replace_all(&layers, Orientation::OutputsByInputs, |&layer| Ok(weights[layer].clone()))?;
+    ///
+    /// let second: Mat<f64> = checkpoint.weight("1.down", Orientation::OutputsByInputs)?;
+    /// assert_eq!(second, weights[1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn replace_all<T: Scalar, K>(
+        &self,
+        tensors: &BTreeMap<String, K>,
+        orientation: Orientation,
+        mut weight: impl FnMut(&K) -> Result<Mat<T>>,
+    ) -> Result<BTreeMap<String, Rounding>> {
+        if tensors.is_empty() {
+            return Err(EditError::Empty { argument: "tensors" });
+        }
+        let keys: Vec<_> = tensors.values().collect();
+        let shapes = tensors.keys().map(|name| self.shape(name, orientation)).collect::<Result<Vec<_>>>()?;
+        let targets = self.targets(tensors.keys())?;
+        let mut current: Option<(usize, Mat<T>)> = None;
+        let roundings = patch::patch(&targets, |which, first, rows| {
+            if current.as_ref().is_none_or(|(there, _)| *there != which) {
+                current = None;
+                let new = weight(keys[which])?;
+                validate::finite("weight", new.as_ref())?;
+                validate::shape("weight", new.as_ref(), shapes[which].0, shapes[which].1)?;
+                current = Some((which, new));
             }
-        };
-        let patched = self.patch(&[name], exact)?;
-        Ok(patched[0])
+            if let Some((_, new)) = &current {
+                copy_rows(as_stored(new.as_ref(), orientation), first, rows);
+            }
+            Ok(())
+        })?;
+        Ok(tensors.keys().cloned().zip(roundings).collect())
     }
 
     fn add<T: Scalar>(
@@ -244,51 +262,18 @@ impl Checkpoint {
                 Orientation::InputsByOutputs => (right.transpose().to_owned(), left.transpose().to_owned()),
             });
         }
-        let names: Vec<_> = updates.keys().map(String::as_str).collect();
-        let exact = |which: usize, first: usize, rows: faer::MatMut<'_, f64>| {
+        let roundings = patch::patch(&self.targets(updates.keys())?, |which, first, rows| {
             let (left, right) = &factors[which];
             let left = left.as_ref().subrows(first, rows.nrows());
             matmul(rows, Accum::Add, left, right.as_ref(), sign, par);
-        };
-        let roundings = self.patch(&names, exact)?;
+            Ok(())
+        })?;
         Ok(updates.keys().cloned().zip(roundings).collect())
     }
 
-    /// Replaces tensors by what `exact` makes of a block of their rows, given which of them it is and the number of the
-    /// first row. Shape and number type stay.
-    fn patch(&self, names: &[&str], exact: impl Fn(usize, usize, faer::MatMut<'_, f64>)) -> Result<Vec<Rounding>> {
-        let mut shards: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
-        for (which, name) in names.iter().enumerate() {
-            shards.entry(self.file(name)?).or_default().push(which);
-        }
-        let mut roundings = vec![None; names.len()];
-        let mut staged = Vec::with_capacity(shards.len());
-        for (path, patched) in shards {
-            let mut file = TensorFile::open(path)?;
-            let matrices = patched.iter().map(|&which| file.matrix(names[which])).collect::<Result<Vec<_>>>()?;
-            staged.push(Staged::new(path, |to| {
-                file.copy_replacing(to, &matrices, |of_shard, first, old, bytes| {
-                    let (which, matrix) = (patched[of_shard], &matrices[of_shard]);
-                    let rounding = roundings[which].get_or_insert_with(|| Sums::new(matrix.precision));
-                    let old = MatRef::from_row_major_slice(old, old.len() / matrix.cols, matrix.cols);
-                    let refused = |error| {
-                        let error = match error {
-                            EditError::NonFinite { argument, row, col, value } => {
-                                EditError::NonFinite { argument, row: first + row, col, value }
-                            }
-                            error => error,
-                        };
-                        malformed(path, format!("tensor `{}`: {error}", names[which]))
-                    };
-                    validate::finite("the weight", old).map_err(refused)?;
-                    let mut new = old.transpose().to_owned();
-                    exact(which, first, new.as_mut().transpose_mut());
-                    rounding.round(old, new.transpose(), bytes).map_err(refused)
-                })
-            })?);
-        }
-        staged.into_iter().try_for_each(Staged::commit)?;
-        Ok(roundings.into_iter().flatten().map(Sums::report).collect())
+    /// Names with their files.
+    fn targets<'a>(&'a self, names: impl Iterator<Item = &'a String>) -> Result<Vec<(&'a str, &'a Path)>> {
+        names.map(|name| Ok((name.as_str(), self.file(name)?))).collect()
     }
 
     fn file(&self, name: &str) -> Result<&Path> {
@@ -308,93 +293,10 @@ impl Checkpoint {
     }
 }
 
-/// What is read of a configuration.
-#[derive(serde::Deserialize)]
-struct Config {
-    model_type: String,
-}
-
-/// What is read of an index.
-#[derive(serde::Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// The files of the tensors. They are believed to lie in the folder of the index, and nowhere else.
-fn read_index(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let length = std::fs::metadata(path).map_err(atomic_file::io_error(path))?.len();
-    if length > LONGEST_INDEX {
-        return Err(malformed(path, format!("an index of {length} bytes is too long")));
-    }
-    let index: Index = serde_json::from_slice(&atomic_file::read(path)?)
-        .map_err(|error| malformed(path, format!("not a readable index of a checkpoint: {error}")))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let shard = |(tensor, file): (String, String)| {
-        if is_plain(&file) {
-            return Ok((tensor, folder.join(file)));
+fn copy_rows<T: Scalar>(stored: MatRef<'_, T>, first: usize, mut rows: MatMut<'_, f64>) {
+    for i in 0..rows.nrows() {
+        for j in 0..rows.ncols() {
+            rows[(i, j)] = stored[(first + i, j)].to_f64();
         }
-        let problem = format!("the index has tensor `{tensor}` in `{file}`: expected the name of a file beside it");
-        Err(malformed(path, problem))
-    };
-    index.weight_map.into_iter().map(shard).collect()
-}
-
-/// Whether a name is one of a file in a folder, on any system: not a path, absolute, up or down.
-fn is_plain(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))
-        && name.ends_with(".safetensors")
-        && !name.contains(['/', '\\', ':', '\0'])
-}
-
-fn outputs_by_inputs(stored: &Matrix, orientation: Orientation) -> (usize, usize) {
-    match orientation {
-        Orientation::OutputsByInputs => (stored.rows, stored.cols),
-        Orientation::InputsByOutputs => (stored.cols, stored.rows),
-    }
-}
-
-fn as_stored<T>(weight: MatRef<'_, T>, orientation: Orientation) -> MatRef<'_, T> {
-    match orientation {
-        Orientation::OutputsByInputs => weight,
-        Orientation::InputsByOutputs => weight.transpose(),
-    }
-}
-
-/// A [`Rounding`] in the making.
-#[derive(Clone)]
-struct Sums {
-    precision: Precision,
-    /// Sums of squares.
-    asked: f64,
-    error: f64,
-    largest: f64,
-}
-
-impl Sums {
-    fn new(precision: Precision) -> Self {
-        Self { precision, asked: 0.0, error: 0.0, largest: 0.0 }
-    }
-
-    /// Rounds rows that were `old` and shall be `new`.
-    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<()> {
-        for i in 0..new.nrows() {
-            for j in 0..new.ncols() {
-                let stored = self.precision.encode(new[(i, j)], bytes);
-                if !stored.is_finite() {
-                    return Err(EditError::Overflow { step: "the edited weight", scalar: self.precision.name() });
-                }
-                let error = (stored - new[(i, j)]).abs();
-                self.asked += (new[(i, j)] - old[(i, j)]).powi(2);
-                self.error += error * error;
-                self.largest = self.largest.max(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn report(self) -> Rounding {
-        let Self { precision, asked, error, largest } = self;
-        Rounding { precision, asked: asked.sqrt(), error: error.sqrt(), largest }
     }
 }

@@ -1,0 +1,98 @@
+//! Tensors of a checkpoint replaced, in one pass over every shard.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use faer::{MatMut, MatRef};
+
+use crate::error::{EditError, Result};
+use crate::format::malformed;
+use crate::format::precision::{Precision, Rounding};
+use crate::format::tensors::TensorFile;
+use crate::util::atomic_file::Staged;
+use crate::util::validate;
+
+/// Replaces tensors by what `exact` makes of a block of their rows, given which of them it is and the number of the
+/// first row. Shape and number type stay. Each shard is read and written once; all of them are put in their places when
+/// the last one is written.
+///
+/// * `targets`: names with their files, no name twice
+pub(super) fn patch(
+    targets: &[(&str, &Path)],
+    mut exact: impl FnMut(usize, usize, MatMut<'_, f64>) -> Result<()>,
+) -> Result<Vec<Rounding>> {
+    let mut shards: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
+    for (which, (_, path)) in targets.iter().enumerate() {
+        shards.entry(path).or_default().push(which);
+    }
+    let mut roundings = vec![None; targets.len()];
+    let mut staged = Vec::with_capacity(shards.len());
+    for (path, patched) in shards {
+        let mut file = TensorFile::open(path)?;
+        let matrices = patched.iter().map(|&which| file.matrix(targets[which].0)).collect::<Result<Vec<_>>>()?;
+        staged.push(Staged::new(path, |to| {
+            file.copy_replacing(to, &matrices, |of_shard, first, old, bytes| {
+                let (which, matrix) = (patched[of_shard], &matrices[of_shard]);
+                let rounding = roundings[which].get_or_insert_with(|| Sums::new(matrix.precision));
+                let old = MatRef::from_row_major_slice(old, old.len() / matrix.cols, matrix.cols);
+                let refused = |error| {
+                    malformed(path, format!("tensor `{}`: {}", targets[which].0, of_whole_tensor(error, first)))
+                };
+                validate::finite("the weight", old).map_err(refused)?;
+                let mut new = old.transpose().to_owned();
+                exact(which, first, new.as_mut().transpose_mut())?;
+                rounding.round(old, new.transpose(), bytes).map_err(refused)
+            })
+        })?);
+    }
+    staged.into_iter().try_for_each(Staged::commit)?;
+    Ok(roundings.into_iter().flatten().map(Sums::report).collect())
+}
+
+/// An error in a block of rows, with the row counted from the first of the tensor.
+fn of_whole_tensor(error: EditError, first: usize) -> EditError {
+    match error {
+        EditError::NonFinite { argument, row, col, value } => {
+            EditError::NonFinite { argument, row: first + row, col, value }
+        }
+        error => error,
+    }
+}
+
+/// A [`Rounding`] in the making.
+#[derive(Clone)]
+struct Sums {
+    precision: Precision,
+    /// Sums of squares.
+    asked: f64,
+    error: f64,
+    largest: f64,
+}
+
+impl Sums {
+    fn new(precision: Precision) -> Self {
+        Self { precision, asked: 0.0, error: 0.0, largest: 0.0 }
+    }
+
+    /// Rounds rows that were `old` and shall be `new`.
+    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<()> {
+        for i in 0..new.nrows() {
+            for j in 0..new.ncols() {
+                let stored = self.precision.encode(new[(i, j)], bytes);
+                if !stored.is_finite() {
+                    return Err(EditError::Overflow { step: "the edited weight", scalar: self.precision.name() });
+                }
+                let error = (stored - new[(i, j)]).abs();
+                self.asked += (new[(i, j)] - old[(i, j)]).powi(2);
+                self.error += error * error;
+                self.largest = self.largest.max(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(self) -> Rounding {
+        let Self { precision, asked, error, largest } = self;
+        Rounding { precision, asked: asked.sqrt(), error: error.sqrt(), largest }
+    }
+}
