@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use betaedit_core::faer::linalg::matmul::matmul;
 use betaedit_core::faer::{Accum, Mat, Par, set_global_parallelism};
-use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Orientation, ProjectorBuilder, Refresh, Scalar};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Orientation, Refresh, Scalar};
 use betaedit_synthetic::{DenseSolve, LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 

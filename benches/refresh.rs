@@ -18,10 +18,9 @@ use std::time::Duration;
 
 use betaedit_core::editor::ClosedFormEditor;
 use betaedit_core::faer::{Par, set_global_parallelism};
-use betaedit_core::{
-    BetaEdit, EditBatch, Editor, Headroom, HistoryWeighting, InverseGram, Method, ProjectorBuilder, Refresh,
-    RefreshRule, Spectrum,
-};
+use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
+use betaedit_core::refresh::Headroom;
+use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Refresh, RefreshRule, Spectrum};
 use betaedit_synthetic::{LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};

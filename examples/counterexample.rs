@@ -10,10 +10,11 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use betaedit_core::editor::History;
 use betaedit_core::editor::{ClosedFormEditor, Recipe};
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::metrics::{Interference, RunningTotal};
-use betaedit_core::{EditBatch, Editor, History, Memit, Method, SecondMoment, Spectrum};
+use betaedit_core::{EditBatch, Editor, Memit, Method, SecondMoment, Spectrum};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let memit = Memit::default().with_lambda(1.0);
@@ -36,7 +37,7 @@ fn squared_drift(recipe: Recipe) -> Result<f64, Box<dyn Error>> {
     let axes = Mat::from_fn(2, 2, |i, j| if i == j { 2.0_f64.sqrt() } else { 0.0 });
     moment.observe(axes.as_ref(), Par::Seq)?;
     let moment = Arc::new(moment);
-    let spectrum = Arc::new(Spectrum::of(&moment, Par::Seq)?);
+    let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
 
     let mut editor = ClosedFormEditor::<f64>::new("memit", recipe, &spectrum, Par::Seq)?;
     let mut total = RunningTotal::new(&moment, 2, 1, Par::Seq)?;
@@ -47,7 +48,7 @@ fn squared_drift(recipe: Recipe) -> Result<f64, Box<dyn Error>> {
         drift = total.record(&update)?.ok_or("every edit is measured")?.drift;
         updates.push(update);
     }
-    if !Interference::of(&updates, Par::Seq)?.is_non_conflicting(1e-12) {
+    if !Interference::new(&updates, Par::Seq)?.is_non_conflicting(1e-12) {
         return Err("the updates conflict: the theorem says nothing about them".into());
     }
     Ok(drift * drift)

@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let method = BetaEdit::default().with_lambda1(300.0);
     let mut editors = vec![];
     for moment in moments.values() {
-        editors.push(method.editor::<f32>(&Arc::new(Spectrum::of(moment, par)?), par)?);
+        editors.push(method.editor::<f32>(&Arc::new(Spectrum::new(moment, par)?), par)?);
     }
 
     // Keys and targets are means over three texts that the model writes, besides the bare prompt.
@@ -67,7 +67,7 @@ fn said(adapter: &ModelAdapter, request: &Request) -> Result<String, Box<dyn Err
     let prompt = tokenizer.encode(&request.text())?;
     let completion = model.generate(&prompt, 12, &mut Sampler::Greedy)?;
     let target = tokenizer.encode(&format!("{} {}", request.text(), request.target()))?;
-    let found = model.continuations(&[(&target, prompt.len())])?;
+    let found = model.score_continuations(&[(&target, prompt.len())])?;
     let probability = found[0].log_probabilities.iter().sum::<f32>().exp();
     let text = tokenizer.decode(&[prompt, completion].concat())?;
     Ok(format!("{} [p({}) = {probability:.4}]", text.replace('\n', " / "), request.target()))

@@ -10,9 +10,11 @@ use std::error::Error;
 use std::sync::Arc;
 
 use betaedit_core::adapter::RecordedStream;
+use betaedit_core::editor::History;
 use betaedit_core::faer::Par;
+use betaedit_core::metrics::Gauges;
 use betaedit_core::session::{EditId, Session, SessionBuilder};
-use betaedit_core::{Adapter, AlphaEdit, History, Method, Spectrum};
+use betaedit_core::{Adapter, AlphaEdit, Spectrum};
 
 const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2-layer10-slice.safetensors");
 const EDITS: usize = 100;
@@ -25,9 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let stream = RecordedStream::<f32>::open(RECORDING, par)?;
     let layer = stream.layers()[0];
     let moment = Arc::new(stream.second_moment().clone());
-    let spectrum = Arc::new(Spectrum::of(&moment, par)?);
+    let spectrum = Arc::new(Spectrum::new(&moment, par)?);
     let method = AlphaEdit::default().with_history(History::Absorbed);
-    let mut session = SessionBuilder::new("alphaedit-h", method.recipe())
+    let mut session = SessionBuilder::new(method)
         .layer(layer, moment, spectrum)
         .directory(directory)
         .snapshot_every(20)
@@ -55,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn show(what: &str, session: &Session<RecordedStream<f32>>, layer: usize) -> Result<(), Box<dyn Error>> {
-    let (leakage, drift) = session.gauges(layer).ok_or("the session keeps no totals")?;
+    let Gauges { leakage, drift } = session.gauges(layer).ok_or("the session keeps no totals")?;
     let report = session.report();
     println!("{what}: {} applied, {} undone, leakage {leakage:.5}, drift {drift:.4}", report.applied, report.undone);
     Ok(())

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::faer::Par;
 use betaedit_core::metrics::RunningTotal;
-use betaedit_core::{Adapter, BetaEdit, EditBatch, Editor, HistoryWeighting, Method, Refresh, RefreshRule, Spectrum};
+use betaedit_core::projector::HistoryWeighting;
+use betaedit_core::{Adapter, BetaEdit, EditBatch, Editor, Method, Refresh, RefreshRule, Spectrum};
 
 const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2-layer10-slice.safetensors");
 
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // What the matrix must keep: its answers to ordinary keys, whose second moments these are.
     let moment = Arc::new(stream.second_moment().clone());
-    let spectrum = Arc::new(Spectrum::of(&moment, par)?);
+    let spectrum = Arc::new(Spectrum::new(&moment, par)?);
     let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 });
     let method = BetaEdit::default().with_lambda1(300.0).with_refresh(Refresh::Every { edits: 50, rule });
     let mut editor = method.editor::<f32>(&spectrum, par)?;

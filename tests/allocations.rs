@@ -7,10 +7,11 @@
 use std::alloc::System;
 use std::sync::{Arc, Mutex};
 
+use betaedit_core::engine::{Solution, Workspace};
 use betaedit_core::faer::{Mat, Par};
+use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::{
-    BetaEdit, EditBatch, Editor, HistoryWeighting, InverseGram, Method, Projector, Refresh, RefreshRule, Scalar,
-    Solution, Spectrum, Threshold, Workspace,
+    BetaEdit, EditBatch, Editor, InverseGram, Method, Projector, Refresh, RefreshRule, Scalar, Spectrum, Threshold,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 

@@ -1,11 +1,13 @@
 //! Promises about the public types that the compiler can check.
 
 use betaedit_core::editor::{ClosedFormEditor, EditorState, MethodEntry, Recipe};
+use betaedit_core::editor::{Emmet, Encore, Hyperparameters, NullSpace, Pmet, RlsEdit, SimIe};
+use betaedit_core::engine::Solution;
 use betaedit_core::metrics::{Interference, Measurement, Retention, RunningTotal};
+use betaedit_core::refresh::RefreshReport;
 use betaedit_core::restraint::Restraint;
 use betaedit_core::{
-    AlphaEdit, BetaEdit, EditBatch, EditError, Editor, Emmet, Encore, Hyperparameters, InverseGram, Memit, NullSpace,
-    Pmet, Projector, RefreshReport, RlsEdit, SecondMoment, SimIe, Solution, Spectrum, Update,
+    AlphaEdit, BetaEdit, EditBatch, Editor, Error, InverseGram, Memit, Projector, SecondMoment, Spectrum, Update,
 };
 
 fn shared_between_threads<T: Send + Sync>() {}
@@ -25,7 +27,7 @@ fn every_type_can_be_shared_between_threads() {
     shared_between_threads::<(Memit, AlphaEdit, BetaEdit, Hyperparameters, Recipe, MethodEntry, EditorState)>();
     shared_between_threads::<(Pmet, Emmet, Encore, RlsEdit, SimIe<Memit>, NullSpace<Memit>, Restraint)>();
     shared_between_threads::<(Interference, Measurement, Retention, RunningTotal)>();
-    shared_between_threads::<EditError>();
+    shared_between_threads::<Error>();
     #[cfg(feature = "safetensors")]
     shared_between_threads::<(betaedit_core::format::Checkpoint, betaedit_core::format::Statistics)>();
 }
@@ -34,6 +36,6 @@ fn every_type_can_be_shared_between_threads() {
 #[test]
 fn an_error_is_small_and_static() {
     fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
-    is_error::<EditError>();
-    assert!(size_of::<EditError>() <= 72, "{}", size_of::<EditError>());
+    is_error::<Error>();
+    assert!(size_of::<Error>() <= 72, "{}", size_of::<Error>());
 }

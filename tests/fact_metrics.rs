@@ -1,9 +1,10 @@
 //! Efficacy, generality, specificity and agreement on a toy model, against numbers worked out by hand.
 
 use approx::assert_relative_eq;
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::facts::Facts;
 use betaedit_core::facts::metrics::{Case, Evaluation, Perplexity, Query, Rate, Scorer, TokenScore, evaluate};
-use betaedit_core::{EditError, Result};
+use betaedit_core::{Error, Result};
 
 /// Probability of each token of a target, and whether it is the argmax.
 type Row = (&'static str, &'static str, &'static [(f64, bool)]);
@@ -148,9 +149,9 @@ fn wrong_answers_of_a_scorer_are_refused() {
     let nan = |queries: &[Query<'_>]| {
         queries.iter().map(|_| vec![TokenScore { token: 1, log_probability: f64::NAN, argmax: 1 }]).collect()
     };
-    assert!(matches!(ask(nan), EditError::NonFinite { row: 0, col: 0, .. }));
+    assert!(matches!(ask(nan), Error::Numerics(NumericsError::NonFinite { row: 0, col: 0, .. })));
     let mut failing =
-        |_: &[Query<'_>]| -> Result<Vec<Vec<TokenScore>>> { Err(EditError::Adapter("out of memory".into())) };
+        |_: &[Query<'_>]| -> Result<Vec<Vec<TokenScore>>> { Err(ModelError::Adapter("out of memory".into()).into()) };
     assert!(evaluate(&mut failing, facts.iter()).is_err());
     let mut sound = |queries: &[Query<'_>]| Ok(queries.iter().map(|_| vec![score(-1.0)]).collect());
     assert!(evaluate(&mut sound, facts.iter()).is_ok());

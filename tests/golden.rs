@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use betaedit_core::adapter::RecordedStream;
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{ClosedFormEditor, Penalty, method};
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::metrics::{RunningTotal, write_errors};
-use betaedit_core::{
-    Adapter, EditBatch, Editor, HistoryWeighting, Hyperparameters, Refresh, RefreshRule, Scalar, Spectrum, Threshold,
-};
+use betaedit_core::projector::HistoryWeighting;
+use betaedit_core::{Adapter, EditBatch, Editor, Refresh, RefreshRule, Scalar, Spectrum, Threshold};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -86,11 +86,11 @@ fn variant(name: &str, numbers: &Value) -> (&'static str, Hyperparameters, usize
     h.lambda1 = number("lambda1");
     h.lambda2 = number("lambda2");
     h.threshold = Threshold::Absolute(number("threshold"));
-    h.refresh = if name.contains("no-refresh") {
+    h.refresh = Some(if name.contains("no-refresh") {
         Refresh::Never
     } else {
         Refresh::Every { edits: number("refresh_every") as usize, rule: RefreshRule::Full(weighting) }
-    };
+    });
     h.penalty = if name.contains("no-penalty") { Penalty::Dropped } else { Penalty::Kept };
     let method = if name.starts_with("betaedit") { "betaedit" } else { name };
     (betaedit_core::editor::method(method).unwrap().name, h, batch)

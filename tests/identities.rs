@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::metrics::{leakage, write_errors};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::scalar::cast;
 use betaedit_core::{
-    AlphaEdit, EditBatch, Editor, InverseGram, Memit, Method, Projector, ProjectorBuilder, Scalar, SecondMoment,
-    Spectrum, Threshold, cast,
+    AlphaEdit, EditBatch, Editor, InverseGram, Memit, Method, Projector, Scalar, SecondMoment, Spectrum, Threshold,
 };
 use proptest::prelude::*;
 

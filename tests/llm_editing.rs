@@ -3,13 +3,15 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use betaedit_core::editor::History;
 use betaedit_core::editor::NamedRecipe;
+use betaedit_core::error::{FileError, ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
     Anchor, Collector, Contexts, Descent, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
     Target, TargetSearch, Tokenizer, Wording,
 };
-use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum, Update};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum, Update};
 use safetensors::SafeTensors;
 
 use crate::llm_models::{Expected, FAMILIES, data, open};
@@ -181,9 +183,18 @@ fn known_targets_are_not_sought() {
     let mut one = adapter(vec![1.0; hidden]).unwrap();
     let [zero_left, one_left] = [&mut zero, &mut one].map(|adapter| adapter.residuals(1, &[request()]).unwrap());
     assert!((one_left - &zero_left - Mat::full(hidden, 1, 1.0)).norm_max() < 1e-5);
-    assert!(matches!(zero.residuals(1, &[telling()]), Err(EditError::Parameter { parameter: "steps", .. })));
-    assert!(matches!(adapter(vec![0.0; hidden + 1]), Err(EditError::Shape { argument: "target", .. })));
-    assert!(matches!(adapter(vec![f32::NAN; hidden]), Err(EditError::NonFinite { argument: "target", .. })));
+    assert!(matches!(
+        zero.residuals(1, &[telling()]),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "steps", .. }))
+    ));
+    assert!(matches!(
+        adapter(vec![0.0; hidden + 1]),
+        Err(Error::Numerics(NumericsError::Shape { argument: "target", .. }))
+    ));
+    assert!(matches!(
+        adapter(vec![f32::NAN; hidden]),
+        Err(Error::Numerics(NumericsError::NonFinite { argument: "target", .. }))
+    ));
 }
 
 #[test]
@@ -225,7 +236,10 @@ fn a_target_is_the_best_that_was_seen() {
     for (descent, name) in [(Descent::Steepest { step: 0.0 }, "step"), (Descent::Adam { rate: f64::NAN }, "rate")] {
         let search = TargetSearch::default().with_descent(descent);
         let refused = search.run(&model, &tokenizer, &contexts(), 2, &telling());
-        assert!(matches!(refused, Err(EditError::Parameter { parameter, .. }) if parameter == name), "{descent:?}");
+        assert!(
+            matches!(refused, Err(Error::Numerics(NumericsError::Parameter { parameter, .. })) if parameter == name),
+            "{descent:?}"
+        );
     }
 }
 
@@ -415,26 +429,38 @@ fn statistics_stop_go_on_and_add_up() {
 fn what_cannot_be_done_is_refused() {
     let (model, tokenizer) = open("llama");
     let refused = Request::new("Paris", "Paris is in", "Spain");
-    assert!(matches!(&refused, Err(EditError::Request { subject, .. }) if subject == "Paris"), "{refused:?}");
-    assert!(matches!(Request::new("Paris", "{} is in", " "), Err(EditError::Request { .. })));
-    assert!(matches!(Request::new(" ", "{} is in", "Spain"), Err(EditError::Request { .. })));
+    assert!(
+        matches!(&refused, Err(Error::Model(ModelError::Request { subject, .. })) if subject == "Paris"),
+        "{refused:?}"
+    );
+    assert!(matches!(Request::new("Paris", "{} is in", " "), Err(Error::Model(ModelError::Request { .. }))));
+    assert!(matches!(Request::new(" ", "{} is in", "Spain"), Err(Error::Model(ModelError::Request { .. }))));
     let adapter =
         |layers| ModelAdapter::new(model.clone(), tokenizer.clone(), layers, contexts(), TargetSearch::default());
-    assert!(matches!(adapter(vec![]), Err(EditError::Empty { argument: "layers" })));
-    assert!(matches!(adapter(vec![1, 4]), Err(EditError::UnknownLayer { layer: 4, .. })));
-    assert!(matches!(adapter(vec![2, 1]), Err(EditError::Parameter { parameter: "layers", .. })));
+    assert!(matches!(adapter(vec![]), Err(Error::Numerics(NumericsError::Empty { argument: "layers" }))));
+    assert!(matches!(adapter(vec![1, 4]), Err(Error::Model(ModelError::UnknownLayer { layer: 4, .. }))));
+    assert!(matches!(adapter(vec![2, 1]), Err(Error::Numerics(NumericsError::Parameter { parameter: "layers", .. }))));
     let mut adapter = adapter(vec![1]).unwrap();
-    assert!(matches!(adapter.keys(2, &[request()]), Err(EditError::UnknownLayer { layer: 2, .. })));
-    assert!(matches!(adapter.keys(1, &[]), Err(EditError::Empty { argument: "requests" })));
+    assert!(matches!(adapter.keys(2, &[request()]), Err(Error::Model(ModelError::UnknownLayer { layer: 2, .. }))));
+    assert!(matches!(adapter.keys(1, &[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests" }))));
     let long = Request::new("Paris", format!("{} {{}} is", "very ".repeat(200)), "Spain").unwrap();
-    assert!(matches!(adapter.keys(1, &[long]), Err(EditError::Parameter { parameter: "number of tokens", .. })));
-    assert!(matches!(model.trace(&[1, 384]), Err(EditError::Parameter { parameter: "token", .. })));
-    assert!(matches!(model.trace(&[]), Err(EditError::Empty { argument: "tokens" })));
+    assert!(matches!(
+        adapter.keys(1, &[long]),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "number of tokens", .. }))
+    ));
+    assert!(matches!(
+        model.trace(&[1, 384]),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "token", .. }))
+    ));
+    assert!(matches!(model.trace(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "tokens" }))));
     let wrong = Mat::<f32>::zeros(3, 3);
-    assert!(matches!(adapter.write_weight(1, wrong.as_ref()), Err(EditError::Shape { argument: "weight", .. })));
+    assert!(matches!(
+        adapter.write_weight(1, wrong.as_ref()),
+        Err(Error::Numerics(NumericsError::Shape { argument: "weight", .. }))
+    ));
     let settings = TargetSearch::default().with_steps(0);
     let found = settings.run(&model, &tokenizer, &contexts(), 1, &request());
-    assert!(matches!(found, Err(EditError::Parameter { parameter: "steps", .. })));
+    assert!(matches!(found, Err(Error::Numerics(NumericsError::Parameter { parameter: "steps", .. }))));
 }
 
 /// A file whose weights are those of a directory.
@@ -529,7 +555,7 @@ fn a_gguf_file_is_the_same_model() {
         // A damaged file is refused.
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1000]).unwrap();
-        assert!(matches!(Model::open(&path, Par::Seq), Err(EditError::Format { .. })));
+        assert!(matches!(Model::open(&path, Par::Seq), Err(Error::File(FileError::Format { .. }))));
     }
 }
 

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
-use betaedit_core::EditError;
+use betaedit_core::Error;
 use betaedit_core::Orientation;
+use betaedit_core::error::{FileError, ModelError};
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::format::Checkpoint;
 use betaedit_core::llm::families::{
@@ -186,7 +187,9 @@ fn a_family_from_outside_is_the_same_model_under_other_names() {
 #[test]
 fn what_a_family_cannot_say_is_refused_by_name() {
     let problem = |folder: &Path, families: &Families| match Model::open_with(folder, families, Par::Seq) {
-        Err(EditError::Format { path, problem }) => format!("{}: {problem}", path.file_name().unwrap().display()),
+        Err(Error::File(FileError::Format { path, problem })) => {
+            format!("{}: {problem}", path.file_name().unwrap().display())
+        }
         other => panic!("{other:?}"),
     };
     let folder = renamed(false);
@@ -243,7 +246,7 @@ fn a_gguf_file_of_a_family_from_outside_is_read() {
     gguf("qwen2", "own", &path);
     let refused = Model::open(&path, Par::Seq);
     assert!(
-        matches!(&refused, Err(EditError::Format { problem, .. })
+        matches!(&refused, Err(Error::File(FileError::Format { problem, .. }))
             if problem == "the architecture is `own`, known in GGUF files are llama, qwen2, qwen3"),
         "{refused:?}"
     );
@@ -271,7 +274,7 @@ fn a_model_is_made_of_tensors_in_memory() {
     assert_eq!(model.fingerprint(), expected.fingerprint());
 
     let problem = |refused: Result<Model>| match refused {
-        Err(EditError::Format { path, problem }) => format!("{}: {problem}", path.display()),
+        Err(Error::File(FileError::Format { path, problem })) => format!("{}: {problem}", path.display()),
         other => panic!("{other:?}"),
     };
     let mut wrong = expected.config().clone();
@@ -329,7 +332,7 @@ fn edited_weights_are_written_under_the_names_of_the_checkpoint() {
         let (again, _) = Model::open(folder.path(), Par::Seq).unwrap();
         assert_eq!(again.trace(&tokens).unwrap().logits, adapter.model().trace(&tokens).unwrap().logits);
         let unknown = adapter.model().write_edited(&checkpoint, &[4]);
-        assert!(matches!(unknown, Err(EditError::UnknownLayer { layer: 4, .. })));
+        assert!(matches!(unknown, Err(Error::Model(ModelError::UnknownLayer { layer: 4, .. }))));
     }
 }
 

@@ -13,9 +13,10 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use betaedit_core::adapter::RecordedStream;
+use betaedit_core::error::FileError;
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, spectrum};
-use betaedit_core::{Adapter, EditError, Orientation, Result, SecondMoment, Spectrum, Update};
+use betaedit_core::{Adapter, Error, Orientation, Result, SecondMoment, Spectrum, Update};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -365,7 +366,7 @@ fn refused(name: &str, bytes: &[u8], text: &str) {
     let reader = READERS.iter().find(|reader| reader.name == name).unwrap();
     match read(reader, &folder.path().join(reader.file), bytes) {
         Ok(()) => panic!("{name}: taken, expected `{text}`"),
-        Err(error @ (EditError::Format { .. } | EditError::InFile { .. })) => {
+        Err(error @ (Error::File(FileError::Format { .. }) | Error::File(FileError::Numbers { .. }))) => {
             assert!(error.to_string().contains(text), "`{error}` does not say `{text}`");
         }
         Err(other) => panic!("{other:?}"),

@@ -109,7 +109,7 @@ fn old_statistics_spectra_and_deltas_are_read() {
         let expected = &keys * keys.transpose();
         assert!(distance(statistics.sum(), expected.as_ref()) < 1e-14);
         let moment = statistics.moment(keys.as_ref()).unwrap();
-        let new = Spectrum::of(&moment, Par::Seq).unwrap();
+        let new = Spectrum::new(&moment, Par::Seq).unwrap();
         for (new, old) in new.values().iter().zip(old.values()) {
             assert!((new - old).abs() < 1e-13 * moment.mean(Par::Seq).norm_l2());
         }

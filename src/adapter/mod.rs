@@ -20,7 +20,7 @@ use crate::update::{Orientation, Update};
 /// are edited already, so an adapter is asked for one layer's keys and residuals only after the updates of the layers
 /// below were applied.
 ///
-/// An error of the adapter's own goes into [`EditError::Adapter`](crate::Error::Adapter).
+/// An error of the adapter's own goes into [`ModelError::Adapter`](crate::Error::Adapter).
 pub trait Adapter {
     /// The number type of keys, residuals and updates.
     type Scalar: Scalar;

@@ -7,7 +7,7 @@ use std::path::Path;
 use faer::{Mat, MatMut, MatRef, Par};
 
 use super::Adapter;
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, Result};
 use crate::format::tensors::{self, Matrix, NewTensor, TensorFile};
 use crate::format::{Precision, in_file};
 use crate::scalar::{Scalar, cast};
@@ -112,14 +112,14 @@ impl<T: Scalar> RecordedStream<T> {
         if self.layers.contains(&layer) {
             Ok(())
         } else {
-            Err(EditError::UnknownLayer { layer, known: self.layers.to_vec() })
+            Err(ModelError::UnknownLayer { layer, known: self.layers.to_vec() }.into())
         }
     }
 
     fn columns(&self, layer: usize, of: &Mat<T>, requests: &[usize]) -> Result<Mat<T>> {
         self.check_layer(layer)?;
         if let Some(&index) = requests.iter().find(|&&request| request >= self.len()) {
-            return Err(EditError::UnknownRequest { index, len: self.len() });
+            return Err(ModelError::UnknownRequest { index, len: self.len() }.into());
         }
         Ok(Mat::from_fn(of.nrows(), requests.len(), |i, j| of[(i, requests[j])]))
     }
@@ -168,7 +168,7 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
 
     fn apply(&mut self, layer: usize, update: &Update<T>) -> Result<()> {
         self.check_layer(layer)?;
-        self.weight.apply(update, self.par)
+        Ok(self.weight.apply(update, self.par)?)
     }
 }
 

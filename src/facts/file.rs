@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::fact::Fact;
 use super::record::{self, Fault, Layout};
-use crate::error::{EditError, Result};
+use crate::error::{Error, FactsError, FileError, Result};
 
 /// The facts of one file, all of one layout.
 ///
@@ -26,7 +26,7 @@ impl Facts {
     ///
     /// # Errors
     /// A file that cannot be read, is not UTF-8, is not JSON or has no record; and the first record that is no valid
-    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`EditError::Record`].
+    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`FactsError::Record`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::parse(path, contents(path)?)
@@ -36,7 +36,7 @@ impl Facts {
     ///
     /// # Errors
     /// A file that cannot be read, is not UTF-8, is not JSON or has no good record.
-    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<EditError>)> {
+    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<Error>)> {
         let path = path.as_ref();
         Self::parse_lenient(path, contents(path)?)
     }
@@ -58,7 +58,7 @@ impl Facts {
     ///
     /// # Errors
     /// As `read_lenient`.
-    pub fn parse_lenient(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<(Self, Vec<EditError>)> {
+    pub fn parse_lenient(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<(Self, Vec<Error>)> {
         let path = path.as_ref();
         let mut reader = Reader::new(path);
         let mut errors = Vec::new();
@@ -94,7 +94,7 @@ impl Deref for Facts {
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| EditError::Io { path: path.to_owned(), source })
+    std::fs::read(path).map_err(|error| FileError::Io { path: path.to_owned(), error }.into())
 }
 
 /// Turns records into facts, and knows what makes a file of them.
@@ -112,7 +112,7 @@ impl Reader {
     }
 
     fn push(&mut self, number: usize, raw: &str) -> Result<()> {
-        let (layout, fact) = self.checked(number, raw).map_err(|Fault { field, problem }| EditError::Record {
+        let (layout, fact) = self.checked(number, raw).map_err(|Fault { field, problem }| FactsError::Record {
             path: self.path.clone(),
             record: number,
             field: field.map(String::into_boxed_str),
@@ -153,8 +153,8 @@ impl Reader {
     }
 }
 
-fn malformed(path: &Path, problem: String) -> EditError {
-    EditError::Format { path: path.to_owned(), problem }
+fn malformed(path: &Path, problem: String) -> Error {
+    FileError::Format { path: path.to_owned(), problem }.into()
 }
 
 /// The records of a file, unparsed, with their numbers from 1 up; in JSON lines, the number of the line.

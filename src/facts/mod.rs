@@ -28,7 +28,7 @@
 //!     error.unwrap_err().to_string(),
 //!     "facts.json: record 1, field `target`: is empty; give the text that shall follow the prompt"
 //! );
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
 mod fact;

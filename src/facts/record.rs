@@ -8,6 +8,7 @@ use super::fact::{Fact, NeighborhoodPrompt, PLACE};
 
 /// The layouts of a record; the table is in the [module documentation](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Layout {
     /// CounterFact and multi_counterfact, as published.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{Precision, Updates, in_file, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
 
@@ -37,7 +37,7 @@ const KIND: &str = "betaedit.delta.1";
 /// ```
 pub fn write<T: Scalar>(path: impl AsRef<Path>, updates: &Updates<T>) -> Result<()> {
     if updates.is_empty() {
-        return Err(EditError::Empty { argument: "updates" });
+        return Err(NumericsError::Empty { argument: "updates" }.into());
     }
     let factors = updates.iter().flat_map(|(parameter, update)| {
         [("left", update.left()), ("right", update.right())]

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::precision::Precision;
 use super::tensors::{self, NewTensor};
 use super::{Updates, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Orientation;
 use crate::util::atomic_file;
@@ -46,7 +46,7 @@ pub fn write<T: Scalar>(
         modules.insert(module, update);
     }
     let Some(rank) = modules.values().map(|update| update.rank()).max() else {
-        return Err(EditError::Empty { argument: "updates" });
+        return Err(NumericsError::Empty { argument: "updates" }.into());
     };
     // The scale is alpha / r, so a module of another rank has an alpha of its own.
     let ranks: BTreeMap<_, _> = modules

@@ -11,14 +11,14 @@
 //!
 //! Files are input like any other: nothing in them is believed. A header longer than its file, a shape that its bytes do
 //! not fill, a number type that is none, an archive that unpacks to far more than it is, an index that points out of its
-//! folder: each is an [`EditError::Format`] that says what is wrong. No reader allocates more
+//! folder: each is an [`FileError::Format`] that says what is wrong. No reader allocates more
 //! than a small multiple of the file.
 //!
 //! Every file is written whole or not at all: beside its place, then renamed into it.
 
 use std::path::Path;
 
-use crate::error::EditError;
+use crate::error::{Error, FileError, NumericsError};
 
 #[cfg(feature = "safetensors")]
 pub mod checkpoint;
@@ -49,11 +49,11 @@ pub use statistics::{Fingerprint, Statistics};
 pub type Updates<T> = std::collections::BTreeMap<String, crate::update::Update<T>>;
 
 /// An error in what a file says.
-pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> EditError {
-    EditError::Format { path: path.to_owned(), problem: problem.into() }
+pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Error {
+    FileError::Format { path: path.to_owned(), problem: problem.into() }.into()
 }
 
 /// An error in the numbers of a file.
-pub(crate) fn in_file(path: &Path) -> impl Fn(EditError) -> EditError + Copy + '_ {
-    move |source| EditError::InFile { path: path.to_owned(), source: Box::new(source) }
+pub(crate) fn in_file(path: &Path) -> impl Fn(NumericsError) -> Error + Copy + '_ {
+    move |error| FileError::Numbers { path: path.to_owned(), error }.into()
 }

@@ -14,7 +14,7 @@ use super::npy::{Header, header};
 use super::precision::Precision;
 use super::statistics::Statistics;
 use super::{in_file, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::linalg;
 use crate::util::atomic_file::{self, io_error};
 
@@ -74,7 +74,7 @@ impl Statistics {
         let text = format!("<U{}", CONSTRUCTOR.1.len());
         let integer = |parameter, value: u64| match i64::try_from(value) {
             Ok(value) => Ok(value.to_le_bytes()),
-            Err(_) => Err(EditError::Parameter { parameter, value: value as f64, allowed: "at most 2^63 - 1" }),
+            Err(_) => Err(NumericsError::Parameter { parameter, value: value as f64, allowed: "at most 2^63 - 1" }),
         };
         let count = integer("tokens", self.tokens())?;
         let (samples_type, samples) = match samples {
@@ -82,7 +82,7 @@ impl Statistics {
             None => ("<f8", NONE.to_le_bytes()),
         };
         if precision == Precision::F32 && !(self.sum().norm_max() <= f64::from(f32::MAX)) {
-            return Err(EditError::Overflow { step: "the sum over all keys", scalar: "f32" });
+            return Err(NumericsError::Overflow { step: "the sum over all keys", scalar: "f32" }.into());
         }
         atomic_file::write_with(path, |file| {
             let io = io_error(path);

@@ -9,6 +9,7 @@ use crate::scalar::Scalar;
 
 /// The type of the numbers in a file, little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Precision {
     /// IEEE half precision: 11 significant bits, up to 65504.
     F16,
@@ -112,6 +113,7 @@ fn to_odd(x: f64) -> f32 {
 #[cfg(feature = "safetensors")]
 /// What rounding to the number type of a file did to a weight change.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub struct Rounding {
     /// The number type of the file.
     pub precision: Precision,

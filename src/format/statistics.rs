@@ -17,7 +17,7 @@ use super::{
     precision::Precision,
     tensors::{self, NewTensor, TensorFile},
 };
-use crate::error::{EditError, Result};
+use crate::error::{FileError, NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::second_moment::{self, SecondMoment};
 use crate::util::validate;
@@ -63,7 +63,7 @@ pub struct Fingerprint {
 ///
 /// let moment = statistics.moment(keys.as_ref().subcols(0, 10))?;
 /// assert_eq!(moment.tokens(), Some(100));
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
@@ -81,8 +81,8 @@ impl Statistics {
     /// Statistics of no token, or of an unknown number of tokens.
     pub fn of(moment: &SecondMoment, fingerprint: Fingerprint, part: &str, par: Par) -> Result<Self> {
         match moment.tokens() {
-            None => Err(EditError::UnknownTokenCount { argument: "moment" }),
-            Some(0) => Err(EditError::Empty { argument: "moment" }),
+            None => Err(NumericsError::UnknownTokenCount { argument: "moment" }.into()),
+            Some(0) => Err(NumericsError::Empty { argument: "moment" }.into()),
             Some(tokens) => Ok(Self {
                 sum: moment.sum(par),
                 tokens,
@@ -93,7 +93,7 @@ impl Statistics {
     }
 
     /// A checked sum: square, finite, symmetric, of at least one token.
-    pub(super) fn new(sum: Mat<f64>, tokens: u64) -> Result<Self> {
+    pub(super) fn new(sum: Mat<f64>, tokens: u64) -> Result<Self, NumericsError> {
         second_moment::check_matrix("sum", sum.as_ref())?;
         second_moment::check_tokens(tokens)?;
         Ok(Self { sum, tokens, fingerprint: None, parts: BTreeSet::new() })
@@ -107,10 +107,10 @@ impl Statistics {
         validate::shape("other", other.sum.as_ref(), self.d_in(), self.d_in())?;
         if self.fingerprint != other.fingerprint {
             let [expected, found] = [&self.fingerprint, &other.fingerprint].map(described);
-            return Err(EditError::Fingerprint { expected, found });
+            return Err(FileError::OtherStatistics { expected, found }.into());
         }
         if let Some(part) = self.parts.intersection(&other.parts).next() {
-            return Err(EditError::CountedAlready { part: part.clone() });
+            return Err(FileError::CountedAlready { part: part.clone() }.into());
         }
         let tokens = second_moment::count(self.tokens, other.tokens)?;
         validate::in_range(
@@ -128,7 +128,7 @@ impl Statistics {
     /// # Errors
     /// As [`SecondMoment::from_sum`]: above all, a mean in the place of the sum.
     pub fn moment<W: Scalar>(&self, witness: MatRef<'_, W>) -> Result<SecondMoment> {
-        SecondMoment::from_sum(self.sum(), self.tokens, witness)
+        Ok(SecondMoment::from_sum(self.sum(), self.tokens, witness)?)
     }
 
     /// `sum k kᵀ` over all tokens, `d_in x d_in`.
@@ -202,10 +202,10 @@ impl Statistics {
             let part = Self::read(&path)?;
             match &mut whole {
                 None => whole = Some(part),
-                Some(whole) => whole.merge(&part).map_err(in_file(path.as_ref()))?,
+                Some(whole) => whole.merge(&part).map_err(|error| malformed(path.as_ref(), error.to_string()))?,
             }
         }
-        whole.ok_or(EditError::Empty { argument: "paths" })
+        whole.ok_or(NumericsError::Empty { argument: "paths" }.into())
     }
 
     /// Writes the statistics, sums in `f64`.

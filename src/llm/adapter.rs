@@ -16,7 +16,7 @@ use super::prompt::{Contexts, Prompt, Request, targeted_behind};
 use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, NumericsError, Result};
 use crate::update::{Orientation, Update};
 use crate::util::validate;
 
@@ -91,11 +91,11 @@ impl ModelAdapter {
         search: TargetSearch,
     ) -> Result<Self> {
         if layers.is_empty() {
-            return Err(EditError::Empty { argument: "layers" });
+            return Err(NumericsError::Empty { argument: "layers" }.into());
         }
         if let Some(pair) = layers.windows(2).find(|pair| pair[0] >= pair[1]) {
             let (parameter, allowed) = ("layers", "ascending numbers");
-            return Err(EditError::Parameter { parameter, value: pair[1] as f64, allowed });
+            return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
         model.down(layers[layers.len() - 1])?;
         Ok(Self { model, tokenizer, contexts, search, layers, known: HashMap::new(), batch: None })
@@ -151,7 +151,7 @@ impl ModelAdapter {
     fn check_layer(&self, layer: usize) -> Result<()> {
         match self.layers.contains(&layer) {
             true => Ok(()),
-            false => Err(EditError::UnknownLayer { layer, known: self.layers.clone() }),
+            false => Err(ModelError::UnknownLayer { layer, known: self.layers.clone() }.into()),
         }
     }
 
@@ -159,7 +159,7 @@ impl ModelAdapter {
     fn at(&mut self, layer: usize, requests: &[Request]) -> Result<&mut Work> {
         self.check_layer(layer)?;
         if requests.is_empty() {
-            return Err(EditError::Empty { argument: "requests" });
+            return Err(NumericsError::Empty { argument: "requests" }.into());
         }
         let goes_on = |work: &Work| {
             work.requests == requests && work.layer <= layer && work.changed.is_none_or(|changed| changed < layer)

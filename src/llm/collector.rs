@@ -11,7 +11,7 @@ use super::block::{TokenBatch, columns};
 use super::failed;
 use super::model::Model;
 use super::tokenizer::Tokenizer;
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::second_moment::SecondMoment;
 use crate::util::validate;
 
@@ -62,7 +62,7 @@ impl<'a> Collector<'a> {
     /// No layer, or one that the model does not have.
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, layers: &[usize]) -> Result<Self> {
         if layers.is_empty() {
-            return Err(EditError::Empty { argument: "layers" });
+            return Err(NumericsError::Empty { argument: "layers" }.into());
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;

@@ -15,11 +15,12 @@ use super::ops::{Objective, Op, Term, copy};
 use super::prompt::{Contexts, Request, targeted_behind};
 use super::target::Adam;
 use super::tokenizer::Tokenizer;
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::util::validate;
 
 /// Where the target is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Supervision {
     /// At each of its tokens, after those before it (FT-M).
     #[default]
@@ -43,6 +44,7 @@ pub struct Tuned {
 /// # References
 /// Zhu et al., "Modifying Memories in Transformer Models" (arXiv 2012.00363), as the programs of ROME and `EasyEdit` have it.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct FineTuning {
     /// Adam's step length. Default: `5e-4`.
@@ -137,6 +139,7 @@ impl FineTuning {
 /// # References
 /// Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022; settings as in `EasyEdit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct LowRankTuning {
     /// Rank of a change. Default: `8`.
@@ -169,7 +172,7 @@ impl LowRankTuning {
         check_descent(self.learning_rate, self.steps, self.enough)?;
         validate::positive("alpha", self.alpha)?;
         if self.rank == 0 {
-            return Err(EditError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
+            return Err(NumericsError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" }.into());
         }
         let task = Exercise::new(model, tokenizer, requests, Supervision::Target)?;
         let (tuned, losses) = self.descend(model, &task).map_err(failed)?;
@@ -245,9 +248,9 @@ fn merge(model: &mut Model, par: Par) -> Computed<()> {
 fn check_descent(learning_rate: f64, steps: usize, enough: f64) -> Result<()> {
     validate::positive("learning_rate", learning_rate)?;
     if steps == 0 {
-        return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
+        return Err(NumericsError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" }.into());
     }
-    validate::non_negative("enough", enough)
+    Ok(validate::non_negative("enough", enough)?)
 }
 
 /// Requests as one batch of sequences, and what is asked of them.
@@ -262,7 +265,7 @@ struct Exercise {
 impl Exercise {
     fn new(model: &Model, tokenizer: &Tokenizer, requests: &[Request], supervision: Supervision) -> Result<Self> {
         if requests.is_empty() {
-            return Err(EditError::Empty { argument: "requests" });
+            return Err(NumericsError::Empty { argument: "requests" }.into());
         }
         let bare = Contexts::default();
         let mut sequences = vec![];

@@ -48,7 +48,7 @@
 //!     adapter.apply(*layer, &editor.edit(&EditBatch::new(K.as_ref(), R.as_ref())?)?)?;
 //!     left -= 1;
 //! }
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
 //! Arithmetic is in `f32`; equal input gives equal bits at an equal number of threads.
@@ -87,11 +87,11 @@ pub use target::{Anchor, Descent, Site, Steered, SteeredEvaluation, Steering, Ta
 pub use tokenizer::Tokenizer;
 pub use weights::{Source, StoredTensor};
 
-use crate::error::EditError;
+use crate::error::{Error, ModelError};
 
 /// A failure of the model or its tokenizer.
-fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> EditError {
-    EditError::Adapter(error.into())
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    ModelError::Adapter(error.into()).into()
 }
 
 #[cfg(doctest)]

@@ -11,7 +11,7 @@ use super::config::Config;
 use super::failed;
 use super::families::{Family, numbered};
 use super::ops::{Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
-use crate::error::{EditError, Result, Shape};
+use crate::error::{ModelError, NumericsError, Result, Shape};
 use crate::update::Orientation;
 
 /// A decoder-only language model in `f32`, in main memory.
@@ -100,7 +100,7 @@ impl Model {
     }
 
     pub(super) fn down(&self, layer: usize) -> Result<&Parameter> {
-        let known = || EditError::UnknownLayer { layer, known: (0..self.blocks.len()).collect() };
+        let known = || ModelError::UnknownLayer { layer, known: (0..self.blocks.len()).collect() };
         Ok(&self.blocks.get(layer).ok_or_else(known)?.down.weight)
     }
 
@@ -142,7 +142,7 @@ impl Model {
             self.check_tokens(tokens)?;
             if *start == 0 || *start >= tokens.len() {
                 let allowed = "at least 1 and less than the number of tokens";
-                return Err(EditError::Parameter { parameter: "start", value: *start as f64, allowed });
+                return Err(NumericsError::Parameter { parameter: "start", value: *start as f64, allowed }.into());
             }
         }
         self.run_continuations(sequences).map_err(failed)
@@ -193,16 +193,21 @@ impl Model {
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
-            return Err(EditError::Empty { argument: "tokens" });
+            return Err(NumericsError::Empty { argument: "tokens" }.into());
         }
         if tokens.len() > self.config.context {
             let allowed = "at most the model's context";
-            return Err(EditError::Parameter { parameter: "number of tokens", value: tokens.len() as f64, allowed });
+            return Err(NumericsError::Parameter {
+                parameter: "number of tokens",
+                value: tokens.len() as f64,
+                allowed,
+            }
+            .into());
         }
         match tokens.iter().find(|&&token| token as usize >= self.config.vocabulary) {
             Some(&token) => {
                 let allowed = "less than the size of the model's vocabulary";
-                Err(EditError::Parameter { parameter: "token", value: f64::from(token), allowed })
+                Err(NumericsError::Parameter { parameter: "token", value: f64::from(token), allowed }.into())
             }
             None => Ok(()),
         }

@@ -3,7 +3,7 @@
 use super::model::Model;
 use super::sampling::Sampler;
 use super::tokenizer::Tokenizer;
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, Result};
 
 /// A fact to write into a model: when the prompt is read with the subject in it, say the target.
 ///
@@ -13,7 +13,7 @@ use crate::error::{EditError, Result};
 /// let request = Request::new("Marie Curie", "{} was born in the city of", "Lisbon")?;
 /// assert_eq!(request.text(), "Marie Curie was born in the city of");
 /// assert!(Request::new("Marie Curie", "She was born in", "Lisbon").is_err());
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
@@ -28,6 +28,7 @@ pub struct Request {
 /// Anchored at the subject, a fact has a key of its own; at the end of the prompt, all facts that are asked for in the same
 /// words have nearly the same one (table 3 of arXiv 2605.09285).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum FactToken {
     /// The last token of the subject, where models look facts up (Meng et al., "Locating and Editing Factual Associations in
@@ -51,7 +52,7 @@ impl Request {
     /// * `target`: how the text shall go on
     ///
     /// # Errors
-    /// [`EditError::Request`] for an empty subject or target, or a prompt without exactly one `{}`.
+    /// [`ModelError::Request`] for an empty subject or target, or a prompt without exactly one `{}`.
     pub fn new(subject: impl Into<String>, prompt: impl Into<String>, target: impl Into<String>) -> Result<Self> {
         let (subject, prompt, target) = (subject.into(), prompt.into(), target.into());
         let problem = match (prompt.matches("{}").count(), subject.trim(), target.trim()) {
@@ -60,7 +61,7 @@ impl Request {
             (1, ..) => return Ok(Self { subject, prompt, target, token: FactToken::default() }),
             (n, ..) => format!("the prompt `{prompt}` has {n} places `{{}}` for the subject, expected 1"),
         };
-        Err(EditError::Request { subject, problem })
+        Err(ModelError::Request { subject, problem }.into())
     }
 
     /// A request that is known to be in order.
@@ -123,6 +124,7 @@ impl Request {
 ///
 /// The bare prompt counts one half, the prompts behind the texts the other half together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Contexts {
     prefixes: Vec<String>,
 }
@@ -195,7 +197,7 @@ impl Prompt {
         let to_subject = tokenizer.encode(&format!("{before}{subject}"))?;
         if to_subject.len() <= tokenizer.encode("")?.len() {
             let problem = "the tokenizer makes no token of the subject".into();
-            return Err(EditError::Request { subject: subject.into(), problem });
+            return Err(ModelError::Request { subject: subject.into(), problem }.into());
         }
         let common = |part: &[u32]| part.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
         // Where an end and what follows share a token, that is the one.
@@ -225,7 +227,7 @@ pub(super) fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) 
     let start = text.iter().zip(&whole.tokens).take_while(|(a, b)| a == b).count();
     if start <= whole.position || start >= whole.tokens.len() {
         let problem = "the tokenizer cannot tell the target from what is before it".into();
-        return Err(EditError::Request { subject: request.subject().into(), problem });
+        return Err(ModelError::Request { subject: request.subject().into(), problem }.into());
     }
     Ok((whole, start))
 }

@@ -16,7 +16,7 @@ use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
 /// let facts = facts::Facts::read("facts.json")?;
 /// let mut scoring = Scoring::new(&model, &tokenizer);
 /// let summary = facts::metrics::evaluate(&mut scoring, facts.iter())?.summary();
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Scoring<'a> {

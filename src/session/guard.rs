@@ -94,10 +94,10 @@ impl Guards {
             ("stability", self.stability),
             ("used_capacity", self.used_capacity),
         ];
-        limits
+        Ok(limits
             .iter()
             .filter_map(|&(name, limit)| Some((name, limit?)))
-            .try_for_each(|(n, l)| validate::non_negative(n, l))
+            .try_for_each(|(n, l)| validate::non_negative(n, l))?)
     }
 
     /// The first limit that is not kept. NaN keeps none.

@@ -7,7 +7,7 @@ use faer::Mat;
 use super::first_format;
 use super::method::{LayerStatistics, SessionMethod};
 use crate::editor::Share;
-use crate::error::{EditError, Result};
+use crate::error::{FileError, Result};
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
@@ -114,5 +114,5 @@ fn same(path: &Path, there: &str, here: &str) -> Result<()> {
             }
         }
     };
-    Err(EditError::Format { path: path.to_owned(), problem })
+    Err(FileError::Format { path: path.to_owned(), problem }.into())
 }

@@ -14,7 +14,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{EditError, Result};
+use crate::error::{Error, FileError, Result};
 use crate::util::atomic_file::io_error;
 
 const MAGIC: [u8; 8] = *b"betajrn1";
@@ -78,7 +78,7 @@ impl Journal {
         let length = journal.length()?;
         if length < MAGIC.len() as u64 || journal.read_at(0, &mut magic).is_err() || magic != MAGIC {
             let problem = "not a journal of a session, or one of another version".into();
-            return Err(EditError::Format { path: path.to_owned(), problem });
+            return Err(FileError::Format { path: path.to_owned(), problem }.into());
         }
         journal.end = START;
         let mut records = 0;
@@ -192,7 +192,7 @@ impl Journal {
         Ok(Next::Record { kind, payload, end })
     }
 
-    fn damaged(&self, place: Mark, problem: &str) -> EditError {
+    fn damaged(&self, place: Mark, problem: &str) -> Error {
         let path = match &self.storage {
             Storage::Memory(_) => PathBuf::from("the journal in memory"),
             Storage::File { path, .. } => path.clone(),
@@ -202,7 +202,7 @@ impl Journal {
              cut the file to {} bytes",
             place.offset, place.offset
         );
-        EditError::Format { path, problem }
+        FileError::Format { path, problem }.into()
     }
 
     fn length(&self) -> Result<u64> {
@@ -255,7 +255,8 @@ fn open(path: &Path) -> Result<Storage> {
     match locked {
         Ok(()) => Ok(Storage::File { file, path: path.to_owned() }),
         Err(TryLockError::WouldBlock) => {
-            Err(EditError::Format { path: path.to_owned(), problem: "another process has this session open".into() })
+            Err(FileError::Format { path: path.to_owned(), problem: "another process has this session open".into() }
+                .into())
         }
         Err(TryLockError::Error(error)) => Err(io_error(path)(error)),
     }

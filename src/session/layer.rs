@@ -119,7 +119,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         match (self.restraint, &self.total) {
             (None, _) | (Some(Restrained::Prune(..)), None) => Ok(proposal),
             (Some(Restrained::Rect(rect)), _) => {
-                proposal.map_update(|update| rect.restrain(update, self.before.as_ref(), par))
+                Ok(proposal.map_update(|update| rect.restrain(update, self.before.as_ref(), par))?)
             }
             (Some(Restrained::Prune(prune, largest)), Some(total)) => {
                 // The drift bounds the singular values.
@@ -129,10 +129,10 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
                 let sum = total.so_far() + cast::<T, f64>(proposal.update().to_dense(par).as_ref());
                 match prune.correction(sum.as_ref(), largest, par)? {
                     None => Ok(proposal),
-                    Some(correction) => proposal.map_update(|update| {
+                    Some(correction) => Ok(proposal.map_update(|update| {
                         let both = Update::stacked([update, &correction.cast()?])?;
                         update.with_factors(both.left().to_owned(), both.right().transpose().to_owned())
-                    }),
+                    })?),
                 }
             }
         }
@@ -215,7 +215,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
 
     /// What the gauges will read after a change of the weight.
     pub(super) fn measure(&self, update: &Update<T>) -> Result<Option<Measurement>> {
-        self.total.as_ref().map(|total| total.after(update)).transpose()
+        Ok(self.total.as_ref().map(|total| total.after(update)).transpose()?)
     }
 
     /// A change of the weight joins the gauges.

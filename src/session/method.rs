@@ -85,7 +85,7 @@ impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
         let recipe = Recipe { merging: Merging::Never, ..self.recipe() };
         let editor = ClosedFormEditor::new(self.name(), recipe, &statistics.spectrum, par)?;
         match &statistics.random_keys {
-            Some(keys) => editor.with_random_keys(keys),
+            Some(keys) => Ok(editor.with_random_keys(keys)?),
             None => Ok(editor),
         }
     }

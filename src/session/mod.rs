@@ -68,7 +68,7 @@ use faer::Par;
 
 use crate::adapter::Adapter;
 use crate::editor::{ClosedFormEditor, Editor, EditorState, Share};
-use crate::error::{EditError, Result};
+use crate::error::{Error, Result, SessionError};
 use crate::metrics::Gauges;
 
 use conflict::Index;
@@ -100,7 +100,7 @@ pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     /// Edits between snapshots, and edits since the last one.
     snapshot_every: usize,
     since_snapshot: usize,
-    snapshot_failure: Option<EditError>,
+    snapshot_failure: Option<Error>,
     recovery: Recovery,
     /// Requests seen before the session was opened.
     processed_before: u64,
@@ -167,7 +167,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Why the last snapshot could not be written, if so. Nothing is lost by it but time: the journal has every batch, and
     /// the next snapshot is tried after the next one.
     #[must_use]
-    pub fn snapshot_failure(&self) -> Option<&EditError> {
+    pub fn snapshot_failure(&self) -> Option<&Error> {
         self.snapshot_failure.as_ref()
     }
 
@@ -180,7 +180,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     fn usable(&self) -> Result<()> {
         match &self.broken {
             None => Ok(()),
-            Some(problem) => Err(EditError::SessionBroken { problem: problem.clone() }),
+            Some(problem) => Err(SessionError::Broken { problem: problem.clone() }.into()),
         }
     }
 

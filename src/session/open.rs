@@ -18,7 +18,7 @@ use super::store::{Recovery, Store};
 use super::transaction::{self, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Merging;
-use crate::error::{EditError, Result};
+use crate::error::{FileError, ModelError, NumericsError, Result};
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::util::atomic_file::io_error;
@@ -43,7 +43,7 @@ impl<M> SessionBuilder<M> {
         for (number, keys) in std::mem::take(&mut self.random_keys) {
             let known = self.layers.iter().map(|layer| layer.layer).collect();
             let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
-            layer.ok_or(EditError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
+            layer.ok_or(ModelError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
         }
         let identity = Identity {
             model: guarded(|| Ok(adapter.fingerprint()))?,
@@ -92,29 +92,36 @@ impl<M> SessionBuilder<M> {
     fn check(&self) -> Result<()> {
         self.guards.check()?;
         if self.layers.is_empty() {
-            return Err(EditError::Empty { argument: "layers" });
+            return Err(NumericsError::Empty { argument: "layers" }.into());
         }
         if !(0.9..=1.0).contains(&self.near) {
             let (parameter, value) = ("the cosine of parallel keys", self.near);
-            return Err(EditError::Parameter { parameter, value, allowed: "0.9 to 1" });
+            return Err(NumericsError::Parameter { parameter, value, allowed: "0.9 to 1" }.into());
         }
         if self.snapshot_every == 0 {
-            return Err(EditError::Parameter { parameter: "snapshot_every", value: 0.0, allowed: "at least 1 edit" });
+            return Err(NumericsError::Parameter {
+                parameter: "snapshot_every",
+                value: 0.0,
+                allowed: "at least 1 edit",
+            }
+            .into());
         }
         if let Some(pair) = self.layers.windows(2).find(|pair| pair[0].layer >= pair[1].layer) {
             let (parameter, value) = ("layers", pair[1].layer as f64);
-            return Err(EditError::Parameter { parameter, value, allowed: "layers in ascending order, each once" });
+            return Err(
+                NumericsError::Parameter { parameter, value, allowed: "layers in ascending order, each once" }.into()
+            );
         }
-        let without_gauges = |what: &str| EditError::Unsupported {
+        let without_gauges = |what: &str| NumericsError::Unsupported {
             what: format!("{what} without the gauges; leave out `without_gauges`"),
         };
         if !self.gauged && (self.guards.leakage.is_some() || self.guards.relative_drift.is_some()) {
-            return Err(without_gauges("a guard on leakage or drift"));
+            return Err(without_gauges("a guard on leakage or drift").into());
         }
         if let Some(restraint) = &self.restraint {
             restraint.check()?;
             if matches!(restraint, Restraint::Prune(_)) && !self.gauged {
-                return Err(without_gauges("a restraint of the total change"));
+                return Err(without_gauges("a restraint of the total change").into());
             }
         }
         Ok(())
@@ -125,13 +132,13 @@ impl<M> SessionBuilder<M> {
     where
         M: SessionMethod<A::Scalar>,
     {
-        let layer = |statistics: &LayerStatistics| {
+        let layer = |statistics: &LayerStatistics| -> Result<_> {
             let (d_out, d_in) = guarded(|| adapter.weight_shape(statistics.layer))?;
             validate::shape("spectrum", statistics.spectrum.vectors(), d_in, d_in)?;
             let moment = statistics.moment.d_in();
             if moment != d_in {
                 let (expected, found) = ((d_in, d_in).into(), (moment, moment).into());
-                return Err(EditError::Shape { argument: "moment", expected, found });
+                return Err(NumericsError::Shape { argument: "moment", expected, found }.into());
             }
             let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
@@ -176,7 +183,7 @@ impl<T: Scalar> Opened<T> {
         }
         if let Some(other) = Store::<T>::leftover(path) {
             let problem = "there is no journal beside it: restore the journal, or use another directory".into();
-            return Err(EditError::Format { path: other, problem });
+            return Err(FileError::Format { path: other, problem }.into());
         }
         let description = identity.written::<T>();
         let store = Store::in_directory(path, &description);
@@ -193,7 +200,7 @@ impl<T: Scalar> Opened<T> {
         let shapes: Vec<_> = layers.iter().map(Layer::shape).collect();
         let (mut index, mut recovery) = (Index::default(), Recovery::default());
         let mut description = None;
-        let visit = |place, kind, payload: &[u8]| {
+        let visit = |place, kind, payload: &[u8]| -> Result<()> {
             let record = Record::<T>::decode(kind, payload, &shapes).map_err(io_error(&at))?;
             match record {
                 Record::Description(there) => {
@@ -202,7 +209,7 @@ impl<T: Scalar> Opened<T> {
                 }
                 record if record.first().is_some_and(|first| first != index.len()) => {
                     let problem = "its batches are out of order".into();
-                    return Err(EditError::Format { path: at.clone(), problem });
+                    return Err(FileError::Format { path: at.clone(), problem }.into());
                 }
                 record => {
                     recovery.resumed = true;

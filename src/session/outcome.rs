@@ -6,7 +6,7 @@ use super::conflict::Conflict;
 use super::guard::Violation;
 use super::id::EditId;
 use super::layer::LayerOutcome;
-use crate::error::EditError;
+use crate::error::Error;
 
 /// What became of a batch of requests.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub enum Rejection {
         /// The layer.
         layer: usize,
         /// How.
-        error: EditError,
+        error: Error,
     },
 }
 

@@ -13,7 +13,7 @@ use super::report::Report;
 use super::transaction::{copy_weight, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Editor;
-use crate::error::{EditError, Result};
+use crate::error::{Error, Result, SessionError};
 use crate::refresh::RefreshReport;
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
@@ -21,7 +21,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub(super) fn batch(&mut self, place: Mark) -> Result<Batch<A::Scalar>> {
         match self.record(place)?.0 {
             Record::Batch(batch) => Ok(batch),
-            _ => Err(EditError::SessionBroken { problem: "the journal has no batch where one was written".into() }),
+            _ => Err(SessionError::Broken { problem: "the journal has no batch where one was written".into() }.into()),
         }
     }
 
@@ -30,7 +30,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let shapes: Vec<_> = self.layers.iter().map(Layer::shape).collect();
         let (kind, payload, end) = self.journal.read(place)?;
         let record = Record::decode(kind, &payload, &shapes)
-            .map_err(|error| EditError::SessionBroken { problem: format!("the journal cannot be read: {error}") })?;
+            .map_err(|error| SessionError::Broken { problem: format!("the journal cannot be read: {error}") })?;
         Ok((record, end))
     }
 
@@ -79,7 +79,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 self.report = report;
                 Ok(Some(place))
             }
-            Err(error @ EditError::Adapter(_)) => Err(error),
+            Err(error @ Error::Model(_)) => Err(error),
             Err(error) => {
                 self.recovery.snapshot_ignored = Some(error.to_string());
                 Ok(None)

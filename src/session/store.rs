@@ -10,7 +10,7 @@ use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
 use crate::editor::Editor;
-use crate::error::{EditError, Result};
+use crate::error::{FileError, Result};
 use crate::scalar::Scalar;
 use crate::util::atomic_file::{self, io_error};
 use crate::util::bytes;
@@ -194,7 +194,7 @@ fn write_sealed(
 /// Opens such a file, checks all of it, and stands at the contents.
 fn open_sealed(path: &Path, magic: [u8; 8], fingerprint: &[u8; HASH]) -> Result<impl Read + use<>> {
     let io = io_error(path);
-    let malformed = |problem: &str| EditError::Format { path: path.to_owned(), problem: problem.into() };
+    let malformed = |problem: &str| FileError::Format { path: path.to_owned(), problem: problem.into() };
     let open = || File::open(path).map(|file| BufReader::with_capacity(1 << 20, file)).map_err(io);
     let length = std::fs::metadata(path).map_err(io)?.len();
     let contents = length
@@ -206,16 +206,16 @@ fn open_sealed(path: &Path, magic: [u8; 8], fingerprint: &[u8; HASH]) -> Result<
     let mut hash = [0; HASH];
     file.read_exact(&mut hash).map_err(io)?;
     if hasher.finalize() != hash {
-        return Err(malformed("damaged: its hash is not that of its contents"));
+        return Err(malformed("damaged: its hash is not that of its contents").into());
     }
     let mut file = open()?;
     let (mut found_magic, mut found) = ([0; 8], [0; HASH]);
     file.read_exact(&mut found_magic).and_then(|()| file.read_exact(&mut found)).map_err(io)?;
     if found_magic != magic {
-        return Err(malformed("of another kind or version"));
+        return Err(malformed("of another kind or version").into());
     }
     if found != *fingerprint {
-        return Err(malformed("of another session: model, layers, statistics or hyperparameters differ"));
+        return Err(malformed("of another session: model, layers, statistics or hyperparameters differ").into());
     }
     Ok(file.take(contents))
 }

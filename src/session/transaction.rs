@@ -15,7 +15,7 @@ use super::record::{Batch, MOST_REQUESTS, Part, Record};
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, merging};
-use crate::error::{EditError, Result};
+use crate::error::{Error, ModelError, NumericsError, Result, SessionError};
 use crate::linalg;
 use crate::refresh::RefreshReport;
 use crate::scalar::Scalar;
@@ -25,7 +25,7 @@ use crate::util::validate;
 /// Why an attempt stopped: the batch is rejected, or the session cannot go on as it is.
 pub(super) enum Stop {
     Rejected(Rejection),
-    Failed(EditError),
+    Failed(Error),
 }
 
 /// How far an attempt came: what has to be taken back if it fails.
@@ -54,7 +54,7 @@ struct Attempt<T: Scalar> {
 pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-        Err(EditError::Adapter(format!("it panicked: {}", text.unwrap_or("without a message")).into()))
+        Err(ModelError::Adapter(format!("it panicked: {}", text.unwrap_or("without a message")).into()).into())
     })
 }
 
@@ -64,7 +64,7 @@ pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
     layer: &mut Layer<A::Scalar, E>,
 ) -> Result<()> {
     guarded(|| adapter.read_weight(layer.number, layer.before.as_mut()))?;
-    validate::finite("the adapter's weight", layer.before.as_ref())
+    Ok(validate::finite("the adapter's weight", layer.before.as_ref())?)
 }
 
 /// What a record says about requests joins the index.
@@ -91,7 +91,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     ///
     /// # Errors
     /// No requests, or a session that cannot go on: its directory cannot be written (the model is as before then), or a
-    /// failed batch could not be taken back ([`EditError::SessionBroken`]). All else is an [`Outcome::Rejected`].
+    /// failed batch could not be taken back ([`SessionError::Broken`]). All else is an [`Outcome::Rejected`].
     pub fn edit(&mut self, requests: &[A::Request]) -> Result<Outcome> {
         self.replace(&[], requests)
     }
@@ -100,15 +100,15 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// would be by a first edit, not averaged with the old ones.
     ///
     /// # Errors
-    /// As [`edit`](Self::edit), and [`EditError::UnknownEdit`].
+    /// As [`edit`](Self::edit), and [`SessionError::UnknownEdit`].
     pub fn replace(&mut self, old: &[EditId], requests: &[A::Request]) -> Result<Outcome> {
         self.usable()?;
         if requests.is_empty() {
-            return Err(EditError::Empty { argument: "requests" });
+            return Err(NumericsError::Empty { argument: "requests" }.into());
         }
         if requests.len() > MOST_REQUESTS {
             let (parameter, value) = ("requests of a batch", requests.len() as f64);
-            return Err(EditError::Parameter { parameter, value, allowed: "up to 2^20" });
+            return Err(NumericsError::Parameter { parameter, value, allowed: "up to 2^20" }.into());
         }
         let old = self.with_partners(old)?;
         let first = self.processed();
@@ -172,9 +172,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         if !replaced.is_empty() {
             traces.kept = Some(self.keep().map_err(|error| self.failed(0, error))?);
             self.withdraw(&replaced, self.journal.end()).map_err(|error| match error {
-                EditError::Io { .. } | EditError::Format { .. } | EditError::SessionBroken { .. } => {
-                    Stop::Failed(error)
-                }
+                Error::File(_) | Error::Session(SessionError::Broken { .. }) => Stop::Failed(error),
                 error => self.failed(0, error),
             })?;
             for (report, again) in refreshes.iter_mut().zip(self.refresh().map_err(Stop::Rejected)?) {
@@ -208,7 +206,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(Attempt { record: Record::Batch(batch), replaced, proposed, conflicts: settled.found })
     }
 
-    fn failed(&self, layer: usize, error: EditError) -> Stop {
+    fn failed(&self, layer: usize, error: Error) -> Stop {
         Stop::Rejected(Rejection::Failed { layer: self.layers[layer].number, error })
     }
 
@@ -262,7 +260,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Refreshes the projectors that are due. What was refreshed before a failure stays so.
     pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, Rejection> {
         let refresh = |layer: &mut Layer<A::Scalar, E>| {
-            layer.editor.refresh_if_due().map_err(|error| Rejection::Failed { layer: layer.number, error })
+            layer
+                .editor
+                .refresh_if_due()
+                .map_err(|error| Rejection::Failed { layer: layer.number, error: error.into() })
         };
         self.layers.iter_mut().map(refresh).collect()
     }

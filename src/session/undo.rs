@@ -11,7 +11,7 @@ use super::record::{Part, Record};
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, Reversal};
-use crate::error::{EditError, Result};
+use crate::error::{Error, NumericsError, Result, SessionError};
 use crate::linalg;
 use crate::scalar::cast;
 use crate::update::Update;
@@ -34,12 +34,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// which costs as much as they did, and nothing is approximate. At several layers, the keys of the layers above an undone edit stay those that were recorded.
     ///
     /// # Errors
-    /// [`EditError::UnknownEdit`] for edits that are not in the model, and those of [`edit`](Self::edit). Nothing is changed
+    /// [`SessionError::UnknownEdit`] for edits that are not in the model, and those of [`edit`](Self::edit). Nothing is changed
     /// then.
     pub fn undo(&mut self, ids: &[EditId]) -> Result<Undone> {
         self.usable()?;
         if ids.is_empty() {
-            return Err(EditError::Empty { argument: "ids" });
+            return Err(NumericsError::Empty { argument: "ids" }.into());
         }
         let ids = self.with_partners(ids)?;
         let kept = self.keep()?;
@@ -66,9 +66,9 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         for &id in ids {
             let processed = self.processed();
             let place = self.index.place(id).filter(|_| self.index.is_applied(id));
-            let place = place.ok_or(EditError::UnknownEdit { id: id.0, processed })?;
+            let place = place.ok_or(SessionError::UnknownEdit { id: id.0, processed })?;
             let batch = self.batch(place)?;
-            let column = batch.column(id).ok_or(EditError::UnknownEdit { id: id.0, processed })?;
+            let column = batch.column(id).ok_or(SessionError::UnknownEdit { id: id.0, processed })?;
             all.extend(&batch.columns[column]);
         }
         Ok(all.into_iter().collect())
@@ -79,12 +79,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub(super) fn withdraw(&mut self, ids: &[EditId], end: Mark) -> Result<bool> {
         match self.withdraw_directly(ids, end) {
             Ok(()) => Ok(false),
-            Err(
-                EditError::HistoryInProjector
-                | EditError::NotReversible
-                | EditError::RefreshDue { .. }
-                | EditError::Singular { .. },
-            ) => {
+            Err(Error::Numerics(
+                NumericsError::HistoryInProjector
+                | NumericsError::NotReversible
+                | NumericsError::RefreshDue { .. }
+                | NumericsError::Singular { .. },
+            )) => {
                 self.rebuild(ids, end)?;
                 Ok(true)
             }
@@ -94,11 +94,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     fn withdraw_directly(&mut self, ids: &[EditId], end: Mark) -> Result<()> {
         if self.layers.iter().any(Layer::is_restrained) {
-            return Err(EditError::NotReversible);
+            return Err(NumericsError::NotReversible.into());
         }
         let mut places = BTreeMap::new();
         for id in ids {
-            let unknown = EditError::UnknownEdit { id: id.0, processed: self.processed() };
+            let unknown = SessionError::UnknownEdit { id: id.0, processed: self.processed() };
             let place = self.index.place(*id).ok_or(unknown)?;
             places.insert(place.offset, place);
         }
@@ -118,7 +118,9 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                         leaving.iter().try_for_each(|&column| self.downdate(i, part, column))?;
                     }
                     Reversal::Replace => self.replace_update(i, part, &leaving, &staying)?,
-                    Reversal::ReplayTargets | Reversal::ReplayResiduals => return Err(EditError::NotReversible),
+                    Reversal::ReplayTargets | Reversal::ReplayResiduals => {
+                        return Err(NumericsError::NotReversible.into());
+                    }
                 }
             }
         }
@@ -135,7 +137,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let z = layer.editor.product(k)?;
         let s = linalg::inner(cast(k).as_ref(), z.as_ref());
         if !(s <= RELEASABLE) {
-            return Err(EditError::Singular { step: "undoing an edit", advice: "play the others again" });
+            return Err(NumericsError::Singular {
+                step: "undoing an edit",
+                pivot: None,
+                advice: "play the others again",
+            }
+            .into());
         }
         let now = linalg::product(layer.before.as_ref(), k, self.par);
         let left = now - part.targets().as_ref().subcols(column, 1);
@@ -195,7 +202,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             };
             self.refresh().map_err(|rejection| match rejection {
                 Rejection::Failed { error, .. } => error,
-                other => EditError::SessionBroken { problem: other.to_string() },
+                other => SessionError::Broken { problem: other.to_string() }.into(),
             })?;
             let stays = |column: &usize| batch.columns[*column].iter().all(|id| !gone.contains(id));
             let keep: Vec<usize> = (0..batch.columns.len()).filter(stays).collect();

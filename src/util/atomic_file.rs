@@ -18,7 +18,7 @@ pub(crate) type Writer<'a> = BufWriter<&'a File>;
 
 /// The error of the operating system about a file.
 pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> Error + Copy + '_ {
-    move |source| FileError::Io { path: path.to_owned(), source }
+    move |error| FileError::Io { path: path.to_owned(), error }.into()
 }
 
 /// The contents of a file.

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use betaedit_core::editor::{Recipe, method};
+use betaedit_core::editor::Hyperparameters;
+use betaedit_core::editor::method;
+use betaedit_core::editor::{Anchors, NamedRecipe};
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::format::{Statistics, spectrum};
+use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{Guards, Session, SessionBuilder};
 use betaedit_core::{
-    Adapter, HistoryWeighting, Hyperparameters, Orientation, Refresh, RefreshRule, Result, Scalar, SecondMoment,
-    Spectrum, Threshold, Update,
+    Adapter, Orientation, Refresh, RefreshRule, Result, Scalar, SecondMoment, Spectrum, Threshold, Update,
 };
 
 pub const D_IN: usize = 8;
@@ -32,7 +34,7 @@ pub struct Ring<T: Scalar> {
 
 impl<T: Scalar> Ring<T> {
     pub fn new() -> Self {
-        let weight = |layer| Mat::from_fn(D_OUT, D_IN, |i, j| T::of_f64(number(7 * i + 3 * j + 5 * layer) / 4.0));
+        let weight = |layer| Mat::from_fn(D_OUT, D_IN, |i, j| T::from_f64(number(7 * i + 3 * j + 5 * layer) / 4.0));
         Self { weights: LAYERS.map(weight) }
     }
 
@@ -65,7 +67,7 @@ impl<T: Scalar> Adapter for Ring<T> {
     }
 
     fn keys(&mut self, layer: usize, requests: &[u64]) -> Result<Mat<T>> {
-        Ok(Mat::from_fn(D_IN, requests.len(), |i, j| T::of_f64(Self::key(layer, requests[j], i))))
+        Ok(Mat::from_fn(D_IN, requests.len(), |i, j| T::from_f64(Self::key(layer, requests[j], i))))
     }
 
     /// Summed one by one, in `f64`.
@@ -73,7 +75,7 @@ impl<T: Scalar> Adapter for Ring<T> {
         let weight = &self.weights[Self::at(layer)];
         Ok(Mat::from_fn(D_OUT, requests.len(), |i, j| {
             let answer: f64 = (0..D_IN).map(|k| weight[(i, k)].to_f64() * Self::key(layer, requests[j], k)).sum();
-            T::of_f64(Self::target(requests[j], i) - answer)
+            T::from_f64(Self::target(requests[j], i) - answer)
         }))
     }
 
@@ -96,7 +98,7 @@ impl<T: Scalar> Adapter for Ring<T> {
     }
 
     fn apply(&mut self, layer: usize, update: &Update<T>) -> Result<()> {
-        update.apply_to(self.weights[Self::at(layer)].as_mut(), Orientation::OutputsByInputs, Par::Seq)
+        Ok(update.apply_to(self.weights[Self::at(layer)].as_mut(), Orientation::OutputsByInputs, Par::Seq)?)
     }
 }
 
@@ -139,21 +141,21 @@ impl Setting {
         Self { name: "memit-h-f32", method: "memit-h", refresh: Refresh::Never, restraint: None }
     }
 
-    fn recipe(&self) -> Recipe {
+    fn method(&self) -> NamedRecipe {
         let mut hyperparameters = Hyperparameters::default();
         hyperparameters.lambda = 0.5;
         hyperparameters.lambda1 = 0.05;
         hyperparameters.lambda2 = 0.125;
         hyperparameters.threshold = Threshold::Directions(6);
-        hyperparameters.refresh = self.refresh;
+        hyperparameters.refresh = Some(self.refresh);
         hyperparameters.seed = 3;
-        hyperparameters.anchors = (0.5, 0.25);
-        method(self.method).unwrap().recipe(&hyperparameters)
+        hyperparameters.anchors = Anchors { mu: 0.5, nu: 0.25 };
+        method(self.method).unwrap().method(&hyperparameters)
     }
 
     /// Opens the session in a folder, with the statistics beside it: the one place that knows how a session is built.
     pub fn open<T: Scalar>(&self, data: &Path, folder: &Path) -> Result<Session<Ring<T>>> {
-        let mut builder = SessionBuilder::new(self.method, self.recipe())
+        let mut builder = SessionBuilder::new(self.method())
             .guards(Guards { update_norm: Some(30.0), ..Guards::default() })
             .snapshot_every(8)
             .directory(folder);

@@ -72,7 +72,7 @@ impl Adapter for Small {
     }
 
     fn apply(&mut self, layer: usize, update: &Update<f64>) -> Result<()> {
-        update.apply_to(self.weights[layer].as_mut(), Orientation::OutputsByInputs, Par::Seq)
+        Ok(update.apply_to(self.weights[layer].as_mut(), Orientation::OutputsByInputs, Par::Seq)?)
     }
 }
 

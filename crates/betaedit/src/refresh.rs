@@ -1,6 +1,7 @@
 //! How the projector is refreshed, as programs let it be chosen.
 
-use betaedit_core::{HistoryWeighting, Refresh, RefreshRule};
+use betaedit_core::projector::HistoryWeighting;
+use betaedit_core::{Refresh, RefreshRule};
 use clap::ValueEnum;
 
 /// How the projector is refreshed.

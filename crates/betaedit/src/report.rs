@@ -60,7 +60,8 @@ pub fn layers(session: &Session<Timed>) -> Vec<Value> {
     session
         .states()
         .map(|(layer, state)| {
-            let (leakage, drift) = session.gauges(layer).unzip();
+            let gauges = session.gauges(layer);
+            let (leakage, drift) = (gauges.map(|g| g.leakage), gauges.map(|g| g.drift));
             let stability = last.clone().find(|point| point.layer == layer).map(|point| point.stability);
             json!({
                 "layer": layer, "leakage": leakage, "drift": drift, "kept_directions": state.kept_directions,
@@ -74,9 +75,12 @@ pub fn layers(session: &Session<Timed>) -> Vec<Value> {
 pub fn layer_table(session: &Session<Timed>) -> String {
     let mut rows = vec![["layer", "leakage tr(D C D^T)", "drift |D|", "directions"].map(str::to_owned).to_vec()];
     for (layer, state) in session.states() {
-        let (leakage, drift) = session.gauges(layer).unwrap_or((f64::NAN, f64::NAN));
+        let (leakage, drift) = match session.gauges(layer) {
+            Some(gauges) => (format!("{:.5}", gauges.leakage), format!("{:.4}", gauges.drift)),
+            None => ("-".into(), "-".into()),
+        };
         let kept = format!("{} kept, {} removed", state.kept_directions, state.removed_directions);
-        rows.push(vec![layer.to_string(), format!("{leakage:.5}"), format!("{drift:.4}"), kept]);
+        rows.push(vec![layer.to_string(), leakage, drift, kept]);
     }
     table(&rows)
 }

@@ -129,7 +129,7 @@ impl Run {
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), contexts, plan.search())?;
         let entry = plan.entry()?;
-        let mut builder = SessionBuilder::new(entry.name, entry.recipe(&plan.hyperparameters()))
+        let mut builder = SessionBuilder::new(entry.method(&plan.hyperparameters()))
             .guards(plan.guards())
             .conflicts(plan.conflicts())
             .snapshot_every(200)

@@ -5,12 +5,14 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
 
+use betaedit_core::Threshold;
+use betaedit_core::editor::Anchors;
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
 use betaedit_core::facts::Fact;
 use betaedit_core::llm::{self, Arrangement, Config, Descent, FactToken, Positions, Request, Site, TargetSearch};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{ConflictPolicy, Guards};
-use betaedit_core::{Hyperparameters, Threshold};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -356,13 +358,13 @@ impl Plan {
         hyperparameters.lambda1 = self.lambda1;
         hyperparameters.lambda2 = self.lambda2;
         hyperparameters.threshold = Threshold::Absolute(self.threshold);
-        hyperparameters.refresh =
-            refresh(self.refresh_rule, self.history, self.refresh_weight, self.lambda1, self.refresh_every);
+        let by_flags = refresh(self.refresh_rule, self.history, self.refresh_weight, self.lambda1, self.refresh_every);
+        hyperparameters.refresh = Some(by_flags);
         if let [single, batch] = self.slack[..] {
             hyperparameters.slack = Slack { single, batch };
         }
         if let [mu, nu] = self.anchors[..] {
-            hyperparameters.anchors = (mu, nu);
+            hyperparameters.anchors = Anchors { mu, nu };
         }
         hyperparameters.alike = self.alike;
         hyperparameters.seed = self.seed;

@@ -216,10 +216,10 @@ fn layer_spectrum(
     let bar = terminal.bar(0, "eigenvectors");
     bar.enable_steady_tick(Duration::from_millis(200));
     let computed = match moment {
-        Some(moment) => Spectrum::of(moment, terminal.par)?,
+        Some(moment) => Spectrum::new(moment, terminal.par)?,
         None => {
             let mean = statistics.sum() * betaedit_core::faer::Scale(1.0 / statistics.tokens() as f64);
-            Spectrum::of_matrix(mean.as_ref(), terminal.par)?
+            Spectrum::from_matrix(mean.as_ref(), terminal.par)?
         }
     };
     bar.finish_and_clear();

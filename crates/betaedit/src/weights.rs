@@ -6,7 +6,9 @@ use betaedit_core::faer::{Mat, Par};
 use betaedit_core::format::{Checkpoint, Updates, lora};
 use betaedit_core::llm::Model;
 use betaedit_core::session::Session;
-use betaedit_core::{Adapter, Compression, Update};
+use betaedit_core::update::Compressed;
+use betaedit_core::update::Compression;
+use betaedit_core::{Adapter, Update};
 
 use crate::run::{Run, Timed};
 use crate::terminal::{Done, Terminal};
@@ -77,7 +79,7 @@ fn updates(model: &Model, session: &Session<Timed>, par: Par) -> Done<Updates<f3
             continue;
         }
         let whole = Update::from_factors(Mat::identity(total.nrows(), total.nrows()), total.to_owned())?;
-        let (small, _) = whole.compressed(Compression::Tolerance(ROUNDING), par)?;
+        let Compressed { update: small, .. } = whole.compressed(Compression::Tolerance(ROUNDING), par)?;
         updates.insert(name, small.cast()?);
     }
     Ok(updates)

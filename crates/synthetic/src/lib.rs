@@ -10,7 +10,8 @@ use std::sync::Arc;
 use betaedit_core::faer::linalg::matmul::matmul;
 use betaedit_core::faer::linalg::solvers::Solve;
 use betaedit_core::faer::{Accum, Mat, MatRef, Par};
-use betaedit_core::{Projector, Result, Scalar, Spectrum, Threshold, cast};
+use betaedit_core::scalar::cast;
+use betaedit_core::{Projector, Result, Scalar, Spectrum, Threshold};
 
 /// BetaEdit's published weight of the statistics in the solve.
 pub const LAMBDA1: f64 = 3_000.0;
@@ -63,7 +64,7 @@ impl Layer {
     pub fn key<T: Scalar>(&self, edit: usize) -> Mat<T> {
         let mut k = self.coordinates(edit);
         reflect(&self.reflections, &mut k);
-        Mat::from_fn(k.len(), 1, |i, _| T::of_f64(k[i]))
+        Mat::from_fn(k.len(), 1, |i, _| T::from_f64(k[i]))
     }
 
     /// The keys of `count` edits from `first` on, `d_in x count`.
@@ -81,7 +82,7 @@ impl Layer {
         let mut residuals = Mat::zeros(d_out, count);
         for j in 0..count {
             let mut random = Random::new(self.seed, 2 * (first + j) as u64 + 2);
-            residuals.col_as_slice_mut(j).iter_mut().for_each(|r| *r = T::of_f64(scale * random.normal()));
+            residuals.col_as_slice_mut(j).iter_mut().for_each(|r| *r = T::from_f64(scale * random.normal()));
         }
         residuals
     }
@@ -89,7 +90,7 @@ impl Layer {
     /// A weight, `d_out x d_in`.
     pub fn weight<T: Scalar>(&self, d_out: usize) -> Mat<T> {
         let mut random = Random::new(self.seed, u64::MAX);
-        Mat::from_fn(d_out, self.spectrum.dim(), |_, _| T::of_f64(0.05 * (random.uniform() - 0.5)))
+        Mat::from_fn(d_out, self.spectrum.dim(), |_, _| T::from_f64(0.05 * (random.uniform() - 0.5)))
     }
 
     /// The key of an edit in the eigenbasis.
@@ -156,22 +157,22 @@ impl<T: Scalar> DenseSolve<T> {
     ///
     /// * `keys`: the history, `d_in x t`
     pub fn new(projector: &Projector, keys: MatRef<'_, T>, par: Par) -> Self {
-        let mut A = projector.spectrum().matrix(par);
+        let mut A = projector.spectrum().to_matrix(par);
         A *= betaedit_core::faer::Scale(LAMBDA1);
         let keys = cast::<T, f64>(keys);
         matmul(&mut A, Accum::Add, &keys, keys.transpose(), 1.0, par);
-        Self { P: cast(projector.dense(par).as_ref()), A: cast(A.as_ref()) }
+        Self { P: cast(projector.to_dense(par).as_ref()), A: cast(A.as_ref()) }
     }
 
     /// `Deltaᵀ`, `d_in x d_out`.
     pub fn solve(&mut self, K: MatRef<'_, T>, R: MatRef<'_, T>, par: Par) -> Mat<T> {
-        let one = T::of_f64(1.0);
+        let one = T::from_f64(1.0);
         matmul(&mut self.A, Accum::Add, K, K.transpose(), one, par);
         let mut system = Mat::zeros(self.P.nrows(), self.P.nrows());
         matmul(&mut system, Accum::Replace, &self.P, &self.A, one, par);
         matmul(&mut self.A, Accum::Add, K, K.transpose(), -one, par);
         for i in 0..system.nrows() {
-            system[(i, i)] += T::of_f64(LAMBDA2);
+            system[(i, i)] += T::from_f64(LAMBDA2);
         }
         let right = &self.P * K * R.transpose();
         system.partial_piv_lu().solve(right)

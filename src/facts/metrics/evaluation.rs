@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Query, Rate, Scorer, TokenScore};
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, NumericsError, Result};
 use crate::facts::Fact;
 
 /// How a model scored one target after one prompt: at least one token.
@@ -117,16 +117,16 @@ fn answers<S: Scorer + ?Sized>(scorer: &mut S, queries: &[Query<'_>]) -> Result<
     let scores = scorer.score(queries)?;
     if scores.len() != queries.len() {
         let problem = format!("the scorer gave {} answers to {} queries", scores.len(), queries.len());
-        return Err(EditError::Adapter(problem.into()));
+        return Err(ModelError::Adapter(problem.into()).into());
     }
     for (row, (tokens, query)) in scores.iter().zip(queries).enumerate() {
         if tokens.is_empty() {
             let problem = format!("the scorer gave no token for the target {:?} of {:?}", query.target, query.prompt);
-            return Err(EditError::Adapter(problem.into()));
+            return Err(ModelError::Adapter(problem.into()).into());
         }
         if let Some(col) = tokens.iter().position(|token| !token.log_probability.is_finite()) {
             let value = tokens[col].log_probability;
-            return Err(EditError::NonFinite { argument: "log-probabilities", row, col, value });
+            return Err(NumericsError::NonFinite { argument: "log-probabilities", row, col, value }.into());
         }
     }
     Ok(scores.into_iter().map(Answer).collect())

@@ -45,7 +45,7 @@
 //! assert_eq!(summary.efficacy.unwrap().mean, 1.0);
 //! assert_eq!(summary.generality.unwrap().mean, 0.5);
 //! assert_eq!(summary.specificity_prob.unwrap().mean, 1.0);
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
 //! # References
@@ -93,7 +93,7 @@ pub trait Scorer {
     /// The scores of the tokens of each query's target, in order. Queries of the same prompt come one after the other.
     ///
     /// # Errors
-    /// Any failure of the model, as [`EditError::Adapter`](crate::EditError::Adapter).
+    /// Any failure of the model, as [`ModelError::Adapter`](crate::error::ModelError::Adapter).
     fn score(&mut self, queries: &[Query<'_>]) -> Result<Vec<Vec<TokenScore>>>;
 }
 

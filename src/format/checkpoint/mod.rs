@@ -11,7 +11,7 @@ use self::orientation::{as_stored, outputs_by_inputs};
 use super::precision::{Precision, Rounding};
 use super::tensors::{Matrix, TensorFile};
 use super::{Updates, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::scalar::{Scalar, cast};
 use crate::update::Orientation;
 use crate::util::validate;
@@ -219,7 +219,7 @@ impl Checkpoint {
         mut weight: impl FnMut(&K) -> Result<Mat<T>>,
     ) -> Result<BTreeMap<String, Rounding>> {
         if tensors.is_empty() {
-            return Err(EditError::Empty { argument: "tensors" });
+            return Err(NumericsError::Empty { argument: "tensors" }.into());
         }
         let keys: Vec<_> = tensors.values().collect();
         let shapes = tensors.keys().map(|name| self.shape(name, orientation)).collect::<Result<Vec<_>>>()?;
@@ -249,7 +249,7 @@ impl Checkpoint {
         par: Par,
     ) -> Result<BTreeMap<String, Rounding>> {
         if updates.is_empty() {
-            return Err(EditError::Empty { argument: "updates" });
+            return Err(NumericsError::Empty { argument: "updates" }.into());
         }
         let mut factors = Vec::with_capacity(updates.len());
         for (name, update) in updates {

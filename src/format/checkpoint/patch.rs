@@ -5,7 +5,7 @@ use std::path::Path;
 
 use faer::{MatMut, MatRef};
 
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::format::malformed;
 use crate::format::precision::{Precision, Rounding};
 use crate::format::tensors::TensorFile;
@@ -35,7 +35,7 @@ pub(super) fn patch(
                 let (which, matrix) = (patched[of_shard], &matrices[of_shard]);
                 let rounding = roundings[which].get_or_insert_with(|| Sums::new(matrix.precision));
                 let old = MatRef::from_row_major_slice(old, old.len() / matrix.cols, matrix.cols);
-                let refused = |error| {
+                let refused = |error: NumericsError| {
                     malformed(path, format!("tensor `{}`: {}", targets[which].0, of_whole_tensor(error, first)))
                 };
                 validate::finite("the weight", old).map_err(refused)?;
@@ -50,10 +50,10 @@ pub(super) fn patch(
 }
 
 /// An error in a block of rows, with the row counted from the first of the tensor.
-fn of_whole_tensor(error: EditError, first: usize) -> EditError {
+fn of_whole_tensor(error: NumericsError, first: usize) -> NumericsError {
     match error {
-        EditError::NonFinite { argument, row, col, value } => {
-            EditError::NonFinite { argument, row: first + row, col, value }
+        NumericsError::NonFinite { argument, row, col, value } => {
+            NumericsError::NonFinite { argument, row: first + row, col, value }
         }
         error => error,
     }
@@ -75,12 +75,12 @@ impl Sums {
     }
 
     /// Rounds rows that were `old` and shall be `new`.
-    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<()> {
+    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<(), NumericsError> {
         for i in 0..new.nrows() {
             for j in 0..new.ncols() {
                 let stored = self.precision.encode(new[(i, j)], bytes);
                 if !stored.is_finite() {
-                    return Err(EditError::Overflow { step: "the edited weight", scalar: self.precision.name() });
+                    return Err(NumericsError::Overflow { step: "the edited weight", scalar: self.precision.name() });
                 }
                 let error = (stored - new[(i, j)]).abs();
                 self.asked += (new[(i, j)] - old[(i, j)]).powi(2);

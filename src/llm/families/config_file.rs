@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::{EditError, Result};
+use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::config::{Activation, Pairing, Rotary, RotaryScaling};
 use crate::util::atomic_file::io_error;
@@ -17,7 +17,7 @@ use crate::util::atomic_file::io_error;
 /// let file = ConfigFile::parse("config.json", r#"{ "n_layer": 12, "tied": true }"#)?;
 /// assert_eq!(file.size("n_layer")?, 12);
 /// assert!(file.flag("tied") && file.size("n_head").is_err());
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
@@ -55,7 +55,7 @@ impl ConfigFile {
 
     /// The error that refuses this file for a reason.
     #[must_use]
-    pub fn refuse(&self, problem: impl Into<String>) -> EditError {
+    pub fn refuse(&self, problem: impl Into<String>) -> Error {
         malformed(&self.path, problem)
     }
 

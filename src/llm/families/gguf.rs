@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{Content, Value};
 
 use super::layout::{AttentionNames, Name, TensorLayout};
-use crate::error::{EditError, Result};
+use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::config::{Config, Pairing, Positions, Rotary, Sizes};
 
@@ -67,7 +67,7 @@ impl<'a> GgufMetadata<'a> {
 
     /// The error that refuses this file for a reason.
     #[must_use]
-    pub fn refuse(&self, problem: impl Into<String>) -> EditError {
+    pub fn refuse(&self, problem: impl Into<String>) -> Error {
         malformed(self.path, problem)
     }
 

@@ -10,6 +10,7 @@ use crate::util::validate;
 /// What makes a target good is how short the vector is that makes it probable: the update that writes it, and what the update does
 /// to everything else, grow with its length.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Descent {
     /// Along the gradient, in steps of one length: normalised gradient descent. What is found is two fifths shorter than what Adam
@@ -33,8 +34,8 @@ impl Descent {
     /// Refuses what is out of range.
     pub(super) fn check(self) -> Result<()> {
         match self {
-            Self::Steepest { step } => validate::positive("step", step),
-            Self::Adam { rate } => validate::positive("rate", rate),
+            Self::Steepest { step } => Ok(validate::positive("step", step)?),
+            Self::Adam { rate } => Ok(validate::positive("rate", rate)?),
         }
     }
 }

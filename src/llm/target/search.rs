@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::descent::{Descent, Walk};
 use super::steering::{Anchor, Site, Steered, Steering};
-use crate::error::{EditError, Result, Shape};
+use crate::error::{NumericsError, Result, Shape};
 use crate::llm::model::Model;
 use crate::llm::ops::norm;
 use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
@@ -36,6 +36,7 @@ use crate::util::validate;
 /// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, equation 16 and the published program, which all
 /// programs of the family share. Two vectors: Li et al., "PMET: Precise Model Editing in a Transformer", AAAI 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct TargetSearch {
     /// What targets are outputs of. Default: [`Site::Block`].
@@ -66,6 +67,7 @@ pub struct TargetSearch {
 
 /// How a prompt is worded behind the texts that a target is sought behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Wording {
     /// As it is given, as in the published programs.
@@ -238,14 +240,14 @@ impl TargetSearch {
 
     fn check(&self) -> Result<()> {
         if self.steps == 0 {
-            return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
+            return Err(NumericsError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" }.into());
         }
         self.descent.check()?;
         validate::non_negative("decay", self.decay)?;
         validate::non_negative("divergence", self.divergence)?;
         validate::positive("clamp", self.clamp)?;
         validate::non_negative("enough", self.enough)?;
-        validate::non_negative("margin", self.margin)
+        Ok(validate::non_negative("margin", self.margin)?)
     }
 
     fn descend(&self, steering: &Steering<'_>) -> Result<Target> {

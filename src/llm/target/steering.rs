@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result as Computed, Tensor, Var};
 
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, NumericsError, Result};
 use crate::llm::block::{Opened, TokenBatch, select};
 use crate::llm::failed;
 use crate::llm::model::Model;
@@ -16,6 +16,7 @@ use crate::llm::ops::{Objective, Op, Past, Span, Term, log_sum_exp, with_rows};
 /// With `x` the block's input, `a` the attention's output and `m` the function from the block's stream to the MLP's output
 /// `W k`, the block puts out `x + a + m(x + a)` (GPT-J, whose MLP stands beside the attention: `x + a + m(x)`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Site {
     /// The block's output: `x + a + m(x + a) + v`. Editors of the MEMIT family.
@@ -148,23 +149,23 @@ impl<'a> Steering<'a> {
         anchor: Option<Anchor<'_>>,
     ) -> Result<Self> {
         if sequences.is_empty() {
-            return Err(EditError::Empty { argument: "sequences" });
+            return Err(NumericsError::Empty { argument: "sequences" }.into());
         }
         if layer >= model.blocks.len() {
-            return Err(EditError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() });
+            return Err(ModelError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() }.into());
         }
         for Steered { tokens, position, start } in sequences {
             model.check_tokens(tokens)?;
             if position >= start || start >= &tokens.len() {
                 let allowed = "after the position of the vectors, and before the end";
-                return Err(EditError::Parameter { parameter: "start", value: *start as f64, allowed });
+                return Err(NumericsError::Parameter { parameter: "start", value: *start as f64, allowed }.into());
             }
         }
         if let Some(Anchor { tokens, position, .. }) = anchor {
             model.check_tokens(tokens)?;
             if position >= tokens.len() {
                 let allowed = "less than the number of tokens";
-                return Err(EditError::Parameter { parameter: "position", value: position as f64, allowed });
+                return Err(NumericsError::Parameter { parameter: "position", value: position as f64, allowed }.into());
             }
         }
         Self::prepare(model, layer, site, sequences, anchor).map_err(failed)
@@ -260,7 +261,7 @@ impl<'a> Steering<'a> {
     pub fn outputs(&self, sequence: usize) -> Result<Vec<f32>> {
         with_rows([&self.outputs], |[outputs]| match sequence < outputs.count() {
             true => Ok(outputs.row(sequence).to_vec()),
-            false => Err(EditError::UnknownRequest { index: sequence, len: outputs.count() }),
+            false => Err(ModelError::UnknownRequest { index: sequence, len: outputs.count() }.into()),
         })
         .map_err(failed)?
     }
@@ -273,7 +274,7 @@ impl<'a> Steering<'a> {
         let expected = self.site.count() * self.hidden();
         if vectors.len() != expected {
             let (expected, found) = ((expected, 1).into(), (vectors.len(), 1).into());
-            return Err(EditError::Shape { argument: "vectors", expected, found });
+            return Err(NumericsError::Shape { argument: "vectors", expected, found }.into());
         }
         self.run(vectors).map_err(failed)
     }

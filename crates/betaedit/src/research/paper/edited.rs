@@ -109,8 +109,8 @@ impl Edited {
             Self::Session(session) => {
                 let (layers, mut sums) = (lab.layers(), (0.0, 0.0));
                 for layer in layers {
-                    let (leakage, drift) = session.gauges(layer.number).unwrap_or((f64::NAN, f64::NAN));
-                    sums = (sums.0 + leakage / layer.energy, sums.1 + drift / layer.norm);
+                    let gauges = session.gauges(layer.number).ok_or("the session has no gauges")?;
+                    sums = (sums.0 + gauges.leakage / layer.energy, sums.1 + gauges.drift / layer.norm);
                 }
                 let kept: usize = session.states().map(|(_, state)| state.kept_directions).sum();
                 let mean = |sum: f64| Some(sum / layers.len() as f64);

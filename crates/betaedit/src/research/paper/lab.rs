@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use betaedit_core::adapter::Adapter;
+use betaedit_core::editor::NamedRecipe;
 use betaedit_core::facts::metrics::{self, Evaluation};
 use betaedit_core::facts::{Fact, shipped};
 use betaedit_core::faer::{Mat, MatRef, Par};
@@ -148,7 +149,7 @@ impl Lab {
         )?;
         let adapter = adapter.with_targets(known)?;
         // What is written at one of two keys as near as this is read at the other; a run counts them.
-        let mut builder = SessionBuilder::new(form.method, form.recipe).parallel_from(0.9);
+        let mut builder = SessionBuilder::new(NamedRecipe::new(form.method, form.recipe)).parallel_from(0.9);
         for layer in &self.layers {
             builder = builder.layer(layer.number, layer.moment.clone(), layer.spectrum.clone());
         }
@@ -208,7 +209,7 @@ fn layers(model: &Model, tokenizer: &Tokenizer, numbers: &[usize], out: &Path, t
         for (layer, moment) in collector.into_moments() {
             let [statistics, spectra] = paths(layer);
             Statistics::of(&moment, fingerprint(layer), "all", par)?.write(statistics)?;
-            spectrum::write(spectra, &Spectrum::of(&moment, par)?, &fingerprint(layer))?;
+            spectrum::write(spectra, &Spectrum::new(&moment, par)?, &fingerprint(layer))?;
         }
     }
     let witnesses = model.trace(&tokenizer.encode("Some keys, to tell the sum over a text from its mean.")?)?.keys;
@@ -233,7 +234,7 @@ fn weight(model: &Model, tokenizer: &Tokenizer, layer: usize) -> Done<Mat<f64>> 
     let (rows, cols) = adapter.weight_shape(layer)?;
     let mut W = Mat::<f32>::zeros(rows, cols);
     adapter.read_weight(layer, W.as_mut())?;
-    Ok(betaedit_core::cast::<f32, f64>(W.as_ref()))
+    Ok(betaedit_core::scalar::cast::<f32, f64>(W.as_ref()))
 }
 
 fn energy(moment: &SecondMoment, X: MatRef<'_, f64>, par: Par) -> Done<f64> {

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{METHODS, Penalty, Space, method};
 use betaedit_core::llm::{FactToken, FineTuning, LowRankTuning};
-use betaedit_core::{HistoryWeighting, Hyperparameters, Refresh, RefreshRule, Threshold};
+use betaedit_core::projector::HistoryWeighting;
+use betaedit_core::{Refresh, RefreshRule, Threshold};
 
 use super::edited::{By, ClosedForm};
 use super::lab::Lab;
@@ -159,9 +161,9 @@ pub const STUDIES: &[Study] = &[
             Ok(vec![
                 run("betaedit", "betaedit", scale, |_| {})?,
                 run("without the penalty", "betaedit", scale, |h| h.penalty = Penalty::Dropped)?,
-                run("without refresh", "betaedit", scale, |h| h.refresh = Refresh::Never)?,
+                run("without refresh", "betaedit", scale, |h| h.refresh = Some(Refresh::Never))?,
                 run("without both", "betaedit", scale, |h| {
-                    (h.penalty, h.refresh) = (Penalty::Dropped, Refresh::Never);
+                    (h.penalty, h.refresh) = (Penalty::Dropped, Some(Refresh::Never));
                 })?,
             ])
         },
@@ -246,7 +248,7 @@ fn closed_form(name: &str, scale: &Scale, change: impl FnOnce(&mut Hyperparamete
     let entry = method(name)?;
     let mut hyperparameters = Hyperparameters::default();
     (hyperparameters.lambda, hyperparameters.lambda1) = (LAMBDA, LAMBDA1);
-    hyperparameters.refresh = refreshed(scale, MEAN);
+    hyperparameters.refresh = Some(refreshed(scale, MEAN));
     change(&mut hyperparameters);
     Ok(ClosedForm { method: entry.name, recipe: entry.recipe(&hyperparameters), token: FactToken::default() })
 }
@@ -267,7 +269,7 @@ fn named(scale: &Scale, names: &[&str]) -> Runs {
 }
 
 fn refreshing(label: &str, refresh: Refresh, scale: &Scale) -> Done<Run> {
-    run(label, "betaedit", scale, |h| h.refresh = refresh)
+    run(label, "betaedit", scale, |h| h.refresh = Some(refresh))
 }
 
 /// A method at the strength that does best on facts of its own.

@@ -6,9 +6,11 @@ mod session;
 
 use std::path::PathBuf;
 
+use betaedit_core::Threshold;
+use betaedit_core::editor::Anchors;
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{METHODS, Penalty, Simulation, Slack};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
-use betaedit_core::{Hyperparameters, Threshold};
 use clap::ValueEnum;
 
 use crate::outputs;
@@ -130,10 +132,10 @@ impl Arguments {
         hyperparameters.lambda1 = self.lambda1;
         hyperparameters.lambda2 = self.lambda2;
         hyperparameters.threshold = Threshold::Absolute(self.threshold);
-        hyperparameters.refresh =
-            refresh(self.refresh_rule, self.history, self.refresh_weight, self.lambda1, self.refresh_every);
+        let by_flags = refresh(self.refresh_rule, self.history, self.refresh_weight, self.lambda1, self.refresh_every);
+        hyperparameters.refresh = Some(by_flags);
         hyperparameters.slack = Slack { single: self.slack[0], batch: self.slack[1] };
-        hyperparameters.anchors = (self.anchors[0], self.anchors[1]);
+        hyperparameters.anchors = Anchors { mu: self.anchors[0], nu: self.anchors[1] };
         hyperparameters.alike = self.alike;
         hyperparameters.seed = self.seed;
         hyperparameters.simulation = self.simie.map(|lambda| Simulation { lambda, ..Simulation::default() });

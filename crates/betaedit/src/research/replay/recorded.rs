@@ -8,8 +8,9 @@ use betaedit_core::adapter::{RecordedStream, write_delta};
 use betaedit_core::editor::{ClosedFormEditor, method};
 use betaedit_core::faer::Mat;
 use betaedit_core::metrics::{Measurement, Retention, RunningTotal, write_errors};
+use betaedit_core::refresh::RefreshReport;
 use betaedit_core::restraint::Restraint;
-use betaedit_core::{Adapter, EditBatch, Editor, RefreshReport, Scalar, SecondMoment, Spectrum};
+use betaedit_core::{Adapter, EditBatch, Editor, Scalar, SecondMoment, Spectrum};
 
 use super::{Arguments, report};
 use crate::plot;
@@ -92,7 +93,7 @@ impl<T: Scalar> Setup<T> {
         let edits = arguments.edits(stream.len())?;
         let weight_norm = stream.weight().norm_l2().to_f64();
         let moment = Arc::new(stream.second_moment().clone());
-        let spectrum = Arc::new(Spectrum::of(&moment, par)?);
+        let spectrum = Arc::new(Spectrum::new(&moment, par)?);
         let entry = method(&arguments.method)?;
         let recipe = entry.recipe(&arguments.hyperparameters());
         let editor = ClosedFormEditor::<T>::new(entry.name, recipe, &spectrum, par)?;
@@ -105,14 +106,14 @@ impl<T: Scalar> Setup<T> {
     fn line(&self, batch: usize) -> String {
         let Self { name, edits, d_out, d_in, kept_first, .. } = self;
         let projector = self.editor.projector();
-        let (below, above) = projector.gap();
+        let gap = projector.gap();
         let at_the_cut = |s: Option<f64>| s.map_or("none".into(), |s| format!("{s:.6}"));
         format!(
             "{name}: {edits} edits of a {d_out} x {d_in} weight, {batch} per batch, {}\n\
              projector: {kept_first} of {d_in} directions kept, eigenvalues {} | {} at the cut, capacity {:.0}",
             T::NAME,
-            at_the_cut(below),
-            at_the_cut(above),
+            at_the_cut(gap.largest_kept),
+            at_the_cut(gap.smallest_protected),
             projector.capacity(),
         )
     }
@@ -130,12 +131,13 @@ impl<T: Scalar> Setup<T> {
             let batch = EditBatch::new(K.as_ref(), R.as_ref())?;
             let clock = Instant::now();
             refreshes.extend(self.editor.refresh_if_due()?);
-            let mut update = self.editor.propose(&batch)?;
+            let mut proposal = self.editor.propose(&batch)?;
             if let Some(Restraint::Rect(rect)) = arguments.restraint() {
-                update = rect.restrain(&update, self.stream.weight(), par)?;
+                proposal = proposal.map_update(|update| rect.restrain(update, self.stream.weight(), par))?;
             }
-            self.stream.apply(self.layer, &update)?;
-            self.editor.commit(&update)?;
+            let gain = largest(proposal.gains().iter().copied());
+            self.stream.apply(self.layer, proposal.update())?;
+            let update = self.editor.commit(proposal)?;
             edit_seconds += clock.elapsed().as_secs_f64();
 
             retention.record(&batch, total.total()?, par)?;
@@ -143,8 +145,8 @@ impl<T: Scalar> Setup<T> {
             let errors = write_errors(&update, &batch, par)?;
             steps.push(Step {
                 measured,
-                s: largest(self.editor.stability(batch.keys())?),
-                gain: largest(update.gains().iter().copied()),
+                s: largest(self.editor.stability(batch.keys())?.unwrap_or_default()),
+                gain,
                 write_error: errors.iter().map(|e| e * e).sum::<f64>().sqrt(),
             });
             let done = measured.edits;

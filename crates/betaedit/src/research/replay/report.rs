@@ -45,7 +45,7 @@ pub fn json<T: Scalar>(arguments: &Arguments, setup: &Setup<T>, replayed: &Repla
             "kept_before": refresh.kept_before,
             "kept_after": refresh.kept_after,
             "moved": refresh.moved,
-            "gap": [refresh.gap.0, refresh.gap.1],
+            "gap": [refresh.gap.largest_kept, refresh.gap.smallest_protected],
         })).collect::<Vec<_>>(),
     });
     report["d_in"] = json!(setup.d_in);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use betaedit_core::adapter::{RecordedStream, write_delta};
 use betaedit_core::editor::method;
+use betaedit_core::metrics::Gauges;
 use betaedit_core::session::{EditId, Point, ProgressLine, Report, Session, SessionBuilder};
 use betaedit_core::{Adapter, Scalar, Spectrum};
 use serde_json::{Value, json};
@@ -22,9 +23,9 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Termina
     let stream = RecordedStream::<T>::open(&arguments.stream, par)?;
     let (layer, edits) = (stream.layers()[0], arguments.edits(stream.len())?);
     let moment = Arc::new(stream.second_moment().clone());
-    let spectrum = Arc::new(Spectrum::of(&moment, par)?);
+    let spectrum = Arc::new(Spectrum::new(&moment, par)?);
     let entry = method(&arguments.method)?;
-    let mut builder = SessionBuilder::new(entry.name, entry.recipe(&arguments.hyperparameters()))
+    let mut builder = SessionBuilder::new(entry.method(&arguments.hyperparameters()))
         .layer(layer, moment, spectrum)
         .directory(directory)
         .snapshot_every(arguments.snapshot_every);
@@ -83,7 +84,7 @@ fn outputs<T: Scalar>(
     if let Some(path) = &arguments.plot {
         plot::save(path, &format!("{} in a session", arguments.method), "edits", &panels(session.report()))?;
     }
-    let (leakage, drift) = session.gauges(layer).ok_or("the gauges are on")?;
+    let Gauges { leakage, drift } = session.gauges(layer).ok_or("the gauges are on")?;
     let report = session.report();
     terminal.say(format!(
         "{} edits: {} applied, {} rejected, {} undone\nleakage tr(D C D^T)   {leakage:.6}\ndrift |D|_F           {drift:.6}",

@@ -5,7 +5,8 @@ use std::time::Instant;
 use betaedit_core::editor::ClosedFormEditor;
 use betaedit_core::faer::linalg::solvers::Solve;
 use betaedit_core::faer::{Mat, Par, Scale, Side};
-use betaedit_core::{EditBatch, Editor, Scalar, Spectrum, cast};
+use betaedit_core::scalar::cast;
+use betaedit_core::{EditBatch, Editor, Scalar, Spectrum};
 use betaedit_synthetic::{DenseSolve, LAMBDA1, LAMBDA2, Layer};
 use indicatif::ProgressBar;
 
@@ -51,7 +52,7 @@ fn relative_error<T: Scalar>(arguments: &Arguments, layer: &Layer, stream: &Stre
     }
     let threshold = 0.02;
     let spectrum = &layer.spectrum;
-    let C = spectrum.matrix(par);
+    let C = spectrum.to_matrix(par);
     let mut H = Mat::<f64>::zeros(arguments.d_in, arguments.d_in);
     let mut V = spectrum.vectors().subcols(0, spectrum.count_below(threshold)).to_owned();
     let gram = |V: &Mat<f64>, H: &Mat<f64>| {
@@ -77,7 +78,7 @@ fn relative_error<T: Scalar>(arguments: &Arguments, layer: &Layer, stream: &Stre
         H += &k * k.transpose();
         let x = &V * A.llt(Side::Lower).map_err(|_| "the dense system is not positive definite")?.solve(&z);
         let delta = r * x.transpose();
-        found += cast::<T, f64>(update.dense(par).as_ref());
+        found += cast::<T, f64>(update.to_dense(par).as_ref());
         match &mut expected {
             Some(sum) => *sum += delta,
             None => expected = Some(delta),
@@ -112,7 +113,7 @@ fn dense_reference<T: Scalar>(
         let solution = dense.solve(k.as_ref(), r.as_ref(), par);
         seconds.push(clock.elapsed().as_secs_f64());
         if difference.is_none() && editor.state().refreshes == 0 && arguments.refresh != Rule::Continuous {
-            let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?.dense(par);
+            let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?.update().to_dense(par);
             let difference_norm = (&update - solution.transpose()).norm_l2().to_f64();
             difference = Some(difference_norm / update.norm_l2().to_f64());
         }
@@ -123,11 +124,11 @@ fn dense_reference<T: Scalar>(
 }
 
 fn full_eigen(layer: &Layer, par: Par) -> Done<f64> {
-    let C = layer.spectrum.matrix(par);
+    let C = layer.spectrum.to_matrix(par);
     let bar = ProgressBar::new_spinner().with_message("full eigendecomposition");
     bar.tick();
     let clock = Instant::now();
-    std::hint::black_box(Spectrum::of_matrix(C.as_ref(), par)?);
+    std::hint::black_box(Spectrum::from_matrix(C.as_ref(), par)?);
     let seconds = clock.elapsed().as_secs_f64();
     bar.finish_and_clear();
     Ok(seconds)

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use betaedit_core::faer::set_global_parallelism;
-use betaedit_core::{BetaEdit, Editor, HistoryWeighting, Method, Refresh, RefreshRule, Scalar};
+use betaedit_core::projector::HistoryWeighting;
+use betaedit_core::{BetaEdit, Editor, Method, Refresh, RefreshRule, Scalar};
 use betaedit_synthetic::{LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use clap::ValueEnum;
 

@@ -1,7 +1,8 @@
 //! What was measured: as JSON, and in words.
 
+use betaedit_core::Scalar;
 use betaedit_core::faer::Par;
-use betaedit_core::{RefreshReport, Scalar};
+use betaedit_core::refresh::RefreshReport;
 use serde_json::{Value, json};
 
 use super::compare::Comparison;

@@ -5,7 +5,9 @@ use std::time::Instant;
 use betaedit_core::editor::ClosedFormEditor;
 use betaedit_core::faer::linalg::matmul::matmul;
 use betaedit_core::faer::{Accum, Mat, MatRef};
-use betaedit_core::{EditBatch, Editor, Orientation, RefreshReport, Scalar, Update, Weight};
+use betaedit_core::refresh::RefreshReport;
+use betaedit_core::update::Weight;
+use betaedit_core::{EditBatch, Editor, Orientation, Scalar, Update};
 use betaedit_synthetic::Layer;
 
 use super::Arguments;
@@ -47,11 +49,11 @@ impl<T: Scalar> Stream<T> {
         let bar = terminal.bar(edits as u64, "edits");
         let mut W = Weight::new(layer.weight::<T>(arguments.d_out), Orientation::OutputsByInputs)?;
         // What the plain product works on; which numbers does not matter.
-        let square = Mat::from_fn(d_in, d_in, |i, j| T::of_f64(1.0 / (1.0 + ((i ^ j) % 64) as f64)));
+        let square = Mat::from_fn(d_in, d_in, |i, j| T::from_f64(1.0 / (1.0 + ((i ^ j) % 64) as f64)));
         let mut z = Mat::<T>::zeros(d_in, 1);
         let mut product = |k: MatRef<'_, T>| {
             let clock = Instant::now();
-            matmul(&mut z, Accum::Replace, &square, k, T::of_f64(1.0), par);
+            matmul(&mut z, Accum::Replace, &square, k, T::from_f64(1.0), par);
             std::hint::black_box(&z);
             clock.elapsed().as_secs_f64()
         };
@@ -63,19 +65,20 @@ impl<T: Scalar> Stream<T> {
             let (k, r) = (layer.key::<T>(edit), layer.residuals::<T>(arguments.d_out, edit, 1));
             stream.refresh(editor)?;
             let clock = Instant::now();
-            let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
+            let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
             let proposed = clock.elapsed().as_secs_f64();
-            W.apply(&update, par)?;
+            W.apply(proposal.update(), par)?;
             let applied = clock.elapsed().as_secs_f64();
-            editor.commit(&update)?;
+            let gain = proposal.gains().first().copied();
+            let update = editor.commit(proposal)?;
             let committed = clock.elapsed().as_secs_f64();
             stream.edit.push(committed);
             stream.outer.push(applied - proposed);
             stream.engine.push(committed - (applied - proposed));
             stream.seconds += committed;
-            stream.gains.extend_from_slice(update.gains());
+            stream.gains.extend(gain);
             if d_in <= AFFORDABLE.0 && edits <= AFFORDABLE.1 {
-                stream.updates.push(update.detached());
+                stream.updates.push(update);
             }
             if edit % every == 0 {
                 stream.product.push(product(k.as_ref()));

@@ -1,10 +1,10 @@
 //! The methods that take part.
 
+use betaedit_core::editor::History;
 use betaedit_core::editor::{Recipe, Space};
 use betaedit_core::metrics::stability;
-use betaedit_core::{
-    AlphaEdit, BetaEdit, History, HistoryWeighting, Memit, Method, Projector, ProjectorBuilder, Refresh, RefreshRule,
-};
+use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
+use betaedit_core::{AlphaEdit, BetaEdit, Memit, Method, Projector, Refresh, RefreshRule};
 
 use super::PAR;
 use super::world::{TYPICAL_S, World};

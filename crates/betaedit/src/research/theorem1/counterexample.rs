@@ -60,7 +60,7 @@ drift after both edits:
 fn two_keys(s: f64) -> Done<Theorem1> {
     let keys = mat![[1.0, 0.5], [0.0, 0.75_f64.sqrt()]] * Scale(s.sqrt());
     let identity = Mat::<f64>::identity(2, 2);
-    let A0 = Arc::new(Spectrum::of_matrix(identity.as_ref(), PAR)?);
+    let A0 = Arc::new(Spectrum::from_matrix(identity.as_ref(), PAR)?);
     Theorem1::run(&A0, &EditBatch::new(keys.as_ref(), identity.as_ref())?)
 }
 

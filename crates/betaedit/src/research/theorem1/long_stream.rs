@@ -152,7 +152,7 @@ fn compare([without, with]: [&Trial; 2], terminal: Terminal) {
 /// The given residuals are the theorem's setting: what it has to say about them.
 fn the_theorem_on(world: &World, trials: [&Trial; 2], terminal: Terminal) -> Done {
     let A0 = world.moment.mean(PAR) * Scale(trials[0].contender.recipe.weight);
-    let spectrum = Arc::new(Spectrum::of_matrix(A0.as_ref(), PAR)?);
+    let spectrum = Arc::new(Spectrum::from_matrix(A0.as_ref(), PAR)?);
     let run = Theorem1::run(&spectrum, &EditBatch::new(world.keys.as_ref(), world.goals.as_ref())?)?;
     for (trial, drift) in trials.iter().zip([&run.drift_without, &run.drift_with]) {
         let off = |(step, drift): (&Measurement, &f64)| (step.drift / drift - 1.0).abs();

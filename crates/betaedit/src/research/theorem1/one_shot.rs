@@ -50,7 +50,7 @@ A0: the relative distance, with the edits in order and shuffled, and the cost ov
 /// The minimiser `D = V Kᵀ (A0 + K Kᵀ)⁻¹` in a method's space, as the papers print it, by a dense LU: for `D = V Xᵀ`,
 /// `(P (weight C + K Kᵀ) + ridge I) X = P K`.
 fn ridge_solution(world: &World, contender: &Contender) -> Done<Mat<f64>> {
-    let (P, K) = (projector(world, &contender.recipe)?.dense(PAR), &world.keys);
+    let (P, K) = (projector(world, &contender.recipe)?.to_dense(PAR), &world.keys);
     let A = world.moment.mean(PAR) * Scale(contender.recipe.weight) + K * K.transpose();
     let system = &P * A + Mat::<f64>::identity(D_IN, D_IN) * Scale(contender.recipe.ridge);
     Ok(&world.goals * system.partial_piv_lu().solve(&P * K).transpose())

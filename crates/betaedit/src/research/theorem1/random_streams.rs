@@ -62,7 +62,7 @@ with A0 = I, and in {} of the {} with the other A0: for the drift, condition (2)
 fn streams(A0: &[f64], s: f64, count: usize, random: &mut Random) -> Done<Vec<Theorem1>> {
     let dim = A0.len();
     let matrix = Mat::from_fn(dim, dim, |i, j| if i == j { A0[i] } else { 0.0 });
-    let spectrum = Arc::new(Spectrum::of_matrix(matrix.as_ref(), PAR)?);
+    let spectrum = Arc::new(Spectrum::from_matrix(matrix.as_ref(), PAR)?);
     // A shade below s, so that rounding does not lift s = 1 above 1.
     let length = (s * (1.0 - 1e-12)).sqrt();
     let mut stream = || -> Done<Theorem1> {

@@ -182,7 +182,7 @@ mod tests {
     fn spectrum(diagonal: &[f64]) -> Arc<Spectrum> {
         let n = diagonal.len();
         let matrix = Mat::from_fn(n, n, |i, j| if i == j { diagonal[i] } else { 0.0 });
-        Arc::new(Spectrum::of_matrix(matrix.as_ref(), PAR).unwrap())
+        Arc::new(Spectrum::from_matrix(matrix.as_ref(), PAR).unwrap())
     }
 
     fn run(A0: &[f64], K: &Mat<f64>, R: &Mat<f64>) -> Done<Theorem1> {

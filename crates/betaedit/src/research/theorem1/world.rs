@@ -31,7 +31,7 @@ impl World {
     pub fn new(random: &mut Random) -> Done<Self> {
         let mut moment = SecondMoment::new(D_IN);
         moment.observe(text(8_192, random).as_ref(), PAR)?;
-        let spectrum = Arc::new(Spectrum::of(&moment, PAR)?);
+        let spectrum = Arc::new(Spectrum::new(&moment, PAR)?);
         let common = text(1, random);
         let (keys, other_keys) = (edited_keys(&common, random), edited_keys(&common, random));
         let goals = random.cone(D_OUT, EDITS, 0.0);
