@@ -130,7 +130,8 @@ fn absorbing_is_associative_and_commutative<T: Scalar>(p: &Problem) -> Result<()
 
 fn a_sequence_is_its_single_edits<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let s = Setting::<T>::new(p);
-    let (mut Q, mut in_blocks) = (s.Q(p), s.Q(p));
+    let mut Q = s.Q(p);
+    let mut in_blocks = Q.clone();
     let sequence = Q.solve_in_sequence(s.K.as_ref()).unwrap();
     let each = Q.solve_each(s.K.as_ref()).unwrap();
     let first = Q.clone();

@@ -301,7 +301,7 @@ fn numbers_that_are_none_are_refused_wherever_they_are() {
 /// What is wrong with the numbers in the file.
 fn cause<T>(outcome: Result<T>) -> Error {
     match outcome.map(drop).unwrap_err() {
-        Error::File(FileError::Numbers { error, .. }) => error.into(),
+        Error::File(FileError::Numbers { error, .. }) => (*error).into(),
         other => panic!("the file is not named: {other}"),
     }
 }

@@ -9,19 +9,18 @@ use faer::{Mat, MatRef, Par};
 
 use super::random_keys::RandomKeys;
 use super::simulated::Simulated;
-use super::{Editor, EditorState, History, Proposal, Recipe, Reversal, Slack, Space};
+use super::{Editor, EditorState, History, Proposal, Recipe, Reversal, Space};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution, StateToken};
 use crate::error::numerics::{NumericsError, Result};
 use crate::metrics;
 use crate::projector::{Projector, ProjectorBuilder};
 use crate::refresh::memory::{Memory, Plan};
-use crate::refresh::solve::{Products, Solve};
 use crate::refresh::{Headroom, Refresh, RefreshReport, RefreshRule};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::update::Update;
-use crate::util::{bytes, validate};
+use crate::util::validate;
 
 /// An editor for one layer that runs any [`Recipe`].
 ///
@@ -32,16 +31,16 @@ use crate::util::{bytes, validate};
 #[derive(Clone, Debug)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: Cow<'static, str>,
-    recipe: Recipe,
-    Q: InverseGram,
-    memory: Memory,
-    random: Option<RandomKeys>,
-    simulated: Option<Simulated>,
-    edits: usize,
-    last_refresh: usize,
-    refreshes: usize,
+    pub(super) recipe: Recipe,
+    pub(super) Q: InverseGram,
+    pub(super) memory: Memory,
+    pub(super) random: Option<RandomKeys>,
+    pub(super) simulated: Option<Simulated>,
+    pub(super) edits: usize,
+    pub(super) last_refresh: usize,
+    pub(super) refreshes: usize,
     /// Advanced at every change, so that a proposal knows the state it was made in.
-    token: StateToken,
+    pub(super) token: StateToken,
     par: Par,
     scalar: PhantomData<T>,
 }
@@ -74,11 +73,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         if !matches!(recipe.refresh, Refresh::Never | Refresh::Every { rule: RefreshRule::Full(_), .. }) {
             projector = projector.with_headroom()?;
         }
-        // Keys of `f32` come one by one and give directions of `f32`. Not where residuals are met closely, which needs the
-        // exact product.
-        let exact = T::EPSILON <= f64::EPSILON || recipe.slack != Slack::default();
-        let products = if exact { Products::Exact } else { Products::Rounded };
-        let solve = Solve { weight: recipe.weight, ridge: recipe.ridge, products };
+        let solve = recipe.solve::<T>();
         let Q = solve.start(&projector, par)?;
         let memory = Memory::new(recipe.refresh, threshold, projector, solve, par)?;
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
@@ -311,37 +306,12 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn save(&self, out: &mut dyn Write) -> io::Result<()> {
-        let drawn = self.random.as_ref().map_or(0, |random| random.drawn);
-        for count in [self.memory.kept(), self.edits, self.last_refresh, self.refreshes, drawn] {
-            bytes::write_len(out, count)?;
-        }
-        self.Q.save(out)?;
-        self.simulated.as_ref().map_or(Ok(()), |simulated| simulated.save(out))?;
-        self.memory.save(out)
+        self.write_state(out)
     }
 
     /// A `Maximal` editor that has given its keys up for their sum loads only states that have done so, too.
     fn load(&mut self, from: &mut dyn Read) -> io::Result<()> {
-        let mut next = self.clone();
-        let kept = bytes::read_len(from, next.Q.dim())?;
-        for count in [&mut next.edits, &mut next.last_refresh, &mut next.refreshes] {
-            *count = bytes::read_len(from, usize::MAX)?;
-        }
-        let drawn = bytes::read_len(from, usize::MAX)?;
-        if let Some(random) = &mut next.random {
-            random.drawn = drawn;
-        }
-        if next.last_refresh > next.edits {
-            return Err(bytes::invalid("a refresh after the last edit"));
-        }
-        next.Q.load(from)?;
-        next.simulated.as_mut().map_or(Ok(()), |simulated| simulated.load(from))?;
-        next.memory.load(from, kept)?;
-        if next.memory.is_stopped() {
-            next.recipe.refresh = Refresh::Never;
-        }
-        next.token.advance();
-        *self = next;
+        *self = self.with_state(from)?;
         Ok(())
     }
 }

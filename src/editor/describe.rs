@@ -1,7 +1,6 @@
 //! The written description of a recipe.
 
-use super::methods::simie::{Base, Simulation};
-use super::{History, Merging, Recipe, Space};
+use super::{Base, History, Merging, Recipe, Simulation, Space};
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::util::description::Description;

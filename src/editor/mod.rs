@@ -39,6 +39,7 @@ mod proposal;
 mod random_keys;
 mod recipe;
 mod simulated;
+mod state;
 mod table;
 
 pub use crate::util::description::Description;
@@ -53,9 +54,9 @@ pub use methods::memit::Memit;
 pub use methods::null_space::NullSpace;
 pub use methods::pmet::Pmet;
 pub use methods::rlsedit::{Anchors, RlsEdit};
-pub use methods::simie::{Base, SimIe, Simulation};
+pub use methods::simie::SimIe;
 pub use proposal::Proposal;
-pub use recipe::{History, Recipe, Share, Slack, Space};
+pub use recipe::{Base, History, Recipe, Share, Simulation, Slack, Space};
 pub use table::{Hyperparameters, METHODS, MethodEntry, method};
 
 use std::{fmt, io};

@@ -2,10 +2,11 @@
 
 use super::Reversal;
 use super::merging::Merging;
-use super::methods::simie::Simulation;
 use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
+use crate::refresh::solve::{Products, Solve};
+use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::validate;
 
@@ -97,6 +98,35 @@ impl Share {
     }
 }
 
+/// How an ideal editor is simulated, see [`SimIe`](super::SimIe).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct Simulation {
+    /// Weight of the distance from the weight of the start. Default: `10_000.0`.
+    pub lambda: f64,
+    /// Where the wrapped method starts from. Default: [`Base::First`].
+    pub base: Base,
+}
+
+/// The weight that a wrapped method edits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Base {
+    /// That of the start, as published: every edit is the method's first.
+    #[default]
+    First,
+    /// The present one.
+    Present,
+}
+
+named!(Base, "base of a simulation", { First => "first", Present => "present" });
+
+impl Default for Simulation {
+    fn default() -> Self {
+        Self { lambda: 10_000.0, base: Base::First }
+    }
+}
+
 /// A method as its row in the table: `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ` at the start, what a batch makes of it, and what
 /// happens later.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,6 +177,15 @@ impl Recipe {
         validate::non_negative("the slack of single edits", self.slack.single)?;
         validate::non_negative("the slack of batches", self.slack.batch)?;
         self.simulation.map_or(Ok(()), |simulation| validate::positive("lambda of the simulation", simulation.lambda))
+    }
+
+    /// How `Q` is made, for keys of a number type.
+    pub(super) fn solve<T: Scalar>(&self) -> Solve {
+        // Keys of `f32` come one by one and give directions of `f32`. Not where residuals are met closely, which needs the
+        // exact product.
+        let exact = T::EPSILON <= f64::EPSILON || self.slack != Slack::default();
+        let products = if exact { Products::Exact } else { Products::Rounded };
+        Solve { weight: self.weight, ridge: self.ridge, products }
     }
 
     /// How an edit is taken back.

@@ -33,7 +33,7 @@ pub enum FileError {
         /// Path of the file.
         path: PathBuf,
         /// What is wrong with them; arguments are named as the file names them.
-        error: NumericsError,
+        error: Box<NumericsError>,
     },
 
     /// Statistics of something else were to be added.

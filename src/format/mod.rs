@@ -55,5 +55,5 @@ pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Error {
 
 /// An error in the numbers of a file.
 pub(crate) fn in_file(path: &Path) -> impl Fn(NumericsError) -> Error + Copy + '_ {
-    move |error| FileError::Numbers { path: path.to_owned(), error }.into()
+    move |error| FileError::Numbers { path: path.to_owned(), error: Box::new(error) }.into()
 }

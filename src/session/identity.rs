@@ -104,13 +104,22 @@ fn same(path: &Path, there: &str, here: &str) -> Result<()> {
     if there == here {
         return Ok(());
     }
-    let (mut a, mut b) = (there.lines(), here.lines());
+    let (mut a, mut b, mut within) = (there.lines(), here.lines(), String::new());
     let problem = loop {
         match (a.next(), b.next()) {
-            (Some(a), Some(b)) if a == b => {}
+            (Some(a), Some(b)) if a == b => {
+                // The lines of a description stand below the line that names it, further to the right.
+                if !a.starts_with(' ') {
+                    within = a.split(": ").next().unwrap_or_default().to_owned();
+                }
+            }
             (a, b) => {
+                let place = match a.or(b) {
+                    Some(line) if line.starts_with(' ') => format!(", its {within}"),
+                    _ => String::new(),
+                };
                 let (a, b) = (a.unwrap_or("nothing").trim(), b.unwrap_or("nothing").trim());
-                break format!("it holds another session: there `{a}`, here `{b}`; use another directory");
+                break format!("it holds another session{place}: there `{a}`, here `{b}`; use another directory");
             }
         }
     };

@@ -219,7 +219,7 @@ fn a_restraint_is_checked_and_part_of_the_session() {
     ));
     assert!(matches!(
         refused(memit().restraint(linear()).without_gauges()),
-        Error::Numerics(NumericsError::Parameter { .. })
+        Error::Numerics(NumericsError::Unsupported { .. })
     ));
     assert!(memit().restraint(Rect::default()).without_gauges().open(Stack::new(1), Par::Seq).is_ok());
 

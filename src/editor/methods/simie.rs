@@ -2,39 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::editor::{Method, Recipe};
+use crate::editor::{Method, Recipe, Simulation};
 use crate::error::numerics::Result;
-use crate::util::named::named;
 use crate::util::validate;
-
-/// How an ideal editor is simulated, see [`SimIe`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
-pub struct Simulation {
-    /// Weight of the distance from the weight of the start. Default: `10_000.0`.
-    pub lambda: f64,
-    /// Where the wrapped method starts from. Default: [`Base::First`].
-    pub base: Base,
-}
-
-/// The weight that a wrapped method edits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-pub enum Base {
-    /// That of the start, as published: every edit is the method's first.
-    #[default]
-    First,
-    /// The present one.
-    Present,
-}
-
-named!(Base, "base of a simulation", { First => "first", Present => "present" });
-
-impl Default for Simulation {
-    fn default() -> Self {
-        Self { lambda: 10_000.0, base: Base::First }
-    }
-}
 
 /// SimIE: a method made fit for many edits, by taking its weights `W'_i` as the answers of an ideal editor, and learning from them.
 /// After `t` edits the weight minimises
