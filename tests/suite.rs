@@ -28,9 +28,13 @@ mod llm_families;
 #[cfg(feature = "llm")]
 mod llm_fine_tuning;
 #[cfg(feature = "llm")]
+mod llm_gguf;
+#[cfg(feature = "llm")]
 mod llm_models;
 #[cfg(feature = "llm")]
 mod llm_sites;
+#[cfg(feature = "llm")]
+mod llm_targets;
 #[cfg(feature = "npz")]
 mod npz;
 #[cfg(all(feature = "safetensors", feature = "session"))]

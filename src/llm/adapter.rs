@@ -1,4 +1,4 @@
-//! A model that edits itself: keys and residuals of requests, as the engine asks for them.
+//! A language model as an adapter: keys and residuals of requests.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,18 +22,18 @@ use crate::util::validate;
 
 /// A language model behind the [`Adapter`] seam.
 ///
-/// The key of a request is the mean of those of its bare prompt and of its prompts behind the [`Contexts`]. Its residual
-/// at any layer is what the **last** edited layer's output at the fact's token of the bare prompt still lacks of the
-/// target; the caller divides it among the layers left.
+/// The key of a request is the weighted mean of the key of its bare prompt and the keys of its prompts after the [`Contexts`]. The residual
+/// at any layer is the difference between the target and the output of the **last** edited layer, at the fact's token of the bare prompt.
+/// The caller divides it among the layers that are left.
 ///
-/// Which output that is says the search's [`Site`]. At [`Site::Block`] it is the block's, the sum of all that is written below it, and
-/// so what one layer has written no longer lacks at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the MLP's own, `W k`
-/// (with the bias, where there is one): what the edited matrix itself puts out. The layers below reach it only through `k`, so
-/// there every layer is asked for nearly the whole again, as in the published program of PMET.
+/// The search's [`Site`] decides which output this is. At [`Site::Block`] it is the output of the block, the sum of everything written
+/// below it, so what one layer has written is no longer missing at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the
+/// output of the MLP, `W k` (plus the bias, if there is one). The layers below reach it only through `k`, so every layer is asked for
+/// nearly the whole residual again, as in the published program of PMET.
 ///
-/// A batch of requests begins when other requests come, or a layer at or below the last changed one. Targets are sought
-/// when residuals are first asked for in a batch, that is, with the usual order, on the model before it, and kept for it.
-/// What lies below the layer that is asked for is computed once in a batch.
+/// A new batch begins with other requests, or with a layer at or below the last changed one. Targets are sought when residuals are first
+/// asked for in a batch, in the usual order on the model before the batch, and kept for the batch. Everything below the layer that is
+/// asked for is computed once for each batch.
 pub struct ModelAdapter {
     model: Model,
     tokenizer: Tokenizer,
@@ -66,11 +66,11 @@ struct Work {
     targets: Option<Mat<f32>>,
 }
 
-/// Some requests of a batch: so many as are run at once.
+/// Requests of a batch that are run at once.
 struct Part {
     requests: Range<usize>,
     batch: TokenBatch,
-    /// For each sequence (each request's bare prompt, then those behind contexts), the row of the fact's token.
+    /// For each sequence (each request's bare prompt, then its prompts after the contexts), the row of the fact's token.
     places: Vec<usize>,
     opened: Opened,
 }
@@ -101,8 +101,7 @@ impl ModelAdapter {
         Ok(Self { model, tokenizer, contexts, search, layers, known: HashMap::new(), batch: None })
     }
 
-    /// Takes the targets of some requests as known, for example those found on the unedited model by the same search, and seeks the
-    /// others only.
+    /// Uses known targets for some requests, for example targets found on the unedited model, and searches only for the others.
     ///
     /// # Errors
     /// A target whose length is not the model's hidden size, or that is not finite.
@@ -128,16 +127,16 @@ impl ModelAdapter {
         &self.tokenizer
     }
 
-    /// The texts that prompts stand behind.
+    /// The texts that come before prompts.
     #[must_use]
     pub fn contexts(&self) -> &Contexts {
         &self.contexts
     }
 
-    /// Refuses a request that cannot be written into this model, without running it.
+    /// Refuses a request that cannot be written into this model, without running the model.
     ///
     /// # Errors
-    /// A subject or target that the tokenizer makes nothing of, or a prompt that is longer than the model's context.
+    /// A subject or target that has no tokens of its own, or a prompt that is longer than the model's context.
     pub fn check(&self, request: &Request) -> Result<()> {
         let prompts = targeted_behind(&self.tokenizer, self.contexts.openings(), request)?;
         let sought = self.search.prompts(&self.tokenizer, &self.contexts, request)?;
@@ -210,7 +209,7 @@ impl ModelAdapter {
         Ok(Part { requests, batch, places, opened })
     }
 
-    /// The last edited layer's output that targets are of, at the fact's token of the bare prompts, a column a request.
+    /// The output of the last edited layer at the fact's token of the bare prompts, a column for each request.
     fn outputs(&self, layer: usize, part: &Part) -> Computed<Mat<f32>> {
         let each = self.contexts.prefixes().len() + 1;
         let bare: Vec<_> = part.batch.spans.iter().step_by(each).map(|span| span.rows.clone()).collect();

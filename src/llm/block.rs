@@ -1,4 +1,4 @@
-//! A block of the decoder, and the rows that it runs on.
+//! A block of the decoder, and the batch of tokens that it runs on.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) struct Frame<'a> {
 pub(super) struct Linear {
     pub(super) weight: Arc<Parameter>,
     pub(super) bias: Option<Arc<[f32]>>,
-    /// What is being learned on top of the matrix.
+    /// A low-rank change that is being learned.
     pub(super) low_rank: Option<LowRank>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Block {
     pub(super) down: Linear,
 }
 
-/// Sequences to run together: their rows one after the other, none padded.
+/// Sequences to run together: their rows one after the other, without padding.
 #[derive(Clone)]
 pub(super) struct TokenBatch {
     pub(super) spans: Arc<[Span]>,
@@ -81,7 +81,7 @@ impl Linear {
 }
 
 impl TokenBatch {
-    /// The rows of some sequences, of which the first tokens, so many as `starts` says, are in the past already.
+    /// The rows of some sequences. Each is given by the number of tokens before it and its own number of tokens.
     pub(super) fn new(config: &Config, sequences: impl IntoIterator<Item = (usize, usize)>) -> Self {
         let mut rows = 0;
         let mut spans = vec![];

@@ -1,4 +1,4 @@
-//! What a model knows: the second moments of its keys over a text.
+//! Second moments of a model's keys over a text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,15 +15,14 @@ use crate::error::{NumericsError, Result};
 use crate::second_moment::SecondMoment;
 use crate::util::validate;
 
-/// Collects the second moments of some layers' keys over a text, in one pass through the model up to the highest of them.
+/// Collects the second moments of the keys of some layers over a text, in one pass through the blocks up to the highest layer.
 ///
-/// Texts are read in windows of a fixed number of tokens, each of which starts like a text of its own, and which are
-/// numbered through all texts. So a reading can stop and go on, here or in another process
-/// ([`starting_at`](Self::starting_at)), and several can share a text; their moments add up
-/// ([`SecondMoment::merge`]).
+/// Texts are read in windows of a fixed number of tokens. Each window starts like a text of its own, and windows are numbered across
+/// all texts. So a collection can stop and continue, also in another process ([`starting_at`](Self::starting_at)), and several can
+/// share a text: their moments add up ([`SecondMoment::merge`]).
 ///
-/// Cost: a pass through the blocks, and `d_in²` multiply-adds in `f64` for each token and layer. Memory: one `d_in x d_in`
-/// matrix of `f64` a layer.
+/// Cost: a pass through the blocks, and `d_in²` multiply-adds in `f64` for each token and layer. Memory: one `d_in x d_in` matrix of
+/// `f64` for each layer.
 pub struct Collector<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
@@ -40,12 +39,12 @@ impl fmt::Debug for Collector<'_> {
     }
 }
 
-/// How far a reading is.
+/// The progress of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectionProgress {
     /// Tokens counted.
     pub tokens: u64,
-    /// Tokens after which the reading ends, if the texts are that long.
+    /// Tokens after which the collection ends, if the texts are that long.
     pub enough: u64,
 }
 
@@ -69,24 +68,24 @@ impl<'a> Collector<'a> {
         Ok(Self { model, tokenizer, moments, windows: 0..0 })
     }
 
-    /// Leaves out the windows before the one of this number, which somebody else has read or will read.
+    /// Skips the windows before this one, for example because another process reads them.
     #[must_use]
     pub fn starting_at(mut self, window: usize) -> Self {
         self.windows = window..window;
         self
     }
 
-    /// How many tokens are enough, as a rule: ten for each dimension of the keys (FastMEMIT, arXiv 2506.04226).
+    /// The usual number of tokens: ten for each dimension of the keys (FastMEMIT, arXiv 2506.04226).
     #[must_use]
     pub fn enough(&self) -> u64 {
         self.moments.values().map(|moment| 10 * moment.d_in() as u64).max().unwrap_or(0)
     }
 
-    /// Reads on in the texts from the first window that was not read yet, until `enough` tokens are counted, the texts
-    /// end, or `progress`, which is called every thousand tokens or so, says so. The texts must be the same each time.
+    /// Reads the texts from the first unread window on, until `enough` tokens are counted, the texts end, or `progress`, which is called
+    /// about every thousand tokens, breaks. The texts must be the same in each call.
     ///
     /// # Errors
-    /// Any failure of the model or the tokenizer. What was counted before stays, and reading can go on.
+    /// Any failure of the model or the tokenizer. What was counted before stays counted, and reading can continue.
     pub fn read<S: AsRef<str>>(
         &mut self,
         texts: impl IntoIterator<Item = S>,
@@ -124,7 +123,7 @@ impl<'a> Collector<'a> {
         self.moments.values().next().and_then(SecondMoment::tokens).unwrap_or(0)
     }
 
-    /// The windows that were read.
+    /// The windows that have been read.
     #[must_use]
     pub fn windows(&self) -> Range<usize> {
         self.windows.clone()

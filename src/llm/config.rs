@@ -14,29 +14,29 @@ pub enum NormKind {
     Layer,
 }
 
-/// How a token knows where it stands.
+/// How positions enter the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Positions {
-    /// By a vector added to its embedding.
+    /// A learned vector is added to the embedding.
     Learned,
-    /// By a rotation of queries and keys.
+    /// Queries and keys are rotated.
     Rotary(Rotary),
 }
 
-/// Rotary positions: pair `i` of the first `dims` numbers of a head is turned by `position * theta^(-2i / dims)`.
+/// Rotary positions: pair `i` of the first `dims` numbers of a head is rotated by `position * theta^(-2i / dims)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rotary {
     /// Base of the frequencies.
     pub theta: f64,
-    /// How many numbers of a head are turned; the others stay.
+    /// How many numbers of a head are rotated; the others stay.
     pub dims: usize,
     /// Which numbers form a pair.
     pub pairing: Pairing,
-    /// How the frequencies were stretched for long contexts.
+    /// How the frequencies are scaled for long contexts.
     pub scaling: RotaryScaling,
 }
 
-/// Which numbers of a head form a pair that is turned together.
+/// Which numbers of a head form a pair that is rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
     /// `i` and `i + dims / 2`.
@@ -45,14 +45,14 @@ pub enum Pairing {
     Interleaved,
 }
 
-/// How rotary frequencies were stretched for long contexts.
+/// How rotary frequencies are scaled for long contexts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RotaryScaling {
-    /// Not at all.
+    /// Not scaled.
     None,
-    /// All divided by a factor.
+    /// All frequencies are divided by a factor.
     Linear(f64),
-    /// Llama 3: low frequencies are divided by `factor`, high ones stay, those between are blended.
+    /// Llama 3: low frequencies are divided by `factor`, high ones stay, and those between are blended.
     Llama3 {
         /// Divisor of the low frequencies.
         factor: f64,
@@ -60,7 +60,7 @@ pub enum RotaryScaling {
         low: f64,
         /// Wavelengths below `original_context / high` are high frequencies.
         high: f64,
-        /// The context length before stretching.
+        /// The context length before scaling.
         original_context: f64,
     },
 }
@@ -74,16 +74,16 @@ pub enum Activation {
     Gelu,
 }
 
-/// How attention and MLP follow each other in a block.
+/// Whether the MLP of a block comes after the attention or beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
-    /// The MLP reads what the attention has written, behind a norm of its own.
+    /// The MLP reads the sum of input and attention, through a norm of its own.
     Sequential,
-    /// The MLP stands beside the attention and shares its norm.
+    /// The MLP reads what the attention reads, through the same norm.
     Parallel,
 }
 
-/// How the MLP gets from its input to its keys.
+/// How the MLP computes its keys from its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MlpKind {
     /// `f(G x) * (U x)`: two matrices.
@@ -97,11 +97,11 @@ pub enum MlpKind {
 pub enum HeadNorms {
     /// There are none.
     None,
-    /// One for the heads of the queries and one for the heads of the keys, before they are turned.
+    /// One for the heads of the queries and one for the heads of the keys, before the rotation.
     QueriesAndKeys,
 }
 
-/// The sizes without which no decoder is described.
+/// The sizes of a decoder that have no default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Number of blocks.
@@ -114,13 +114,13 @@ pub struct Sizes {
     pub heads: usize,
     /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Longest context the model was made for.
+    /// The longest context in tokens.
     pub context: usize,
 }
 
-/// The shape of a decoder: everything that a forward pass depends on but the numbers.
+/// The shape of a decoder: everything except the weights that a forward pass depends on.
 ///
-/// Whatever can be said in these fields can be run. Biases are not among them: a model has those that its files have.
+/// Any combination of these fields can be run. Biases are not among them: a projection has a bias if the file has one.
 ///
 /// ```
 /// use betaedit_core::llm::{Config, Positions, Rotary, Sizes};
@@ -148,7 +148,7 @@ pub struct Config {
     pub head_dim: usize,
     /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Longest context the model was made for.
+    /// The longest context in tokens.
     pub context: usize,
     /// The kind of norm.
     pub norm: NormKind,
@@ -158,20 +158,20 @@ pub struct Config {
     pub positions: Positions,
     /// Norms inside the attention.
     pub head_norms: HeadNorms,
-    /// How attention and MLP follow each other.
+    /// Whether the MLP comes after the attention or beside it.
     pub arrangement: Arrangement,
-    /// How the MLP gets to its keys.
+    /// How the MLP computes its keys.
     pub mlp: MlpKind,
     /// The MLP's nonlinearity.
     pub activation: Activation,
-    /// How many tokens back a token sees, itself included; all, if `None`.
+    /// How many tokens a token sees, itself included; `None` is all.
     pub window: Option<usize>,
-    /// Whether the head is the embedding.
+    /// Whether the output head is the embedding.
     pub tied: bool,
 }
 
 impl Rotary {
-    /// Rotary positions of halves, not stretched.
+    /// Rotary positions that pair halves, not scaled.
     #[must_use]
     pub fn new(theta: f64, dims: usize) -> Self {
         Self { theta, dims, pairing: Pairing::Halves, scaling: RotaryScaling::None }
@@ -179,8 +179,9 @@ impl Rotary {
 }
 
 impl Config {
-    /// A decoder as Llama's: RMS norms with epsilon `1e-6`, rotary positions of base `10000` over the whole head, a gated MLP with SiLU
-    /// behind the attention, as many heads of keys and values as of queries, and a head of its own. Its fields may be changed.
+    /// A decoder of Llama's shape: RMS norms with epsilon `1e-6`, rotary positions with base `10000` over the whole head, a gated MLP
+    /// with SiLU after the attention, as many heads of keys and values as of queries, and an output head of its own. Change the fields
+    /// that differ.
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
         let Sizes { layers, hidden, intermediate, heads, vocabulary, context } = sizes;

@@ -1,4 +1,4 @@
-//! Fine-tuning, which editing is compared with: of one matrix (FT-L), and of low-rank changes of many (LoRA).
+//! Fine-tuning as a baseline: of one matrix (FT-L), and of low-rank changes of many (LoRA).
 
 use std::sync::Arc;
 
@@ -18,18 +18,18 @@ use super::tokenizer::Tokenizer;
 use crate::error::{NumericsError, Result};
 use crate::util::validate;
 
-/// Where the target is asked for.
+/// Where the loss asks for the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Supervision {
-    /// At each of its tokens, after those before it (FT-M).
+    /// At each of its tokens, given the tokens before it (FT-M).
     #[default]
     Target,
-    /// All of its tokens at the prompt's last one, as the published FT-L does it.
+    /// All of its tokens at the last token of the prompt, as in the published FT-L.
     PromptLast,
 }
 
-/// How a fine-tuning went.
+/// The course of a fine-tuning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tuned {
     /// The mean `-log p` of the targets before each step.
@@ -38,24 +38,24 @@ pub struct Tuned {
 
 /// Fine-tuning of the matrix that edits change, in one layer: FT-L.
 ///
-/// Adam on the mean `-log p` of the requests' targets, all together. The gradient by the matrix is `G Kᵀ`, with `K` its inputs and
-/// `G` the gradient by its outputs at all tokens.
+/// Adam minimises the mean `-log p` of the targets of all requests together. The gradient with respect to the matrix is `G Kᵀ`, with `K`
+/// its inputs and `G` the gradient with respect to its outputs at all tokens.
 ///
 /// # References
-/// Zhu et al., "Modifying Memories in Transformer Models" (arXiv 2012.00363), as the programs of ROME and `EasyEdit` have it.
+/// Zhu et al., "Modifying Memories in Transformer Models" (arXiv 2012.00363), as in the programs of ROME and `EasyEdit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct FineTuning {
     /// Adam's step length. Default: `5e-4`.
     pub learning_rate: f64,
-    /// Steps, at most. Default: `25`.
+    /// The largest number of steps. Default: `25`.
     pub steps: usize,
     /// It ends when the mean `-log p` falls below this. Default: `1e-2`.
     pub enough: f64,
     /// The largest change of an entry; `None` is no limit. Default: `Some(5e-4)`.
     pub bound: Option<f64>,
-    /// Where the target is asked for. Default: [`Supervision::PromptLast`].
+    /// Where the loss asks for the target. Default: [`Supervision::PromptLast`].
     pub supervision: Supervision,
 }
 
@@ -72,8 +72,8 @@ impl FineTuning {
     /// Memory: four matrices of the weight's size.
     ///
     /// # Errors
-    /// Settings out of range, no request, an unknown layer, a request that the tokenizer makes no sense of, or a loss beyond the
-    /// range of `f32`. The model is unchanged then.
+    /// Settings out of range, no request, an unknown layer, a request that the tokenizer cannot encode, or a loss beyond the range of
+    /// `f32`. The model is unchanged then.
     pub fn run(&self, model: &mut Model, tokenizer: &Tokenizer, layer: usize, requests: &[Request]) -> Result<Tuned> {
         check_descent(self.learning_rate, self.steps, self.enough)?;
         if let Some(bound) = self.bound {
@@ -134,7 +134,7 @@ impl FineTuning {
 
 /// Fine-tuning of low-rank changes `scale B A` of the queries' and values' matrices of all blocks: LoRA.
 ///
-/// `A` starts at random, `B` at zero; the changes are added to the matrices at the end.
+/// `A` starts at random and `B` at zero. At the end the changes are added to the matrices.
 ///
 /// # References
 /// Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022; settings as in `EasyEdit`.
@@ -148,11 +148,11 @@ pub struct LowRankTuning {
     pub alpha: f64,
     /// Adam's step length. Default: `5e-3`.
     pub learning_rate: f64,
-    /// Steps, at most. Default: `70`.
+    /// The largest number of steps. Default: `70`.
     pub steps: usize,
     /// It ends when the mean `-log p` falls below this. Default: `1e-2`.
     pub enough: f64,
-    /// For the start. Default: `0`.
+    /// The seed of the start. Default: `0`.
     pub seed: u64,
 }
 
@@ -166,8 +166,8 @@ impl LowRankTuning {
     /// Fine-tunes the model on requests.
     ///
     /// # Errors
-    /// Settings out of range, no request, a request that the tokenizer makes no sense of, or a loss beyond the range of `f32`. The
-    /// model is unchanged then.
+    /// Settings out of range, no request, a request that the tokenizer cannot encode, or a loss beyond the range of `f32`. The model is
+    /// unchanged then.
     pub fn run(&self, model: &mut Model, tokenizer: &Tokenizer, requests: &[Request]) -> Result<Tuned> {
         check_descent(self.learning_rate, self.steps, self.enough)?;
         validate::positive("alpha", self.alpha)?;
@@ -253,11 +253,11 @@ fn check_descent(learning_rate: f64, steps: usize, enough: f64) -> Result<()> {
     Ok(validate::non_negative("enough", enough)?)
 }
 
-/// Requests as one batch of sequences, and what is asked of them.
+/// Requests as one batch of sequences, and the terms of their loss.
 struct Exercise {
     batch: TokenBatch,
     embedded: Tensor,
-    /// The rows whose next tokens are asked for, and which.
+    /// The rows whose logits are in the loss, and their terms.
     asked: Vec<usize>,
     terms: Arc<[Term]>,
 }

@@ -1,20 +1,21 @@
-//! Language models themselves: what the engine needs of them, from a model that runs here.
+//! Language models: everything that an editor needs from one.
 //!
-//! A [`Model`] is a decoder in `f32`, in main memory, read from a directory of the Hugging Face layout or from a GGUF file. What
-//! an editor needs of it:
+//! A [`Model`] is a decoder in `f32` in main memory, read from a directory in the Hugging Face layout or from a GGUF file. It provides
+//! what an editor needs:
 //!
-//! | what | from |
+//! | what | type |
 //! |---|---|
 //! | second moments of keys over a text | [`Collector`] |
-//! | texts that stand before a prompt | [`Contexts`] |
-//! | the key of a [`Request`], and the residual that is left to write | [`ModelAdapter`], an [`Adapter`](crate::Adapter) |
-//! | the target, that is, the output of a block or of its MLP that makes the model say the new thing | [`TargetSearch`] |
-//! | what editing is compared with: fine-tuning of one matrix, or of low-rank changes | [`FineTuning`], [`LowRankTuning`] |
+//! | texts to put before a prompt | [`Contexts`] |
+//! | the key and the residual of a [`Request`] | [`ModelAdapter`], an [`Adapter`](crate::Adapter) |
+//! | the target: the output of a block, or of its MLP, that makes the model give the new answer | [`TargetSearch`] |
+//! | baselines: fine-tuning of one matrix, or of low-rank changes | [`FineTuning`], [`LowRankTuning`] |
+//! | models of families that the crate does not know | [`Family`], [`Families`], [`Model::open_with`] |
 //!
-//! With the feature `facts`, a [`Scoring`](self) answers the questions of the metrics, and facts are requests.
+//! With the feature `facts`, `Scoring` answers the questions of the metrics, and a fact converts into a request.
 //!
-//! A target takes a gradient by a vector added to the output of a block, or by two, added to those of its MLP and its attention
-//! ([`Site`]): [`Steering`] is the upper part of a model as a function of such vectors.
+//! The search for a target needs the gradient of a loss with respect to vectors that are added to outputs of a block ([`Site`]).
+//! [`Steering`] is the upper part of a model as a function of such vectors.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -26,7 +27,7 @@
 //! let par = Par::rayon(0);
 //! let (model, tokenizer) = Model::open("SmolLM2-135M-Instruct", par)?;
 //!
-//! // What the model knows, and from it one editor a layer.
+//! // What the model knows, and one editor for each layer.
 //! let layers = vec![7, 8, 9, 10];
 //! let text = std::fs::read_to_string("corpus.txt").unwrap();
 //! let mut collector = Collector::new(&model, &tokenizer, &layers)?;
@@ -51,7 +52,7 @@
 //! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
-//! Arithmetic is in `f32`; equal input gives equal bits at an equal number of threads.
+//! Arithmetic is in `f32`. At an equal number of threads, equal input gives equal bits.
 
 mod adapter;
 mod block;

@@ -1,4 +1,4 @@
-//! The model: one decoder for all families, with its taps.
+//! The decoder, which is the same for all families.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::update::Orientation;
 
 /// A decoder-only language model in `f32`, in main memory.
 ///
-/// [`Model::open`] reads it from a directory of the Hugging Face layout or from a GGUF file, [`Model::open_with`] with families of your
-/// own, and [`Model::from_source`] takes its numbers from anywhere.
+/// [`Model::open`] reads one from a directory in the Hugging Face layout or from a GGUF file. [`Model::open_with`] also knows families
+/// that you add, and [`Model::from_source`] takes the weights from any [`Source`](super::Source).
 #[derive(Clone)]
 pub struct Model {
     pub(super) config: Config,
@@ -32,12 +32,12 @@ pub struct Model {
     pub(super) par: Par,
 }
 
-/// What a model computes for a sequence of `T` tokens, and what an editor needs of it. Columns are tokens.
+/// What a model computes for a sequence of `T` tokens. Columns are tokens.
 #[derive(Clone)]
 pub struct Trace {
     /// For each block, the inputs of the MLP's output projection, `d_in x T`.
     pub keys: Vec<Mat<f32>>,
-    /// For each block its output, `hidden x T`.
+    /// For each block, its output, `hidden x T`.
     pub block_outputs: Vec<Mat<f32>>,
     /// The logits of the next token, `vocabulary x T`.
     pub logits: Mat<f32>,
@@ -61,12 +61,12 @@ impl fmt::Debug for Trace {
     }
 }
 
-/// How a model continues a text that is given to its end.
+/// How probable a model finds a given continuation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continuation {
-    /// For each token from the start of the continuation, the logarithm of its probability after all before it.
+    /// For each token of the continuation, the logarithm of its probability given all tokens before it.
     pub log_probabilities: Vec<f32>,
-    /// The likeliest token in its place.
+    /// For each token of the continuation, the most probable token in its place.
     pub likeliest: Vec<u32>,
 }
 
@@ -77,19 +77,19 @@ impl Model {
         &self.config
     }
 
-    /// The family whose files the model is read from and written to.
+    /// The family that the model belongs to: it names the tensors in saved files.
     #[must_use]
     pub fn family(&self) -> &dyn Family {
         &*self.family
     }
 
-    /// A fingerprint of the weights as they were read from the file: statistics and sessions of one model refuse another.
+    /// The family's name and a hash of the weights as they were read. Statistics and sessions of one model refuse another by it.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Name and orientation of the weight that edits of a layer change, in the files of the Hugging Face layout.
+    /// Name and orientation of the weight that edits of a layer change, in files in the Hugging Face layout.
     ///
     /// # Errors
     /// No such layer.
@@ -108,9 +108,9 @@ impl Model {
         Frame { config: &self.config, par: self.par }
     }
 
-    /// Runs a sequence and keeps what an editor looks at.
+    /// Runs a sequence and returns keys, block outputs and logits.
     ///
-    /// Memory: every block's keys and outputs, and a row of logits a token.
+    /// Memory: the keys and outputs of all blocks, and a column of logits for each token.
     ///
     /// # Errors
     /// No token, one outside the vocabulary, or more than the model's context holds.
@@ -131,8 +131,8 @@ impl Model {
         run().map_err(failed)
     }
 
-    /// How probable the model finds each sequence's tokens from index `start` on, each after all before it, and what it
-    /// would have said instead. The sequences are run together; each is `(tokens, start)`, `start` at least 1.
+    /// The log-probability of each token from index `start` on, given all tokens before it, and the most probable token in its place.
+    /// Each sequence is `(tokens, start)`, with `start` at least 1. All sequences are run together.
     ///
     /// # Errors
     /// An empty sequence, a token outside the vocabulary, a sequence longer than the model's context, or a `start` of 0

@@ -1,11 +1,11 @@
-//! What is to be changed, and the texts that it is read in.
+//! What to change, and the texts in which the model reads it.
 
 use super::model::Model;
 use super::sampling::Sampler;
 use super::tokenizer::Tokenizer;
 use crate::error::{ModelError, Result};
 
-/// A fact to write into a model: when the prompt is read with the subject in it, say the target.
+/// A fact to write into a model: after the prompt about the subject, the model should say the target.
 ///
 /// ```
 /// use betaedit_core::llm::Request;
@@ -23,15 +23,15 @@ pub struct Request {
     token: FactToken,
 }
 
-/// The token of a prompt at which a fact is written: its key is taken there, and its target put out.
+/// The token of a prompt at which a fact is written: its key and its target belong to this token.
 ///
-/// Anchored at the subject, a fact has a key of its own; at the end of the prompt, all facts that are asked for in the same
-/// words have nearly the same one (table 3 of arXiv 2605.09285).
+/// At the subject, each fact has a key of its own. At the end of the prompt, all facts that are asked for in the same words have nearly
+/// the same key (table 3 of arXiv 2605.09285).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum FactToken {
-    /// The last token of the subject, where models look facts up (Meng et al., "Locating and Editing Factual Associations in
+    /// The last token of the subject, where models look up facts (Meng et al., "Locating and Editing Factual Associations in
     /// GPT", NeurIPS 2022).
     #[default]
     SubjectLast,
@@ -48,8 +48,8 @@ impl Request {
     /// A request.
     ///
     /// * `subject`: what the fact is about
-    /// * `prompt`: a text with one `{}` where the subject goes
-    /// * `target`: how the text shall go on
+    /// * `prompt`: a text with one `{}` in the place of the subject
+    /// * `target`: how the text should continue
     ///
     /// # Errors
     /// [`ModelError::Request`] for an empty subject or target, or a prompt without exactly one `{}`.
@@ -89,13 +89,13 @@ impl Request {
         &self.subject
     }
 
-    /// The prompt, with `{}` where the subject goes.
+    /// The prompt, with `{}` in the place of the subject.
     #[must_use]
     pub fn prompt(&self) -> &str {
         &self.prompt
     }
 
-    /// How the prompt shall be continued.
+    /// How the prompt should be continued.
     #[must_use]
     pub fn target(&self) -> &str {
         &self.target
@@ -120,9 +120,9 @@ impl Request {
     }
 }
 
-/// Texts that stand before a prompt: a key is averaged over them, so that it is the subject's and not one prompt's.
+/// Texts to put before a prompt. A key is averaged over them, so that it depends on the subject and less on one prompt.
 ///
-/// The bare prompt counts one half, the prompts behind the texts the other half together.
+/// The bare prompt has weight one half, and all prompts after a text together the other half.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Contexts {
@@ -133,16 +133,16 @@ pub struct Contexts {
 const BEGINNINGS: [&str; 5] = ["The", "Therefore", "Because", "I", "You"];
 
 impl Contexts {
-    /// The given texts; none is allowed.
+    /// The given texts. There may be none.
     #[must_use]
     pub fn new(prefixes: Vec<String>) -> Self {
         Self { prefixes }
     }
 
-    /// `count` texts of about `length` tokens that the model makes up itself, each token one of the five likeliest.
+    /// Lets the model generate `count` texts of about `length` tokens, each token one of the five most probable.
     ///
-    /// They begin with "The", "Therefore", "Because", "I", "You", in turn. Equal seeds give equal texts on one machine;
-    /// across machines rounding may tip a choice, so keep the texts themselves where a run is to be repeated.
+    /// They begin with "The", "Therefore", "Because", "I" and "You" in turn. Equal seeds give equal texts on one machine. On another
+    /// machine rounding may change a choice, so store the texts if you want to repeat a run.
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer.
@@ -165,7 +165,7 @@ impl Contexts {
         &self.prefixes
     }
 
-    /// What stands before the prompt, for the bare prompt and for each text.
+    /// What comes before the prompt, for the bare prompt and for each text.
     pub(super) fn openings(&self) -> impl Iterator<Item = String> {
         std::iter::once(String::new()).chain(self.prefixes.iter().map(|prefix| format!("{prefix}. ")))
     }

@@ -1,4 +1,4 @@
-//! How a model goes on from a text.
+//! Generation of text.
 
 use std::sync::Arc;
 
@@ -15,19 +15,19 @@ use crate::error::Result;
 /// How the next token is chosen.
 #[derive(Clone, Debug)]
 pub enum Sampler {
-    /// The likeliest.
+    /// The most probable.
     Greedy,
-    /// One of the `k` likeliest, by their probabilities.
+    /// One of the `k` most probable, drawn by their probabilities.
     TopK {
-        /// How many there are to choose from.
+        /// The number of candidates.
         k: usize,
-        /// Where chance comes from: a stream that is the same on every machine.
+        /// The random numbers, the same on every machine for the same seed.
         random: Box<ChaCha8Rng>,
     },
 }
 
 impl Sampler {
-    /// One of the `k` likeliest tokens, by chance from a seed.
+    /// Draws from the `k` most probable tokens, with a seed.
     #[must_use]
     pub fn top_k(k: usize, seed: u64) -> Self {
         Self::TopK { k: k.max(1), random: Box::new(ChaCha8Rng::seed_from_u64(seed)) }
@@ -54,7 +54,7 @@ impl Sampler {
 }
 
 impl Model {
-    /// The next `count` tokens after some tokens, fewer where the model's context ends.
+    /// Generates `count` tokens after the given ones, or fewer if the model's context ends before.
     ///
     /// # Errors
     /// No token, one outside the vocabulary, or more than the model's context holds.

@@ -1,4 +1,4 @@
-//! The questions of the metrics, answered by a model.
+//! A model as the scorer of the metrics.
 
 use super::model::{Continuation, Model};
 use super::prompt::Request;
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::facts::Fact;
 use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
 
-/// A model and its tokenizer, to be asked.
+/// A model and its tokenizer as a [`Scorer`].
 ///
 /// ```no_run
 /// use betaedit_core::{facts, faer::Par, llm::{Model, Scoring}};
@@ -34,14 +34,14 @@ const PIECE: usize = 256;
 const PIECES_AT_ONCE: usize = 4;
 
 impl<'a> Scoring<'a> {
-    /// Asks a model.
+    /// Scores with a model.
     #[must_use]
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer) -> Self {
         Self { model, tokenizer }
     }
 
-    /// The perplexity of a text, in pieces of 256 tokens, of which it takes so many, four at a time, that `tokens` tokens are scored at
-    /// least.
+    /// Measures the perplexity of the beginning of a text, in pieces of 256 tokens. Pieces are added four at a time until at least `tokens`
+    /// tokens are scored, or the text ends.
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer.
@@ -56,7 +56,7 @@ impl<'a> Scoring<'a> {
         Ok(perplexity)
     }
 
-    /// The part of a text that [`measure_perplexity`](Self::measure_perplexity) takes.
+    /// The part of a text that [`measure_perplexity`](Self::measure_perplexity) uses.
     ///
     /// # Errors
     /// Any failure of the tokenizer.

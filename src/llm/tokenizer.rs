@@ -8,15 +8,15 @@ use crate::error::Result;
 use crate::format::malformed;
 use crate::util::atomic_file;
 
-/// What most tokenizers of the GPT kind call the token between texts.
+/// The token between texts in most tokenizers of the GPT kind.
 const BETWEEN_TEXTS: &str = "<|endoftext|>";
 
 /// A model's tokenizer, and the token that every text starts with.
 ///
-/// The start matters. The first token of a sequence takes up attention that nothing else wants, and its activations are
-/// unlike any others; without a token of its own for that, the first word of a prompt, often the subject, is that token.
-/// So where the tokenizer puts no token first itself, texts start with `<|endoftext|>`, if the vocabulary has it: that is
-/// what stood before each text in training. [`with_start`](Self::with_start) changes it.
+/// The start matters. The first token of a sequence attracts attention that belongs nowhere else, and its activations are unlike all
+/// others. Without a special token there, the first word of a prompt, often the subject, takes that role. So if the tokenizer adds no
+/// token at the start itself, texts start with `<|endoftext|>` if the vocabulary has it, as in training.
+/// [`with_start`](Self::with_start) changes this.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -34,7 +34,7 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// A file that cannot be read, or is no tokenizer.
+    /// A file that cannot be read, or that is not a tokenizer.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(atomic_file::io_error(path))?;
@@ -44,7 +44,7 @@ impl Tokenizer {
         Ok(Self::new(inner))
     }
 
-    /// Writes a `tokenizer.json`. A start that was set by [`with_start`](Self::with_start) is not in it.
+    /// Writes a `tokenizer.json`. It does not contain a start that was set with [`with_start`](Self::with_start).
     ///
     /// # Errors
     /// A path that cannot be written.
@@ -63,20 +63,20 @@ impl Tokenizer {
         Self { inner, start }
     }
 
-    /// Sets the token that every text starts with, besides those that the tokenizer adds itself.
+    /// Sets the token that every text starts with, in addition to those that the tokenizer adds.
     #[must_use]
     pub fn with_start(mut self, start: Option<u32>) -> Self {
         self.start = start;
         self
     }
 
-    /// The token that every text starts with, besides those that the tokenizer adds itself.
+    /// The token that every text starts with, in addition to those that the tokenizer adds.
     #[must_use]
     pub fn start(&self) -> Option<u32> {
         self.start
     }
 
-    /// The tokens of a text, from its start.
+    /// The tokens of a text, with its start.
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
@@ -85,7 +85,7 @@ impl Tokenizer {
         Ok(self.start.into_iter().chain(encoding.get_ids().iter().copied()).collect())
     }
 
-    /// A text in windows of at most `length` tokens, each of which starts like a text of its own.
+    /// Splits a text into windows of at most `length` tokens. Each window starts like a text of its own.
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
@@ -95,7 +95,7 @@ impl Tokenizer {
         Ok(rest.chunks(length.saturating_sub(start.len()).max(1)).map(|part| [start, part].concat()).collect())
     }
 
-    /// The text of some tokens, without special ones.
+    /// The text of some tokens, without special tokens.
     ///
     /// # Errors
     /// Tokens that the tokenizer refuses.

@@ -1,4 +1,4 @@
-//! A `config.json`, and the entries that most families have in common.
+//! A `config.json`, and the entries that many families share.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ impl ConfigFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// A file that cannot be read, or is no JSON.
+    /// A file that cannot be read, or that is not JSON.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::parse(path, &std::fs::read_to_string(path).map_err(io_error(path))?)
@@ -38,7 +38,7 @@ impl ConfigFile {
     /// Reads a text; `path` is for messages.
     ///
     /// # Errors
-    /// A text that is no JSON.
+    /// A text that is not JSON.
     pub fn parse(path: impl Into<PathBuf>, text: &str) -> Result<Self> {
         let path = path.into();
         match serde_json::from_str(text) {
@@ -47,19 +47,19 @@ impl ConfigFile {
         }
     }
 
-    /// The whole of it.
+    /// The whole content.
     #[must_use]
     pub fn json(&self) -> &Value {
         &self.json
     }
 
-    /// The error that refuses this file for a reason.
+    /// An error that names this file and says why it is refused.
     #[must_use]
     pub fn refuse(&self, problem: impl Into<String>) -> Error {
         malformed(&self.path, problem)
     }
 
-    /// An entry that is a text.
+    /// An entry that is a string.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.json[name].as_str()
@@ -68,7 +68,7 @@ impl ConfigFile {
     /// An entry that is a size.
     ///
     /// # Errors
-    /// No such entry, or one that is no whole number.
+    /// No such entry, or one that is not a whole number.
     pub fn size(&self, name: &str) -> Result<usize> {
         let size = self.json[name].as_u64().and_then(|size| usize::try_from(size).ok());
         size.ok_or_else(|| self.refuse(format!("`{name}` is missing, or no whole number")))
@@ -86,10 +86,10 @@ impl ConfigFile {
         self.json[name].as_bool().unwrap_or(false)
     }
 
-    /// The MLP's nonlinearity, by the name that transformers calls it.
+    /// The MLP's nonlinearity, by its name in `transformers`.
     ///
     /// # Errors
-    /// One that is not known here.
+    /// One that is not supported.
     pub fn activation(&self, name: &str) -> Result<Activation> {
         match self.text(name) {
             Some("silu" | "swish") => Ok(Activation::Silu),
@@ -101,11 +101,11 @@ impl ConfigFile {
         }
     }
 
-    /// Rotary positions over a whole head, as transformers writes them: in old files as `rope_theta` and `rope_scaling`, in new ones as
-    /// `rope_parameters`.
+    /// Rotary positions over a whole head, as `transformers` writes them: `rope_theta` and `rope_scaling` in older files,
+    /// `rope_parameters` in newer ones.
     ///
     /// # Errors
-    /// A way of stretching that is not known here.
+    /// A scaling that is not supported.
     pub fn rotary(&self, head_dim: usize) -> Result<Rotary> {
         let parameters = match &self.json["rope_parameters"] {
             Value::Null => &self.json["rope_scaling"],

@@ -1,4 +1,4 @@
-//! What GGUF files call things, and the shape that their metadata describe.
+//! The names in GGUF files, and the shape that their metadata describes.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::llm::config::{Config, Pairing, Positions, Rotary, Sizes};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GgufLayout {
-    /// Its `general.architecture`, with which the names of its entries begin.
+    /// Its `general.architecture`, the prefix of its metadata entries.
     pub architecture: Name,
-    /// What its tensors are called. Their orientation is that of the file's shapes: outputs by inputs.
+    /// The names of its tensors. Projections are stored outputs by inputs.
     pub tensors: TensorLayout,
-    /// The order of the rows of queries and keys: rows that are turned together stand side by side, or half a head apart.
+    /// The order of the rows of queries and keys: rows that are rotated together are side by side, or half a head apart.
     pub pairing: Pairing,
 }
 
 impl GgufLayout {
-    /// The names that llama.cpp gives the tensors of a decoder, with the rows of queries and keys as in the safetensors files.
+    /// The names that llama.cpp uses, with the rows of queries and keys in the same order as in safetensors files.
     #[must_use]
     pub fn llama_cpp(architecture: impl Into<Name>) -> Self {
         let tensors = TensorLayout {
@@ -43,7 +43,7 @@ impl GgufLayout {
     }
 }
 
-/// The metadata of a GGUF file. Names of entries are without the architecture in front of them. Errors name the file.
+/// The metadata of a GGUF file. Names of entries are given without the architecture. Errors name the file.
 #[derive(Clone, Copy)]
 pub struct GgufMetadata<'a> {
     content: &'a Content,
@@ -65,7 +65,7 @@ impl<'a> GgufMetadata<'a> {
         Self { content, layout, path }
     }
 
-    /// The error that refuses this file for a reason.
+    /// An error that names this file and says why it is refused.
     #[must_use]
     pub fn refuse(&self, problem: impl Into<String>) -> Error {
         malformed(self.path, problem)
@@ -86,7 +86,7 @@ impl<'a> GgufMetadata<'a> {
     /// An entry that is a size.
     ///
     /// # Errors
-    /// No such entry, or one that is no whole number.
+    /// No such entry, or one that is not a whole number.
     pub fn size(&self, name: &str) -> Result<usize> {
         let name = self.full(name);
         let lacks = || self.refuse(format!("the metadata lacks `{name}`"));
@@ -101,10 +101,10 @@ impl<'a> GgufMetadata<'a> {
         value.to_f32().map(f64::from).or_else(|_| value.to_f64()).ok()
     }
 
-    /// The shape of a decoder as Llama's.
+    /// A decoder of Llama's shape.
     ///
     /// # Errors
-    /// A missing or nonsensical entry, or stretched rotary positions.
+    /// A missing or invalid entry, or scaled rotary positions.
     pub fn decoder(&self) -> Result<Config> {
         let (hidden, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
         if self.has("rope.scaling.type") || self.has_tensor("rope_freqs.weight") {

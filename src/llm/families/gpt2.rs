@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::llm::config::{Activation, Config, MlpKind, NormKind, Positions, Sizes};
 use crate::update::Orientation;
 
-/// GPT-2: learned positions, layer norms, weights stored the other way round.
+/// GPT-2: learned positions, layer norms, weights stored inputs by outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gpt2;
 
@@ -46,7 +46,7 @@ impl Family for Gpt2 {
             up: "transformer.h.{}.mlp.c_fc".into(),
             down: "transformer.h.{}.mlp.c_proj".into(),
             orientation: Orientation::InputsByOutputs,
-            // Early files have the decoder alone.
+            // Early files hold the decoder without the head, and omit its name.
             optional_prefix: Some("transformer.".into()),
         }
     }

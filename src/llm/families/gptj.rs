@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::llm::config::{Arrangement, Config, Pairing, Positions, Rotary, RotaryScaling};
 use crate::update::Orientation;
 
-/// GPT-J: attention and MLP side by side, interleaved rotation of a part of each head.
+/// GPT-J: attention and MLP side by side, and an interleaved rotation of a part of each head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GptJ;
 

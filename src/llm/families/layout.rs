@@ -1,4 +1,4 @@
-//! What the tensors of a family are called, and how they lie.
+//! The names of a family's tensors, and how they are stored.
 
 use std::borrow::Cow;
 
@@ -7,40 +7,40 @@ use crate::update::Orientation;
 /// A name in a file.
 pub type Name = Cow<'static, str>;
 
-/// What the tensors of a family are called in its files, without `.weight` and `.bias`, and how they lie there.
+/// The names of a family's tensors, without `.weight` and `.bias`, and how they are stored.
 ///
-/// Names of a block's tensors have `{}` where its number goes. A bias is read where the file has one. Which of the tensors a model
-/// must have says its [`Config`](crate::llm::Config).
+/// In names of a block's tensors, `{}` stands for the number of the block. A bias is read if the file has one. The
+/// [`Config`](crate::llm::Config) decides which of the optional tensors a model has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorLayout {
     /// Embeddings of the tokens, a row each.
     pub embedding: Name,
-    /// Embeddings of the positions, a row each, where positions are learned.
+    /// Embeddings of the positions, a row each, if positions are learned.
     pub positions: Option<Name>,
-    /// The norm in front of the head.
+    /// The norm before the output head.
     pub norm: Name,
-    /// The head, where it is not the embedding.
+    /// The output head, if it is not the embedding.
     pub head: Name,
-    /// The norm in front of the attention.
+    /// The norm before the attention.
     pub attention_norm: Name,
     /// Queries, keys and values.
     pub attention: AttentionNames,
-    /// Norms of the heads of queries and of keys, where there are any.
+    /// Norms of the heads of queries and of keys, if there are any.
     pub head_norms: Option<[Name; 2]>,
     /// The attention's output projection.
     pub attention_output: Name,
-    /// The norm in front of the MLP, where the MLP has one of its own.
+    /// The norm before the MLP, if the MLP has one of its own.
     pub mlp_norm: Option<Name>,
-    /// The MLP's gate, where there is one.
+    /// The MLP's gate, if there is one.
     pub gate: Option<Name>,
     /// The MLP's input projection.
     pub up: Name,
     /// The MLP's output projection: the matrix that edits change.
     pub down: Name,
-    /// How the projections of the blocks are stored. Embeddings and head are always a row a token.
+    /// How the projections of the blocks are stored. Embeddings and output head always have a row for each token.
     pub orientation: Orientation,
-    /// A beginning of the names that some files leave away.
+    /// A prefix of the names that some files omit.
     pub optional_prefix: Option<Name>,
 }
 
@@ -69,7 +69,7 @@ impl AttentionNames {
 }
 
 impl TensorLayout {
-    /// The layout of Llama and its kin.
+    /// The layout of Llama, Mistral and Qwen.
     #[must_use]
     pub fn llama() -> Self {
         Self {
@@ -94,7 +94,7 @@ impl TensorLayout {
         }
     }
 
-    /// The name without the prefix that some files leave away, if it has it.
+    /// The name without the prefix that some files omit, if it has that prefix.
     pub(in crate::llm) fn without_prefix<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(self.optional_prefix.as_deref()?)
     }

@@ -1,4 +1,4 @@
-//! Llama 2 and 3, SmolLM2, and what else calls itself `llama`.
+//! Llama 2 and 3, SmolLM2, and other models of type `llama`.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{ConfigFile, Family, GgufLayout, TensorLayout};
 use crate::error::Result;
 use crate::llm::config::{Activation, Config, Pairing, Positions, RotaryScaling, Sizes};
 
-/// Llama 2 and 3, SmolLM2, and what else calls itself `llama`.
+/// Llama 2 and 3, SmolLM2, and other models of type `llama`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Llama;
 
@@ -32,14 +32,14 @@ impl Family for Llama {
     }
 
     fn gguf(&self) -> Option<GgufLayout> {
-        // The converter of llama.cpp reorders these: interleaved pairs.
+        // The converter of llama.cpp reorders the rows of queries and keys.
         Some(GgufLayout { pairing: Pairing::Interleaved, ..GgufLayout::llama_cpp("llama") })
     }
 }
 
-/// The shape of a model of Llama's kin.
+/// The shape of a model whose `config.json` has Llama's entries.
 ///
-/// * `head_dim`: the length of a head where the file does not say it, in place of `hidden / heads`
+/// * `head_dim`: the length of a head if the file has none; `None` is `hidden / heads`
 pub(super) fn config(file: &ConfigFile, head_dim: Option<usize>) -> Result<Config> {
     let mut config = Config::new(Sizes {
         layers: file.size("num_hidden_layers")?,
@@ -58,7 +58,7 @@ pub(super) fn config(file: &ConfigFile, head_dim: Option<usize>) -> Result<Confi
     Ok(config)
 }
 
-/// The `config.json` of a model of Llama's kin.
+/// A `config.json` with Llama's entries.
 pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str) -> Value {
     let activation = match config.activation {
         Activation::Silu => "silu",

@@ -1,8 +1,8 @@
-//! The families of models: what each calls its tensors and the entries of its files.
+//! Families of models: the names of their tensors and of the entries of their `config.json`.
 //!
-//! A [`Family`] is data about files. The decoder itself is one for all of them, and a [`Config`] says its shape. So a family is one
-//! file, in this crate or in another: `docs/adding-a-model-family.md` adds one. [`Families`] are those that
-//! [`Model::open_with`](super::Model::open_with) knows.
+//! A [`Family`] describes files. The decoder is the same for all families, and a [`Config`] describes its shape. So a family is one
+//! file, in this crate or in another; `docs/adding-a-model-family.md` shows how to add one. [`Families`] is the set that
+//! [`Model::open_with`](super::Model::open_with) chooses from.
 
 mod config_file;
 mod gguf;
@@ -33,10 +33,10 @@ pub use qwen3::Qwen3;
 use super::config::Config;
 use crate::error::Result;
 
-/// A family of models, as its files have it.
+/// A family of models: how to read and write its files.
 pub trait Family: Debug + Send + Sync {
-    /// The family's name in the [fingerprints](super::Model::fingerprint) of its models. Statistics and sessions are kept under it:
-    /// it must never change.
+    /// The family's name in the [fingerprints](super::Model::fingerprint) of its models. Stored statistics and sessions contain it, so it
+    /// must never change.
     fn name(&self) -> &str;
 
     /// The `model_type` in its `config.json`, by which a directory is recognised.
@@ -45,21 +45,21 @@ pub trait Family: Debug + Send + Sync {
     /// The shape of a model, from its `config.json`.
     ///
     /// # Errors
-    /// A missing or nonsensical entry, or a variant that cannot be run: see [`ConfigFile::refuse`].
+    /// A missing or invalid entry, or a variant that cannot be run (see [`ConfigFile::refuse`]).
     fn config(&self, file: &ConfigFile) -> Result<Config>;
 
     /// The `config.json` of a model of that shape: [`config`](Self::config) reads it back.
     fn config_json(&self, config: &Config) -> Value;
 
-    /// Where the tensors are in the safetensors files.
+    /// The names of its tensors in safetensors files.
     fn layout(&self) -> TensorLayout;
 
-    /// Where everything is in a GGUF file. Provided: there are none of this family.
+    /// The names in its GGUF files. By default there are no such files.
     fn gguf(&self) -> Option<GgufLayout> {
         None
     }
 
-    /// The shape of a model, from a GGUF file's metadata. Provided: a decoder as Llama's,
+    /// The shape of a model, from the metadata of a GGUF file. By default a decoder of Llama's shape:
     /// [`GgufMetadata::decoder`].
     ///
     /// # Errors
@@ -69,7 +69,7 @@ pub trait Family: Debug + Send + Sync {
     }
 }
 
-/// Families by the names that files call them.
+/// A set of families, found by the names that files have for them.
 ///
 /// ```
 /// use betaedit_core::llm::Families;
@@ -87,7 +87,7 @@ impl Families {
         Self(vec![Arc::new(Llama), Arc::new(Mistral), Arc::new(Qwen2), Arc::new(Qwen3), Arc::new(Gpt2), Arc::new(GptJ)])
     }
 
-    /// One more family. Of two that go by the same name in files, the one added last is taken.
+    /// Adds a family. If files have the same name for two families, the one added last is used.
     #[must_use]
     pub fn with(mut self, family: impl Family + 'static) -> Self {
         self.0.push(Arc::new(family));
@@ -99,13 +99,13 @@ impl Families {
         self.0.iter().map(AsRef::as_ref)
     }
 
-    /// The family whose `model_type` this is.
+    /// The family with this `model_type`.
     #[must_use]
     pub fn by_model_type(&self, model_type: &str) -> Option<&Arc<dyn Family>> {
         self.0.iter().rev().find(|family| family.model_type() == model_type)
     }
 
-    /// The family of a GGUF file's `general.architecture`.
+    /// The family with this `general.architecture` in GGUF files.
     #[must_use]
     pub fn by_architecture(&self, architecture: &str) -> Option<&Arc<dyn Family>> {
         let is = |family: &&Arc<dyn Family>| family.gguf().is_some_and(|gguf| gguf.architecture == architecture);

@@ -1,34 +1,34 @@
-//! How the search for a target goes downhill.
+//! Descent methods of the search for a target.
 
 use super::adam::Adam;
 use crate::error::Result;
 use crate::llm::ops::norm;
 use crate::util::validate;
 
-/// How the search for a target goes downhill.
+/// The descent method of the search for a target.
 ///
-/// What makes a target good is how short the vector is that makes it probable: the update that writes it, and what the update does
-/// to everything else, grow with its length.
+/// A target is good if the vector that makes it probable is short: the update that writes it grows with that length, and so does what the
+/// update does to everything else.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Descent {
-    /// Along the gradient, in steps of one length: normalised gradient descent. What is found is two fifths shorter than what Adam
-    /// finds, in six to seven tenths of the evaluations (`docs/experiments.md`): Adam's first steps are about the signs of the
-    /// gradient, which are far from its direction, and its memory carries it past the bends of the way.
+    /// Along the gradient, in steps of equal length (normalised gradient descent). The vectors found are two fifths shorter than Adam's, in
+    /// six to seven tenths of the evaluations (`docs/experiments.md`): Adam's first steps follow the signs of the gradient, which are far
+    /// from its direction, and its momentum overshoots.
     Steepest {
         /// The length of a step, as a share of `|v|`.
         step: f64,
     },
     /// Adam, as in the published programs.
     Adam {
-        /// Its step length, for each number by itself.
+        /// Its step length for each number.
         rate: f64,
     },
 }
 
 impl Descent {
-    /// The length of a step, as a share of `|v|`, by default.
+    /// The default length of a step, as a share of `|v|`.
     pub const STEP: f64 = 0.08;
 
     /// Refuses what is out of range.
@@ -46,14 +46,14 @@ impl Default for Descent {
     }
 }
 
-/// A descent on its way.
+/// The state of a descent.
 pub(super) enum Walk<'a> {
     Steepest { step: f32, sizes: &'a [f32] },
     Adam(Adam),
 }
 
 impl<'a> Walk<'a> {
-    /// Begins a descent by vectors of equal length, each of which is measured by the size of what it is added to.
+    /// Starts a descent on vectors of equal length. Each is measured relative to the size of the output it is added to.
     pub(super) fn new(descent: Descent, sizes: &'a [f32], hidden: usize) -> Self {
         match descent {
             Descent::Steepest { step } => Self::Steepest { step: step as f32, sizes },
@@ -61,7 +61,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes a step; false where there is none to go.
+    /// Takes a step. False if the gradient is zero.
     pub(super) fn step(&mut self, vectors: &mut [f32], gradient: &[f32]) -> bool {
         match self {
             Self::Adam(adam) => {

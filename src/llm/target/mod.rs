@@ -1,7 +1,7 @@
-//! Targets: which output of a block makes the model say the new thing.
+//! Targets: outputs of a block that make the model give the new answer.
 //!
-//! [`Steering`] is the loss as a function of vectors that are added to outputs of a block, [`Descent`] a way down, and
-//! [`TargetSearch`] the whole search.
+//! [`Steering`] is the loss as a function of vectors that are added to outputs of a block, [`Descent`] minimises it, and [`TargetSearch`]
+//! is the whole search.
 
 mod adam;
 mod descent;

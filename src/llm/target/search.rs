@@ -1,4 +1,4 @@
-//! Targets: which output of a block, or of its MLP, makes the model say the new thing.
+//! The search for a target: an output of a block, or of its MLP, that makes the model give the new answer.
 
 use std::fmt;
 
@@ -11,26 +11,26 @@ use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::validate;
 
-/// How a target is sought.
+/// Settings of the search for a target.
 ///
-/// With `v` the block's output at the fact's token (the subject's last, as a rule) of the bare prompt, or that of its MLP (see
-/// [`Site`]), a vector `delta` is sought, from 0 on, that minimises
+/// Let `v` be the output of the block, or of its MLP (see [`Site`]), at the fact's token of the bare prompt, usually the subject's last
+/// token. The search starts at 0 and finds a vector `delta` that minimises
 ///
 /// ```text
 /// mean -log p(target)  +  divergence KL(p(next | subject) now || before)  +  decay |delta| / |v|²
 /// ```
 ///
-/// where the first mean is over the bare prompt and those behind some of the [`Contexts`], `delta` is added in all of them, and the
-/// second term holds on to what else the model says after the subject, in `{subject} is a`. The target is `v + delta`, with the
-/// `delta` of the largest probability, lengthened by the search's [`margin`](Self::margin).
+/// The mean is over the bare prompt and the prompts after some of the [`Contexts`], and `delta` is added in all of them. The second term
+/// keeps what else the model says about the subject, in `{subject} is a`. The target is `v + delta` for the `delta` with the largest
+/// probability, lengthened by the [`margin`](Self::margin).
 ///
-/// At [`Site::MlpAndAttention`] a second vector is sought at the same time, at the attention's output, with a decay and a bound by
-/// that output's own norm. It takes up what the change asks of the attention, and is not written: the target is that of the
-/// MLP, on the output it has **without** the attention's vector, as the published programs record it. The model alone therefore
-/// is less sure of a target when it is written than the search was.
+/// At [`Site::MlpAndAttention`] a second vector is sought at the same time, at the attention's output, with a decay and a bound relative
+/// to the norm of that output. It carries the part of the change that falls to the attention, and is not written. The target is that of
+/// the MLP, relative to the output it has **without** the attention's vector, as in the published programs. So the edited model is less
+/// sure of the target than the search was.
 ///
-/// A prompt says the fact in one way, and what is found for it need not reach other ways. Behind the first text words are
-/// therefore put in after the subject, unless the search's [`Wording`] says otherwise.
+/// A prompt states the fact in one way, and what is found for it need not reach other wordings. Therefore an aside is inserted after the
+/// subject in the prompt after the first text, unless [`Wording`] says otherwise.
 ///
 /// # References
 /// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, equation 16 and the published program, which all
@@ -39,11 +39,11 @@ use crate::util::validate;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct TargetSearch {
-    /// What targets are outputs of. Default: [`Site::Block`].
+    /// The output that targets belong to. Default: [`Site::Block`].
     pub site: Site,
-    /// Evaluations of the loss, at most. Default: `20`.
+    /// The largest number of evaluations of the loss. Default: `20`.
     pub steps: usize,
-    /// How it goes downhill. Default: along the gradient, in steps of `0.08 |v|`. The published programs go by Adam.
+    /// The descent. Default: along the gradient, in steps of `0.08 |v|`. The published programs use Adam.
     pub descent: Descent,
     /// Weight of the norm of `delta`. Default: `0.5`.
     pub decay: f64,
@@ -51,30 +51,30 @@ pub struct TargetSearch {
     pub divergence: f64,
     /// Bound on `|delta| / |v|`. Default: `0.75`.
     pub clamp: f64,
-    /// The search ends when the mean `-log p(target)` falls below this. Default: `0.02`, a probability of 98 %. (The published
-    /// program holds the whole loss against it, whose other terms alone keep many a search from ever getting there.)
+    /// The search ends when the mean `-log p(target)` falls below this. Default: `0.02`, a probability of 98 %. (The published program
+    /// compares the whole loss, whose other terms often stay above such a bound.)
     pub enough: f64,
-    /// The vector that was found is lengthened by this share of it, within its bound, so that part of it is enough: that is what a
-    /// paraphrase gets of it. It reaches more of them than a longer search does (`docs/experiments.md`).
-    /// Default: `0.1`; the published programs have 0.
+    /// The vector that was found is lengthened by this share, within its bound. A paraphrase receives only part of the vector, and with a
+    /// margin this part is more often enough; a longer search helps less (`docs/experiments.md`). Default: `0.1`; the published programs
+    /// have 0.
     pub margin: f64,
-    /// Texts of the [`Contexts`] that the prompt is taken behind in the search, besides the bare prompt: the first ones. Each is
-    /// one more sequence in every evaluation, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
+    /// How many of the [`Contexts`], from the first on, are used in the search besides the bare prompt. Each adds a sequence to every
+    /// evaluation, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
     pub contexts: usize,
-    /// How the prompt is worded behind them. Default: [`Wording::Aside`].
+    /// How the prompt is worded after the contexts. Default: [`Wording::Aside`].
     pub wording: Wording,
 }
 
-/// How a prompt is worded behind the texts that a target is sought behind.
+/// How a prompt is worded after a context in the search for a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Wording {
-    /// As it is given, as in the published programs.
+    /// As given. The published programs do this.
     AsGiven,
-    /// Behind the first text with words after the subject, "..., as everyone knows, ...", where a word follows it. The target
-    /// hangs less on the words that happen to follow the subject then, and reaches more paraphrases, which are not known to
-    /// the search (`docs/experiments.md`). The words are English.
+    /// After the first context, with ", as everyone knows," inserted after the subject if a word follows it. Then the target depends less
+    /// on the words that happen to follow the subject, and reaches more paraphrases that the search does not see
+    /// (`docs/experiments.md`). The inserted words are English.
     #[default]
     Aside,
 }
@@ -96,18 +96,18 @@ impl Default for TargetSearch {
     }
 }
 
-/// A target, and how the search for it went.
+/// A target, and the course of its search.
 #[derive(Clone, PartialEq)]
 pub struct Target {
-    /// What the block, or its MLP, shall put out at the fact's token, `z*`.
+    /// The output `z*` that the block, or its MLP, should have at the fact's token.
     pub value: Vec<f32>,
-    /// What it puts out now.
+    /// The output it has now.
     pub start: Vec<f32>,
-    /// The vector that was sought for the attention's output, if one was.
+    /// The vector for the attention's output, if the site has one.
     pub attention: Option<Vec<f32>>,
-    /// The mean `-log p` of the target's tokens at the vector that was found, before the margin: the smallest of all evaluations.
+    /// The smallest mean `-log p` of the target's tokens of all evaluations, before the margin.
     pub likelihood: f32,
-    /// The loss at each evaluation.
+    /// The loss of each evaluation.
     pub losses: Vec<f32>,
 }
 
@@ -123,7 +123,7 @@ impl fmt::Debug for Target {
 }
 
 impl TargetSearch {
-    /// Sets what targets are outputs of.
+    /// Sets the output that targets belong to.
     #[must_use]
     pub fn with_site(mut self, site: Site) -> Self {
         self.site = site;
@@ -137,7 +137,7 @@ impl TargetSearch {
         self
     }
 
-    /// Sets how the search goes downhill.
+    /// Sets the descent.
     #[must_use]
     pub fn with_descent(mut self, descent: Descent) -> Self {
         self.descent = descent;
@@ -172,21 +172,21 @@ impl TargetSearch {
         self
     }
 
-    /// Sets by what share of it the vector that was found is lengthened.
+    /// Sets the share by which the vector that was found is lengthened.
     #[must_use]
     pub fn with_margin(mut self, margin: f64) -> Self {
         self.margin = margin;
         self
     }
 
-    /// Sets the number of texts that the prompt is taken behind.
+    /// Sets the number of contexts.
     #[must_use]
     pub fn with_contexts(mut self, contexts: usize) -> Self {
         self.contexts = contexts;
         self
     }
 
-    /// Sets how the prompt is worded behind the texts.
+    /// Sets how the prompt is worded after the contexts.
     #[must_use]
     pub fn with_wording(mut self, wording: Wording) -> Self {
         self.wording = wording;
@@ -206,14 +206,14 @@ impl TargetSearch {
         openings.map(|(i, opening)| targeted(tokenizer, &opening, worded(i))).collect()
     }
 
-    /// Seeks the target of a request at block `layer`, on the model as it is now.
+    /// Finds the target of a request at block `layer`, on the model as it is now.
     ///
-    /// An evaluation runs the blocks above forth and, but for the last one, back, from the fact's token on; with the attention's
-    /// vector, the block's own MLP as well.
+    /// An evaluation runs the blocks above forward and, except for the last evaluation, backward, from the fact's token on. With a vector
+    /// for the attention, it also runs the MLP of the block itself.
     ///
     /// # Errors
-    /// Settings out of range, an unknown layer, a request that the tokenizer makes no sense of, or one that is longer than
-    /// the model's context.
+    /// Settings out of range, an unknown layer, a request that the tokenizer cannot encode, or one that is longer than the model's
+    /// context.
     pub fn run(
         &self,
         model: &Model,
@@ -291,7 +291,7 @@ impl TargetSearch {
         Ok(Target { value, start, attention, likelihood, losses })
     }
 
-    /// Multiplies vectors by a factor, or by what takes them to their bounds if that is less.
+    /// Multiplies vectors by a factor, or by the factor that reaches their bounds if that is smaller.
     fn scale(&self, vectors: &mut [f32], sizes: &[f32], factor: f64) {
         let hidden = vectors.len() / sizes.len();
         for (delta, size) in vectors.chunks_exact_mut(hidden).zip(sizes) {

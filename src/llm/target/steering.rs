@@ -1,4 +1,4 @@
-//! The upper part of a model, as a function of vectors that are added to outputs of a block.
+//! The upper part of a model as a function of vectors that are added to outputs of a block.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::llm::ops::{Objective, Op, Past, Span, Term, log_sum_exp, with_rows};
 
 /// The outputs of a block that vectors are added to, one vector an output.
 ///
-/// With `x` the block's input, `a` the attention's output and `m` the function from the block's stream to the MLP's output
-/// `W k`, the block puts out `x + a + m(x + a)` (GPT-J, whose MLP stands beside the attention: `x + a + m(x)`).
+/// Let `x` be the block's input, `a` the attention's output, and `m` the function from the residual stream to the MLP's output `W k`.
+/// Then the output of the block is `x + a + m(x + a)`. (In GPT-J, where the MLP is beside the attention, it is `x + a + m(x)`.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
@@ -22,15 +22,15 @@ pub enum Site {
     /// The block's output: `x + a + m(x + a) + v`. Editors of the MEMIT family.
     #[default]
     Block,
-    /// The MLP's output. The block puts out the same as for [`Block`](Self::Block), but what `v` stands beside is `m(x + a)`.
+    /// The MLP's output. The block's output is the same as for [`Block`](Self::Block), but `v` is added to `m(x + a)`.
     Mlp,
-    /// The MLP's output and the attention's: `x + (a + u) + m(x + a + u) + v`. As the MLP reads what the attention writes, these
-    /// are not one vector, but in GPT-J. PMET.
+    /// The outputs of the MLP and of the attention: `x + (a + u) + m(x + a + u) + v`. The MLP reads what the attention writes, so these are
+    /// two different vectors (except in GPT-J). PMET.
     MlpAndAttention,
 }
 
 impl Site {
-    /// How many outputs, and so vectors, these are.
+    /// The number of outputs, and so of vectors.
     fn count(self) -> usize {
         match self {
             Self::Block | Self::Mlp => 1,
@@ -39,21 +39,21 @@ impl Site {
     }
 }
 
-/// A sequence to steer: vectors are added at `position`, and the tokens from `start` on shall become likely.
+/// A sequence to steer: vectors are added at `position`, and the tokens from `start` on should become probable.
 #[derive(Clone, Copy, Debug)]
 pub struct Steered<'a> {
     /// A prompt and its continuation.
     pub tokens: &'a [u32],
-    /// Where vectors are added; before the continuation.
+    /// Where vectors are added, before the continuation.
     pub position: usize,
     /// Where the continuation starts.
     pub start: usize,
 }
 
-/// A sequence whose next token after `position`, where vectors are added, shall stay as likely as it was.
+/// A sequence whose next token after `position`, where vectors are added, should keep its distribution.
 #[derive(Clone, Copy, Debug)]
 pub struct Anchor<'a> {
-    /// The sequence; tokens after `position` do not matter.
+    /// The sequence. Tokens after `position` have no effect.
     pub tokens: &'a [u32],
     /// Where vectors are added.
     pub position: usize,
@@ -61,14 +61,13 @@ pub struct Anchor<'a> {
     pub weight: f32,
 }
 
-/// The model from a block's outputs on, as a function of vectors added to them at one position of every sequence.
+/// The model above a block's outputs, as a function of vectors added to these outputs at one position of every sequence.
 ///
-/// What the vectors cannot change is computed once: all of the block but, where the attention's output is steered, its MLP, and
-/// above it the attention's keys and values of the tokens before the position. An evaluation runs the tokens from the position
-/// on, in all sequences together.
+/// What does not depend on the vectors is computed once: the block itself (without its MLP if the attention's output is steered), and in
+/// the blocks above the attention's keys and values of the tokens before the position. An evaluation runs the tokens from the position
+/// on, all sequences together.
 ///
-/// The vectors of a [`Site`] with two of them follow each other in one slice of `2 hidden` numbers, the MLP's first; so do their
-/// gradients.
+/// If a [`Site`] has two vectors, they follow each other in one slice of `2 hidden` numbers, the MLP's first. So do their gradients.
 pub struct Steering<'a> {
     model: &'a Model,
     layer: usize,
@@ -77,16 +76,16 @@ pub struct Steering<'a> {
     below: Below,
     /// A column: 1 where vectors are added.
     places: Tensor,
-    /// The outputs that vectors are added to, as they are without, a row a sequence.
+    /// The outputs that vectors are added to, without the vectors, a row for each sequence.
     outputs: Tensor,
     /// For each block above, for each sequence.
     past: Vec<Vec<Arc<Past>>>,
-    /// The rows of the batch whose logits count, and for what.
+    /// The rows of the batch whose logits are in the loss, and their terms.
     asked: Vec<usize>,
     terms: Arc<[Term]>,
 }
 
-/// The block itself, at the rows of the batch: as far as no vector changes it.
+/// The block itself at the rows of the batch, as far as it does not depend on the vectors.
 enum Below {
     /// To its output.
     Closed(Tensor),
@@ -94,9 +93,9 @@ enum Below {
     Opened(Opened),
 }
 
-/// The loss at some vectors, and on demand its gradient, for which it keeps the activations of all blocks above.
+/// The loss at some vectors. It keeps the activations of all blocks above, for the gradient.
 pub struct SteeredEvaluation {
-    /// The mean over the sequences of the mean over their continuation's tokens of `-log p`.
+    /// The mean over the sequences of the mean `-log p` of the tokens of their continuation.
     pub likelihood: f32,
     /// The anchor's `weight KL(now || before)`.
     pub divergence: f32,
@@ -122,7 +121,7 @@ impl fmt::Debug for SteeredEvaluation {
 }
 
 impl SteeredEvaluation {
-    /// The gradient of the sum of both by the vectors. It costs about as much as the evaluation.
+    /// The gradient of the sum of both with respect to the vectors. It costs about as much as the evaluation.
     ///
     /// # Errors
     /// A failure inside the model.
@@ -136,11 +135,10 @@ impl SteeredEvaluation {
 }
 
 impl<'a> Steering<'a> {
-    /// Prepares sequences, of which there must be one at least, for vectors added to outputs of block `layer`.
+    /// Prepares one or more sequences for vectors added to outputs of block `layer`.
     ///
     /// # Errors
-    /// No sequence, an unknown layer, tokens that the model cannot read, or positions that are not in the order position,
-    /// start, end.
+    /// No sequence, an unknown layer, tokens that the model cannot read, or positions that are not in the order position, start, end.
     pub fn new(
         model: &'a Model,
         layer: usize,
@@ -254,7 +252,7 @@ impl<'a> Steering<'a> {
         self.model.config.hidden
     }
 
-    /// What the vectors are added to at the position, in the sequence with the given index: as long as they are.
+    /// The outputs that the vectors are added to, in the sequence with this index. They are as long as the vectors.
     ///
     /// # Errors
     /// No such sequence.
@@ -269,7 +267,7 @@ impl<'a> Steering<'a> {
     /// The loss with the vectors added.
     ///
     /// # Errors
-    /// Vectors that are not of the model's hidden size, one for each output of the site.
+    /// Vectors of another length than the model's hidden size for each output of the site.
     pub fn evaluate(&self, vectors: &[f32]) -> Result<SteeredEvaluation> {
         let expected = self.site.count() * self.hidden();
         if vectors.len() != expected {

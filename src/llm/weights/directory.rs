@@ -1,4 +1,4 @@
-//! Models as the Hugging Face hub has them: a directory with `config.json` and safetensors files.
+//! Directories in the Hugging Face layout: `config.json` and safetensors files.
 
 use std::collections::BTreeMap;
 use std::fs::File;

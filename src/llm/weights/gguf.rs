@@ -1,4 +1,4 @@
-//! Models as llama.cpp has them: one file with weights, shape and tokenizer.
+//! GGUF files: weights, shape and tokenizer in one file.
 
 use std::fs::File;
 use std::io::BufReader;

@@ -1,4 +1,4 @@
-//! A model from its tensors.
+//! Models read from their tensors.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Model {
         Self::open_with(path, &Families::built_in(), par)
     }
 
-    /// As [`open`](Self::open), with families that the caller names: those of this crate, and more.
+    /// As [`open`](Self::open), for models of any of the given families.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -48,17 +48,17 @@ impl Model {
         }
     }
 
-    /// A model of the given shape, from tensors that are named as in the family's safetensors files.
+    /// Builds a model of the given shape, from tensors that have the names of the family's safetensors files.
     ///
     /// # Errors
-    /// Sizes that do not fit together, a missing tensor, or one of the wrong shape, or that is not finite.
+    /// Sizes that do not fit together, a missing tensor, one of the wrong shape, or one that is not finite.
     pub fn from_source(config: Config, family: Arc<dyn Family>, source: &mut dyn Source, par: Par) -> Result<Self> {
         let layout = family.layout();
         load(config, family, &layout, source, par)
     }
 }
 
-/// The order of reading is that of the fingerprint, which must not change.
+/// The fingerprint depends on the order of reading: it must not change.
 fn load(
     config: Config,
     family: Arc<dyn Family>,
@@ -145,12 +145,12 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A name that the shape asks for.
+    /// A name that the shape requires.
     fn named<N>(&self, name: Option<&'a N>, what: &str) -> Result<&'a N> {
         name.ok_or_else(|| malformed(self.source.path(), format!("the model's family has no name for {what}")))
     }
 
-    /// Embeddings or a head, which every family stores row by row, a row a token or position.
+    /// Embeddings or the output head, which all families store with a row for each token or position.
     fn table(&mut self, name: &Name, rows: usize) -> Result<Parameter> {
         let cols = self.config.hidden;
         let numbers = self.numbers(&format!("{name}.weight"), &[rows, cols])?;
@@ -165,7 +165,7 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight, bias, low_rank: None })
     }
 
-    /// Queries, keys and values that are one matrix.
+    /// Queries, keys and values in one matrix.
     fn joined<const N: usize>(&mut self, name: &str, outputs: [usize; N], inputs: usize) -> Result<[Linear; N]> {
         let all: usize = outputs.iter().sum();
         let orientation = self.layout.orientation;

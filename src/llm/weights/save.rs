@@ -1,4 +1,4 @@
-//! A model to its files.
+//! Models written to files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,11 +17,11 @@ use crate::update::Orientation;
 use crate::util::atomic_file::{self, io_error};
 
 impl Model {
-    /// Writes the model as edited so far, in `f32`, with its tokenizer, into a directory in the layout of the Hugging Face hub:
-    /// `model.safetensors`, `tokenizer.json`, and last `config.json`. The directory is made if it is not there.
+    /// Writes the model as edited so far, in `f32`, with its tokenizer, into a directory in the Hugging Face layout: `model.safetensors`,
+    /// `tokenizer.json`, and last `config.json`. The directory is created if it does not exist.
     ///
-    /// This is how a model of a GGUF file gets out of it. For one that was read from such a directory,
-    /// [`write_edited`](Self::write_edited) in a copy keeps all other tensors as they are.
+    /// Use this for a model that was read from a GGUF file. If the model was read from a directory, copy the directory and call
+    /// [`write_edited`](Self::write_edited): this keeps all other tensors as they are.
     ///
     /// # Errors
     /// A directory that cannot be written, or a family that has no name for a tensor of the model.
@@ -52,9 +52,8 @@ impl Model {
         atomic_file::write_whole(&directory.join("config.json"), format!("{config:#}\n").as_bytes())
     }
 
-    /// Writes the weights that edits of some layers have changed into a checkpoint, a copy of the one that the model was read from.
-    /// All other tensors stay as they are, byte for byte. The result says for each tensor what rounding to the number type of the
-    /// file did.
+    /// Writes the edited weights of some layers into a copy of the checkpoint that the model was read from. All other tensors stay as they
+    /// are, byte for byte. The result is the effect of rounding to the number type of the file, for each tensor.
     ///
     /// # Errors
     /// An unknown layer, a checkpoint of another model, or a file that cannot be read or written.
@@ -81,13 +80,13 @@ impl Model {
     }
 }
 
-/// Whole weights in the place of those of a checkpoint, `d_out x d_in` each.
+/// Replaces whole weights of a checkpoint, `d_out x d_in` each.
 fn replace_all(
     checkpoint: &Checkpoint,
     weights: &BTreeMap<String, MatRef<'_, f32>>,
     orientation: Orientation,
 ) -> Result<BTreeMap<String, Rounding>> {
-    // A pass over the file for each weight.
+    // Each call copies the whole shard.
     weights.iter().map(|(name, weight)| Ok((name.clone(), checkpoint.replace(name, *weight, orientation)?))).collect()
 }
 

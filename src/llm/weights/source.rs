@@ -29,7 +29,7 @@ pub trait Source {
     /// A file that cannot be read, or numbers of an unknown type.
     fn tensor(&mut self, name: &str) -> Result<Option<StoredTensor>>;
 
-    /// Of which file an error speaks.
+    /// The file that errors name.
     fn path(&self) -> &Path;
 }
 
