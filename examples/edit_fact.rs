@@ -23,7 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (model, text, [subject, prompt, target]) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [model, text] => (model, text, ["The Eiffel Tower", "{} is located in the city of", "Rome"]),
         [model, text, subject, prompt, target] => (model, text, [subject, prompt, target]),
-        _ => return Err("usage: edit_fact MODEL TEXT [SUBJECT PROMPT TARGET]".into()),
+        _ => {
+            eprintln!("usage: edit_fact MODEL TEXT [SUBJECT PROMPT TARGET]");
+            std::process::exit(2);
+        }
     };
     let par = Par::rayon(0);
     let requests = [Request::new(subject, prompt, target)?];

@@ -20,7 +20,10 @@ const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2
 const EDITS: usize = 100;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let directory = std::env::args().nth(1).ok_or("usage: session DIRECTORY")?;
+    let Some(directory) = std::env::args().nth(1) else {
+        eprintln!("usage: session DIRECTORY");
+        std::process::exit(2);
+    };
     let par = Par::rayon(0);
 
     // The adapter supplies keys and residuals, here from a recording: a request is the number of a recorded edit.
