@@ -54,7 +54,10 @@ def main():
     with open("deny.toml", "rb") as file:
         rules = tomllib.load(file)
     with open("Cargo.toml", "rb") as file:
-        ours = tomllib.load(file)["package"]["rust-version"]
+        manifest = tomllib.load(file)
+    ours = manifest["package"]["rust-version"]
+    if not isinstance(ours, str):
+        ours = manifest["workspace"]["package"]["rust-version"]
     licences, registries = set(rules["licenses"]["allow"]), set(rules["sources"]["allow-registry"])
     problems = []
     packages = json.load(sys.stdin)["packages"]

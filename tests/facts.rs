@@ -168,9 +168,9 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
     };
     let table: Vec<(Value, Option<&str>, &str)> = vec![
         // empty
-        (flat(json!({"target_new": "  "})), Some("target_new"), "is empty; give the text that shall follow the prompt"),
+        (flat(json!({"target_new": "  "})), Some("target_new"), "is empty; give the text after the prompt"),
         (flat(json!({"target_true": ""})), Some("target_true"), "is empty"),
-        (flat(json!({"subject": ""})), Some("subject"), "is empty; give whom or what"),
+        (flat(json!({"subject": ""})), Some("subject"), "is empty; give the person or thing"),
         (flat(json!({"prompt": ""})), Some("prompt"), "is empty"),
         (flat(json!({"paraphrase_prompts": ["a", ""]})), Some("paraphrase_prompts[1]"), "is empty"),
         (
@@ -183,7 +183,7 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
         (zsre("answers", json!([])), Some("answers"), "is empty"),
         (zsre("loc_ans", json!("")), Some("loc_ans"), "is empty"),
         // missing
-        (without(flat(json!({})), "subject"), Some("subject"), "is missing; give whom or what"),
+        (without(flat(json!({})), "subject"), Some("subject"), "is missing; give the person or thing"),
         (without(flat(json!({})), "prompt"), Some("prompt"), "is missing"),
         (without(published(Layout::Zsre), "answers"), Some("answers"), "is missing"),
         (without(published(Layout::Zsre), "loc_ans"), Some("loc_ans"), "is missing"),

@@ -13,7 +13,7 @@ use crate::error::{Error, FactsError, FileError, Result};
 
 /// The facts of one file, all of one layout.
 ///
-/// A slice of [`Fact`] in every other respect. Memory while reading: the file, and its facts.
+/// It dereferences to a slice of [`Fact`]. While reading, the file and its facts are in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     facts: Vec<Fact>,
@@ -25,18 +25,18 @@ impl Facts {
     /// or JSON lines.
     ///
     /// # Errors
-    /// A file that cannot be read, is not UTF-8, is not JSON or has no record; and the first record that is no valid
-    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`FactsError::Record`].
+    /// A file that cannot be read, is not UTF-8, is not JSON or has no record; or the first record that is not a valid
+    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`EditError::Record`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::parse(path, contents(path)?)
     }
 
-    /// Reads what can be read: the good records, and an error for each of the others.
+    /// Reads all valid records, and gives an error for each of the others.
     ///
     /// # Errors
-    /// A file that cannot be read, is not UTF-8, is not JSON or has no good record.
-    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<Error>)> {
+    /// A file that cannot be read, is not UTF-8, is not JSON or has no valid record.
+    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<EditError>)> {
         let path = path.as_ref();
         Self::parse_lenient(path, contents(path)?)
     }
@@ -97,7 +97,7 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| FileError::Io { path: path.to_owned(), error }.into())
 }
 
-/// Turns records into facts, and knows what makes a file of them.
+/// Turns records into facts, and checks that they make one file.
 struct Reader {
     path: PathBuf,
     facts: Vec<Fact>,

@@ -1,4 +1,4 @@
-//! From a JSON record of any layout to a fact, or what is wrong with it.
+//! Parses JSON records of any layout into facts.
 
 use std::fmt;
 
@@ -33,10 +33,10 @@ impl fmt::Display for Layout {
     }
 }
 
-/// What is wrong with a record, and where in it.
+/// A problem in a record, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The field, or none if it is the record as a whole.
+    /// The field; `None` for the record as a whole.
     pub(super) field: Option<String>,
     pub(super) problem: String,
 }
@@ -143,9 +143,9 @@ fn zsre(record: &Fields<'_>) -> Result<Fact, Fault> {
     Ok(Fact { case_id: 0, subject, prompt, target_new, target_true: None, paraphrase_prompts, neighborhood_prompts })
 }
 
-const SUBJECT: &str = "give whom or what the fact is about";
-const PROMPT: &str = "give the text that the target shall follow";
-const TARGET: &str = "give the text that shall follow the prompt";
+const SUBJECT: &str = "give the person or thing that the fact is about";
+const PROMPT: &str = "give the text before the target";
+const TARGET: &str = "give the text after the prompt";
 
 impl Fact {
     /// Subject, prompt and targets, checked against one another.
@@ -205,7 +205,7 @@ fn at_place(text: &str, start: usize, subject: &str) -> String {
     format!("{}{PLACE}{}", &text[..start], &text[start + subject.len()..])
 }
 
-/// Where the subject stands in a text as words of their own.
+/// The places of the subject in a text as whole words.
 fn occurrences(text: &str, subject: &str) -> Vec<usize> {
     let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     text.match_indices(subject)

@@ -1,5 +1,5 @@
-//! Layer statistics: the sum over a text, the number of its tokens, and which text, model and layer; and their files in the
-//! safetensors format, whole or in parts.
+//! Layer statistics: the sum over a text, the number of tokens, and which text, model and layer. Their files in the
+//! safetensors format hold all of a text or a part of it.
 
 use std::collections::BTreeSet;
 #[cfg(feature = "safetensors")]
@@ -26,21 +26,21 @@ use crate::util::validate;
 #[cfg(feature = "safetensors")]
 const KIND: &str = "betaedit.statistics.1";
 
-/// What statistics, or a spectrum, were made from. Two that differ in it are not of the same thing.
+/// The source of statistics or of a spectrum. Statistics with different fingerprints must not be mixed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
-    /// The model, with its revision where it has one.
+    /// The model, with its revision if it has one.
     pub model: String,
     /// The number of the layer.
     pub layer: usize,
-    /// The text, with its revision where it has one.
+    /// The text, with its revision if it has one.
     pub text: String,
 }
 
 /// Statistics of one layer as a file holds them: `sum k kᵀ` over all tokens, and their number.
 ///
-/// A file that says "sum" may hold a mean, so these are statistics to be held against a few keys of the layer:
-/// [`moment`](Self::moment) does, and gives the [`SecondMoment`] to work with.
+/// A file may hold a mean where it should hold a sum. [`moment`](Self::moment) compares the scale with that of a few keys
+/// of the layer, and gives the [`SecondMoment`] to work with.
 ///
 /// # Examples
 /// Two workers, one set of statistics.
@@ -74,8 +74,8 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// What a worker has counted: the part called `part` of the text. Names of parts are free, such as `3 of 16`; no part
-    /// is counted twice.
+    /// The statistics that one worker has collected, from the part of the text called `part`. Any name will do, for example
+    /// `3 of 16`. [`merge`](Self::merge) refuses to count a part twice.
     ///
     /// # Errors
     /// Statistics of no token, or of an unknown number of tokens.
@@ -102,7 +102,7 @@ impl Statistics {
     /// Adds another part: statistics of other tokens of the same text, layer and model.
     ///
     /// # Errors
-    /// Another key length or fingerprint, or a part that is counted already. Nothing is added then.
+    /// Another key length or fingerprint, or a part that is counted already. In that case nothing is added.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         validate::shape("other", other.sum.as_ref(), self.d_in(), self.d_in())?;
         if self.fingerprint != other.fingerprint {
@@ -123,10 +123,12 @@ impl Statistics {
         Ok(())
     }
 
-    /// The second moment, if it is on the scale of `witness`, any keys of the layer (`d_in x m`).
+    /// The second moment, after a check that it has the scale of `witness`.
+    ///
+    /// * `witness`: some keys of the layer, `d_in x m`
     ///
     /// # Errors
-    /// As [`SecondMoment::from_sum`]: above all, a mean in the place of the sum.
+    /// As [`SecondMoment::from_sum`], above all a mean in place of the sum.
     pub fn moment<W: Scalar>(&self, witness: MatRef<'_, W>) -> Result<SecondMoment> {
         Ok(SecondMoment::from_sum(self.sum(), self.tokens, witness)?)
     }
@@ -149,7 +151,7 @@ impl Statistics {
         self.sum.nrows()
     }
 
-    /// What they are statistics of; `None` for a file that does not say.
+    /// The source of the statistics; `None` if the file does not say.
     #[must_use]
     pub fn fingerprint(&self) -> Option<&Fingerprint> {
         self.fingerprint.as_ref()
@@ -160,7 +162,7 @@ impl Statistics {
         self.parts.iter().map(String::as_str)
     }
 
-    /// The same, with what the file did not say: `.npz` files have no fingerprint.
+    /// Adds the fingerprint, which `.npz` files do not have.
     #[must_use]
     pub fn with_fingerprint(mut self, fingerprint: Fingerprint, part: &str) -> Self {
         self.fingerprint = Some(fingerprint);
@@ -169,15 +171,15 @@ impl Statistics {
     }
 }
 
-/// Files of our own. A program in another language writes them just as well: a safetensors file with the one tensor `sum`
-/// (`d_in x d_in`, `f32` or `f64`), and in its metadata `format` (`betaedit.statistics.1`), `tokens`, `model`, `layer` (a
-/// number), `text`, and `parts`, a JSON list of strings.
+/// This crate's own format, which is easy to write from any language: a safetensors file with one tensor `sum` (`d_in x d_in`,
+/// `f32` or `f64`), and the metadata `format` (`betaedit.statistics.1`), `tokens`, `model`, `layer` (a number), `text`, and
+/// `parts` (a JSON list of strings).
 #[cfg(feature = "safetensors")]
 impl Statistics {
     /// Reads statistics.
     ///
     /// # Errors
-    /// A file that cannot be read, is no such file, or whose numbers are no sum of `k kᵀ`.
+    /// A file that cannot be read, is not such a file, or whose numbers cannot be a sum of `k kᵀ`.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let mut file = TensorFile::open_kind(path, KIND)?;
@@ -192,7 +194,7 @@ impl Statistics {
         Ok(Self { fingerprint: Some(fingerprint), parts, ..statistics })
     }
 
-    /// Reads partial files and merges them, two in memory at a time.
+    /// Reads files of parts and merges them, with at most two in memory at a time.
     ///
     /// # Errors
     /// As [`read`](Self::read) and [`merge`](Self::merge), and an empty list.

@@ -1,4 +1,4 @@
-//! What a model answered to every prompt of every fact, and the rates that follow.
+//! The answers of a model at every prompt of every fact, and the rates computed from them.
 
 use std::collections::HashMap;
 
@@ -38,7 +38,7 @@ impl Answer {
         self.0.iter().all(|token| token.token == token.argmax)
     }
 
-    /// Share of the places where the model's argmax is what it is in another answer to the same query.
+    /// Share of the positions where the model's argmax equals that of another answer to the same query.
     #[must_use]
     pub fn agreement(&self, other: &Answer) -> f64 {
         let agreeing = self.0.iter().zip(&other.0).filter(|(a, b)| a.argmax == b.argmax).count();
@@ -69,7 +69,7 @@ impl Contest {
     }
 }
 
-/// What a model answered to the prompts of one fact.
+/// The answers of a model at the prompts of one fact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Case {
     /// The fact's number.
@@ -132,7 +132,7 @@ fn answers<S: Scorer + ?Sized>(scorer: &mut S, queries: &[Query<'_>]) -> Result<
     Ok(scores.into_iter().map(Answer).collect())
 }
 
-/// What a model answered to the prompts of many facts.
+/// The answers of a model at the prompts of many facts.
 ///
 /// Collect [`Case`]s into one to report progress or to spread the work; it can be stored and read back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Whether a model says what it was edited to say, and still says the rest.
+//! Measures whether an edited model gives the new answers and keeps the other ones.
 //!
 //! Every fact is asked in three ways: its prompt, its paraphrases, and its neighborhood prompts. At each, one target
 //! should win (the new one; at neighborhood prompts the true one) over a rival (the other one). The share of prompts
@@ -22,7 +22,7 @@
 //!
 //! [`Perplexity`] is that of held-out text.
 //!
-//! A model comes in as a [`Scorer`]: a type that implements it, or a closure.
+//! A model is given as a [`Scorer`]: a type that implements the trait, or a closure.
 //!
 //! ```
 //! use betaedit_core::facts::{Facts, metrics};
@@ -88,7 +88,7 @@ pub struct TokenScore {
 
 /// A model that scores targets.
 ///
-/// Every closure from queries to scores is one.
+/// Closures from queries to scores implement it.
 pub trait Scorer {
     /// The scores of the tokens of each query's target, in order. Queries of the same prompt come one after the other.
     ///

@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::format::malformed;
 use crate::util::atomic_file;
 
-/// The longest index that is read. That of a model with a million tensors is a few of these.
+/// The longest index that is read, several times that of a model with a million tensors.
 const LONGEST_INDEX: u64 = 1 << 28;
 
-/// What is read of an index.
+/// The part of an index that is read.
 #[derive(serde::Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files of the tensors. They are believed to lie in the folder of the index, and nowhere else.
+/// The files of the tensors. They must be in the folder of the index.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let length = std::fs::metadata(path).map_err(atomic_file::io_error(path))?.len();
     if length > LONGEST_INDEX {
@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
     index.weight_map.into_iter().map(shard).collect()
 }
 
-/// Whether a name is one of a file in a folder, on any system: not a path, absolute, up or down.
+/// Whether a name is that of a file in the same folder on any system, not a path to somewhere else.
 fn is_plain(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(_)), None))

@@ -1,4 +1,4 @@
-//! Checkpoints of Hugging Face: a weight read, a weight patched, everything else as it was, byte for byte.
+//! Hugging Face checkpoints: weights are read and replaced, and every other byte stays as it is.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,14 +26,15 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// A checkpoint: one safetensors file, or shards with an index.
 ///
-/// Nothing is held in memory but names. A patch is streamed: a block of rows is read, changed in `f64`, rounded once and
-/// written, and what is not patched is copied. A patched file keeps its header, its length and its name. It is written
-/// beside its place and renamed into it, so there must be room for a second copy of the patched shards. Where
-/// the place is a link (as in the cache of `huggingface_hub`), the link is replaced, and what it pointed to stays as it was.
+/// Only the names of the tensors are in memory. Changes are streamed: a block of rows is read, changed in `f64`, rounded once
+/// and written, and all other bytes are copied. Every shard is written once, whatever number of its tensors change. A changed
+/// file keeps its header, its length and its name. It is written beside its place and renamed into it, so there must be room
+/// for a second copy of the changed shards. A link (as in the cache of `huggingface_hub`) is replaced, and the file that it
+/// points to stays as it is.
 ///
-/// Which way round a weight is stored is for the caller to say, or for the model's configuration
-/// ([`orientation`](Self::orientation)): GPT-2 and its kin (`Conv1D`) store `d_in x d_out`, all others `d_out x d_in`. A
-/// square weight looks the same both ways.
+/// The caller has to know the orientation of a weight, or takes it from the model's configuration
+/// ([`orientation`](Self::orientation)): models with `Conv1D`, such as GPT-2, store `d_in x d_out`, all others `d_out x d_in`.
+/// The shape of a square weight does not show it.
 ///
 /// # Examples
 /// ```
@@ -95,10 +96,10 @@ impl Checkpoint {
         self.files
     }
 
-    /// Which way round the checkpoint's projections are stored, by the `model_type` of the `config.json` beside it.
+    /// The orientation of the checkpoint's projections, by the `model_type` of the `config.json` beside it.
     ///
     /// # Errors
-    /// No such file, or a kind of model that is not known here: then it is for the caller to say.
+    /// No such file, or a kind of model that is not known here.
     pub fn orientation(&self) -> Result<Orientation> {
         orientation::of_model(&self.path)
     }
@@ -106,7 +107,7 @@ impl Checkpoint {
     /// `(d_out, d_in)` of a weight.
     ///
     /// # Errors
-    /// An unknown tensor, or one that is no matrix of floating-point numbers.
+    /// An unknown tensor, or one that is not a matrix of floating-point numbers.
     pub fn shape(&self, name: &str, orientation: Orientation) -> Result<(usize, usize)> {
         let (_, matrix) = self.find(name)?;
         Ok(outputs_by_inputs(&matrix, orientation))
@@ -120,10 +121,10 @@ impl Checkpoint {
         Ok(self.find(name)?.1.precision)
     }
 
-    /// A weight, `d_out x d_in` whichever way it is stored; exact, unless an `f64` checkpoint is read as `f32`.
+    /// A weight as `d_out x d_in`, whatever its orientation in the file; exact, unless an `f64` checkpoint is read as `f32`.
     ///
     /// # Errors
-    /// An unknown tensor, one that is no matrix of floating-point numbers, or one that holds NaN or infinity.
+    /// An unknown tensor, one that is not a matrix of floating-point numbers, or one that holds NaN or infinity.
     pub fn weight<T: Scalar>(&self, name: &str, orientation: Orientation) -> Result<Mat<T>> {
         let (mut file, matrix) = self.find(name)?;
         let columns = file.finite_columns(name, &matrix)?;
@@ -133,15 +134,15 @@ impl Checkpoint {
         })
     }
 
-    /// `W <- W + Delta` for every update, in the files. Each shard is written once, and put in its place when all are
-    /// written.
+    /// `W <- W + Delta` for every update, in the files. Each shard is written once. When all are written, they are renamed
+    /// into their places.
     ///
-    /// The result says for each parameter what rounding to the number type of the file did.
+    /// The result gives for each parameter the effect of rounding to the number type of the file.
     ///
     /// # Errors
     /// No update at all, an unknown parameter, an update of another shape, a weight that holds NaN or infinity or leaves
-    /// the range of its number type, or a file that cannot be read or written. The checkpoint is unchanged then, except if
-    /// renaming fails for a shard after others: each shard is whole, with its updates or without.
+    /// the range of its number type, or a file that cannot be read or written. The checkpoint is unchanged then. Only if
+    /// renaming fails after some shards were renamed, those have their updates and the others do not.
     pub fn apply<T: Scalar>(
         &self,
         updates: &Updates<T>,
@@ -151,8 +152,8 @@ impl Checkpoint {
         self.add(updates, orientation, 1.0, par)
     }
 
-    /// `W <- W - Delta` for every update: takes back what [`apply`](Self::apply) added. In half precision that leaves a
-    /// rounding of the last bit here and there; bits are restored by keeping the file.
+    /// `W <- W - Delta` for every update: the opposite of [`apply`](Self::apply). In half precision, some last bits differ from
+    /// those of the start; only a copy of the file has them all.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -165,7 +166,7 @@ impl Checkpoint {
         self.add(updates, orientation, -1.0, par)
     }
 
-    /// Writes a whole weight in the place of the one that is there, rounded once.
+    /// Replaces a weight, rounded once. For several weights, [`replace_all`](Self::replace_all) is faster.
     ///
     /// * `weight`: `d_out x d_in`
     ///
@@ -184,11 +185,11 @@ impl Checkpoint {
         Ok(roundings[0])
     }
 
-    /// Writes whole weights in the place of those that are there, each rounded once, in one pass over every shard that
-    /// has any of them. One weight at a time is in memory.
+    /// Replaces weights, each rounded once, in one pass over every shard that holds any of them. One weight at a time is in
+    /// memory.
     ///
-    /// * `tensors`: for each tensor what `weight` finds its new weight by, for example the number of its layer
-    /// * `weight`: the new weight, `d_out x d_in`; called once a tensor, in the order of the file
+    /// * `tensors`: the names of the tensors, each with the argument for `weight`, for example the number of a layer
+    /// * `weight`: gives the new weight, `d_out x d_in`; called once for each tensor, in the order of the file
     ///
     /// # Errors
     /// As [`apply`](Self::apply), and those of `weight`.

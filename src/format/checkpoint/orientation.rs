@@ -1,4 +1,4 @@
-//! Which way round a checkpoint stores its projections.
+//! The orientation of a checkpoint's projections.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::format::tensors::Matrix;
 use crate::update::Orientation;
 use crate::util::atomic_file;
 
-/// What says which kind of model it is.
+/// The file that names the kind of the model.
 const CONFIG: &str = "config.json";
 
 /// Kinds of models whose projections are `Conv1D`, and kinds whose projections are `Linear`.
@@ -37,7 +37,7 @@ const LINEAR: [&str; 19] = [
     "starcoder2",
 ];
 
-/// What is read of a configuration.
+/// The part of a configuration that is read.
 #[derive(serde::Deserialize)]
 struct Config {
     model_type: String,
@@ -51,7 +51,10 @@ pub(super) fn of_model(beside: &Path) -> Result<Orientation> {
     match config.model_type.as_str() {
         kind if CONV1D.contains(&kind) => Ok(Orientation::InputsByOutputs),
         kind if LINEAR.contains(&kind) => Ok(Orientation::OutputsByInputs),
-        kind => Err(malformed(&path, format!("how a model of type `{kind}` stores its weights is not known: say it"))),
+        kind => Err(malformed(
+            &path,
+            format!("how a model of type `{kind}` stores its weights is not known; give the orientation"),
+        )),
     }
 }
 

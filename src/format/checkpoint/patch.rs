@@ -1,4 +1,4 @@
-//! Tensors of a checkpoint replaced, in one pass over every shard.
+//! Replaces tensors of a checkpoint, in one pass over every shard.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::format::tensors::TensorFile;
 use crate::util::atomic_file::Staged;
 use crate::util::validate;
 
-/// Replaces tensors by what `exact` makes of a block of their rows, given which of them it is and the number of the
-/// first row. Shape and number type stay. Each shard is read and written once; all of them are put in their places when
-/// the last one is written.
+/// Replaces the rows of tensors by new ones. Shapes and number types stay. Each shard is read and written once. When all are
+/// written, they are renamed into their places.
 ///
 /// * `targets`: names with their files, no name twice
+/// * `exact`: changes a block of rows, given the place of its tensor in `targets` and the number of its first row
 pub(super) fn patch(
     targets: &[(&str, &Path)],
     mut exact: impl FnMut(usize, usize, MatMut<'_, f64>) -> Result<()>,
@@ -49,8 +49,8 @@ pub(super) fn patch(
     Ok(roundings.into_iter().flatten().map(Sums::report).collect())
 }
 
-/// An error in a block of rows, with the row counted from the first of the tensor.
-fn of_whole_tensor(error: NumericsError, first: usize) -> NumericsError {
+/// An error in a block of rows, with its row counted from the start of the tensor.
+fn of_whole_tensor(error: EditError, first: usize) -> EditError {
     match error {
         NumericsError::NonFinite { argument, row, col, value } => {
             NumericsError::NonFinite { argument, row: first + row, col, value }
@@ -59,7 +59,7 @@ fn of_whole_tensor(error: NumericsError, first: usize) -> NumericsError {
     }
 }
 
-/// A [`Rounding`] in the making.
+/// The sums behind a [`Rounding`].
 #[derive(Clone)]
 struct Sums {
     precision: Precision,
@@ -74,8 +74,8 @@ impl Sums {
         Self { precision, asked: 0.0, error: 0.0, largest: 0.0 }
     }
 
-    /// Rounds rows that were `old` and shall be `new`.
-    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<(), NumericsError> {
+    /// Rounds the `new` rows, which replace the `old` ones.
+    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<()> {
         for i in 0..new.nrows() {
             for j in 0..new.ncols() {
                 let stored = self.precision.encode(new[(i, j)], bytes);
