@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use betaedit_core::editor::History;
 use betaedit_core::editor::NamedRecipe;
-use betaedit_core::error::{FileError, ModelError, NumericsError};
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{Collector, Contexts, FactToken, ModelAdapter, Request, Sampler, TargetSearch};
-use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum};
 
 use crate::llm_models::{Expected, FAMILIES, data, open};
 

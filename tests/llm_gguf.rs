@@ -1,6 +1,7 @@
 //! GGUF files.
 
-use betaedit_core::EditError;
+use betaedit_core::Error;
+use betaedit_core::error::FileError;
 use betaedit_core::faer::Par;
 use betaedit_core::llm::{Model, Tokenizer};
 use safetensors::SafeTensors;
@@ -99,6 +100,6 @@ fn a_gguf_file_is_the_same_model() {
         // A damaged file is refused.
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1000]).unwrap();
-        assert!(matches!(Model::open(&path, Par::Seq), Err(EditError::Format { .. })));
+        assert!(matches!(Model::open(&path, Par::Seq), Err(Error::File(FileError::Format { .. }))));
     }
 }

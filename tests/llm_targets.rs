@@ -1,10 +1,11 @@
 //! The search for targets, and the gradients that it goes by.
 
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::Mat;
 use betaedit_core::llm::{
     Anchor, Contexts, Descent, ModelAdapter, Request, Site, Steered, Steering, Target, TargetSearch, Wording,
 };
-use betaedit_core::{Adapter, EditError, Update};
+use betaedit_core::{Adapter, Error, Update};
 
 use crate::llm_editing::{contexts, request, telling};
 use crate::llm_models::{Expected, FAMILIES, open};
@@ -73,9 +74,18 @@ fn known_targets_are_not_sought() {
     let mut one = adapter(vec![1.0; hidden]).unwrap();
     let [zero_left, one_left] = [&mut zero, &mut one].map(|adapter| adapter.residuals(1, &[request()]).unwrap());
     assert!((one_left - &zero_left - Mat::full(hidden, 1, 1.0)).norm_max() < 1e-5);
-    assert!(matches!(zero.residuals(1, &[telling()]), Err(EditError::Parameter { parameter: "steps", .. })));
-    assert!(matches!(adapter(vec![0.0; hidden + 1]), Err(EditError::Shape { argument: "target", .. })));
-    assert!(matches!(adapter(vec![f32::NAN; hidden]), Err(EditError::NonFinite { argument: "target", .. })));
+    assert!(matches!(
+        zero.residuals(1, &[telling()]),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "steps", .. }))
+    ));
+    assert!(matches!(
+        adapter(vec![0.0; hidden + 1]),
+        Err(Error::Numerics(NumericsError::Shape { argument: "target", .. }))
+    ));
+    assert!(matches!(
+        adapter(vec![f32::NAN; hidden]),
+        Err(Error::Numerics(NumericsError::NonFinite { argument: "target", .. }))
+    ));
 }
 
 #[test]
@@ -117,7 +127,10 @@ fn a_target_is_the_best_that_was_seen() {
     for (descent, name) in [(Descent::Steepest { step: 0.0 }, "step"), (Descent::Adam { rate: f64::NAN }, "rate")] {
         let search = TargetSearch::default().with_descent(descent);
         let refused = search.run(&model, &tokenizer, &contexts(), 2, &telling());
-        assert!(matches!(refused, Err(EditError::Parameter { parameter, .. }) if parameter == name), "{descent:?}");
+        assert!(
+            matches!(refused, Err(Error::Numerics(NumericsError::Parameter { parameter, .. })) if parameter == name),
+            "{descent:?}"
+        );
     }
 }
 

@@ -17,8 +17,9 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use betaedit_core::error::FileError;
 use betaedit_core::faer::Par;
-use betaedit_core::{EditError, Result};
+use betaedit_core::{Error, Result};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};

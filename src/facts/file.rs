@@ -26,7 +26,7 @@ impl Facts {
     ///
     /// # Errors
     /// A file that cannot be read, is not UTF-8, is not JSON or has no record; or the first record that is not a valid
-    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`EditError::Record`].
+    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`FactsError::Record`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::parse(path, contents(path)?)
@@ -36,7 +36,7 @@ impl Facts {
     ///
     /// # Errors
     /// A file that cannot be read, is not UTF-8, is not JSON or has no valid record.
-    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<EditError>)> {
+    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<Error>)> {
         let path = path.as_ref();
         Self::parse_lenient(path, contents(path)?)
     }

@@ -11,7 +11,7 @@
 //!
 //! Readers check everything that a file claims. A header longer than its file, a shape that does not match its bytes, an
 //! unknown number type, an archive that unpacks to far more than its size, an index that points outside its folder: each
-//! gives an [`EditError::Format`] that says what is wrong. No reader allocates more than a small multiple of the file's
+//! gives an [`FileError::Format`] that says what is wrong. No reader allocates more than a small multiple of the file's
 //! length.
 //!
 //! Every file is written completely or not at all: first beside its place, then renamed into it.
@@ -49,8 +49,8 @@ pub use statistics::{Fingerprint, Statistics};
 pub type Updates<T> = std::collections::BTreeMap<String, crate::update::Update<T>>;
 
 /// An error in the contents of a file.
-pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> EditError {
-    EditError::Format { path: path.to_owned(), problem: problem.into() }
+pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Error {
+    FileError::Format { path: path.to_owned(), problem: problem.into() }.into()
 }
 
 /// An error in the numbers of a file.

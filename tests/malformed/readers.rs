@@ -69,7 +69,7 @@ fn of_own_files() -> Vec<Reader> {
     moment.observe(keys.as_ref(), SEQ).unwrap();
     let fingerprint = Fingerprint { model: "m".to_owned(), layer: 3, text: "t".to_owned() };
     let statistics = Statistics::of(&moment, fingerprint.clone(), "1 of 1", SEQ).unwrap();
-    let of_moment = Spectrum::of(&moment, SEQ).unwrap();
+    let of_moment = Spectrum::new(&moment, SEQ).unwrap();
     let update = Update::from_factors(Mat::full(4, 2, 0.5_f32), Mat::full(2, 5, 0.25)).unwrap();
     let updates = Updates::from([("a.weight".to_owned(), update)]);
     let fixture =

@@ -50,7 +50,7 @@ pub(super) fn patch(
 }
 
 /// An error in a block of rows, with its row counted from the start of the tensor.
-fn of_whole_tensor(error: EditError, first: usize) -> EditError {
+fn of_whole_tensor(error: NumericsError, first: usize) -> NumericsError {
     match error {
         NumericsError::NonFinite { argument, row, col, value } => {
             NumericsError::NonFinite { argument, row: first + row, col, value }
@@ -75,7 +75,7 @@ impl Sums {
     }
 
     /// Rounds the `new` rows, which replace the `old` ones.
-    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<()> {
+    fn round(&mut self, old: MatRef<'_, f64>, new: MatRef<'_, f64>, bytes: &mut Vec<u8>) -> Result<(), NumericsError> {
         for i in 0..new.nrows() {
             for j in 0..new.ncols() {
                 let stored = self.precision.encode(new[(i, j)], bytes);
