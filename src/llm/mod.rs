@@ -70,6 +70,8 @@ mod target;
 mod tokenizer;
 mod weights;
 
+/// The JSON of [`Family::config_json`](families::Family::config_json), so that versions cannot disagree.
+#[doc(no_inline)]
 pub use serde_json;
 
 pub use adapter::ModelAdapter;
