@@ -1,6 +1,6 @@
 //! Seeded data, textbook oracles and recorded goldens for all topics.
 
-#[cfg(any(feature = "safetensors", feature = "session"))]
+#[cfg(feature = "safetensors")]
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,7 +88,7 @@ pub fn textbook_update<T: Scalar>(
 }
 
 /// A file of `tests/data`.
-#[cfg(any(feature = "safetensors", feature = "session"))]
+#[cfg(feature = "safetensors")]
 pub fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
