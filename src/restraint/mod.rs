@@ -17,10 +17,11 @@
 //! let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
 //! let (k, r, W) = (mat![[1.0], [1.0]], mat![[3.0], [3.0]], mat![[1.0, -5.0], [0.0, 2.0]]);
 //!
-//! let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
-//! let update = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq)?;
+//! let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
+//! let half = Rect::default().with_kept(0.5);
+//! let proposal = proposal.map_update(|update| half.restrain(update, W.as_ref(), Par::Seq))?;
+//! let update = editor.commit(proposal)?;
 //! assert!((update.to_dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
-//! editor.commit(&update)?;
 //! # Ok::<(), betaedit_core::Error>(())
 //! ```
 

@@ -66,7 +66,7 @@ impl Model {
             let name = bare.unwrap_or(&name).to_owned();
             weights.insert(name, self.down(layer)?.matrix());
         }
-        replace_all(checkpoint, &weights, layout.orientation)
+        checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_owned()))
     }
 
     /// Queries, keys and values side by side, where the family's files have them so; nothing otherwise.
@@ -78,16 +78,6 @@ impl Model {
             AttentionNames::Separate { .. } => vec![],
         }
     }
-}
-
-/// Replaces whole weights of a checkpoint, `d_out x d_in` each.
-fn replace_all(
-    checkpoint: &Checkpoint,
-    weights: &BTreeMap<String, MatRef<'_, f32>>,
-    orientation: Orientation,
-) -> Result<BTreeMap<String, Rounding>> {
-    // Each call copies the whole shard.
-    weights.iter().map(|(name, weight)| Ok((name.clone(), checkpoint.replace(name, *weight, orientation)?))).collect()
 }
 
 /// A matrix, as files have it.
