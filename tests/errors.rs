@@ -1198,3 +1198,26 @@ fn an_unknown_token_count_says_whose_and_what_to_do() {
     let text = moment(D).merge(&uncounted()).unwrap_err().to_string();
     assert!(text.contains("`other`") && text.contains("from_mean"), "{text}");
 }
+
+/// A solution belongs to one engine and one state: that of an engine of equal size and age is refused.
+fn a_solution_of_another_engine_is_refused<T: Scalar>() {
+    let K = keys::<T>();
+    let twin = || InverseGram::isotropic(D, 2.0, SEQ).unwrap();
+    let (mut ours, mut other) = (twin(), twin());
+    let mut elsewhere = other.solve(K.as_ref()).unwrap();
+    let stale = &Error::Numerics(NumericsError::StaleProposal);
+    unmoved(&mut ours, |Q| Q.absorb_solution(&elsewhere), stale);
+    // After equally many changes as well.
+    ours.absorb(K.as_ref()).unwrap();
+    other.absorb(K.as_ref()).unwrap();
+    elsewhere = other.solve(K.as_ref()).unwrap();
+    unmoved(&mut ours, |Q| Q.absorb_solution(&elsewhere), stale);
+    // A clone is in the same state until one of the two changes.
+    let mut clone = other.clone();
+    clone.absorb_solution(&elsewhere).unwrap();
+    unmoved(&mut clone, |Q| Q.absorb_solution(&elsewhere), stale);
+    other.absorb_solution(&elsewhere).unwrap();
+    let late = clone.solve(K.as_ref()).unwrap();
+    unmoved(&mut other, |Q| Q.absorb_solution(&late), stale);
+}
+in_both_types!(a_solution_of_another_engine_is_refused);

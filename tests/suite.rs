@@ -19,6 +19,7 @@ mod family;
 #[cfg(feature = "safetensors")]
 mod files;
 mod golden;
+mod guides;
 mod identities;
 mod layers;
 #[cfg(feature = "llm")]
@@ -35,6 +36,7 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "llm")]
 mod llm_targets;
+mod names;
 #[cfg(feature = "npz")]
 mod npz;
 #[cfg(all(feature = "safetensors", feature = "session"))]
@@ -48,6 +50,8 @@ mod refresh;
 mod restraint;
 #[cfg(feature = "session")]
 mod session;
+#[cfg(feature = "serde")]
+mod settings;
 mod spectrum;
 mod stream_errors;
 mod weight;

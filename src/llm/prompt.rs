@@ -4,6 +4,7 @@ use super::model::Model;
 use super::sampling::Sampler;
 use super::tokenizer::Tokenizer;
 use crate::error::{ModelError, Result};
+use crate::util::named::named;
 
 /// A fact to write into a model: after the prompt about the subject, the model should say the target.
 ///
@@ -40,6 +41,12 @@ pub enum FactToken {
     /// The last token of the prompt.
     PromptLast,
 }
+
+named!(FactToken, "token of a fact", {
+    SubjectLast => "subject-last",
+    SubjectFirst => "subject-first",
+    PromptLast => "prompt-last",
+});
 
 /// True of any subject, and no hint of any target.
 const ASIDE: &str = ", as everyone knows,";

@@ -52,7 +52,8 @@ impl Method for Pmet {
     fn name(&self) -> Cow<'static, str> {
         let name = match self.history {
             History::Absorbed => "pmet-h",
-            History::Ignored | History::Random { .. } => "pmet",
+            History::Ignored => "pmet",
+            History::Random { .. } => "pmet-r",
         };
         name.into()
     }

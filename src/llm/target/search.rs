@@ -9,6 +9,7 @@ use crate::llm::model::Model;
 use crate::llm::ops::norm;
 use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
 use crate::llm::tokenizer::Tokenizer;
+use crate::util::named::named;
 use crate::util::validate;
 
 /// Settings of the search for a target.
@@ -78,6 +79,8 @@ pub enum Wording {
     #[default]
     Aside,
 }
+
+named!(Wording, "wording of a prompt", { AsGiven => "as-given", Aside => "aside" });
 
 impl Default for TargetSearch {
     fn default() -> Self {

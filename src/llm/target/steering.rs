@@ -10,6 +10,7 @@ use crate::llm::block::{Opened, TokenBatch, select};
 use crate::llm::failed;
 use crate::llm::model::Model;
 use crate::llm::ops::{Objective, Op, Past, Span, Term, log_sum_exp, with_rows};
+use crate::util::named::named;
 
 /// The outputs of a block that vectors are added to, one vector an output.
 ///
@@ -26,8 +27,11 @@ pub enum Site {
     Mlp,
     /// The outputs of the MLP and of the attention: `x + (a + u) + m(x + a + u) + v`. The MLP reads what the attention writes, so these are
     /// two different vectors (except in GPT-J). PMET.
+    #[cfg_attr(feature = "serde", serde(rename = "pmet"))]
     MlpAndAttention,
 }
+
+named!(Site, "site of a target", { Block => "block", Mlp => "mlp", MlpAndAttention => "pmet" });
 
 impl Site {
     /// The number of outputs, and so of vectors.
