@@ -484,8 +484,8 @@ fn an_engine_that_refuses_a_call_is_what_it_was<T: Scalar>() {
         call(&mut spared, &keys()).unwrap();
         assert_eq!(Q.to_dense(), spared.to_dense());
     }
-    let advice = "release only keys that were absorbed, each once; if they were, their norm is too large for the \
-                  precision: use a larger lambda2";
+    let advice = "release only keys that were absorbed, each once; if they were absorbed, their norm is too large \
+                  for the precision: use a larger lambda2";
     let never_absorbed = Mat::from_fn(D, 1, |i, _| T::from_f64(10.0 * (i + 1) as f64));
     let error = singular("releasing keys, I - Kᵀ Q K", advice);
     unmoved(&mut engine::<T>(), |Q| Q.release(never_absorbed.as_ref()), &error);

@@ -25,9 +25,9 @@ use crate::util::validate;
 /// An editor for one layer that runs any [`Recipe`].
 ///
 /// # Memory
-/// `Q` (`4 d_in²` bytes), and what the refresh rule needs: for a full refresh the sum `H` of past keys, for `Nested` and
-/// continuous refresh the headroom (`4 d_in²` bytes each), for `Maximal` the keys. Between two refreshes the new keys are kept
-/// (8 `d_in` bytes each). The spectrum of `C` is shared.
+/// `Q` (`4 d_in²` bytes), and what the refresh rule needs: the sum `H` of past keys for a full refresh, the headroom
+/// for `Nested` and continuous refresh (`4 d_in²` bytes each), or the keys for `Maximal`. Between two refreshes the new
+/// keys are kept as well (`8 d_in` bytes each). Editors share the spectrum of `C`.
 #[derive(Clone, Debug)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: Cow<'static, str>,
@@ -39,25 +39,25 @@ pub struct ClosedFormEditor<T: Scalar> {
     pub(super) edits: usize,
     pub(super) last_refresh: usize,
     pub(super) refreshes: usize,
-    /// Advanced at every change, so that a proposal knows the state it was made in.
+    /// Advanced at every change, so that a proposal identifies the state it was made in.
     pub(super) token: StateToken,
     par: Par,
     scalar: PhantomData<T>,
 }
 
-/// What a commit takes, computed with the proposal: a commit has nothing left that can fail.
+/// What a commit needs. It is computed with the proposal, so that a commit cannot fail halfway.
 #[derive(Debug)]
 struct Memo {
     solution: Solution,
     plan: Plan,
-    /// Keys that join the history in place of the edited ones.
+    /// Keys that join the history instead of the edited ones.
     random: Option<Solution>,
     /// What the ideal editor learns.
     simulated: Option<Solution>,
 }
 
 impl<T: Scalar> ClosedFormEditor<T> {
-    /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way here.
+    /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way to get one.
     ///
     /// # Errors
     /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start, or a refresh rule that needs
@@ -97,7 +97,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
         })
     }
 
-    /// Keys to draw from for [`History::Random`], `d_in x m`: those of other facts, for example. Other methods draw none.
+    /// Sets the keys to draw from for [`History::Random`], `d_in x m`, for example those of other facts. Other methods
+    /// ignore them.
     ///
     /// # Errors
     /// Wrong shape, no key, NaN.
@@ -117,8 +118,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.recipe
     }
 
-    /// The projector of the start. Refreshes change the space without keeping a projector on it: what may be edited is the
-    /// range of `Q`. That of a full refresh is what [`ProjectorBuilder`] makes of the same history.
+    /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is
+    /// what may be edited. For a full refresh, [`ProjectorBuilder`] gives its projector from the same history.
     #[must_use]
     pub fn projector(&self) -> &Projector {
         self.memory.projector()
@@ -130,15 +131,15 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.Q
     }
 
-    /// The headroom left, for `Nested` and continuous refresh: a gauge of what a key would use, before it is edited.
+    /// The remaining headroom, for `Nested` and continuous refresh. It tells how much of it a key would use, before the
+    /// key is edited.
     #[must_use]
     pub fn headroom(&self) -> Option<&Headroom> {
         self.memory.headroom()
     }
 
-    /// Goes on in the present space for good: what to do when a refresh would leave no direction
-    /// ([`NumericsError::NothingKept`], [`NumericsError::CapacityExhausted`]) and editing has to go on. Past keys stay protected
-    /// by the solve.
+    /// Keeps the present space and ends refreshes. Use it to continue editing when a refresh would leave no direction
+    /// ([`NumericsError::NothingKept`], [`NumericsError::CapacityExhausted`]). Past keys stay protected by the solve.
     pub fn stop_refreshing(&mut self) {
         self.recipe.refresh = Refresh::Never;
         self.memory.stop();
@@ -149,7 +150,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         matches!(self.recipe.refresh, Refresh::Every { edits, .. } if self.edits - self.last_refresh >= edits)
     }
 
-    /// What is taken out of the space is multiplied exactly, so that nothing of it is left.
+    /// Keys that leave the space are multiplied exactly, so that nothing of them is left.
     fn solve(&self, keys: MatRef<'_, T>, plan: &Plan) -> Result<Solution> {
         if plan.saturated() > 0 { self.Q.solve(cast::<T, f64>(keys).as_ref()) } else { self.Q.solve(keys) }
     }
@@ -175,7 +176,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             return Err(self.memory.exhausted(self.edits));
         }
         if self.random.is_some() && batch.order() == Order::InSequence {
-            let what = "edits in sequence with random keys between them; give the edits one by one".into();
+            let what = "edits in sequence with random keys; give the edits one at a time".into();
             return Err(NumericsError::Unsupported { what });
         }
         Ok(())
@@ -309,7 +310,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         self.write_state(out)
     }
 
-    /// A `Maximal` editor that has given its keys up for their sum loads only states that have done so, too.
+    /// A `Maximal` editor that has replaced its keys by their sum loads only states that have done so too.
     fn load(&mut self, from: &mut dyn Read) -> io::Result<()> {
         *self = self.with_state(from)?;
         Ok(())

@@ -6,7 +6,7 @@ use crate::refresh::{Refresh, RefreshRule};
 use crate::util::description::Description;
 
 impl Recipe {
-    /// All that the numbers of an editor depend on, as it is written to disk.
+    /// Everything that the results of an editor depend on, in the form that is written to disk.
     ///
     /// ```
     /// use betaedit_core::{BetaEdit, Method};

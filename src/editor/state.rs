@@ -1,4 +1,4 @@
-//! The state of an editor, saved and loaded bit for bit.
+//! Saving and loading the state of an editor, bit for bit.
 
 use std::io::{self, Read, Write};
 
@@ -30,7 +30,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             random.drawn = drawn;
         }
         if next.last_refresh > next.edits {
-            return Err(bytes::invalid("a refresh after the last edit"));
+            return Err(bytes::invalid("the last refresh comes after the last edit"));
         }
         next.Q.load(from)?;
         next.simulated.as_mut().map_or(Ok(()), |simulated| simulated.load(from))?;

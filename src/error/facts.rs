@@ -11,9 +11,9 @@ pub enum FactsError {
     Record {
         /// Path of the file.
         path: PathBuf,
-        /// The number of the record, from 1 up; in a file of JSON lines, the number of the line.
+        /// The number of the record, from 1; in a file of JSON lines, the number of the line.
         record: usize,
-        /// The field that is wrong, unless it is the record as a whole.
+        /// The field that is wrong; `None` if the whole record is.
         field: Option<Box<str>>,
         /// What is wrong with it, and what to do.
         problem: String,

@@ -32,21 +32,23 @@ pub enum FileError {
     Numbers {
         /// Path of the file.
         path: PathBuf,
-        /// What is wrong with them; arguments are named as the file names them.
+        /// What is wrong with them. Arguments have the names that the file gives them.
         error: Box<NumericsError>,
     },
 
-    /// Statistics of something else were to be added.
-    #[error("these are statistics of {found}, those of {expected}: they cannot be added")]
+    /// The statistics to add are not of the same kind.
+    #[error(
+        "the statistics are of {found}, expected {expected}: add only statistics of the same model, layer and text"
+    )]
     OtherStatistics {
-        /// What there is already.
+        /// What the existing statistics are of.
         expected: String,
-        /// What was to be added.
+        /// What the statistics to add are of.
         found: String,
     },
 
-    /// A part of the statistics was to be added twice.
-    #[error("part `{part}` of the statistics is counted already")]
+    /// A part of the statistics was added a second time.
+    #[error("part `{part}` of the statistics is already counted: add each part once")]
     CountedAlready {
         /// Name of the part.
         part: String,

@@ -1,6 +1,6 @@
-//! Errors: one type a task, joined under [`Error`].
+//! Errors: one type per task, joined under [`Error`].
 //!
-//! | type | of |
+//! | type | for |
 //! |---|---|
 //! | [`NumericsError`] | matrices, settings, the engine, editors |
 //! | [`FileError`] | files |
@@ -8,9 +8,9 @@
 //! | [`SessionError`] | sessions |
 //! | [`ModelError`] | models, and adapters to them |
 //!
-//! What computes returns a [`NumericsError`]; what also reads files, runs models or keeps a session returns an [`Error`], into
-//! which `?` turns each of them. A message says what was found, what is allowed, and what to do. It is whole: no error has another
-//! one as its source whose text it repeats.
+//! Functions that only compute return a [`NumericsError`]. Functions that also read files, run models or keep a session
+//! return an [`Error`], into which `?` converts the others. A message says what was found, what is allowed, and what to
+//! do. It is complete: no error has a source whose text the message repeats.
 //!
 //! ```
 //! use betaedit_core::error::{Error, NumericsError};
@@ -45,19 +45,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// With matrices, settings, the engine, editors.
+    /// An error with matrices, settings, the engine or an editor.
     #[error(transparent)]
     Numerics(#[from] NumericsError),
-    /// With files.
+    /// An error with files.
     #[error(transparent)]
     File(#[from] FileError),
-    /// With facts.
+    /// An error with facts.
     #[error(transparent)]
     Facts(#[from] FactsError),
-    /// With sessions.
+    /// An error with sessions.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// With models, and adapters to them.
+    /// An error with models, or with adapters to them.
     #[error(transparent)]
     Model(#[from] ModelError),
 }

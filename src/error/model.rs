@@ -4,25 +4,25 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// An adapter was asked for a layer that it does not have.
-    #[error("layer {layer} is not one of the adapter's layers {known:?}")]
+    /// The adapter does not have the requested layer.
+    #[error("the adapter has no layer {layer}; its layers are {known:?}")]
     UnknownLayer {
-        /// The layer asked for.
+        /// The requested layer.
         layer: usize,
-        /// The layers there are.
+        /// The layers that the adapter has.
         known: Vec<usize>,
     },
 
-    /// An adapter was asked for a request that it does not have.
-    #[error("request {index} does not exist: there are {len}")]
+    /// The adapter does not have this request.
+    #[error("request {index} does not exist; the number of requests is {len}")]
     UnknownRequest {
-        /// The request asked for.
+        /// Index of the request.
         index: usize,
-        /// How many there are.
+        /// Number of requests.
         len: usize,
     },
 
-    /// A request to a language model that cannot be carried out.
+    /// The request to a language model cannot be carried out.
     #[error("the request about `{subject}`: {problem}")]
     Request {
         /// Its subject.

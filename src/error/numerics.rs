@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// `Result` of the rooms that know numbers only.
+/// `Result` of the functions that only compute.
 pub type Result<T, E = NumericsError> = std::result::Result<T, E>;
 
-/// Rows and columns of a matrix, as they stand in an error message.
+/// Rows and columns of a matrix, for error messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Number of rows.
@@ -28,8 +28,9 @@ impl From<(usize, usize)> for Shape {
 
 /// What can go wrong with matrices, settings, the engine and editors.
 ///
-/// A function that returns an error has changed nothing: neither its arguments nor the state behind `&mut self`. (One
-/// function is two steps: [`Editor::edit`](crate::Editor::edit) keeps a refresh that was due, if the edit itself fails.)
+/// A function that returns an error has changed nothing: neither its arguments nor the state behind `&mut self`. The
+/// one exception is [`Editor::edit`](crate::Editor::edit): it keeps a refresh that was due, even if the edit itself
+/// fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NumericsError {
@@ -38,7 +39,7 @@ pub enum NumericsError {
     Shape {
         /// Name of the argument.
         argument: &'static str,
-        /// The shape that the other arguments ask for.
+        /// The shape that the other arguments require.
         expected: Shape,
         /// The shape that was given.
         found: Shape,
@@ -74,7 +75,7 @@ pub enum NumericsError {
     },
 
     /// A number is outside its allowed range.
-    #[error("`{parameter}` is {value}, allowed is {allowed}")]
+    #[error("`{parameter}` is {value}; allowed: {allowed}")]
     Parameter {
         /// Name of the parameter.
         parameter: &'static str,
@@ -84,21 +85,21 @@ pub enum NumericsError {
         allowed: &'static str,
     },
 
-    /// A name that is not one of those known: of a method, a setting.
-    #[error("unknown {kind} `{name}`, known are: {known}")]
+    /// An unknown name, for example of a method or a setting.
+    #[error("unknown {kind} `{name}`; choose one of: {known}")]
     UnknownName {
-        /// What it was to be the name of.
+        /// The kind of thing that the name stands for.
         kind: &'static str,
         /// The name that was given.
         name: String,
-        /// The names that are known, separated by commas.
+        /// The known names, separated by commas.
         known: String,
     },
 
     /// A matrix that must be symmetric is not.
     #[error(
         "`{argument}` is not symmetric: entries ({row}, {col}) and ({col}, {row}) differ by {difference:e}, \
-         more than rounding; pass the symmetric second moment itself"
+         which is more than rounding; pass the symmetric second moment itself"
     )]
     NotSymmetric {
         /// Name of the argument.
@@ -113,8 +114,8 @@ pub enum NumericsError {
 
     /// Statistics have a clearly negative eigenvalue.
     #[error(
-        "`{argument}` is not positive semidefinite: smallest eigenvalue {smallest:e}, largest {largest:e}; \
-         a second moment cannot have negative eigenvalues, so the statistics are damaged or are not a second moment"
+        "`{argument}` is not positive semidefinite: its smallest eigenvalue is {smallest:e}, its largest {largest:e}; \
+         a second moment has no negative eigenvalues, so the statistics are damaged or are not a second moment"
     )]
     NotPositiveSemidefinite {
         /// Name of the argument.
@@ -125,15 +126,15 @@ pub enum NumericsError {
         largest: f64,
     },
 
-    /// A matrix passed as a mean is a sum, or the other way round.
+    /// A matrix passed as a mean looks like a sum, or the reverse.
     #[error(
-        "`{argument}` does not look like {claimed}: it stands for keys of mean squared norm {implied:e}, the witness \
+        "`{argument}` does not look like {claimed}: it implies keys of mean squared norm {implied:e}, but the witness \
          keys have {witnessed:e}; {advice}"
     )]
     Scale {
         /// Name of the argument.
         argument: &'static str,
-        /// What the caller says the matrix is.
+        /// What the caller claims the matrix is.
         claimed: &'static str,
         /// Mean squared key norm if the claim were true (the trace).
         implied: f64,
@@ -145,18 +146,18 @@ pub enum NumericsError {
 
     /// Statistics without a token count cannot be merged or extended.
     #[error(
-        "`{argument}` does not say how many tokens it is a mean of, so nothing can be added to it, nor it to anything: \
+        "`{argument}` has no token count, so keys cannot be counted and statistics cannot be merged: \
          give the count to `SecondMoment::from_mean`"
     )]
     UnknownTokenCount {
-        /// Whose count is unknown.
+        /// Name of the statistics without a count.
         argument: &'static str,
     },
 
     /// The threshold leaves no direction to edit in.
     #[error(
         "the projector keeps no direction: the threshold is {threshold:e}, the smallest eigenvalue {smallest:e}; use a \
-         larger threshold, or, if past edits have filled the space, go on with the present projector (`stop_refreshing`)"
+         larger threshold, or, if past edits have filled the space, keep the present projector (`stop_refreshing`)"
     )]
     NothingKept {
         /// The threshold, as an absolute eigenvalue.
@@ -167,13 +168,13 @@ pub enum NumericsError {
 
     /// The edits have used up every direction that may be edited.
     #[error(
-        "no direction is left to edit after {edits} edits: all {first} of the start are protected by now; start over with \
-         a larger threshold or a smaller refresh weight, or stop before (`EditorState::capacity` warns, `stop_refreshing`)"
+        "no direction is left to edit after {edits} edits: all {first} initial directions are protected; start over with \
+         a larger threshold or a smaller refresh weight, or call `stop_refreshing` when `EditorState::capacity` warns"
     )]
     CapacityExhausted {
         /// Edits committed.
         edits: usize,
-        /// Directions at the start.
+        /// Directions that could be edited at the start.
         first: usize,
     },
 
@@ -182,8 +183,8 @@ pub enum NumericsError {
     Singular {
         /// The computation that needed the inverse.
         step: &'static str,
-        /// The row and column at which the factorisation failed, from 0 up: in the small system of a batch, the number of the
-        /// key. `None` if the matrix was refused for another reason.
+        /// The row and column at which the factorisation failed, from 0; in the small system of a batch, the index of
+        /// the key. `None` if the matrix was refused for another reason.
         pivot: Option<usize>,
         /// What to change.
         advice: &'static str,
@@ -191,7 +192,7 @@ pub enum NumericsError {
 
     /// An eigendecomposition failed its verification.
     #[error(
-        "the eigendecomposition of `{argument}` failed its check of the {check}: {measured:e}, allowed is {allowed:e}; \
+        "the decomposition of `{argument}` failed the check of the {check}: found {measured:e}, allowed {allowed:e}; \
          the matrix may span too many orders of magnitude"
     )]
     Decomposition {
@@ -205,35 +206,37 @@ pub enum NumericsError {
         allowed: f64,
     },
 
-    /// A proposal was committed to an editor that has moved on since, or to another editor.
-    #[error("the proposal was not made by this editor in its present state: propose it again, then commit")]
+    /// A proposal was committed to an editor whose state has changed since, or to another editor.
+    #[error("the proposal was not made by this editor in its present state: propose again, then commit")]
     StaleProposal,
 
-    /// A projector refresh is due and has to come before the next proposal.
-    #[error("a projector refresh is due after {edits} edits: call `refresh_if_due`, or use `edit`, which does")]
+    /// A projector refresh is due before the next proposal.
+    #[error(
+        "a projector refresh is due after {edits} edits: call `refresh_if_due` first, or use `edit`, which calls it"
+    )]
     RefreshDue {
         /// Edits committed so far.
         edits: usize,
     },
 
-    /// Something was asked for that this editor, or this combination of settings, does not have.
+    /// The operation is not supported by this editor, or by this combination of settings.
     #[error("not supported: {what}")]
     Unsupported {
-        /// What was asked for, and what to do instead.
+        /// The operation, and what to do instead.
         what: String,
     },
 
-    /// An edit was to be taken out of a history that has shaped the projector.
+    /// An edit cannot be removed from a history that has shaped the projector.
     #[error(
-        "the edit's key has shaped the projector and cannot be taken out of it: play the other edits again from the start \
-         (a session's `undo` does)"
+        "the edit's key has shaped the projector, so the edit cannot be removed from the history: replay the other edits \
+         from the start (a session's `undo` does this)"
     )]
     HistoryInProjector,
 
-    /// An edit was to be taken out of an editor in which later edits depend on it.
+    /// An edit cannot be removed from an editor in which later edits depend on it.
     #[error(
-        "edits of this method depend on those before them and cannot be taken out one by one: play the other edits again \
-         from the start (a session's `undo` does)"
+        "later edits of this method depend on earlier ones, so an edit cannot be removed on its own: replay the other \
+         edits from the start (a session's `undo` does this)"
     )]
     NotReversible,
 
@@ -246,7 +249,7 @@ pub enum NumericsError {
         purpose: &'static str,
     },
 
-    /// An editor from outside of this crate failed for reasons of its own.
+    /// An editor outside this crate failed for reasons of its own.
     #[error("the editor failed: {0}")]
     Editor(Box<dyn std::error::Error + Send + Sync>),
 }

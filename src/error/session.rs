@@ -4,19 +4,19 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// A session was asked for an edit that is not in the model.
+    /// The session has no such edit in the model.
     #[error(
         "edit {id} is not in the model: it was rejected, undone or replaced, or does not exist ({processed} so far)"
     )]
     UnknownEdit {
-        /// The edit asked for.
+        /// The requested edit.
         id: u64,
-        /// Requests so far.
+        /// Number of requests so far.
         processed: u64,
     },
 
-    /// A session could not bring the model back to a state that it knows.
-    #[error("the session cannot go on: {problem}; the journal has every confirmed batch, open the session again")]
+    /// The session could not restore the model to a known state.
+    #[error("the session cannot continue: {problem}; open the session again, its journal holds every confirmed batch")]
     Broken {
         /// What went wrong.
         problem: String,

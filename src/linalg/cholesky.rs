@@ -6,9 +6,11 @@ use faer::{Mat, Par};
 
 use crate::error::numerics::{NumericsError, Result};
 
-/// The lower Cholesky factor of a symmetric matrix (the lower triangle is read), the strict upper triangle zero.
+/// The lower Cholesky factor of a symmetric matrix. Only the lower triangle is read; the strict upper triangle of the
+/// factor is zero.
 ///
-/// `floors` holds the smallest squared pivots that are more than rounding; `singular` makes the error from the pivot that is not.
+/// `floors` holds, for each row, the smallest squared pivot that is more than rounding. `singular` makes the error for
+/// a pivot below it.
 pub(crate) fn cholesky(
     mut matrix: Mat<f64>,
     floors: &[f64],

@@ -13,7 +13,7 @@ use super::{product, tolerance, unit_scaled};
 use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 
-/// A matrix as an orthonormal basis times a triangle, which holds a power of two less.
+/// A matrix as an orthonormal basis times a triangle times a power of two.
 pub(crate) struct Qr {
     pub(crate) basis: Mat<f64>,
     pub(crate) triangle: Mat<f64>,

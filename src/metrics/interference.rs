@@ -1,4 +1,4 @@
-//! Whether updates help or undo each other.
+//! Interference: whether updates help or undo each other.
 
 use faer::{Mat, MatRef, Par};
 
@@ -28,8 +28,8 @@ pub struct Interference {
 }
 
 impl Interference {
-    /// Computes all pairs, in `f64`. Cost: `O(N² (d_in + d_out))` for updates of `N` columns together, and two `N x N`
-    /// matrices: for the updates of a long run, take a sample.
+    /// Computes all pairs, in `f64`. Cost: `O(N² (d_in + d_out))` for updates with `N` columns in total, and two
+    /// `N x N` matrices. For the updates of a long run, take a sample.
     ///
     /// # Errors
     /// An empty list, updates of different weights, or overflow.
@@ -64,8 +64,8 @@ impl Interference {
         self.matrix.as_ref()
     }
 
-    /// The pair that conflicts most, `(later, earlier, cosine)`, or the one that agrees least if none conflicts. `None`
-    /// with fewer than two updates that are not zero.
+    /// The most conflicting pair, `(later, earlier, cosine)`. If no pair conflicts, the pair that agrees least. `None`
+    /// if fewer than two updates are nonzero.
     #[must_use]
     pub fn worst(&self) -> Option<(usize, usize, f64)> {
         let M = &self.matrix;

@@ -1,4 +1,4 @@
-//! How much an update changes what the model already knows.
+//! Leakage: how much an update changes what the model already knows.
 
 use faer::Par;
 
@@ -10,11 +10,11 @@ use crate::update::Update;
 use crate::util::validate;
 
 /// Leakage of one update, `tr(Delta C Deltaᵀ) = E |Delta k|²`: the mean squared change of the layer's output over the
-/// keys that the statistics were made of (the BetaEdit paper's `|Delta K0|²`, per token).
+/// keys of the statistics (the BetaEdit paper's `|Delta K0|²`, per token).
 ///
-/// For an update inside a null space of `C` with threshold `tau` it is at most `tau |Delta|_F²` (after a refresh by
-/// `Sum`, too; by `Mean`, at most `tau (lambda1 + 1) / lambda1` times that norm, because that is where `C` stands in the
-/// mean). One step of BetaEdit leaks at most `|r|² / lambda1`.
+/// For an update inside a null space of `C` with threshold `tau` it is at most `tau |Delta|_F²`. The same bound holds
+/// after a refresh by `Sum`. After a refresh by `Mean` the bound is `tau (lambda1 + 1) / lambda1 |Delta|_F²`, because
+/// the mean scales `C`. One step of BetaEdit leaks at most `|r|² / lambda1`.
 ///
 /// Cost: one pass over `C`.
 ///

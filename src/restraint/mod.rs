@@ -1,11 +1,11 @@
-//! Restraints: an update changed after it was computed, by whatever editor.
+//! Restraints: changes to an update after an editor has computed it.
 //!
-//! A restrained update is committed as the one that the editor proposed: its keys join the history. Restraints know nothing of
-//! the least squares behind an update, so what is proved of a method (one ridge solution in any order, what leaks at
-//! most) does not hold with one.
+//! A restrained update is committed like the editor's own: its keys join the history. A restraint ignores the least
+//! squares problem behind an update. So the guarantees of a method (one ridge solution in any order, a bound on the
+//! leakage) do not hold with a restraint.
 //!
-//! * [`Rect`] keeps the entries that change most against the weight, and drops the others
-//! * [`Prune`] damps the singular values of the change that are above the weight's largest
+//! * [`Rect`] keeps the entries with the largest change relative to the weight, and drops the others
+//! * [`Prune`] damps the singular values of the change that exceed the largest one of the weight
 //!
 //! # Examples
 //! ```
@@ -35,19 +35,19 @@ pub use rect::Rect;
 use crate::error::numerics::Result;
 use crate::util::description::Description;
 
-/// A restraint as a value, for example of a [`SessionBuilder`](crate::session).
+/// A restraint as a value, for example for a [`SessionBuilder`](crate::session).
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Restraint {
-    /// Of every update.
+    /// Applied to every update.
     Rect(Rect),
-    /// Of the total change, after every update.
+    /// Applied to the total change, after every update.
     Prune(Prune),
 }
 
 impl Restraint {
-    /// Refuses numbers outside their range.
+    /// Checks that all numbers are in range.
     ///
     /// # Errors
     /// [`NumericsError::Parameter`](crate::error::NumericsError::Parameter).
@@ -58,7 +58,7 @@ impl Restraint {
         }
     }
 
-    /// All that the numbers depend on, as it is written to disk.
+    /// Everything that the results depend on, in the form that is written to disk.
     #[must_use]
     pub fn description(&self) -> Description {
         match self {

@@ -1,4 +1,4 @@
-//! A weight that is edited many times.
+//! A weight that takes many updates.
 
 use faer::{Mat, MatMut, MatRef, Par};
 
@@ -9,11 +9,12 @@ use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::validate;
 
-/// How a model stores the edited weight. It is always said, never guessed from shapes: a square weight fits both ways.
+/// How a model stores the edited weight. The caller states it. It is never guessed from shapes, because a square weight
+/// fits both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Orientation {
-    /// `d_out x d_in`, `y = W k`: PyTorch's `Linear`, that is, nearly every model.
+    /// `d_out x d_in`, `y = W k`: PyTorch's `Linear`, used by nearly every model.
     OutputsByInputs,
     /// `d_in x d_out`, `y = k W` for a row `k`: GPT-2's `Conv1D`.
     InputsByOutputs,
@@ -21,11 +22,11 @@ pub enum Orientation {
 
 named!(Orientation, "orientation", { OutputsByInputs => "outputs-by-inputs", InputsByOutputs => "inputs-by-outputs" });
 
-/// A weight that takes updates one after the other, and never holds a NaN or an infinity.
+/// A weight that takes updates one after the other and never holds NaN or infinity.
 ///
-/// [`Update::apply_to`] reads any weight twice: to see that the sum stays finite, and to add. This type knows a bound of its
-/// entries, which grows with every update, and reads the weight once; only when the bound nears the end of the range does it
-/// look again.
+/// [`Update::apply_to`] reads a weight twice: to check that the sum stays finite, and to add. This type keeps an upper
+/// bound of its entries, which grows with every update, and reads the weight once. It checks the entries again only
+/// when the bound nears the end of the range.
 ///
 /// # Examples
 /// ```
@@ -41,12 +42,12 @@ named!(Orientation, "orientation", { OutputsByInputs => "outputs-by-inputs", Inp
 pub struct Weight<T: Scalar> {
     matrix: Mat<T>,
     orientation: Orientation,
-    /// No entry is larger.
+    /// Upper bound of the absolute entries.
     bound: f64,
 }
 
 impl<T: Scalar> Weight<T> {
-    /// Takes a weight as the model stores it. Cost: one pass.
+    /// Wraps a weight as the model stores it. Cost: one pass.
     ///
     /// # Errors
     /// An empty matrix, NaN or infinity.
@@ -63,13 +64,13 @@ impl<T: Scalar> Weight<T> {
         self.matrix.as_ref()
     }
 
-    /// The weight, taken out.
+    /// Returns the weight as the model stores it.
     #[must_use]
     pub fn into_matrix(self) -> Mat<T> {
         self.matrix
     }
 
-    /// The weight as `d_out x d_in`, `y = W k`, however it is stored.
+    /// The weight as `d_out x d_in` (`y = W k`), however it is stored.
     #[must_use]
     pub fn outputs_by_inputs(&self) -> MatRef<'_, T> {
         match self.orientation {
@@ -87,11 +88,12 @@ impl<T: Scalar> Weight<T> {
     /// `W <- W + Delta`. Cost: for `n = 1`, one pass over the weight.
     ///
     /// # Errors
-    /// An update of another shape, or one that might take an entry beyond half the range of `T`; the weight is unchanged then.
+    /// An update of another shape, or one that might take an entry beyond half the range of `T`. On error, the weight
+    /// is unchanged.
     pub fn apply(&mut self, update: &Update<T>, par: Par) -> Result<()> {
         let (d_out, d_in) = self.outputs_by_inputs().shape();
         update.check_shape("update", d_out, d_in)?;
-        // Half the range, so that the rounding of the sums is no matter.
+        // Half the range leaves room for the rounding of the sums.
         let step = update.bound();
         if !(self.bound + step <= 0.5 * T::MAX) {
             self.bound = linalg::largest(self.matrix.as_ref());

@@ -1,4 +1,4 @@
-//! Values that have a name: written and read by it.
+//! Values with names: written and read by name.
 
 /// Implements `Display`, `FromStr` and the list of all values by a table of names.
 macro_rules! named {

@@ -26,13 +26,13 @@ pub(crate) fn not_empty<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Res
     if matrix.nrows() == 0 || matrix.ncols() == 0 { Err(NumericsError::Empty { argument }) } else { Ok(()) }
 }
 
-/// The matrix or its transpose: that whose columns lie in memory number by number, if one does.
+/// The matrix or its transpose: the one whose columns are contiguous in memory, if either is.
 pub(crate) fn along_memory<T>(matrix: MatRef<'_, T>) -> MatRef<'_, T> {
     if matrix.row_stride() == 1 { matrix } else { matrix.transpose() }
 }
 
 pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
-    // Along the memory, and without a way out, it runs in vector registers.
+    // Along contiguous memory, and without an early exit, this runs in vector registers.
     let all_finite = |line: ColRef<'_, T>| match line.try_as_col_major() {
         Some(line) => pulp::Arch::new().dispatch(
             #[inline(always)]
@@ -68,7 +68,7 @@ pub(crate) fn no_overflow<T: Scalar>(step: &'static str, matrix: MatRef<'_, T>) 
     }
 }
 
-/// Results that must be in range, one by one.
+/// Checks that all results are in range.
 pub(crate) fn in_range(step: &'static str, values: &[f64]) -> Result<()> {
     if values.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(NumericsError::Overflow { step, scalar: f64::NAME }) }
 }

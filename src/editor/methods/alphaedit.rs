@@ -8,7 +8,7 @@ use crate::projector::Threshold;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
-/// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` in place of `K Kᵀ`.
+/// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` instead of `K Kᵀ`.
 ///
 /// It writes only in directions that the model hardly uses: `P` projects onto the eigenvectors of `C` with eigenvalues
 /// below the threshold.

@@ -11,8 +11,9 @@ use crate::util::validate;
 
 /// BetaEdit: `Delta = R Kᵀ P (K Kᵀ P + (lambda1 C + H) P + lambda2 I)⁻¹`, `P` refreshed every `T` edits.
 ///
-/// AlphaEdit with three additions: what leaks into the model's knowledge through the imperfect null space is penalised
-/// (`lambda1`), past edits are protected by the solve (`H`), and by the projector, which is rebuilt as they gather.
+/// It adds three things to AlphaEdit: a penalty on what leaks into the model's knowledge through the imperfect null
+/// space (`lambda1`), protection of past edits in the solve (`H`), and a projector that is rebuilt to protect them as
+/// well.
 ///
 /// # References
 /// Liu, Liu, Li, "BetaEdit: Null-Space Constrained Sequential Model Editing", arXiv 2605.09285, equations 7 to 9.
@@ -28,7 +29,7 @@ pub struct BetaEdit {
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
     /// When and how the projector is rebuilt. Default: before edits 1001, 2001, ..., by a full eigendecomposition of
-    /// `(H / t + lambda1 C) / (lambda1 + 1)`, as the published program does it.
+    /// `(H / t + lambda1 C) / (lambda1 + 1)`, as in the published program.
     pub refresh: Refresh,
     /// Whether the solve penalises leakage. Default: [`Penalty::Kept`].
     pub penalty: Penalty,
@@ -61,8 +62,9 @@ impl Default for BetaEdit {
 }
 
 impl BetaEdit {
-    /// Sets the weight of the statistics in the solve, and in a [`HistoryWeighting::Mean`] refresh, as the published
-    /// program has one number for both. [`with_refresh`](Self::with_refresh) after it gives the refresh another.
+    /// Sets the weight of the statistics in the solve, and in a [`HistoryWeighting::Mean`] refresh: the published
+    /// program has one number for both. Call [`with_refresh`](Self::with_refresh) afterwards to give the refresh
+    /// another weight.
     #[must_use]
     pub fn with_lambda1(mut self, lambda1: f64) -> Self {
         self.lambda1 = lambda1;

@@ -8,7 +8,7 @@ use crate::error::numerics::Result;
 /// ENCORE: `Delta = R Kᵀ (lambda C + H + mu I + K Kᵀ)⁻¹`, MEMIT-H with a ridge that keeps the norm of the weight from
 /// growing with the edits.
 ///
-/// Its early stop of the search for targets belongs to that search, see the feature `llm`.
+/// The early stopping of its target search is part of that search, see the feature `llm`.
 ///
 /// # References
 /// Gupta et al., "Lifelong Knowledge Editing requires Better Regularization", Findings of EMNLP 2025.

@@ -7,7 +7,8 @@ use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 
-/// Any method, with past edits protected as in BetaEdit: its keys join the solve, and a projector that is refreshed over them.
+/// Wraps a method so that it protects past edits as BetaEdit does: their keys join the solve, and the projector is
+/// refreshed over them.
 ///
 /// # References
 /// Liu, Liu, Li, "BetaEdit", arXiv 2605.09285, Figure 5.
@@ -23,7 +24,7 @@ use crate::refresh::Refresh;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct NullSpace<M> {
-    /// The method.
+    /// The wrapped method.
     pub method: M,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
@@ -32,7 +33,7 @@ pub struct NullSpace<M> {
 }
 
 impl<M: Method> NullSpace<M> {
-    /// A method with history through the null space.
+    /// Wraps a method.
     #[must_use]
     pub fn new(method: M) -> Self {
         let crate::editor::BetaEdit { threshold, refresh, .. } = crate::editor::BetaEdit::default();

@@ -13,9 +13,9 @@ use crate::util::validate;
 /// sum_i |W k_i - v_i|² + mu² lambda tr((W - W0) C (W - W0)ᵀ) + nu² |W - W0|²
 /// ```
 ///
-/// Two terms anchor it to the weight `W0` of the start: `mu` to its outputs over the text, `nu` to its entries. Other outputs
-/// are anchored by [`protect`](crate::editor::Editor::protect)ing their keys, scaled by `mu`. With `mu = 1` and `nu = 0`, as
-/// published, it is MEMIT-H: the recursion by which it is computed is that of the engine for every method with history.
+/// Two terms anchor it to the initial weight `W0`: `mu` to its outputs over the text, `nu` to its entries. To anchor
+/// other outputs, [`protect`](crate::editor::Editor::protect) their keys, scaled by `mu`. With `mu = 1` and `nu = 0`,
+/// as published, it is MEMIT-H: its recursion is the engine's recursion for every method with history.
 ///
 /// # References
 /// "RLSEdit", arXiv 2601.15686.
@@ -25,17 +25,17 @@ use crate::util::validate;
 pub struct RlsEdit {
     /// Weight of the statistics. Default: `15_000.0`.
     pub lambda: f64,
-    /// What holds the weight near the start.
+    /// Strengths of the anchors to the initial weight.
     pub anchors: Anchors,
 }
 
-/// Strengths of the two terms that hold RLSEdit's weight near the weight of the start.
+/// Strengths of the two terms that keep RLSEdit's weight near the initial weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Anchors {
-    /// To the outputs of the start. Default: `1.0`.
+    /// Anchor to the outputs of the initial weight. Default: `1.0`.
     pub mu: f64,
-    /// To the entries of the weight of the start. Default: `0.0`.
+    /// Anchor to the entries of the initial weight. Default: `0.0`.
     pub nu: f64,
 }
 

@@ -6,21 +6,21 @@ use crate::editor::{Method, Recipe, Simulation};
 use crate::error::numerics::Result;
 use crate::util::validate;
 
-/// SimIE: a method made fit for many edits, by taking its weights `W'_i` as the answers of an ideal editor, and learning from them.
-/// After `t` edits the weight minimises
+/// SimIE: adapts a method to many edits. It treats the weights `W'_i` of the method as the answers of an ideal editor,
+/// and learns from them. After `t` edits the weight minimises
 ///
 /// ```text
 /// sum_i |(W - W'_i) X_i|² + lambda |W - W0|²
 /// ```
 ///
-/// where `X_i` are the inputs of the edited matrix at all tokens of edit `i`: those of
-/// [`EditBatch::with_context`](crate::EditBatch::with_context), else the keys. By recursion, each edit
-/// is the formula of the engine on a second `Q`, that of `lambda I + sum X Xᵀ`, with residuals `(W'_t - W) X_t`.
+/// where `X_i` are the inputs of the edited matrix at all tokens of edit `i`, from
+/// [`EditBatch::with_context`](crate::EditBatch::with_context). Without a context they are the keys. By recursion, each
+/// edit is the engine's formula on a second `Q`, that of `lambda I + sum X Xᵀ`, with the residuals `(W'_t - W) X_t`.
 ///
-/// The published program wraps ROME, of which the single edit of [`Emmet`](crate::editor::Emmet) is the closed form.
+/// The published program wraps ROME, whose closed form is a single edit of [`Emmet`](crate::editor::Emmet).
 ///
 /// # Memory
-/// For `Q`, `4 d_in²` bytes more, and `8 d_in d_out` for the total change.
+/// `4 d_in²` bytes for the second `Q`, and `8 d_in d_out` for the total change.
 ///
 /// # References
 /// Guo et al., "Towards Lifelong Model Editing via Simulating Ideal Editor", ICML 2025.
@@ -35,14 +35,14 @@ use crate::util::validate;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct SimIe<M> {
-    /// The method.
+    /// The wrapped method.
     pub method: M,
     /// How the ideal editor is simulated.
     pub simulation: Simulation,
 }
 
 impl<M: Method> SimIe<M> {
-    /// SimIE around a method.
+    /// Wraps a method.
     #[must_use]
     pub fn new(method: M) -> Self {
         Self { method, simulation: Simulation::default() }
@@ -59,7 +59,7 @@ impl<M: Method> SimIe<M> {
 impl<M: Method> Method for SimIe<M> {
     fn name(&self) -> Cow<'static, str> {
         match &*self.method.name() {
-            // The closed form of what is published.
+            // The closed form of the published program.
             "emmet" => "simie".into(),
             name => format!("simie-{name}").into(),
         }
