@@ -4,8 +4,9 @@
 //! cargo run --release --example counterexample
 //! ```
 //!
-//! The theorem: if no two updates point against each other, protecting past edits (history) makes the drift smaller. Here no two
-//! updates do, and history makes it larger. `betaedit theorem1` explains what a proof needs, and what is true instead.
+//! The theorem: if no two updates point against each other, protecting past edits (history) reduces the drift. Here no two
+//! updates point against each other, and history increases the drift. `betaedit theorem1` explains what a proof needs, and what
+//! is true instead.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ fn squared_drift(recipe: Recipe) -> Result<f64, Box<dyn Error>> {
     let keys = Mat::from_fn(2, 2, |i, j| [[10.0_f64.sqrt(), 2.5_f64.sqrt()], [0.0, 7.5_f64.sqrt()]][i][j]);
     let residuals = Mat::<f64>::identity(2, 2);
 
-    // Two keys of length sqrt(2) along the axes have the mean of k kᵀ that is wanted: the identity.
+    // The mean of k kᵀ over two keys of length sqrt(2) along the axes is the identity.
     let mut moment = SecondMoment::new(2);
     let axes = Mat::from_fn(2, 2, |i, j| if i == j { 2.0_f64.sqrt() } else { 0.0 });
     moment.observe(axes.as_ref(), Par::Seq)?;

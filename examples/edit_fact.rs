@@ -1,12 +1,12 @@
-//! Changes one fact in a language model, and shows what it says before and after.
+//! Changes one fact in a language model, and prints the model's completions before and after.
 //!
 //! ```sh
 //! cargo run --release --features llm --example edit_fact -- MODEL TEXT \
 //!     "The Eiffel Tower" "{} is located in the city of" Rome
 //! ```
 //!
-//! MODEL is a directory in the layout of the Hugging Face hub or a .gguf file. TEXT is a file for the statistics of what the
-//! model knows. The subject, the prompt with `{}` in the subject's place, and the target may be left out.
+//! MODEL is a directory in the layout of the Hugging Face hub or a .gguf file. TEXT is a file of ordinary text for the
+//! statistics. The subject, the prompt with `{}` for the subject, and the target are optional.
 
 #![allow(non_snake_case)]
 
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let depth = model.config().layers;
     let layers: Vec<usize> = (depth / 6..=depth / 3).collect();
 
-    // What the model knows, and from it one editor a layer.
+    // The statistics of each layer, and an editor from them.
     let mut collector = Collector::new(&model, &tokenizer, &layers)?;
     let enough = collector.enough();
     collector.read([std::fs::read_to_string(text)?], enough, |_| ControlFlow::Continue(()))?;
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         editors.push(method.editor::<f32>(&Arc::new(Spectrum::new(moment, par)?), par)?);
     }
 
-    // Keys and targets are means over three texts that the model writes, besides the bare prompt.
+    // Keys are averaged over the bare prompt and the prompt after each of three texts that the model generates.
     let contexts = Contexts::generate(&model, &tokenizer, 3, 10, 0)?;
     let mut adapter = ModelAdapter::new(model, tokenizer, layers.clone(), contexts, TargetSearch::default())?;
     println!("before: {}", said(&adapter, &requests[0])?);
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The prompt and what the model makes of it, and how likely it finds the target.
+/// The prompt, the model's completion, and the probability of the target.
 fn said(adapter: &ModelAdapter, request: &Request) -> Result<String, Box<dyn Error>> {
     let (model, tokenizer) = (adapter.model(), adapter.tokenizer());
     let prompt = tokenizer.encode(&request.text())?;

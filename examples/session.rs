@@ -1,10 +1,10 @@
-//! A session: edits that are kept on disk, and one of them undone.
+//! A session: edits kept on disk, and one of them undone.
 //!
 //! ```sh
 //! cargo run --release --features safetensors,session --example session -- DIRECTORY
 //! ```
 //!
-//! Interrupted and started again with the same directory, it continues where it stopped.
+//! If it is interrupted and started again with the same directory, it continues where it stopped.
 
 use std::error::Error;
 use std::sync::Arc;

@@ -1,11 +1,11 @@
-//! Edits a matrix 200 times, and shows how far it moves: keys and residuals, no model.
+//! Edits a matrix 200 times and prints leakage and drift. It needs keys and residuals, but no model.
 //!
 //! ```sh
 //! cargo run --release --features safetensors --example stream
 //! ```
 //!
-//! The keys and residuals come from a recording of a language model (`tests/data/README.md`); another may be named as the
-//! argument.
+//! The keys and residuals come from a recording of a language model (`tests/data/README.md`). To use another recording, give its
+//! path as an argument.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let layer = stream.layers()[0];
     let (d_out, _) = stream.weight_shape(layer)?;
 
-    // What the matrix must keep: its answers to ordinary keys, whose second moments these are.
+    // The second moment of ordinary keys, for which the matrix must keep its outputs.
     let moment = Arc::new(stream.second_moment().clone());
     let spectrum = Arc::new(Spectrum::new(&moment, par)?);
     let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 });
     let method = BetaEdit::default().with_lambda1(300.0).with_refresh(Refresh::Every { edits: 50, rule });
     let mut editor = method.editor::<f32>(&spectrum, par)?;
 
-    // Leakage tr(D C Dᵀ): how much the answers to ordinary keys have changed. Drift |D|: how far the weight has moved.
+    // Leakage tr(D C Dᵀ): how much the outputs for ordinary keys have changed. Drift |D|: how far the weight has moved.
     let mut total = RunningTotal::new(&moment, d_out, 1, par)?;
     println!("{:>5}  {:>10}  {:>8}  {:>10}", "edits", "leakage", "drift", "directions");
     for edit in 0..stream.len() {

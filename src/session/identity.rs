@@ -1,4 +1,4 @@
-//! What a session is of, as it is written into its journal: all that its numbers depend on.
+//! What identifies a session: a description of everything that its results depend on, written to its journal.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ impl<M> Identity<'_, M> {
         lines.join("\n")
     }
 
-    /// The description that the first format had, for a method that it could run.
+    /// The description in the first format, if that format has the method.
     fn first_format<T: Scalar>(&self) -> Option<String>
     where
         M: SessionMethod<T>,
@@ -73,13 +73,13 @@ impl<M> Identity<'_, M> {
         lines
     }
 
-    /// Refuses the session of another description; the first difference is in the error.
+    /// Refuses a session with another description. The error names the first difference.
     pub(super) fn check<T: Scalar>(&self, path: &Path, there: &str) -> Result<()>
     where
         M: SessionMethod<T>,
     {
         let (there, here) = if first_format::is(there) {
-            let none = || "session format 1, which has no session of this method".to_owned();
+            let none = || "a method that session format 1 does not have".to_owned();
             (first_format::without_name(there), self.first_format::<T>().unwrap_or_else(none))
         } else {
             (there.to_owned(), self.written::<T>())
@@ -108,7 +108,7 @@ fn same(path: &Path, there: &str, here: &str) -> Result<()> {
     let problem = loop {
         match (a.next(), b.next()) {
             (Some(a), Some(b)) if a == b => {
-                // The lines of a description stand below the line that names it, further to the right.
+                // The fields of a description are indented below the line that names it.
                 if !a.starts_with(' ') {
                     within = a.split(": ").next().unwrap_or_default().to_owned();
                 }
@@ -119,7 +119,7 @@ fn same(path: &Path, there: &str, here: &str) -> Result<()> {
                     _ => String::new(),
                 };
                 let (a, b) = (a.unwrap_or("nothing").trim(), b.unwrap_or("nothing").trim());
-                break format!("it holds another session{place}: there `{a}`, here `{b}`; use another directory");
+                break format!("belongs to another session{place}: there `{a}`, here `{b}`; use another directory");
             }
         }
     };

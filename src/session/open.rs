@@ -1,4 +1,4 @@
-//! How a session is opened: what it is made of is checked, and in a directory the journal is read.
+//! Opening a session: its settings are checked and, in a directory, its journal is read.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -25,16 +25,17 @@ use crate::util::atomic_file::io_error;
 use crate::util::validate;
 
 impl<M> SessionBuilder<M> {
-    /// Opens the session on a model that is as it was before the first edit.
+    /// Opens the session. The model must be in its state before the first edit.
     ///
-    /// In a directory that holds a session, the model is brought to where it was after the last confirmed batch: from the
-    /// last snapshot, with the batches since then done again from the journal. With an equal `par`, that is so bit for bit.
+    /// If the directory holds a session, the model is brought to its state after the last confirmed batch: the last snapshot
+    /// is loaded, and the batches since then are replayed from the journal. With an equal `par`, the result is equal bit for
+    /// bit.
     ///
     /// # Errors
-    /// Layers that the adapter does not have, statistics of another size, hyperparameters outside their range; a directory
-    /// that cannot be written, whose session is of another model, layers, statistics or hyperparameters (the error names the
-    /// difference), that another process has open, or whose journal is damaged (the error says where). The model is
-    /// unchanged then, but for a failure of the adapter while it is brought forward.
+    /// Layers that the adapter does not have, statistics of another size, or hyperparameters outside their range. A directory
+    /// that cannot be written, that another process has open, whose session has another model, layers, statistics or
+    /// hyperparameters (the error names the first difference), or whose journal is damaged (the error says where). The model
+    /// is unchanged then, unless the adapter fails while edits are replayed.
     pub fn open<A: Adapter>(mut self, adapter: A, par: Par) -> Result<Session<A, M::Editor>>
     where
         M: SessionMethod<A::Scalar> + 'static,
@@ -88,7 +89,7 @@ impl<M> SessionBuilder<M> {
         Ok(session)
     }
 
-    /// Refuses what cannot be a session of any model.
+    /// Checks the settings that do not depend on the model.
     fn check(&self) -> Result<()> {
         self.guards.check()?;
         if self.layers.is_empty() {
@@ -127,7 +128,7 @@ impl<M> SessionBuilder<M> {
         Ok(())
     }
 
-    /// The layers on the model as it is before the first edit.
+    /// The layers of the unedited model.
     fn first_layers<A: Adapter>(&self, adapter: &A, par: Par) -> Result<Vec<Layer<A::Scalar, M::Editor>>>
     where
         M: SessionMethod<A::Scalar>,
@@ -150,7 +151,7 @@ impl<M> SessionBuilder<M> {
     }
 }
 
-/// What a session keeps of its past, as it was found or made.
+/// The stored parts of a session, found or created.
 struct Opened<T: Scalar> {
     journal: Journal,
     store: Store<T>,
@@ -164,7 +165,7 @@ impl<T: Scalar> Opened<T> {
         Self::begun(Journal::in_memory(), store, &identity.written::<T>())
     }
 
-    /// A session that has just begun: its description is the first record.
+    /// A new session. Its description is the first record.
     fn begun(mut journal: Journal, store: Store<T>, description: &str) -> Result<Self> {
         let record = Record::<T>::Description(description.to_owned());
         journal.append(record.kind(), &record.encode())?;
@@ -223,7 +224,7 @@ impl<T: Scalar> Opened<T> {
         let written = identity.written::<T>();
         let store = Store::in_directory(path, description.as_ref().unwrap_or(&written));
         if journal.is_empty() {
-            // Killed before the description was on the disk.
+            // The process was killed before the description was on the disk.
             return Ok(Self { recovery, ..Self::begun(journal, store, &written)? });
         }
         Ok(Self { journal, store, index, recovery })

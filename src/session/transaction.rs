@@ -22,27 +22,27 @@ use crate::scalar::Scalar;
 use crate::update::Update;
 use crate::util::validate;
 
-/// Why an attempt stopped: the batch is rejected, or the session cannot go on as it is.
+/// Why an attempt stopped: the batch is rejected, or an error is returned.
 pub(super) enum Stop {
     Rejected(Rejection),
     Failed(Error),
 }
 
-/// How far an attempt came: what has to be taken back if it fails.
+/// What an attempt has changed, and must be rolled back if it fails.
 struct Traces<T: Scalar, E> {
-    /// Layers whose weight may have changed, the first ones.
+    /// How many layers, from the first, may have a changed weight.
     touched: usize,
-    /// If edits were taken back, which changes editors as well: what was there before.
+    /// The state before past edits were undone, which also changes editors; `None` if none were.
     kept: Option<Kept<T, E>>,
 }
 
-/// States and weights of all layers, kept aside.
+/// A copy of the states and weights of all layers.
 pub(super) struct Kept<T: Scalar, E>(Vec<(State<E>, Mat<T>)>);
 
 /// A batch at one layer: what the journal keeps of it, and its update.
 type Step<T> = (Part<T>, Proposed<T>);
 
-/// An attempt that came through: all that is left is to record and commit it.
+/// An attempt that succeeded, to be recorded and committed.
 struct Attempt<T: Scalar> {
     record: Record<T>,
     replaced: Vec<EditId>,
@@ -67,7 +67,7 @@ pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
     Ok(validate::finite("the adapter's weight", layer.before.as_ref())?)
 }
 
-/// What a record says about requests joins the index.
+/// Adds what a record says about requests to the index.
 pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T>) {
     match record {
         Record::Description(_) => {}
@@ -85,19 +85,19 @@ pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T
 }
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
-    /// Edits the model by a batch of requests, as a whole or not at all.
+    /// Edits the model with a batch of requests, as a whole or not at all.
     ///
-    /// Projectors whose refresh is due are refreshed first, whatever becomes of the batch.
+    /// Projectors that are due for a refresh are refreshed first, and stay so even if the batch is rejected.
     ///
     /// # Errors
-    /// No requests, or a session that cannot go on: its directory cannot be written (the model is as before then), or a
-    /// failed batch could not be taken back ([`SessionError::Broken`]). All else is an [`Outcome::Rejected`].
+    /// No requests, or more than 2^20; a directory that cannot be written (the model is unchanged then); a failed batch that
+    /// could not be rolled back ([`SessionError::Broken`]). Any other failure is an [`Outcome::Rejected`].
     pub fn edit(&mut self, requests: &[A::Request]) -> Result<Outcome> {
         self.replace(&[], requests)
     }
 
-    /// Takes back past edits and writes new ones in their place, as one transaction: the new targets are reached as they
-    /// would be by a first edit, not averaged with the old ones.
+    /// Undoes past edits and writes new ones instead, in one transaction. The new targets are reached as by a first edit, and
+    /// are not averaged with the old ones.
     ///
     /// # Errors
     /// As [`edit`](Self::edit), and [`SessionError::UnknownEdit`].
@@ -210,7 +210,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Stop::Rejected(Rejection::Failed { layer: self.layers[layer].number, error })
     }
 
-    /// The batch is in the journal: it counts.
+    /// Commits a batch that is in the journal.
     fn commit(&mut self, attempt: Attempt<A::Scalar>, ids: &[EditId], place: Mark) -> Result<Outcome> {
         let Attempt { record, replaced, proposed, conflicts } = attempt;
         let committed: Result<Vec<_>> =
@@ -220,14 +220,14 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(Outcome::Applied { ids: ids.to_vec(), replaced, conflicts, layers })
     }
 
-    /// Brings model and editors back to where the last confirmed batch left them.
+    /// Restores model and editors to their state after the last confirmed batch.
     fn take_back(&mut self, traces: Traces<A::Scalar, E>) -> Result<()> {
         if let Some(kept) = traces.kept {
             return self.put_back(kept);
         }
         self.restored(|session| {
             let Self { adapter, layers, .. } = session;
-            // Downwards, so that an adapter that works layer by layer begins anew at the lowest.
+            // From the top down, so that an adapter that works layer by layer starts again at the lowest.
             layers[..traces.touched]
                 .iter()
                 .rev()
@@ -235,7 +235,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         })
     }
 
-    /// Keeps aside what an undo changes.
+    /// Copies what an undo changes.
     pub(super) fn keep(&mut self) -> Result<Kept<A::Scalar, E>> {
         let Self { adapter, layers, .. } = self;
         let keep = |layer: &mut Layer<A::Scalar, E>| {
@@ -257,7 +257,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         })
     }
 
-    /// Refreshes the projectors that are due. What was refreshed before a failure stays so.
+    /// Refreshes the projectors that are due. A refresh before a failure stays.
     pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, Rejection> {
         let refresh = |layer: &mut Layer<A::Scalar, E>| {
             layer
@@ -285,7 +285,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(residuals * Scale(A::Scalar::from_f64(share)))
     }
 
-    /// The update of a layer, with the weight as it is kept aside.
+    /// Copies a layer's weight and computes its update.
     pub(super) fn propose(
         &mut self,
         i: usize,

@@ -11,19 +11,19 @@ use crate::terminal::{Done, Terminal};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The model; with --session, that of the session if not said
+    /// Model: a Hugging Face directory or a .gguf file [default with --session: the session's model]
     #[arg(long, value_name = "M", required_unless_present = "session")]
     model: Option<PathBuf>,
-    /// The same model edited, as `betaedit edit --out` writes it, to be asked after it
+    /// Edited model to ask as well, as written by `betaedit edit --out`
     #[arg(long, value_name = "EDITED_DIR")]
     edited: Option<PathBuf>,
-    /// A session whose edits are made before the model is asked again
+    /// Session whose model is asked before and after its edits
     #[arg(long, value_name = "DIR", conflicts_with = "edited")]
     session: Option<PathBuf>,
-    /// Tokens of the answer
+    /// Number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 20)]
     tokens: usize,
-    /// The beginning of a text
+    /// Text to complete
     prompt: String,
 }
 

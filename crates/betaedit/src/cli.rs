@@ -1,4 +1,4 @@
-//! The command line: the commands, and the help that lists them.
+//! The command line: the subcommands, and the help that lists them.
 
 use std::fmt::Write;
 
@@ -7,13 +7,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::research::Research;
 use crate::{ask, demo, edit, eval, inspect, stats, undo};
 
-/// Changes facts in a language model by rewriting one matrix of a few layers, in closed form, without training.
+/// Edits facts in a language model by rewriting one matrix in each of a few layers, in closed form, without training.
 ///
-/// A first look, which needs nothing but a model of 100 to 270 MB that it fetches:
+/// For a first look, which downloads a model of 100 to 270 MB:
 ///
 ///   betaedit demo
 ///
-/// The whole way, with a model and facts of your own:
+/// With a model and facts of your own:
 ///
 ///   betaedit stats --model M --text TEXT --layers 5-10 --out stats
 ///   betaedit edit --model M --facts FACTS.json --stats stats --layers 5-10 --session run-1 --out edited --report report.json
@@ -26,50 +26,50 @@ use crate::{ask, demo, edit, eval, inspect, stats, undo};
     verbatim_doc_comment,
     after_help = "A model M is a directory in the layout of the Hugging Face hub (config.json, model.safetensors or its shards, \
                   tokenizer.json) or a .gguf file: Llama, SmolLM2, Mistral, Qwen2, Qwen3, GPT-2, GPT-J.\n\n\
-                  Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 every edit was rejected."
+                  Exit codes: 0 success; 1 failure, with the reason on standard error; 2 wrong usage; 3 all edits were rejected."
 )]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
-    /// Threads, 0 = all cores
+    /// Number of threads, 0 = all cores
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: usize,
-    /// One JSON object on standard output in place of text
+    /// Print one JSON object to standard output instead of text
     #[arg(long, global = true)]
     pub json: bool,
 }
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Collect what the model knows: second moments of the keys over a text, for the layers to edit
+    /// Collect the statistics of the layers to edit: second moments of their keys over a text
     Stats(stats::Arguments),
-    /// Edit facts, with the metrics before and after
+    /// Edit facts, and measure the model before and after
     Edit(Box<edit::Arguments>),
     /// Measure a model: efficacy, generality, specificity, perplexity
     Eval(eval::Arguments),
-    /// Let a model go on from a prompt, before and after its edits
+    /// Let a model complete a prompt, before and after its edits
     Ask(ask::Arguments),
-    /// Take edits of a session back
+    /// Undo edits of a session
     Undo(undo::Arguments),
-    /// Look at statistics (spectrum, capacity) or at a session (its edits, leakage, drift)
+    /// Show statistics (spectrum, capacity) or a session (edits, leakage, drift)
     Inspect(inspect::Arguments),
-    /// Fetch the model of the demonstration, and say where it is
+    /// Download the model of the demonstration, and print its path
     Fetch,
-    /// Edit twenty facts of a small model, with tables and plots, and undo one
+    /// Edit twenty facts in a small model, with tables and plots, and undo one
     Demo(demo::Arguments),
     #[command(flatten)]
     Research(Research),
 }
 
 impl Cli {
-    /// The arguments of this process. Wrong ones, and a request for help, end it.
+    /// Parses the arguments of this process. Exits on wrong arguments and on `--help`.
     pub fn read() -> Self {
         Self::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit())
     }
 }
 
-/// The command line with a section for research in its help: clap lists all subcommands under one heading, so these are
-/// hidden from its list, and the help's template has a list of theirs.
+/// The command line, with a section for research in its help. clap lists all subcommands under one heading, so the research
+/// commands are hidden from its list, and the help template lists them separately.
 fn command() -> clap::Command {
     let mut command = Cli::command();
     let header = *command.get_styles().get_header();

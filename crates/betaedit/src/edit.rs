@@ -21,30 +21,30 @@ use crate::weights::Outputs;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The model
+    /// Model: a Hugging Face directory or a .gguf file
     #[arg(long, value_name = "M")]
     pub model: PathBuf,
     #[command(flatten)]
     pub facts: FactArguments,
-    /// Statistics of the layers, from `betaedit stats`, or `.npz` files of the MEMIT family
+    /// Directory with statistics of the layers, from `betaedit stats` or as `.npz` files of the MEMIT family
     #[arg(long, value_name = "STATS_DIR")]
     pub stats: PathBuf,
-    /// Keep the run in a directory: one that was interrupted goes on where it was, and edits can be undone
+    /// Keep the run in this directory, to continue it after an interruption and to undo edits
     #[arg(long, value_name = "DIR")]
     pub session: Option<PathBuf>,
-    /// With --session: the facts are more facts, not those that the session began with
+    /// With --session: add these facts to those already in the session
     #[arg(long, requires = "session")]
     pub append: bool,
-    /// A TOML file of settings, named as the flags below; flags win
+    /// TOML file of settings, named like the flags below; flags take precedence
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// A text whose perplexity is measured before and after, or "shipped"
+    /// Text on which to measure perplexity before and after; "shipped" for the one that comes with the program
     #[arg(long, value_name = "FILE")]
     pub eval_text: Option<String>,
-    /// Evaluate only every so manieth fact, up to N of them, 0 = none [default: all]
+    /// Evaluate at most N facts, evenly spread, 0 = none [default: all]
     #[arg(long, value_name = "N")]
     pub eval_limit: Option<usize>,
-    /// Show what the model says at so many facts
+    /// Show the model's completions for N facts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub show: usize,
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     Ok(code)
 }
 
-/// Edits, evaluates, writes what was asked for; the run stays open.
+/// Edits, evaluates, and writes the outputs. The run stays open.
 pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> {
     let started = Instant::now();
     writable(arguments)?;
@@ -81,7 +81,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     if let Some(named) = named.as_ref().filter(|named| !named.is_empty()) {
         let (count, names) = (named.len(), shortened(&named.join(", "), 60));
         terminal.note(format!(
-            "the text for perplexity names {count} of the subjects ({names}): what it says of them is meant to change"
+            "the text for perplexity names {count} of the subjects ({names}): edits are meant to change these parts of it"
         ));
     }
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
@@ -129,27 +129,27 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
 }
 
-/// Refuses places that nothing can be written to before hours are spent.
+/// Checks that the outputs can be written, before hours of work.
 fn writable(arguments: &Arguments) -> Done {
     let Reports { report, html, plot } = &arguments.reports;
     for path in [report, html, plot].into_iter().flatten() {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.is_dir() {
             return Err(
-                format!("`{}` cannot be written: `{}` is no directory", path.display(), folder.display()).into()
+                format!("`{}` cannot be written: `{}` is not a directory", path.display(), folder.display()).into()
             );
         }
     }
     Ok(())
 }
 
-/// At most so many facts, evenly spread.
+/// At most `most` facts, evenly spread.
 fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
     let n = most.min(facts.len());
     (0..n).map(|i| facts[i * facts.len() / n].clone()).collect()
 }
 
-/// The facts, each of which can be written.
+/// The facts that can be written.
 fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Terminal) -> Done<Vec<Fact>> {
     let mut good = vec![];
     for fact in facts {
@@ -159,22 +159,23 @@ fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Termina
             Err(error) => return Err(format!("fact {}: {error} (--skip-bad leaves it out)", fact.case_id()).into()),
         }
     }
-    if good.is_empty() { Err("no fact can be written".into()) } else { Ok(good) }
+    if good.is_empty() { Err("none of the facts can be written".into()) } else { Ok(good) }
 }
 
-/// How many of the requests the session has seen; it must have begun with them.
+/// How many of the requests the session has seen. It must have started with them.
 fn agreed(requests: &[Request], run: &Run) -> Done<usize> {
     for (i, (entry, request)) in run.entries.iter().zip(requests).enumerate() {
         if *entry != Entry::from(request) {
             let (there, here) = (&entry.subject, request.subject());
-            let problem = format!("edit {i} of the session is about `{there}`, fact {i} of the file about `{here}`");
-            return Err(format!("{problem}: give the same facts, or --append if these come on top").into());
+            let problem =
+                format!("edit {i} of the session is about `{there}`, but fact {i} of the file is about `{here}`");
+            return Err(format!("{problem}: give the same facts, or --append to add these").into());
         }
     }
     Ok(run.entries.len().min(requests.len()))
 }
 
-/// The scores of the unedited model. A session keeps them, so that they are not measured again when it goes on.
+/// The scores of the unedited model. A session keeps them, so that they are not measured again when it continues.
 #[derive(Serialize, Deserialize)]
 struct Before {
     of: String,
@@ -207,7 +208,7 @@ impl Before {
     }
 }
 
-/// Tokens of a completion that is shown.
+/// Tokens in the completions that are shown.
 const SHOWN: usize = 8;
 
 fn said(run: &Run, fact: &Fact) -> Done<Said> {

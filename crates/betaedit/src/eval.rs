@@ -12,18 +12,18 @@ use crate::terminal::{Done, Terminal, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The model
+    /// Model: a Hugging Face directory or a .gguf file
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// The model before its edits, to say what is as it was
+    /// Model before its edits, to measure what is unchanged
     #[arg(long, value_name = "M0")]
     unedited: Option<PathBuf>,
     #[command(flatten)]
     facts: FactArguments,
-    /// A text whose perplexity is measured, or "shipped"
+    /// Text on which to measure perplexity; "shipped" for the one that comes with the program
     #[arg(long, value_name = "FILE")]
     eval_text: Option<String>,
-    /// Write all numbers as JSON
+    /// Write all numbers to a JSON file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! A page with the tables and plots of a run, without anything from elsewhere.
+//! A self-contained HTML page with the tables and plots of a run.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;ma
     vertical-align:top}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}.new{color:#00684f;font-weight:600}\
     svg{max-width:100%;height:auto}small{color:#666}";
 
-/// What a fact's prompt was continued by, before and after.
+/// The completion of a fact's prompt, before and after.
 pub struct Said {
     pub prompt: String,
     pub target: String,
@@ -34,10 +34,10 @@ pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Sa
     );
     page += "<h2>Metrics</h2>";
     page += &table(&scores::rows(&[("before", before), ("after", after)], Some(before)));
-    page += "<p><small>Means, with their 95 % intervals in brackets. Efficacy, generality, specificity: every token of the \
-             wanted target is the model's first choice, at the prompt, its paraphrases, and prompts about other subjects; \
-             prob: it is more probable than its rival. Agreement: the first choice at prompts about other subjects is what it was \
-             before.</small></p>";
+    page += "<p><small>Means, with 95 % intervals in brackets. Efficacy, generality, specificity: every token of the wanted \
+             target is the model's first choice, at the prompt, its paraphrases, and prompts about other subjects; prob: the \
+             target is more probable than its rival. Agreement: the first choice at prompts about other subjects is the same as \
+             before the edits.</small></p>";
     if !said.is_empty() {
         page += "<h2>What the model says</h2><table><tr><th>prompt<th>wanted<th>before<th>after</tr>";
         for Said { prompt, target, before, after } in said {
@@ -47,7 +47,7 @@ pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Sa
         page += "</table>";
     }
     page +=
-        "<h2>Layers</h2><p>Leakage is what the edits change at keys of ordinary text; drift is their norm.</p><pre>";
+        "<h2>Layers</h2><p>Leakage is the change at keys of ordinary text; drift is the norm of the change.</p><pre>";
     page += &escaped(&report::layer_table(&run.session));
     page += "</pre>";
     page += &plot::svg("Leakage and drift", "facts", &curves(&run.session))?;

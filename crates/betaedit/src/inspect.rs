@@ -12,19 +12,19 @@ use crate::terminal::{Done, Terminal, shortened, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Statistics to look at
+    /// Directory with statistics to show
     #[arg(long, value_name = "STATS_DIR", required_unless_present = "session")]
     stats: Option<PathBuf>,
-    /// A session to look at
+    /// Directory of a session to show
     #[arg(long, value_name = "DIR")]
     session: Option<PathBuf>,
-    /// The session's model, if it is not where it was
+    /// Model of the session, if it has moved
     #[arg(long, value_name = "M", requires = "session")]
     model: Option<PathBuf>,
-    /// Where the null space ends, for the capacity
+    /// Eigenvalue below which directions may be edited, for the capacity
     #[arg(long, default_value_t = 0.02)]
     threshold: f64,
-    /// Draw spectra, or leakage and drift, as SVG [default: spectrum.svg, session.svg]
+    /// Draw spectra, or leakage and drift, to an SVG file [default: spectrum.svg, session.svg]
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -53,7 +53,7 @@ fn statistics(folder: &Path, arguments: &Arguments, terminal: Terminal) -> Done<
         let (statistics, spectrum) = stats::read(folder, layer, terminal)?;
         let s = spectrum.values();
         let below = spectrum.count_below(threshold);
-        // What the kept directions have room for: sum (1 - s_i / threshold).
+        // The capacity of the kept directions: sum (1 - s_i / threshold).
         let capacity: f64 = s[..below].iter().map(|s| 1.0 - s / threshold).sum();
         rows.push(vec![
             layer.to_string(),
@@ -77,7 +77,7 @@ fn statistics(folder: &Path, arguments: &Arguments, terminal: Terminal) -> Done<
     curves.push(Curve { name: "threshold".into(), dashed: true, points });
     let panel = Panel { title: "eigenvalues of C".into(), y: "log10".into(), curves };
     let path = arguments.plot.clone().unwrap_or("spectrum.svg".into());
-    draw(&path, "What the model knows", "index", &[panel])?;
+    draw(&path, "Spectrum of the statistics", "index", &[panel])?;
     terminal.say(format!("{}\n\nbelow {threshold}; the plot is in {}", table(&rows), path.display()));
     Ok(json!({ "layers": values, "threshold": threshold, "plot": path }))
 }

@@ -1,4 +1,4 @@
-//! The command `betaedit`: changes facts in a language model, and shows what that does to it.
+//! The command `betaedit`: edits facts in a language model and measures the effects.
 
 #![allow(non_snake_case)]
 

@@ -1,10 +1,10 @@
-//! Files that a command writes at its end.
+//! The files that a command writes at its end.
 
 use std::path::{Path, PathBuf};
 
 use crate::terminal::Done;
 
-/// Finds out before the work, not after it, that an output cannot be written.
+/// Checks before the work that the outputs can be written.
 pub fn check(outputs: &[&Option<PathBuf>]) -> Done {
     let outputs: Vec<&Path> = outputs.iter().filter_map(|path| path.as_deref()).collect();
     for (i, path) in outputs.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Line charts as SVG files, for looking at curves rather than reading them.
+//! Line charts as SVG files.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub struct Panel {
     pub curves: Vec<Curve>,
 }
 
-/// Colours that stay apart for colour-blind readers (Okabe and Ito).
+/// Colours that colour-blind readers can distinguish (Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -38,7 +38,7 @@ pub fn save(path: &Path, title: &str, x: &str, panels: &[Panel]) -> Done {
     Ok(std::fs::write(path, svg(title, x, panels)?)?)
 }
 
-/// A figure of panels side by side, two a row, over a common `x`.
+/// A figure of panels, two per row, over a common `x`.
 pub fn svg(title: &str, x: &str, panels: &[Panel]) -> Done<String> {
     let columns = panels.len().min(2);
     let rows = panels.len().div_ceil(2);
@@ -104,14 +104,14 @@ fn draw(panel: &Panel, x: &str, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Do
     Ok(())
 }
 
-/// Where a legend hides the fewest points of the curves.
+/// The corner where a legend hides the fewest points of the curves.
 fn emptiest_corner(curves: &[Curve], last: f64, bottom: f64, top: f64) -> SeriesLabelPosition {
     let hidden = |right: bool, upper: bool| {
         let inside = |&&(x, y): &&(f64, f64)| {
             let (x, y) = (x / last, (y - bottom) / (top - bottom));
             (if right { x > 0.6 } else { x < 0.4 }) && (if upper { y > 0.6 } else { y < 0.4 })
         };
-        // A curve of few points hides as well as one of many.
+        // A curve of few points counts as much as one of many.
         curves.iter().map(|curve| curve.points.iter().filter(inside).count() as f64 / curve.points.len() as f64).sum()
     };
     let corners = [

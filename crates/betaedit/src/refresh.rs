@@ -1,4 +1,4 @@
-//! How the projector is refreshed, as programs let it be chosen.
+//! The flags that choose how the projector is refreshed.
 
 use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::{Refresh, RefreshRule};
@@ -10,25 +10,25 @@ use clap::ValueEnum;
 pub enum Rule {
     /// A new eigendecomposition
     Full,
-    /// The largest space below the threshold, without one
+    /// The largest space below the threshold, without an eigendecomposition
     Maximal,
-    /// The largest part of the present space below the threshold
+    /// The largest part of the current space below the threshold
     Nested,
-    /// Nested, at every edit; --refresh-every does not matter then
+    /// Nested, at every edit; --refresh-every is ignored
     Continuous,
 }
 
-/// How past keys join the statistics at a full refresh.
+/// How a full refresh adds past keys to the statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
-    /// (H / t + lambda1 C) / (lambda1 + 1), the published program
+    /// (H / t + lambda1 C) / (lambda1 + 1), as in the published program
     Mean,
-    /// C + w H, with w = --refresh-weight; w = 1 is the paper's text
+    /// C + w H, with w = --refresh-weight; w = 1 as in the paper's text
     Sum,
 }
 
-/// The refresh that is meant; `every` 0 is never.
+/// The refresh that the flags describe. `every` = 0 means never.
 pub fn refresh(rule: Rule, weighting: Weighting, weight: f64, lambda1: f64, every: usize) -> Refresh {
     let rule = match (rule, weighting) {
         (Rule::Continuous, _) => return Refresh::Continuous { weight },

@@ -1,4 +1,4 @@
-//! What a run came to, in numbers and curves.
+//! The results of a run, as numbers and curves.
 
 use std::path::{Path, PathBuf};
 
@@ -12,18 +12,18 @@ use crate::terminal::{Done, table};
 
 #[derive(clap::Args, Clone, Default)]
 pub struct Reports {
-    /// Write all numbers as JSON
+    /// Write all numbers to a JSON file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Write a page with tables and plots [default: beside the report]
+    /// Write an HTML page with tables and plots [default: beside the report]
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Draw leakage and drift as SVG
+    /// Draw leakage and drift to an SVG file
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
 }
 
-/// Seconds of the edits of one run, and how many facts it was.
+/// The seconds that the edits of one run took, and the number of facts.
 #[derive(Clone, Copy, Default)]
 pub struct Seconds {
     pub facts: usize,
@@ -40,11 +40,11 @@ impl Seconds {
         })
     }
 
-    /// In words, a fact.
+    /// The means per fact, as a line of text.
     pub fn line(self) -> String {
         let n = self.facts.max(1) as f64;
         format!(
-            "{:.2} s a fact: targets {:.2} s, keys {:.3} s, linear algebra {:.3} s ({:.1} %)",
+            "{:.2} s per fact: targets {:.2} s, keys {:.3} s, linear algebra {:.3} s ({:.1} %)",
             self.total / n,
             self.targets / n,
             self.keys / n,
@@ -54,7 +54,7 @@ impl Seconds {
     }
 }
 
-/// Leakage, drift and directions of every layer as they are now.
+/// The current leakage, drift and directions of every layer.
 pub fn layers(session: &Session<Timed>) -> Vec<Value> {
     let last = session.report().curve.iter().rev();
     session
@@ -85,7 +85,7 @@ pub fn layer_table(session: &Session<Timed>) -> String {
     table(&rows)
 }
 
-/// Leakage and drift over the edits, a curve a layer.
+/// Leakage and drift over the edits, one curve per layer.
 pub fn curves(session: &Session<Timed>) -> Vec<Panel> {
     let report = session.report();
     type Gauge = fn(&betaedit_core::session::Point) -> Option<f64>;

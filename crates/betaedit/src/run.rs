@@ -1,7 +1,7 @@
-//! A run: a session on a language model, with what it takes to open it again.
+//! A run: a session on a language model, with everything needed to open it again.
 //!
-//! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in their order),
-//! `before.json` (scores of the unedited model), and `state/`, which is the engine's own.
+//! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in order),
+//! `before.json` (scores of the unedited model), and `state/` (the directory of the library's session).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use crate::source::open_model;
 use crate::stats;
 use crate::terminal::{Done, Terminal};
 
-/// What `run.toml` says.
+/// The contents of `run.toml`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Description {
     pub model: PathBuf,
     pub stats: PathBuf,
-    /// Texts that prompts stand behind.
+    /// Texts that precede the prompts.
     pub contexts: Vec<String>,
     pub plan: Plan,
 }
@@ -51,7 +51,7 @@ impl Entry {
     }
 }
 
-/// A session that is open, and the model as it was before it.
+/// An open session, and the unedited model.
 pub struct Run {
     pub description: Description,
     pub unedited: Model,
@@ -61,7 +61,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins a session, or goes on with the one in the directory, which must have the same settings.
+    /// Starts a session, or continues the one in the directory, which must have the same settings.
     pub fn begin(
         (model, tokenizer): (Model, Tokenizer),
         model_path: &Path,
@@ -87,7 +87,7 @@ impl Run {
             plan,
         };
         let run = Self::start(description, (model, tokenizer), directory, observer, terminal)?;
-        // Once the session is known to be in order, and before the first edit. Paths may have changed since the last time.
+        // After the session was opened without errors, and before the first edit. Paths may have changed since the last run.
         if let Some(directory) = directory
             && there.as_ref() != Some(&run.description)
         {
@@ -107,7 +107,7 @@ impl Run {
         Self::start(description, opened, Some(directory), (), terminal)
     }
 
-    /// What a directory's `run.toml` says, if it has one.
+    /// The contents of a directory's `run.toml`, if it has one.
     pub fn description(directory: &Path) -> Done<Option<Description>> {
         let path = directory.join("run.toml");
         if !path.exists() {
@@ -147,11 +147,13 @@ impl Run {
         let recovery = session.recovery();
         if recovery.resumed {
             let again = recovery.replayed;
-            terminal
-                .note(format!("the session goes on after {} facts ({again} from the journal)", session.processed()));
+            terminal.note(format!(
+                "the session continues after {} facts ({again} replayed from the journal)",
+                session.processed()
+            ));
         }
         if let Some(reason) = &recovery.snapshot_ignored {
-            terminal.note(format!("the snapshot was left aside: {reason}"));
+            terminal.note(format!("the snapshot was not used: {reason}"));
         }
         let entries =
             directory.map(|directory| entries(directory, session.processed())).transpose()?.unwrap_or_default();
@@ -162,7 +164,7 @@ impl Run {
         &self.session.adapter().inner
     }
 
-    /// Edits by a batch, and writes down what it was.
+    /// Edits a batch and records its requests.
     pub fn edit(&mut self, batch: &[Request]) -> Done<Outcome> {
         if let Some(directory) = &self.directory {
             let path = directory.join("edits.jsonl");
@@ -182,8 +184,8 @@ impl Run {
     }
 }
 
-/// The requests of the first edits, so many as the journal has. Lines beyond them were written before a crash and not
-/// confirmed; they go, so that the next edits stand in their place.
+/// The requests of all edits in the journal. Lines beyond them were written before a crash and not confirmed; they are removed,
+/// so that the next edits take their place.
 fn entries(directory: &Path, processed: u64) -> Done<Vec<Entry>> {
     let path = directory.join("edits.jsonl");
     let text = if path.exists() { std::fs::read_to_string(&path)? } else { String::new() };
@@ -193,7 +195,10 @@ fn entries(directory: &Path, processed: u64) -> Done<Vec<Entry>> {
         entries.collect::<serde_json::Result<_>>().map_err(|error| format!("`{}`: {error}", path.display()))?;
     if (entries.len() as u64) < processed {
         let (there, path) = (entries.len(), path.display());
-        return Err(format!("`{path}` has {there} of the {processed} edits in the journal: restore it").into());
+        return Err(format!(
+            "`{path}` has only {there} of the {processed} edits in the journal: restore the file from a copy"
+        )
+        .into());
     }
     let kept: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
     if kept != text {
@@ -202,12 +207,12 @@ fn entries(directory: &Path, processed: u64) -> Done<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Writes a file beside its place and moves it there.
+/// Writes a file under a temporary name and renames it.
 pub fn replace(path: &Path, text: &str) -> Done {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut builder = tempfile::Builder::new();
-        // Like any new file, not private to its owner; the process's mask applies.
+        // Readable like any new file, not private to its owner; the process's mask applies.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut file = builder.tempfile_in(folder)?;
@@ -231,14 +236,18 @@ fn same_plan(there: &Plan, here: &Plan, directory: &Path) -> Done {
         return Ok(());
     }
     let (directory, differing) = (directory.display(), differing.join("; "));
-    Err(format!("the session in `{directory}` has other settings ({differing}): use them, or another directory").into())
+    Err(format!(
+        "the session in `{directory}` has other settings ({differing}): use the same settings, or another directory"
+    )
+    .into())
 }
 
-/// An adapter whose time is measured.
+/// Measures the time of an adapter.
 pub struct Timed {
     pub inner: ModelAdapter,
-    /// Seconds for targets (with what is still missing of them at each layer), and for keys.
+    /// Time for targets (including the residuals at each layer).
     pub targets: Duration,
+    /// Time for keys.
     pub keys: Duration,
 }
 
@@ -295,7 +304,7 @@ impl Adapter for Timed {
     }
 }
 
-/// A bar that follows a session; where there is no terminal, a line now and then.
+/// A progress bar for a session. Without a terminal, it prints a line now and then.
 pub struct Follow {
     bar: ProgressBar,
     said: Instant,

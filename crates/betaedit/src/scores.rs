@@ -1,4 +1,4 @@
-//! What a model scores on facts, before edits and after.
+//! The scores of a model on facts, before and after edits.
 
 use betaedit_core::facts::Fact;
 use betaedit_core::facts::metrics::{Case, Evaluation, Rate};
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::terminal::{Done, Terminal};
 
-/// Tokens of held-out text whose perplexity is measured, at least.
+/// The least number of tokens over which perplexity is measured.
 const PERPLEXITY_TOKENS: u64 = 4096;
 
-/// Answers to facts, and the perplexity of a text if there is one.
+/// The answers to facts, and the perplexity of a text, if one was given.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Scores {
     pub evaluation: Evaluation,
@@ -40,7 +40,7 @@ impl Scores {
         Ok(Self { evaluation, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
     }
 
-    /// The rates by name, and the agreement with the unedited model, if that was asked.
+    /// The rates by name, and the agreement with the unedited model, if its scores are given.
     pub fn rates(&self, unedited: Option<&Scores>) -> Vec<(&'static str, Option<Rate>)> {
         let summary = self.evaluation.summary();
         let agreement = unedited.and_then(|unedited| self.evaluation.neighborhood_agreement(&unedited.evaluation));
@@ -69,7 +69,7 @@ impl Scores {
     }
 }
 
-/// Subjects that the measured part of a text names. What it says of them is meant to change, and counts as damage there.
+/// The subjects that the measured part of a text names. Edits are meant to change what it says about them, which counts as damage.
 pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
     let measured = Scoring::new(model, tokenizer).measured_part(text, PERPLEXITY_TOKENS)?;
     let mut subjects: Vec<String> = vec![];
@@ -81,7 +81,7 @@ pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -
     Ok(subjects)
 }
 
-/// Whether a text has a name in it that is not part of a longer word.
+/// Whether a text contains a name that is not part of a longer word.
 fn has_name(text: &str, name: &str) -> bool {
     let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     text.match_indices(name).any(|(start, name)| {
@@ -89,7 +89,7 @@ fn has_name(text: &str, name: &str) -> bool {
     })
 }
 
-/// The metrics as rows of a table: of one model, or before and after.
+/// The metrics as rows of a table, for one model or for before and after.
 pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<String>> {
     let mut rows = vec![std::iter::once(String::new()).chain(columns.iter().map(|(name, _)| (*name).into())).collect()];
     let rates: Vec<_> = columns.iter().map(|(_, scores)| scores.rates(unedited)).collect();
@@ -108,7 +108,7 @@ pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<S
     rows
 }
 
-/// How a model goes on after a prompt.
+/// A model's completion of a prompt.
 pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<String> {
     let start = tokenizer.encode(prompt)?;
     let more = model.generate(&start, tokens, &mut Sampler::Greedy)?;

@@ -1,4 +1,4 @@
-//! How to edit: from flags, from a TOML file, from what is usual for a model, in this order.
+//! The settings of a run: from flags, else from a TOML file, else the defaults for the model.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -28,8 +28,9 @@ impl FromStr for Layers {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number =
-            |text: &str| text.trim().parse::<usize>().map_err(|_| format!("`{text}` is no layer: write 7-10, or 5,7"));
+        let number = |text: &str| {
+            text.trim().parse::<usize>().map_err(|_| format!("`{text}` is not a layer: write 7-10 or 5,7"))
+        };
         let part = |part: &str| match part.split_once('-') {
             Some((first, last)) => Ok(number(first)?..=number(last)?),
             None => Ok(number(part)?..=number(part)?),
@@ -38,7 +39,7 @@ impl FromStr for Layers {
         let mut layers: Vec<usize> = parts.into_iter().flatten().collect();
         layers.sort_unstable();
         layers.dedup();
-        if layers.is_empty() { Err(format!("`{text}` names no layer")) } else { Ok(Self(layers)) }
+        if layers.is_empty() { Err(format!("`{text}` names no layer: write 7-10 or 5,7")) } else { Ok(Self(layers)) }
     }
 }
 
@@ -68,21 +69,21 @@ impl fmt::Display for Layers {
     }
 }
 
-/// What is done about edits that contradict each other.
+/// What to do about edits that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnConflict {
-    /// Write both and say so, as the papers do
+    /// Write both and report it, as in the papers
     Report,
-    /// Reject the later one
+    /// Reject the batch of the later one
     Reject,
-    /// Make one of them
+    /// Merge them within a batch; undo an earlier one
     Merge,
     /// Undo the earlier one
     LastWins,
 }
 
-/// The token of a prompt at which a fact is written.
+/// The token of the prompt at which a fact is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Token {
@@ -90,50 +91,50 @@ pub enum Token {
     SubjectLast,
     /// The first token of the subject
     SubjectFirst,
-    /// The last token of the prompt: all facts asked for in the same words have nearly the same key then
+    /// The last token of the prompt; facts with the same wording then have nearly the same key
     PromptLast,
 }
 
-/// What targets are outputs of.
+/// The output that a target is searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// The block
+    /// The output of the block
     Block,
-    /// Its MLP
+    /// The output of its MLP
     Mlp,
-    /// Its MLP, sought together with a vector for the attention, which is not written: the targets of PMET
+    /// The output of its MLP, searched with a vector for the attention, which is not written, as in PMET
     Pmet,
 }
 
-/// How the prompt is worded behind the texts in the search for a target.
+/// The wording of the prompt after a text, in the search for a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wording {
-    /// As it is, as the papers do
+    /// Unchanged, as in the papers
     AsGiven,
-    /// Behind the first text with ", as everyone knows," after the subject: reaches more paraphrases
+    /// After the first text, with ", as everyone knows," after the subject, which reaches more paraphrases
     Aside,
 }
 
-/// How the search for a target goes downhill.
+/// The descent of the search for a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
-    /// Along the gradient, in steps of one length: finds shorter changes in fewer steps
+    /// Steps of one length along the gradient, which find shorter changes in fewer steps
     Steepest,
-    /// By Adam, as the papers do
+    /// Adam, as in the papers
     Adam,
 }
 
 macro_rules! settings {
     ($( $(#[$attribute:meta])* $name:ident: $type:ty, )*) => {
-        /// The settings of a run, as far as somebody said them. In a TOML file they have the same names.
+        /// The settings of a run that were given. In a TOML file they have the same names.
         #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Settings { $( $(#[$attribute])* pub $name: Option<$type>, )* }
 
-        /// The settings of a run, all of them.
+        /// All settings of a run.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Plan { $( pub $name: $type, )* }
@@ -141,121 +142,121 @@ macro_rules! settings {
 }
 
 settings! {
-    /// How to edit
+/// Editing method
     #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>(), help_heading = "Method")]
     method: String,
-    /// The layers to edit, such as 5-10
+    /// Layers to edit, such as 5-10 or 5,7
     #[arg(long, help_heading = "Method")]
     layers: Layers,
-    /// MEMIT and its kin: weight of the statistics, in units of one edited key
+    /// MEMIT and its variants: weight of the statistics C, in units of one edited key
     #[arg(long, help_heading = "Method")]
     lambda: f64,
-    /// BetaEdit: weight of the statistics in the solve; less of it writes more strongly
+    /// BetaEdit: weight of the statistics C in the solve; a smaller weight writes facts more strongly
     #[arg(long, help_heading = "Method")]
     lambda1: f64,
     /// AlphaEdit, BetaEdit: ridge on the norm of the update
     #[arg(long, help_heading = "Method")]
     lambda2: f64,
-    /// AlphaEdit, BetaEdit: directions with eigenvalues of C below this may be edited
+    /// AlphaEdit, BetaEdit: edit only directions with an eigenvalue of C below this
     #[arg(long, help_heading = "Method")]
     threshold: f64,
-    /// BetaEdit: edits between refreshes of the projector, 0 = never
+    /// BetaEdit: refresh the projector every N edits, 0 = never
     #[arg(long, value_name = "N", help_heading = "Method")]
     refresh_every: usize,
-    /// BetaEdit: how the projector is refreshed
+    /// BetaEdit: how to refresh the projector
     #[arg(long, value_enum, help_heading = "Method")]
     refresh_rule: Rule,
-    /// BetaEdit: how past keys join the statistics at a full refresh
+    /// BetaEdit: how a full refresh adds past keys to the statistics
     #[arg(long, value_enum, help_heading = "Method")]
     history: Weighting,
-    /// BetaEdit: what an edited key counts against the mean over the text, in C + w H
+    /// BetaEdit: weight w of the past keys in C + w H, for a refresh
     #[arg(long, value_name = "W", help_heading = "Method")]
     refresh_weight: f64,
-    /// BetaEdit: whether lambda1 C is in the solve (true) or in the projector alone (false)
+    /// BetaEdit: keep lambda1 C in the solve (true), or use C only for the projector (false)
     #[arg(long, value_name = "BOOL", help_heading = "Method")]
     penalty: bool,
-    /// EMMET: how far residuals may be missed, for single edits and for batches
+    /// EMMET: slack for meeting residuals, for single edits and for batches; 0 = meet them exactly
     #[arg(long, num_args = 2, value_names = ["SINGLE", "BATCH"], help_heading = "Method")]
     slack: Vec<f64>,
-    /// RLSEdit: strengths of the anchors to the outputs and to the weight of the start
+    /// RLSEdit: strength of the anchors to the initial outputs and to the initial weight
     #[arg(long, num_args = 2, value_names = ["MU", "NU"], help_heading = "Method")]
     anchors: Vec<f64>,
-    /// MEMIT-Merge: the cosine from which two keys are one
+    /// MEMIT-Merge: merge edits whose keys have at least this cosine
     #[arg(long, value_name = "COSINE", help_heading = "Method")]
     alike: f64,
-    /// SimIE around the method, with this weight of the distance from the start, 0 = only if the method is simie
+    /// Wrap the method in SimIE, with this weight of the distance from the start; 0 = only for the method simie
     #[arg(long, value_name = "LAMBDA", help_heading = "Method")]
     simie: f64,
-    /// RECT: keep this share of the entries of every update, those with the largest relative change; 0 = all
+    /// RECT: keep this share of the entries of an update, those with the largest relative change; 0 = keep all
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     rect: f64,
-    /// PRUNE: damp the singular values of the total change that are above those of the weight
+    /// PRUNE: damp singular values of the total change that exceed the largest of the weight
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Method")]
     prune: bool,
-    /// Facts that are written together
+    /// Number of facts written together
     #[arg(long, value_name = "N", help_heading = "Method")]
     batch: usize,
-    /// What is done about edits of one subject, or with nearly the same key
+    /// What to do about edits of the same subject, or with nearly parallel keys
     #[arg(long, value_enum, help_heading = "Method")]
     on_conflict: OnConflict,
-    /// Reject a batch with |Delta| beyond this share of |W|, 0 = no limit
+    /// Reject a batch of n facts if |Delta| / sqrt(n) exceeds this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_update: f64,
-    /// Reject what would bring the drift |D| beyond this share of |W|, 0 = no limit
+    /// Reject a batch if the drift |D| would exceed this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_drift: f64,
-    /// The token of a prompt at which a fact is written
+    /// Token of the prompt at which a fact is written
     #[arg(long, value_enum, help_heading = "Keys and targets")]
     token: Token,
-    /// What targets are outputs of [default: pmet for methods of that name, else block]
+    /// Output that a target is searched for [default: pmet for the methods of that name, else block]
     #[arg(long, value_enum, help_heading = "Keys and targets")]
     target: Target,
-    /// Texts that keys are averaged over, besides the bare prompt; the model makes them up
+    /// Number of texts, generated by the model, over which keys are averaged besides the bare prompt
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     contexts: usize,
-    /// So many of these texts stand before the prompt in the search for a target, too
+    /// Number of these texts that also precede the prompt in the search for a target
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     target_contexts: usize,
-    /// How the prompt is worded behind them there
+    /// Wording of the prompt after these texts in the search for a target
     #[arg(long, value_enum, help_heading = "Keys and targets")]
     wording: Wording,
-    /// Their length in tokens
+    /// Length of the generated texts, in tokens
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     context_length: usize,
-    /// For the texts
+    /// Seed for the generated texts, and for the random keys of MEMIT-R
     #[arg(long, help_heading = "Keys and targets")]
     seed: u64,
-    /// Steps of the search for a target, at most
+    /// Maximum number of steps in the search for a target
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     steps: usize,
-    /// How the search goes downhill
+    /// Descent of the search for a target
     #[arg(long, value_enum, help_heading = "Keys and targets")]
     descent: Direction,
-    /// Steepest descent: length of a step, as a share of the hidden state's norm
+    /// Steepest descent: length of a step, as a share of the norm of the output
     #[arg(long, value_name = "SHARE", help_heading = "Keys and targets")]
     step_length: f64,
-    /// Adam: its step length
+    /// Adam: learning rate
     #[arg(long, help_heading = "Keys and targets")]
     learning_rate: f64,
-    /// Weight of the norm of the change in the search
+    /// Search: weight of the norm of the change in the loss
     #[arg(long, help_heading = "Keys and targets")]
     decay: f64,
-    /// Weight of the divergence at "{subject} is a" in the search
+    /// Search: weight of the KL divergence at "{subject} is a" in the loss
     #[arg(long, help_heading = "Keys and targets")]
     divergence: f64,
-    /// Bound of the change, as a share of the hidden state's norm
+    /// Search: largest norm of the change, as a share of the norm of the output
     #[arg(long, help_heading = "Keys and targets")]
     clamp: f64,
-    /// The search ends at this mean -log p(target)
+    /// Search: stop when the mean -log p(target) is below this
     #[arg(long, help_heading = "Keys and targets")]
     enough: f64,
-    /// What the search has found is lengthened by this share, for paraphrases
+    /// Search: lengthen the change that was found by this share, to reach more paraphrases
     #[arg(long, value_name = "SHARE", help_heading = "Keys and targets")]
     margin: f64,
 }
 
 impl Settings {
-    /// All settings: these, else those of a file, else what is usual for the model.
+    /// All settings: these, else those of a file, else the defaults for the model.
     pub fn resolve(&self, file: Option<&Path>, model: &Config) -> Done<Plan> {
         let mut said = toml::Table::new();
         if let Some(path) = file {
@@ -265,7 +266,7 @@ impl Settings {
         }
         said.extend(toml::Table::try_from(self)?);
         let mut table = toml::Table::try_from(Plan::usual(model))?;
-        // Its targets are half of that method.
+        // PMET consists half of its targets.
         if said.get("method").and_then(toml::Value::as_str).is_some_and(|name| name.starts_with("pmet")) {
             table.insert("target".into(), toml::Value::try_from(Target::Pmet)?);
         }
@@ -275,12 +276,12 @@ impl Settings {
             return Err("--batch must be at least 1".into());
         }
         if plan.slack.len() != 2 || plan.anchors.len() != 2 {
-            return Err("slack and anchors are two numbers each".into());
+            return Err("`slack` and `anchors` must have two numbers each".into());
         }
         if plan.rect > 0.0 && plan.prune {
-            return Err("--rect and --prune are two restraints: one of them".into());
+            return Err("--rect and --prune exclude each other: give only one".into());
         }
-        // A file may hold all settings, those of the other descent too; a flag is meant.
+        // A file may hold all settings, including those of the other descent. A flag is deliberate.
         match plan.descent {
             Direction::Steepest if self.learning_rate.is_some() => Err("--learning-rate is for --descent adam")?,
             Direction::Adam if self.step_length.is_some() => Err("--step-length is for --descent steepest")?,
@@ -292,8 +293,8 @@ impl Settings {
 }
 
 impl Plan {
-    /// What is usual: the published layers and weights where a model of that shape was published, the like of them at the same
-    /// depth elsewhere. `docs/experiments.md` has the runs behind those of small models.
+    /// The defaults for a model: the published layers and weights for models of a published shape, else layers at the same
+    /// relative depth. `docs/experiments.md` has the runs behind the defaults for small models.
     pub fn usual(model: &Config) -> Self {
         let layers = match (model.positions, model.arrangement, model.layers) {
             // GPT-2 XL.
@@ -301,10 +302,10 @@ impl Plan {
             // GPT-J.
             (_, Arrangement::Parallel, 28) => 3..=8,
             (_, _, 32 | 36 | 28) => 4..=8,
-            // Six of 30 layers, at 17 to 33 % of the depth, as most published ones are.
+            // Six of 30 layers, at 17 to 33 % of the depth, like most published choices.
             (_, _, n) => n / 6..=(n / 3).min(n - 1),
         };
-        // The published weights are for keys of models with billions of parameters.
+        // The published weights suit the keys of models with billions of parameters.
         let small = model.hidden < 1600;
         let search = TargetSearch::default();
         Self {
@@ -379,7 +380,7 @@ impl Plan {
         rect.or(self.prune.then(|| Prune::default().into()))
     }
 
-    /// A fact as a request, written at the token that was chosen.
+    /// A fact as a request, written at the chosen token.
     pub fn request(&self, fact: &Fact) -> Request {
         Request::from(fact).with_token(match self.token {
             Token::SubjectLast => FactToken::SubjectLast,

@@ -1,4 +1,4 @@
-//! Models, facts and texts as the arguments name them.
+//! Opens the models, facts and texts that the arguments name.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::terminal::{Done, Failure, Terminal};
 
-/// Names what comes with the program, where a file is asked for.
+/// Given as a file name, this stands for the data that comes with the program.
 pub const SHIPPED: &str = "shipped";
 
 pub fn open_model(path: &Path, terminal: Terminal) -> Done<(Model, Tokenizer)> {
@@ -19,7 +19,7 @@ pub fn open_model(path: &Path, terminal: Terminal) -> Done<(Model, Tokenizer)> {
     Ok(Model::open(path, terminal.par)?)
 }
 
-/// The contents of a text file, or the text of that kind that comes with the program.
+/// The contents of a text file, or the given text of the program for the name "shipped".
 pub fn text(path: &str, shipped: &str) -> Done<String> {
     if path == SHIPPED {
         return Ok(shipped.to_owned());
@@ -27,20 +27,20 @@ pub fn text(path: &str, shipped: &str) -> Done<String> {
     std::fs::read_to_string(path).map_err(|error| -> Failure { format!("the text `{path}`: {error}").into() })
 }
 
-/// Which facts.
+/// The arguments that choose facts.
 #[derive(Args, Clone)]
 pub struct FactArguments {
-    /// Facts: CounterFact or ZsRE as published, flat records, or a list of {subject, prompt, target}; "shipped" for the
-    /// 162 that come with the program
+    /// File of facts: CounterFact or ZsRE as published, flat records, or a list of {subject, prompt, target}; "shipped" for
+    /// the 162 that come with the program
     #[arg(long, value_name = "FACTS.json")]
     pub facts: String,
-    /// Only the first N of them
+    /// Use at most N facts, after --skip
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Leave out the first N of them
+    /// Skip the first N facts
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip: usize,
-    /// Leave bad records out, and say which, in place of stopping
+    /// Leave out and report invalid records instead of stopping
     #[arg(long)]
     pub skip_bad: bool,
 }

@@ -1,4 +1,4 @@
-//! `betaedit stats`, and the directory of statistics that it makes.
+//! `betaedit stats`, and the directory of statistics that it writes.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,19 @@ use crate::terminal::{Done, Terminal, table};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The model
+    /// Model: a Hugging Face directory or a .gguf file
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// Texts like those that the model was trained on; "shipped" for about 65,000 tokens that come with the program
+    /// Texts like those the model was trained on; "shipped" for the 65,000 tokens or so that come with the program
     #[arg(long, value_name = "FILE", num_args = 1.., default_values_t = [SHIPPED.to_owned()])]
     text: Vec<String>,
-    /// The layers to edit, such as 5-10 [default: what is usual for the model]
+    /// Layers to edit, such as 5-10 or 5,7 [default: depends on the model]
     #[arg(long)]
     layers: Option<Layers>,
-    /// Tokens to read [default: ten for each dimension of a key]
+    /// Number of tokens to read [default: ten for each dimension of a key]
     #[arg(long, value_name = "N")]
     tokens: Option<u64>,
-    /// Where the statistics go; a reading that was interrupted goes on there
+    /// Directory for the statistics; an interrupted run continues there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -41,10 +41,10 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     collect(&model, &tokenizer, &layers, &texts, arguments.tokens, &arguments.out, terminal)
 }
 
-/// Time between two savings of a reading.
+/// Time between two saves.
 const SAVED_EVERY: Duration = Duration::from_secs(20);
 
-/// Reads texts and writes statistics and spectra; goes on where an earlier reading stopped.
+/// Reads texts and writes statistics and spectra. Continues where an earlier run stopped.
 pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
@@ -60,7 +60,7 @@ pub fn collect(
     let read = Reading::resume(model, layers, texts, folder)?;
     collector = collector.starting_at(read.windows);
     if read.tokens > 0 {
-        terminal.say(format!("going on after {} tokens", read.tokens));
+        terminal.say(format!("continuing after {} tokens", read.tokens));
     }
 
     let (started, mut saved) = (Instant::now(), Instant::now());
@@ -85,7 +85,9 @@ pub fn collect(
     let seconds = started.elapsed().as_secs_f64();
     let total = read.tokens + collector.tokens();
     if total < enough {
-        terminal.note(format!("the texts end after {total} tokens, {enough} were asked for: more text is better"));
+        terminal.note(format!(
+            "the texts end after {total} of the {enough} tokens to read: give more text for better statistics"
+        ));
     }
 
     let mut rows = vec![["layer", "trace", "largest", "median", "smallest", "below 0.02"].map(str::to_owned).to_vec()];
@@ -110,12 +112,12 @@ pub fn collect(
     }
     let rate = collector.tokens() as f64 / seconds.max(1e-9);
     terminal.say(table(&rows));
-    terminal.say(format!("\n{total} tokens, {rate:.0} a second; statistics and spectra are in {}", folder.display()));
+    terminal.say(format!("\n{total} tokens, {rate:.0} per second; statistics and spectra are in {}", folder.display()));
     terminal.result(&json!({ "tokens": total, "tokens_per_second": rate, "layers": results, "out": folder }));
     Ok(())
 }
 
-/// A text in parts of whole lines, so that no more of a long one is made tokens of than is read.
+/// A text in parts of whole lines, so that only the part of a long text that is read is tokenized.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
     const BYTES: usize = 1 << 16;
     let mut rest = text;
@@ -127,7 +129,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What an earlier reading left.
+/// The statistics that an earlier run left.
 struct Reading {
     fingerprints: Vec<Fingerprint>,
     earlier: Vec<Option<Statistics>>,
@@ -145,13 +147,14 @@ impl Reading {
             let path = statistics_path(folder, fingerprint.layer);
             let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
             if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint)) {
-                let problem = "statistics of another model or text are there: use another directory, or remove them";
+                let problem =
+                    "the file has statistics of another model or text: use another directory, or remove the file";
                 return Err(format!("`{}`: {problem}", path.display()).into());
             }
             earlier.push(there);
         }
         let ends: Vec<Option<usize>> = earlier.iter().map(|there| there.as_ref().and_then(windows_read)).collect();
-        // Layers that stopped at different places, as they do where a file was lost, are read anew together.
+        // If layers stopped at different places, because a file was lost, all layers start again.
         match ends.first() {
             Some(Some(windows)) if ends.iter().all(|end| end == &ends[0]) => {
                 let tokens = earlier[0].as_ref().map_or(0, Statistics::tokens);
@@ -187,7 +190,7 @@ fn text_hash(texts: &[String]) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
-/// The window after the last that was read.
+/// The window after the last one that was read.
 fn windows_read(statistics: &Statistics) -> Option<usize> {
     statistics.parts().filter_map(|part| part.rsplit(' ').next()?.parse::<usize>().ok()).max()
 }
@@ -196,7 +199,7 @@ fn statistics_path(folder: &Path, layer: usize) -> PathBuf {
     folder.join(format!("layer-{layer:02}.statistics.safetensors"))
 }
 
-/// The spectrum of a layer: from its file if it is there and of these statistics, else computed, and kept.
+/// The spectrum of a layer: from its file, if it belongs to these statistics, else computed and written.
 fn layer_spectrum(
     statistics: &Statistics,
     layer: usize,
@@ -223,18 +226,18 @@ fn layer_spectrum(
         }
     };
     bar.finish_and_clear();
-    // A directory that cannot be written costs the time next time, no more.
+    // If the directory cannot be written, the spectrum is computed again next time.
     if let Err(error) = spectrum::write(&path, &computed, &fingerprint) {
-        terminal.note(format!("the spectrum could not be kept: {error}"));
+        terminal.note(format!("the spectrum could not be written: {error}"));
     }
     Ok(computed)
 }
 
-/// A layer to edit: its number, what the model knows there, and the spectrum of that.
+/// A layer to edit: its number, the second moment of its keys, and the spectrum.
 pub type Known = (usize, Arc<SecondMoment>, Arc<Spectrum>);
 
-/// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files of the MEMIT family whose names hold the
-/// module's. They are held against the model: its fingerprint, if they have one, and the keys of a text in any case.
+/// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files of the MEMIT family whose names start with
+/// the module's. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
 pub fn load(
     folder: &Path,
     model: &Model,
@@ -254,13 +257,15 @@ pub fn load(
             (false, None) => {
                 let folder = folder.display();
                 let problem = format!("there are no statistics of layer {layer} in `{folder}`");
-                return Err(format!("{problem}: make them by `betaedit stats --layers {layers} --out {folder}`").into());
+                return Err(
+                    format!("{problem}: collect them with `betaedit stats --layers {layers} --out {folder}`").into()
+                );
             }
         };
         if let Some(fingerprint) = statistics.fingerprint()
             && (fingerprint.model != model.fingerprint() || fingerprint.layer != layer)
         {
-            let problem = "the statistics are of another model or layer: make new ones by `betaedit stats`";
+            let problem = "the statistics are of another model or layer: collect new ones with `betaedit stats`";
             return Err(format!("`{}`: {problem}", ours.display()).into());
         }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;
@@ -270,7 +275,7 @@ pub fn load(
     Ok(known)
 }
 
-/// The layers that there are statistics of in a directory.
+/// The layers with statistics in a directory.
 pub fn layers_in(folder: &Path) -> Done<Vec<usize>> {
     let entries = std::fs::read_dir(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
     let number = |name: &str| name.strip_prefix("layer-")?.strip_suffix(".statistics.safetensors")?.parse().ok();
@@ -280,7 +285,7 @@ pub fn layers_in(folder: &Path) -> Done<Vec<usize>> {
     Ok(layers)
 }
 
-/// Statistics and spectrum of a layer, whatever model they are of.
+/// Statistics and spectrum of a layer, of any model.
 pub fn read(folder: &Path, layer: usize, terminal: Terminal) -> Done<(Statistics, Spectrum)> {
     let statistics = Statistics::read(statistics_path(folder, layer))?;
     let spectrum = layer_spectrum(&statistics, layer, folder, None, terminal)?;
@@ -291,7 +296,7 @@ fn npz_path(folder: &Path, module: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
     names.filter(|path| path.extension().is_some_and(|extension| extension == "npz")).find(|path| {
-        // A module's name is followed by that of the statistics, not by more digits.
+        // A module's name is followed by the name of the statistics, not by more digits.
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['_', '.']))
     })

@@ -1,4 +1,4 @@
-//! What the commands say, and to whom.
+//! The output of the commands, for people and for programs.
 
 use std::error::Error;
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 pub type Failure = Box<dyn Error + Send + Sync>;
 pub type Done<T = ()> = Result<T, Failure>;
 
-/// Where words go, and how the work is done.
+/// Where output goes, and the threads to use.
 #[derive(Clone, Copy)]
 pub struct Terminal {
     reader: Reader,
@@ -29,27 +29,27 @@ impl Terminal {
         Self { reader: if json { Reader::Program } else { Reader::Person }, par }
     }
 
-    /// For the parts of a command whose result is only a part.
+    /// For a part of a command, whose result is not printed.
     pub fn without_results(self) -> Self {
         let reader = if self.reader == Reader::Program { Reader::Nobody } else { self.reader };
         Self { reader, ..self }
     }
 
-    /// A text for people, on standard output. A reader that has gone away is no error.
+    /// Prints text for people to standard output. A closed pipe is not an error.
     pub fn say(self, text: impl AsRef<str>) {
         if self.reader == Reader::Person {
             let _ = writeln!(std::io::stdout(), "{}", text.as_ref());
         }
     }
 
-    /// The result for programs, on standard output.
+    /// Prints the result for programs to standard output.
     pub fn result(self, value: &Value) {
         if self.reader == Reader::Program {
             let _ = writeln!(std::io::stdout(), "{value}");
         }
     }
 
-    /// What went wrong, with its causes, as far as they say more.
+    /// Prints an error with those causes that its message does not contain.
     pub fn fail(self, error: &(dyn Error + 'static)) {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -64,19 +64,19 @@ impl Terminal {
         self.result(&json!({ "error": text }));
     }
 
-    /// A note for people, on standard error.
+    /// Prints a note for people to standard error.
     pub fn note(self, text: impl AsRef<str>) {
         let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
     }
 
-    /// A bar on standard error, if that is a terminal.
+    /// A progress bar on standard error, if that is a terminal.
     pub fn bar(self, length: u64, what: &'static str) -> ProgressBar {
         let style = ProgressStyle::with_template("{prefix:11} {bar:28} {pos}/{len}  {eta} left  {msg}");
         ProgressBar::new(length).with_style(style.expect("the template is in order")).with_prefix(what)
     }
 }
 
-/// Columns of text, aligned; numbers are right-aligned where a column's cells start with a digit or a sign.
+/// Aligned columns of text. Cells that start with a digit or a sign are right-aligned.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -92,7 +92,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A text in one line of at most so many characters.
+/// A text in one line of at most `length` characters.
 pub fn shortened(text: &str, length: usize) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.chars().count() <= length {

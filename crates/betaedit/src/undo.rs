@@ -12,16 +12,16 @@ use crate::weights::Outputs;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The session
+    /// Directory of the session
     #[arg(long, value_name = "DIR")]
     session: PathBuf,
-    /// The model, if it is not where it was
+    /// Model of the session, if it has moved
     #[arg(long, value_name = "M")]
     model: Option<PathBuf>,
-    /// Numbers of the edits, the first is 0: see `betaedit inspect --session DIR`
+    /// Numbers of the edits to undo, from 0; see `betaedit inspect --session DIR`
     #[arg(value_name = "EDIT", required_unless_present = "subject")]
     edits: Vec<u64>,
-    /// All edits about this subject
+    /// Undo all edits about this subject
     #[arg(long)]
     subject: Option<String>,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     Ok(())
 }
 
-/// Undoes edits and shows what the model says where they were.
+/// Undoes edits and shows the model's completions of their prompts.
 pub fn take_back(run: &mut Run, ids: &[u64], terminal: Terminal) -> Done<serde_json::Value> {
     let prompts: Vec<String> = ids
         .iter()
@@ -71,7 +71,7 @@ pub fn take_back(run: &mut Run, ids: &[u64], terminal: Terminal) -> Done<serde_j
         let cells = [&before_any[i], &edited[i], &restored[i]].map(|text| shortened(text, 30));
         rows.push(std::iter::once(shortened(prompt, 44)).chain(cells).collect());
     }
-    let how = if undone.rebuilt { "; the others were played again without it" } else { "" };
+    let how = if undone.rebuilt { "; the other edits were replayed" } else { "" };
     terminal.say(format!("undone: {}{how}\n\n{}", list(undone.ids.iter().map(|id| id.0)), table(&rows)));
     Ok(json!({
         "undone": undone.ids.iter().map(|id| id.0).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! Edited models as files.
+//! Writes edited models to files.
 
 use std::path::{Path, PathBuf};
 
@@ -15,19 +15,19 @@ use crate::terminal::{Done, Terminal};
 
 #[derive(clap::Args, Clone, Default)]
 pub struct Outputs {
-    /// Write the edited model there, as safetensors: of a directory, a copy with the edited tensors in it; of a .gguf file, a new
-    /// directory in f32
+    /// Write the edited model to this directory, as safetensors: a copy of the model's directory with the edited tensors, or, for a
+    /// .gguf file, a new directory in f32
     #[arg(long, value_name = "EDITED_DIR")]
     pub out: Option<PathBuf>,
-    /// Write the edits there, as a LoRA adapter in PEFT's layout
+    /// Write the edits to this directory, as a LoRA adapter in PEFT's layout
     #[arg(long, value_name = "ADAPTER_DIR")]
     pub lora: Option<PathBuf>,
 }
 
-/// Of a sum of edits, this is rounding: an adapter leaves it out.
+/// The share of a sum of edits that counts as rounding, and that an adapter leaves out.
 const ROUNDING: f64 = 1e-6;
 
-/// Files that hold the unedited weights once more: beside edited ones they would be a trap.
+/// Other formats of the unedited weights, which are not copied: a program could load them by mistake.
 const OTHER_WEIGHTS: [&str; 8] = ["bin", "pt", "pth", "gguf", "onnx", "msgpack", "h5", "ot"];
 
 impl Outputs {
@@ -52,7 +52,7 @@ fn write_model(out: &Path, source: &Path, run: &Run) -> Done {
     let adapter = run.adapter();
     let at = |path: &Path| path.canonicalize().ok();
     if at(out).is_some() && at(out) == at(source) {
-        return Err("--out is the model itself: give another directory, so that the unedited model stays".into());
+        return Err("--out is the model itself: give another directory, to keep the unedited model".into());
     }
     if !source.is_dir() {
         return Ok(adapter.model().save(adapter.tokenizer(), out)?);
@@ -69,7 +69,7 @@ fn write_model(out: &Path, source: &Path, run: &Run) -> Done {
     Ok(())
 }
 
-/// The sum of all edits of each layer, as factors of the smallest rank that holds it.
+/// The sum of all edits of each layer, as factors of the smallest rank.
 fn updates(model: &Model, session: &Session<Timed>, par: Par) -> Done<Updates<f32>> {
     let mut updates = Updates::new();
     for &layer in session.adapter().layers() {

@@ -1,7 +1,7 @@
-//! A layer to measure on, made from a seed at any size: its statistics, its weight and its edits; and the published
-//! programs' solve, to measure against.
+//! A synthetic layer of any size, made from a seed, with statistics, weight and edits; and the dense solve of the published
+//! programs, for comparison.
 //!
-//! The benchmarks of `betaedit-core` and the command `betaedit scale` share it.
+//! The benchmarks of `betaedit-core` and the command `betaedit scale` use it.
 
 #![allow(non_snake_case)]
 
@@ -17,14 +17,13 @@ use betaedit_core::{Projector, Result, Scalar, Spectrum, Threshold};
 pub const LAMBDA1: f64 = 3_000.0;
 /// BetaEdit's published ridge.
 pub const LAMBDA2: f64 = 10.0;
-/// The published bound of the eigenvalues whose directions may be edited.
+/// The published threshold: directions with smaller eigenvalues may be edited.
 pub const THRESHOLD: Threshold = Threshold::Absolute(0.02);
 
 /// Reflections whose product is the eigenbasis: orthogonal to rounding at any size, and applied in `O(d)` each.
 const REFLECTIONS: usize = 8;
 
-/// What of a key's energy all edits have in common, what is like ordinary text, and what is spread over all directions
-/// alike.
+/// The shares of a key's energy: common to all edits, like ordinary text, and spread evenly over all directions.
 const SHARES: [f64; 3] = [0.3, 0.5, 0.2];
 
 /// Statistics with the spectrum of a real layer, and a stream of edits.
@@ -41,7 +40,7 @@ impl Layer {
     /// A layer whose keys have a median `s = kᵀ A0⁻¹ k` of about `typical_s`.
     ///
     /// # Errors
-    /// Sizes that do not fit the memory.
+    /// Sizes that do not fit in memory.
     pub fn new(d_in: usize, typical_s: f64, seed: u64, par: Par) -> Result<Self> {
         let mut random = Random::new(seed, 0);
         let reflections: Vec<Vec<f64>> = (0..REFLECTIONS).map(|_| random.direction(d_in)).collect();
@@ -109,7 +108,7 @@ impl Layer {
             .collect()
     }
 
-    /// `kᵀ A0⁻¹ k` in the space that may be edited at the start.
+    /// `kᵀ A0⁻¹ k` in the initial space of the projector.
     fn s(&self, edit: usize) -> f64 {
         let Threshold::Absolute(tau) = THRESHOLD else { return 1.0 };
         let kept = self.spectrum.values().iter().take_while(|&&s| s < tau);
@@ -145,8 +144,8 @@ fn reflect(reflections: &[Vec<f64>], x: &mut [f64]) {
     }
 }
 
-/// What the published programs solve at every edit, in any precision: `(P (K Kᵀ + A) + lambda2 I) X = P K Rᵀ`, dense, by
-/// LU with partial pivoting. Its threads are faer's global number.
+/// The system that the published programs solve at every edit, in any precision: `(P (K Kᵀ + A) + lambda2 I) X = P K Rᵀ`,
+/// dense, by LU with partial pivoting. It uses faer's global number of threads.
 pub struct DenseSolve<T: Scalar> {
     P: Mat<T>,
     A: Mat<T>,

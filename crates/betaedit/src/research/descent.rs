@@ -12,22 +12,22 @@ use crate::terminal::{Done, Terminal};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A model: a directory in the layout of the Hugging Face hub, or a .gguf file
+    /// Model: a Hugging Face directory or a .gguf file
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
-    /// Facts [default: those that are shipped]
+    /// File of facts [default: those that come with the program]
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
-    /// Only the first N of them
+    /// Use at most N facts, after --skip
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
-    /// Leave out the first N of them
+    /// Skip the first N facts
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: usize,
-    /// The block whose outputs are sought
+    /// Block whose output the search changes
     #[arg(long, default_value_t = 10)]
     layer: usize,
-    /// Evaluations at most
+    /// Maximum number of evaluations per search
     #[arg(long, default_value_t = 20)]
     steps: usize,
 }
@@ -48,12 +48,12 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     };
     let requests: Vec<Request> = facts.iter().skip(arguments.skip).take(arguments.limit).map(Request::from).collect();
     if requests.is_empty() {
-        return Err("no facts to seek targets for".into());
+        return Err("no facts are left: see --skip and --limit".into());
     }
     let contexts = Contexts::generate(&model, &tokenizer, 3, 10, 0)?;
     let search = TargetSearch::default().with_steps(arguments.steps).with_margin(0.0);
     terminal.say(format!(
-        "{} facts, until the mean -log p is below {}, {} evaluations at most",
+        "{} facts, until the mean -log p is below {}, at most {} evaluations",
         requests.len(),
         search.enough,
         arguments.steps
@@ -78,7 +78,7 @@ fn name(descent: Descent) -> String {
     }
 }
 
-/// What all descents start from.
+/// The inputs that all descents share.
 struct Bench {
     model: Model,
     tokenizer: Tokenizer,
@@ -87,7 +87,7 @@ struct Bench {
     requests: Vec<Request>,
 }
 
-/// What a descent found, as means over the facts.
+/// The results of a descent, as means over the facts.
 struct Found {
     share: f64,
     evaluations: f64,

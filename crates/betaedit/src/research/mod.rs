@@ -1,4 +1,4 @@
-//! Commands that measure methods rather than edit a model for use.
+//! Commands that measure methods, for research.
 
 mod descent;
 mod numbers;
@@ -15,29 +15,29 @@ use crate::terminal::{Done, Terminal};
 pub enum Research {
     /// Run a recorded stream of edits through a method: leakage, drift, stability, write error
     ///
-    /// The recording holds the keys and residuals of one layer, so nothing of the language model is needed.
+    /// The recording holds the keys and residuals of one layer, so the language model is not needed.
     Replay(Box<replay::Arguments>),
-    /// Measure what edits and refreshes cost, in time and memory, on a synthetic layer of any size
+    /// Measure the time and memory of edits and refreshes on a synthetic layer of any size
     ///
-    /// Runs a stream of single edits by BetaEdit, beside the products and the solves that they are to be compared with, in
-    /// the same run. The layer's statistics have the shape of a real model's spectrum, and its edits have keys of a realistic
-    /// length. All of it is made from the seed.
+    /// Runs a stream of single edits by BetaEdit and, for comparison, plain products and dense solves of the same size. The
+    /// layer's statistics have the shape of a real model's spectrum, and its edits have keys of a realistic length. Everything
+    /// is made from the seed.
     Scale(scale::Arguments),
-    /// Make the studies of the BetaEdit paper on a small model
+    /// Run the studies of the BetaEdit paper on a small model
     ///
-    /// A study is a set of runs, and a figure. A run edits some facts one after the other by one method, towards targets
-    /// found on the unedited model, and measures the model at checkpoints. The statistics, the targets and every finished run
-    /// are kept under --out: the command continues where it stopped, and studies share runs.
+    /// A study is a set of runs and a figure. A run edits facts one after the other by one method, towards targets found on
+    /// the unedited model, and measures the model at checkpoints. The statistics, the targets and every finished run are kept
+    /// under --out: the command continues where it stopped, and studies share runs.
     Paper(paper::Arguments),
     /// Compare the descents that search for targets, on the unedited model
     ///
-    /// A good descent finds a vector that makes a fact probable in few evaluations, and a short one: what writing it does to
-    /// everything else grows with its length.
+    /// A good descent needs few evaluations to find a vector that makes a fact probable, and the vector is short: the damage
+    /// done by writing it grows with its length.
     Descent(descent::Arguments),
-    /// Put Theorem 1 of the BetaEdit paper to the test: where it holds, where it fails, what is true instead
+    /// Test Theorem 1 of the BetaEdit paper: where it holds, where it fails, and what is true instead
     ///
     /// Shows when protecting past edits reduces the drift of a weight, when it does not, and what is true in any case. All
-    /// data is made from the seed. The command explains itself as it goes, and fails if anything that must be true is not.
+    /// data is made from the seed. The command explains each step, and fails if a statement that must be true is not.
     Theorem1(theorem1::Arguments),
 }
 

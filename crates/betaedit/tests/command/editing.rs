@@ -56,7 +56,7 @@ fn the_whole_way_from_statistics_to_undo() {
         assert_eq!(measured["unedited"]["perplexity"], numbers["before"]["perplexity"]);
         assert_ne!(measured["perplexity"], measured["unedited"]["perplexity"]);
 
-        // Every other tensor is what it was.
+        // All other tensors are unchanged.
         let config = |folder: &Path| read(&folder.join("config.json"));
         assert_eq!(config(&edited), config(setting.model.path()));
         let adapter: Value = serde_json::from_slice(&read(&setting.path("adapter/adapter_config.json"))).unwrap();
@@ -89,7 +89,7 @@ fn statistics_go_on_where_they_were_and_are_looked_at() {
     assert_eq!(parts["tokens"], whole["tokens"]);
     let (a, b) = (parts["layers"][0]["trace"].as_f64().unwrap(), whole["layers"][0]["trace"].as_f64().unwrap());
     assert!((a - b).abs() < 1e-12 * b, "{a} {b}");
-    // Asked for no more than there is, nothing is read.
+    // If there are enough tokens already, nothing is read.
     assert_eq!(stats("parts", "900")["tokens"], parts["tokens"]);
 
     let mut inspect = betaedit();
@@ -124,7 +124,7 @@ fn a_killed_edit_goes_on_where_it_was() {
     let model = |folder: &Path| read(&folder.join("model.safetensors"));
     assert!(model(&whole) == model(&resumed), "bit for bit");
 
-    // In parts, too; with other facts or settings, not.
+    // A session can be continued in parts, but not with other facts or settings.
     let (parts, joined) = (setting.path("parts"), setting.path("joined"));
     done(setting.edit().arg("--session").arg(&parts).args(["--limit", "2"]));
     done(setting.edit().arg("--session").arg(&parts).arg("--out").arg(&joined));
@@ -140,7 +140,7 @@ fn a_killed_edit_goes_on_where_it_was() {
     assert_eq!(more["processed"], 5);
 }
 
-/// Every method and restraint by its flags, on one model.
+/// Every method and restraint, chosen by flags, on one model.
 #[test]
 fn every_method_is_a_flag() {
     let setting = Setting::with_statistics("llama");
@@ -172,7 +172,7 @@ fn every_method_is_a_flag() {
     }
 }
 
-/// PMET brings its targets, unless something else is said, and a session keeps to them.
+/// PMET has its own targets by default, and a session accepts no others.
 #[test]
 fn the_method_says_what_targets_are_of() {
     let setting = Setting::with_statistics("qwen2");
@@ -196,7 +196,7 @@ fn the_method_says_what_targets_are_of() {
     assert!(drift(&pmet) > 0.0 && drift(&mlp) > 0.0 && drift(&pmet) != drift(&mlp), "{pmet:#}\n{mlp:#}");
 }
 
-/// Every edit rejected: the model is as it was, and the exit code says so.
+/// If every edit is rejected, the model is unchanged, and the exit code says so.
 #[test]
 fn a_guard_that_nothing_passes() {
     let setting = Setting::with_statistics("llama");

@@ -1,4 +1,4 @@
-//! Input that is wrong, or that deserves a remark.
+//! Input that gives an error or a note.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ fn a_setting_of_the_other_descent_is_refused() {
     let other = ["--descent", "adam", "--step-length", "0.1"];
     refused(setting.edit().args(other), &["--step-length is for --descent steepest"]);
     done(setting.edit().args(["--limit", "1", "--descent", "adam", "--learning-rate", "1.0"]));
-    // A file may hold the settings of both.
+    // A file may hold the settings of both descents.
     let file = setting.path("settings.toml");
     std::fs::write(&file, "descent = \"steepest\"\nlearning-rate = 1.0\nstep-length = 0.1\n").unwrap();
     done(setting.edit().args(["--limit", "1"]).arg("--config").arg(&file));
 }
 
-/// An edit is meant to change what a text says of its subject, so a text for perplexity had better not name it.
+/// An edit is meant to change what a text says about its subject, so a text for perplexity should not name it.
 #[test]
 fn a_text_for_perplexity_that_names_subjects_is_pointed_out() {
     let setting = Setting::with_statistics("llama");

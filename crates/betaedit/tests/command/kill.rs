@@ -1,4 +1,4 @@
-//! `betaedit replay --session`, killed at any moment, goes on where it was.
+//! `betaedit replay --session`, killed at any moment, continues where it stopped.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,8 +33,8 @@ impl Uniform {
     }
 }
 
-/// SIGKILL at random moments, until the run has come to its end: the final update is that of an uninterrupted run, bit for
-/// bit. `BETAEDIT_KILLS` asks for more than the 50 kills.
+/// After SIGKILL at random moments, until the run ends, the final update equals that of an uninterrupted run, bit for bit.
+/// `BETAEDIT_KILLS` sets the number of kills, 50 by default.
 #[test]
 fn a_killed_run_ends_as_an_uninterrupted_one() {
     let asked = std::env::var("BETAEDIT_KILLS").ok().and_then(|kills| kills.parse().ok());
@@ -99,7 +99,7 @@ fn an_edit_is_undone_by_its_number() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("edit 7 is not in the model"));
 }
 
-/// A disk that is full in the middle of a run, by a limit on the size of files: an error that names the file, and nothing
+/// If the disk is full in the middle of a run (here by a limit on the size of files), the error names the file, and nothing
 /// confirmed is lost.
 #[cfg(unix)]
 #[test]

@@ -1,4 +1,4 @@
-//! An edited model in Python.
+//! Edited models in Python.
 
 use std::path::Path;
 use std::process::Command;

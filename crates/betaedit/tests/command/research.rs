@@ -42,7 +42,7 @@ fn a_replay_reports_draws_and_writes_its_update() {
     assert_eq!(report["retention"].as_array().unwrap().len(), 10);
     assert!(read(&folder.path().join("curves.svg")).starts_with(b"<svg"));
 
-    // The update on disk is the one whose drift was reported: its norm, from the bytes of the only tensor.
+    // The norm of the update on disk, from the bytes of its only tensor, is the reported drift.
     let bytes = read(&folder.path().join("delta.safetensors"));
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let squares = bytes[header..].chunks_exact(8).map(|x| f64::from_le_bytes(x.try_into().unwrap()).powi(2));
@@ -152,7 +152,7 @@ fn the_descents_are_compared() {
     refused(setting.command("descent").args(["--skip", "1000"]), &["no facts"]);
 }
 
-/// A study is made once: a second call reads what the first has kept.
+/// A study is run once: a second call reads the results of the first.
 #[test]
 fn a_study_of_the_paper_is_made_and_kept() {
     let setting = Setting::new("llama");

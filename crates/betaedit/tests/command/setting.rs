@@ -1,4 +1,4 @@
-//! What the tests have in common: a small untrained model, facts, and the command as a user runs it.
+//! Shared by the tests: a small untrained model, facts, and the command as a user runs it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -44,7 +44,7 @@ impl Setting {
         command
     }
 
-    /// `edit` of all facts, but for what the test adds.
+    /// The command `edit` for all facts, to which a test adds flags.
     pub fn edit(&self) -> Command {
         let mut command = self.command("edit");
         command.args(["--layers", "1-2", "--lambda1", "0.01", "--lambda2", "0.01", "--threshold", "1", "--steps", "4"]);
@@ -67,7 +67,7 @@ pub fn run(command: &mut Command) -> (Output, String, String) {
     (output, out, err)
 }
 
-/// What a command that must succeed says.
+/// The output of a command that must succeed.
 pub fn done(command: &mut Command) -> String {
     let (output, out, err) = run(command);
     assert!(output.status.success(), "{command:?}\n{out}\n{err}");
@@ -78,7 +78,7 @@ pub fn json(command: &mut Command) -> Value {
     serde_json::from_str(&done(command.arg("--json"))).unwrap()
 }
 
-/// What a command that must fail says; it names everything in `expected`.
+/// The error output of a command that must fail. It must contain everything in `expected`.
 pub fn refused(command: &mut Command, expected: &[&str]) -> String {
     let (output, _, err) = run(command);
     assert_eq!(output.status.code(), Some(1), "{command:?}\n{err}");
@@ -97,7 +97,7 @@ pub fn of_the_library(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(path)
 }
 
-/// A model of a family, as a user has it.
+/// A model directory of a family, as a user has it.
 pub fn model_directory(family: &str) -> TempDir {
     let (directory, data) = (tempfile::tempdir().unwrap(), of_the_library("data/tiny-models"));
     for file in ["config.json", "model.safetensors"] {

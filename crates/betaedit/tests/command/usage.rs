@@ -14,7 +14,7 @@ fn usage_is_taught() {
     let of_research = ["replay", "scale", "paper", "descent", "theorem1"];
     for (section, names) in [(commands, &everyday[..]), (research, &of_research[..])] {
         for name in names {
-            // Its name at the beginning of a line, and what it does behind.
+            // The name at the beginning of a line, followed by the description.
             let is_entry =
                 |line: &&str| line.trim_start().strip_prefix(name).is_some_and(|about| about.starts_with("  "));
             let entries: Vec<&str> = help.lines().filter(|line| line.starts_with("  ")).filter(is_entry).collect();
@@ -24,13 +24,13 @@ fn usage_is_taught() {
             assert!(more.contains(&format!("Usage: betaedit {name}")), "{more}");
         }
     }
-    // Both helps have the section.
+    // Short and long help have the section.
     assert!(done(betaedit().arg("-h")).contains("\nResearch:\n"));
     assert_eq!(run(betaedit().args(["edit", "--no-such-flag"])).0.status.code(), Some(2));
     assert_eq!(run(betaedit().arg("ask")).0.status.code(), Some(2));
 }
 
-/// The cache that the programs of the Hugging Face hub share is looked into before anything is fetched.
+/// The shared cache of the Hugging Face hub is searched before anything is downloaded.
 #[test]
 fn the_hubs_cache_is_used() {
     let (home, model) = (tempfile::tempdir().unwrap(), model_directory("llama"));
@@ -46,7 +46,7 @@ fn the_hubs_cache_is_used() {
     assert_eq!(Path::new(found["model"].as_str().unwrap()).canonicalize().unwrap(), snapshot.canonicalize().unwrap());
 }
 
-/// A demonstration where there is no model, no network and no Python says what to do.
+/// Without a model, a network and Python, the demonstration says what to do.
 #[test]
 fn a_demonstration_without_a_model() {
     let home = tempfile::tempdir().unwrap();

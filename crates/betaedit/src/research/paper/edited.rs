@@ -20,7 +20,7 @@ pub enum By {
     LowRank(LowRankTuning),
 }
 
-/// A method of the library's table, in a session.
+/// A method of the library, run in a session.
 #[derive(Clone)]
 pub struct ClosedForm {
     pub method: &'static str,
@@ -37,7 +37,7 @@ impl By {
         }
     }
 
-    /// The token at which facts are written; fine-tuning has none.
+    /// The token at which facts are written; `None` for fine-tuning.
     pub fn token(&self) -> FactToken {
         match self {
             Self::ClosedForm(form) => form.token,
@@ -46,7 +46,7 @@ impl By {
     }
 }
 
-/// All that the numbers of a run depend on, in words.
+/// Everything about the method that the results of a run depend on.
 impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name();
@@ -58,7 +58,7 @@ impl fmt::Display for By {
     }
 }
 
-/// How far the edited matrices are from what they were, in the mean of the layers that were edited.
+/// The relative leakage and drift, as means over the edited layers.
 #[derive(Clone, Copy, Default)]
 pub struct Gauges {
     /// `tr(D C Dᵀ) / tr(W C Wᵀ)`.

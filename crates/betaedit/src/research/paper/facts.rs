@@ -1,4 +1,4 @@
-//! The facts of the studies: those of a file, and more where it has too few for a long run.
+//! The facts of the studies: those of a file and, for a long run, more made out of neighborhood prompts.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::terminal::Done;
 
-/// The facts of a file, or the shipped ones, with up to `neighbors` more before the last `trials`, which no run edits.
+/// The facts of a file, or the shipped ones, with up to `neighbors` more inserted before the last `trials`.
 pub fn read(path: Option<&Path>, neighbors: usize, trials: usize) -> Done<Vec<Fact>> {
     let facts = match path {
         Some(path) => Facts::read(path)?,
@@ -21,7 +21,7 @@ pub fn read(path: Option<&Path>, neighbors: usize, trials: usize) -> Done<Vec<Fa
     Ok(facts)
 }
 
-/// The studies report the argmax variant, which needs no true target: half the questions.
+/// The studies report the argmax metrics, which need no true target. Without it, there are half as many questions.
 fn to_be_asked(fact: &Fact) -> Result<Fact, serde_json::Error> {
     let mut record = serde_json::to_value(fact)?;
     if let Some(fields) = record.as_object_mut() {
@@ -30,9 +30,9 @@ fn to_be_asked(fact: &Fact) -> Result<Fact, serde_json::Error> {
     serde_json::from_value(record)
 }
 
-/// Up to `most` facts about the subjects of neighborhood prompts, in the order of the records. Where such a prompt is another
-/// record's with a new subject, the longest such prompt is taken as the fact's, and the target is that of its own record.
-/// These neighborhood prompts are edited, so they are no longer held against the model: they are taken out of the records.
+/// Up to `most` facts about the subjects of neighborhood prompts, in the order of the records. A neighborhood prompt that is
+/// another record's prompt with a new subject becomes a fact, with the target of its own record. If several prompts fit, the
+/// longest is used. These neighborhood prompts are edited, so they are removed from the records and do not count as damage.
 fn facts_about_neighbors(facts: &mut [Fact], most: usize) -> Result<Vec<Fact>, serde_json::Error> {
     let prompts: HashSet<String> = facts.iter().map(|fact| fact.prompt().to_owned()).collect();
     let mut subjects: HashSet<String> = facts.iter().map(|fact| fact.subject().to_owned()).collect();
@@ -46,7 +46,7 @@ fn facts_about_neighbors(facts: &mut [Fact], most: usize) -> Result<Vec<Fact>, s
             match longest.filter(|(_, subject)| made.len() < most && !subjects.contains(*subject)) {
                 Some((prompt, subject)) => {
                     subjects.insert(subject.to_owned());
-                    // Records are told apart by their number.
+                    // Records are identified by their number.
                     let case_id = u64::MAX - made.len() as u64;
                     let target = fact.target_new();
                     made.push(serde_json::from_value(

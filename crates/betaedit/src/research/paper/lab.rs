@@ -1,4 +1,4 @@
-//! What all runs share: the model before any edit, the facts, the statistics, the targets.
+//! What all runs share: the unedited model, the facts, the statistics, and the targets.
 
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
@@ -31,7 +31,7 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// What is known of a layer before any edit.
+/// The statistics of a layer before any edit.
 pub struct Layer {
     pub number: usize,
     pub moment: Arc<SecondMoment>,
@@ -84,7 +84,7 @@ impl Lab {
         &self.layers
     }
 
-    /// All that a run's numbers depend on but its own method.
+    /// Everything that the results of a run depend on, except its method.
     pub fn description(&self) -> String {
         format!("{} {:?} {} facts {:016x}", self.model.fingerprint(), self.settings, self.facts.len(), self.facts_hash)
     }
@@ -106,12 +106,12 @@ impl Lab {
         weight(model, &self.tokenizer, layer)
     }
 
-    /// What it was.
+    /// The edited matrix of a layer in the unedited model.
     pub fn unedited_weight(&self, layer: usize) -> Done<Mat<f64>> {
         self.weight(&self.model, layer)
     }
 
-    /// A copy of the model to be edited, and the requests of some facts.
+    /// A copy of the model to edit, and the requests of some facts.
     pub fn begin(&mut self, by: &By, facts: Range<usize>) -> Done<(Edited, Vec<Request>)> {
         let requests: Vec<Request> =
             self.facts[facts].iter().map(|fact| Request::from(fact).with_token(by.token())).collect();
@@ -128,7 +128,7 @@ impl Lab {
         self.settings.layers[self.settings.layers.len() - 1]
     }
 
-    /// A session, with the targets of all requests, which are found first.
+    /// A session, with the targets of all requests, which are searched first.
     fn session(&mut self, form: &ClosedForm, requests: &[Request]) -> Done<Edited> {
         let last = self.last_layer();
         let mut known = HashMap::new();
@@ -148,7 +148,7 @@ impl Lab {
             self.settings.search,
         )?;
         let adapter = adapter.with_targets(known)?;
-        // What is written at one of two keys as near as this is read at the other; a run counts them.
+        // An edit at one of two keys this near also changes the other; a run counts such pairs.
         let mut builder = SessionBuilder::new(NamedRecipe::new(form.method, form.recipe)).parallel_from(0.9);
         for layer in &self.layers {
             builder = builder.layer(layer.number, layer.moment.clone(), layer.spectrum.clone());
@@ -156,7 +156,7 @@ impl Lab {
         Ok(Edited::Session(Box::new(builder.open(adapter, self.par())?)))
     }
 
-    /// What a model answers about some facts, and the unedited model about the same.
+    /// The answers of a model and of the unedited model about some facts.
     pub fn ask(&mut self, model: &Model, facts: &[usize]) -> Done<[Evaluation; 2]> {
         let asked: Vec<&Fact> = facts.iter().map(|&fact| &self.facts[fact]).collect();
         for fact in &asked {
@@ -171,13 +171,13 @@ impl Lab {
         Ok([before, now])
     }
 
-    /// Perplexity on text that the statistics have not seen.
+    /// Perplexity on text that is not in the statistics.
     pub fn perplexity(&self, model: &Model, tokens: u64) -> Done<f64> {
         let perplexity = Scoring::new(model, &self.tokenizer).measure_perplexity(shipped::HELD_OUT_TEXT, tokens)?;
         perplexity.value().ok_or_else(|| "the held-out text has no tokens".into())
     }
 
-    /// Adds studies to the one file of all results.
+    /// Adds studies to the file of all results.
     pub fn keep_results(&self, studies: Map<String, Value>) -> Done {
         let path = self.out.join("results.json");
         let mut results = match std::fs::read_to_string(&path) {
@@ -193,7 +193,7 @@ impl Lab {
     }
 }
 
-/// The statistics of the layers, from files if they are there.
+/// The statistics of the layers, from files if they exist.
 fn layers(model: &Model, tokenizer: &Tokenizer, numbers: &[usize], out: &Path, terminal: Terminal) -> Done<Vec<Layer>> {
     let par = terminal.par;
     let fingerprint =

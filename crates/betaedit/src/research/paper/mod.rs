@@ -1,8 +1,8 @@
-//! `betaedit paper`: the studies of the BetaEdit paper on a small model, and which of its claims hold here.
+//! `betaedit paper`: the studies of the BetaEdit paper on a small model.
 //!
-//! A study is a set of runs, and a figure. A run edits some facts one after the other by one method, towards targets that were
-//! found on the unedited model, and measures the model at checkpoints. All that is expensive is kept under `--out`: the
-//! statistics, the targets, and every finished run. The command goes on where it was, and studies share runs.
+//! A study is a set of runs and a figure. A run edits facts one after the other by one method, towards targets found on the
+//! unedited model, and measures the model at checkpoints. The statistics, the targets and every finished run are kept under
+//! `--out`: the command continues where it stopped, and studies share runs.
 
 mod edited;
 mod facts;
@@ -23,12 +23,12 @@ use lab::{Lab, Settings};
 use run::Run;
 use studies::{Scale, Study};
 
-/// How targets are sought.
+/// How to search for targets.
 #[derive(Clone, Copy, ValueEnum)]
 enum Search {
-    /// By Adam at a rate of 1.0, as the studies in docs/experiments.md were made if nothing else is said there
+    /// Adam at a rate of 1.0, as in the studies of docs/experiments.md unless noted there
     Adam,
-    /// As the library does by default
+    /// The default of the library
     Library,
 }
 
@@ -49,52 +49,52 @@ impl Search {
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A model: a directory in the layout of the Hugging Face hub, or a .gguf file
+    /// Model: a Hugging Face directory or a .gguf file
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
-    /// Facts to edit; the facts shipped with the crate if not given
+    /// File of facts to edit [default: those that come with the program]
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
-    /// The studies to make, all if not given
+    /// Studies to run [default: all]
     #[arg(long = "study", value_name = "NAME", value_parser = studies::NAMES, num_args = 1..)]
     studies: Vec<String>,
-    /// Of the studies only the runs with these labels
+    /// Run only the runs with these labels
     #[arg(long = "run", value_name = "LABEL", num_args = 1..)]
     runs: Vec<String>,
-    /// Few facts, few checkpoints: minutes
+    /// Use few facts and few checkpoints, to finish in minutes
     #[arg(long)]
     quick: bool,
-    /// Edits of a run
+    /// Number of edits in a run
     #[arg(long, value_name = "N")]
     edits: Option<usize>,
-    /// Edits between checkpoints
+    /// Measure the model every N edits
     #[arg(long, value_name = "N")]
     every: Option<usize>,
-    /// Facts that a checkpoint asks about
+    /// Number of facts to evaluate at a checkpoint
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
-    /// Facts for the choice of each method's strength, which are not edited elsewhere
+    /// Number of facts on which each method's strength is chosen; no run edits them
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
-    /// Make so many more facts out of neighborhood prompts, for a longer run
+    /// Make N more facts out of neighborhood prompts, for a longer run
     #[arg(long, value_name = "N", default_value_t = 0)]
     neighbors: usize,
-    /// The layers to edit
+    /// Layers to edit
     #[arg(long, value_delimiter = ',', default_values_t = [7, 8, 9, 10])]
     layers: Vec<usize>,
-    /// Texts that keys are averaged over, besides the bare prompt
+    /// Number of texts over which keys are averaged, besides the bare prompt
     #[arg(long, default_value_t = 3)]
     contexts: usize,
-    /// How targets are sought
+    /// How to search for targets
     #[arg(long, value_enum, default_value = "adam")]
     search: Search,
-    /// Texts that targets are sought behind, besides the bare prompt [default: 1 by Adam, else the library's]
+    /// Number of texts that precede the prompt in the search for a target [default: 1 with Adam, else the library's]
     #[arg(long, value_name = "N")]
     target_contexts: Option<usize>,
-    /// For the texts
+    /// Seed for the generated texts
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where everything is kept
+    /// Directory for statistics, targets, runs and results
     #[arg(long, value_name = "DIR", default_value = "paper-studies")]
     out: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! One run: facts edited one after the other, and what the model is like at checkpoints.
+//! One run: facts edited one after the other, with measurements of the model at checkpoints.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -21,12 +21,12 @@ pub struct Run {
     pub facts: Range<usize>,
 }
 
-/// What a run measured: the values at every checkpoint.
+/// The measurements of a run, at every checkpoint.
 pub struct Record {
     json: Value,
 }
 
-/// A measurement, by its name in the file.
+/// A measurement.
 #[derive(Clone, Copy)]
 pub enum Measure {
     Efficacy,
@@ -66,7 +66,7 @@ impl Measure {
 }
 
 impl Run {
-    /// The record of the run, from its file if it was made already.
+    /// The record of the run, from its file if the run is finished.
     pub fn record(&self, lab: &mut Lab, scale: &Scale) -> Done<Record> {
         let settings = format!("{} {}, facts {:?}, {scale:?}", lab.description(), self.by, self.facts);
         let path = lab.path_of_run(&format!("{}-{:016x}", self.by.name(), hash(&settings)));
@@ -129,7 +129,7 @@ impl Run {
 }
 
 impl Record {
-    /// A curve over the number of edits; from zero edits on where the unedited model's value is known to be 0.
+    /// A curve over the number of edits. It starts at zero edits where the unedited model's value is known to be 0.
     pub fn curve(&self, measure: Measure) -> Vec<(f64, f64)> {
         let points = self.json["points"].as_array().into_iter().flatten();
         let points = points.filter_map(|p| Some((p["edits"].as_f64()?, p[measure.name()].as_f64()?)));
@@ -143,17 +143,17 @@ impl Record {
         self.curve(measure).last().map_or(f64::NAN, |point| point.1)
     }
 
-    /// How well a method does, for the choice of its strength: the harmonic mean of what it writes (efficacy, generality) and
-    /// what it leaves alone (agreement).
+    /// The score by which a method's strength is chosen: the harmonic mean of what it writes (efficacy, generality) and what it
+    /// preserves (agreement).
     pub fn score(&self) -> f64 {
         let parts = [Measure::Efficacy, Measure::Generality, Measure::Agreement].map(|measure| self.last(measure));
         3.0 / parts.into_iter().map(f64::recip).sum::<f64>()
     }
 
-    /// The last checkpoint in a line.
+    /// The last checkpoint, as a line of text.
     pub fn line(&self, label: &str) -> String {
         let percent = |measure| 100.0 * self.last(measure);
-        // What a run has not is not in its line.
+        // Values that a run does not have are left out.
         let gauge = |measure, name: &str, digits: usize| match self.last(measure) {
             value if value.is_nan() => String::new(),
             value => format!("  {name} {value:.digits$}"),
@@ -188,7 +188,7 @@ fn sample(range: Range<usize>, most: usize) -> Vec<usize> {
     (0..count).map(|i| end - 1 - i * n / count).rev().collect()
 }
 
-/// A name for a file (FNV-1a); the file says what it is of.
+/// A hash (FNV-1a) for the name of a file. The file itself holds the full settings.
 pub fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -1,4 +1,4 @@
-//! The studies: which runs, which measures.
+//! The studies, with their runs and measures.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ pub struct Scale {
     pub edits: usize,
     /// Edits between checkpoints.
     pub every: usize,
-    /// Facts that a checkpoint asks about.
+    /// Facts that a checkpoint evaluates.
     pub sample: usize,
     /// Tokens of held-out text at a checkpoint.
     pub perplexity_tokens: u64,
@@ -35,7 +35,7 @@ impl Scale {
         Self { edits: 400, every: 200, sample: 100, perplexity_tokens: 1024, period: 100, trials: 60 };
     pub const QUICK: Self = Self { edits: 24, every: 24, sample: 6, perplexity_tokens: 512, period: 8, trials: 6 };
 
-    /// The scale with so many edits as there are facts for.
+    /// The scale, with at most as many edits as there are facts.
     pub fn within(mut self, facts: usize) -> Done<Self> {
         self.edits = self.edits.min(facts.saturating_sub(self.trials));
         if self.edits == 0 || self.trials == 0 {
@@ -211,8 +211,8 @@ pub const NAMES: [&str; STUDIES.len()] = {
 
 const MAIN: [&str; 5] = ["memit", "memit-h", "alphaedit", "alphaedit-h", "betaedit"];
 
-/// What is used where nothing else is said: weights that suit 15,000 tokens of statistics on a model of this size, a tenth
-/// of the published ones.
+/// The default hyperparameters: weights that suit 15,000 tokens of statistics on a model of this size, a tenth of the published
+/// ones.
 const LAMBDA: f64 = 1500.0;
 const LAMBDA1: f64 = 300.0;
 
@@ -226,7 +226,7 @@ fn refreshed(scale: &Scale, rule: RefreshRule) -> Refresh {
     Refresh::Every { edits: scale.period, rule }
 }
 
-/// The strengths that are tried for a method: of its statistics' weight, or where it has none, of its ridge.
+/// The strengths to try for a method: of the weight of its statistics or, if it has none, of its ridge.
 fn strengths(name: &str) -> [f64; 3] {
     match name {
         "betaedit" => [100.0, 300.0, 1000.0],
@@ -243,7 +243,7 @@ fn set_strength(hyperparameters: &mut Hyperparameters, name: &str, strength: f64
     } = strength;
 }
 
-/// A method with the usual hyperparameters but for a change.
+/// A method with the default hyperparameters, except for a change.
 fn closed_form(name: &str, scale: &Scale, change: impl FnOnce(&mut Hyperparameters)) -> Done<ClosedForm> {
     let entry = method(name)?;
     let mut hyperparameters = Hyperparameters::default();
@@ -262,7 +262,7 @@ fn run(label: &str, name: &str, scale: &Scale, change: impl FnOnce(&mut Hyperpar
     Ok(stream(label.into(), By::ClosedForm(closed_form(name, scale, change)?), scale))
 }
 
-/// Runs of the methods that the table of methods has.
+/// Runs of the methods with these names.
 fn named(scale: &Scale, names: &[&str]) -> Runs {
     let there = |name: &&&str| METHODS.iter().any(|entry| entry.name == **name);
     names.iter().filter(there).map(|name| run(name, name, scale, |_| {})).collect()
@@ -272,7 +272,7 @@ fn refreshing(label: &str, refresh: Refresh, scale: &Scale) -> Done<Run> {
     run(label, "betaedit", scale, |h| h.refresh = Some(refresh))
 }
 
-/// A method at the strength that does best on facts of its own.
+/// A method at the strength that is best on the trial facts.
 fn tuned(lab: &mut Lab, scale: &Scale, name: &str) -> Done<Run> {
     let end = lab.facts().len();
     let trial_scale = Scale { edits: scale.trials, every: scale.trials, sample: scale.trials, ..*scale };

@@ -10,27 +10,27 @@ use serde_json::{Value, json};
 
 use crate::terminal::Done;
 
-/// Targets by request. The file is for one model and one way to seek them, which its first line names; each further line is a
-/// target, so that a program that is killed loses one at most.
+/// Targets by request. The file is for one model and one kind of search, which its first line names. Each further line is a
+/// target, so that a killed program loses at most one.
 pub struct Targets {
     file: File,
     known: HashMap<String, Vec<f32>>,
 }
 
 impl Targets {
-    /// Opens the file, or begins it.
+    /// Opens or creates the file.
     pub fn open(path: &Path, made_by: &str) -> Done<Self> {
         let mut known = HashMap::new();
         let mut begun = false;
         if path.exists() {
             for line in BufReader::new(File::open(path)?).lines() {
-                // The target of a line that was cut off is sought again.
+                // The target of an incomplete line is searched again.
                 let Ok(line) = serde_json::from_str::<Value>(&line?) else { continue };
                 if let Some(there) = line["made_by"].as_str() {
                     if there != made_by {
                         let path = path.display();
                         return Err(
-                            format!("{path} is of other settings ({there}, not {made_by}); use another --out").into()
+                            format!("{path} has other settings ({there}, not {made_by}); use another --out").into()
                         );
                     }
                     begun = true;
@@ -42,7 +42,7 @@ impl Targets {
             }
         }
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        // Also ends a line that was cut off.
+        // Also ends an incomplete line.
         writeln!(file)?;
         if !begun {
             writeln!(file, "{}", json!({ "made_by": made_by }))?;
@@ -50,7 +50,7 @@ impl Targets {
         Ok(Self { file, known })
     }
 
-    /// The target of a request: known, or sought and kept.
+    /// The target of a request, from the file or by a search, which adds it to the file.
     pub fn of(&mut self, request: &Request, seek: impl FnOnce() -> Done<Vec<f32>>) -> Done<Vec<f32>> {
         let name = format!("{} -> {} at {:?}", request.text(), request.target(), request.token());
         if let Some(target) = self.known.get(&name) {

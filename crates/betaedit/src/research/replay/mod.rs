@@ -27,85 +27,85 @@ Example:
                   --refresh-every 50 --history sum --report report.json --plot curves.svg"
 )]
 pub struct Arguments {
-    /// The recorded stream, a safetensors file
+    /// Recorded stream, a safetensors file
     #[arg(long, value_name = "FILE")]
     stream: PathBuf,
-    /// How to edit
+    /// Editing method
     #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>())]
     method: String,
-    /// MEMIT, PMET, EMMET, ENCORE, RLSEdit: weight of the statistics, in units of one edited key
+    /// MEMIT, PMET, EMMET, ENCORE, RLSEdit: weight of the statistics C, in units of one edited key
     #[arg(long, default_value_t = 15_000.0)]
     lambda: f64,
-    /// BetaEdit: weight of the statistics in the solve
+    /// BetaEdit: weight of the statistics C in the solve
     #[arg(long, default_value_t = 3_000.0)]
     lambda1: f64,
     /// AlphaEdit, BetaEdit, ENCORE: ridge on the norm of the update
     #[arg(long, default_value_t = 10.0)]
     lambda2: f64,
-    /// AlphaEdit, BetaEdit, -ns: directions with eigenvalues of C below this may be edited
+    /// AlphaEdit, BetaEdit, -ns: edit only directions with an eigenvalue of C below this
     #[arg(long, default_value_t = 0.02)]
     threshold: f64,
-    /// BetaEdit, -ns: edits between refreshes of the projector, 0 = never
+    /// BetaEdit, -ns: refresh the projector every N edits, 0 = never
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     refresh_every: usize,
-    /// BetaEdit, -ns: how past keys join the statistics at a full refresh
+    /// BetaEdit, -ns: how a full refresh adds past keys to the statistics
     #[arg(long, value_enum, default_value_t = Weighting::Mean)]
     history: Weighting,
-    /// BetaEdit, -ns: how the projector is refreshed
+    /// BetaEdit, -ns: how to refresh the projector
     #[arg(long, value_enum, default_value_t = Rule::Full)]
     refresh_rule: Rule,
-    /// BetaEdit, -ns: what an edited key counts against the mean over the text, in C + w H (not for the history `mean`)
+    /// BetaEdit, -ns: weight w of the past keys in C + w H, for a refresh (not with --history mean)
     #[arg(long, value_name = "W", default_value_t = 1.0)]
     refresh_weight: f64,
-    /// BetaEdit: no lambda1 C in the solve (C stays in the projector)
+    /// BetaEdit: leave lambda1 C out of the solve; C is used only for the projector
     #[arg(long)]
     without_penalty: bool,
-    /// EMMET: how far residuals may be missed, for single edits and for batches
+    /// EMMET: slack for meeting residuals, for single edits and for batches; 0 = meet them exactly
     #[arg(long, num_args = 2, value_names = ["SINGLE", "BATCH"], default_values_t = [0.0, 0.1])]
     slack: Vec<f64>,
-    /// RLSEdit: strengths of the anchors to the outputs and to the weight of the start
+    /// RLSEdit: strength of the anchors to the initial outputs and to the initial weight
     #[arg(long, num_args = 2, value_names = ["MU", "NU"], default_values_t = [1.0, 0.0])]
     anchors: Vec<f64>,
-    /// MEMIT-Merge: the cosine from which two keys are one
+    /// MEMIT-Merge: merge edits whose keys have at least this cosine
     #[arg(long, value_name = "COSINE", default_value_t = 0.99)]
     alike: f64,
-    /// MEMIT-R: which random keys
+    /// MEMIT-R: seed for the random keys
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// SimIE around the method, with this weight of the distance from the start [default for simie: 10000]
+    /// Wrap the method in SimIE, with this weight of the distance from the start [default for simie: 10000]
     #[arg(long, value_name = "LAMBDA")]
     simie: Option<f64>,
-    /// RECT: keep this share of the entries of every update, those with the largest relative change
+    /// RECT: keep this share of the entries of an update, those with the largest relative change
     #[arg(long, value_name = "SHARE")]
     rect: Option<f64>,
-    /// With --session, PRUNE: damp the singular values of the total change that are above those of the weight
+    /// With --session, PRUNE: damp singular values of the total change that exceed the largest of the weight
     #[arg(long, requires = "session", conflicts_with = "rect")]
     prune: bool,
     /// Run only the first N edits [default: all]
     #[arg(long, value_name = "N")]
     edits: Option<usize>,
-    /// Edits a batch
+    /// Number of edits in a batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
-    /// Number type of the engine; statistics and metrics are f64 always
+    /// Number type of the engine; statistics and metrics are always f64
     #[arg(long, value_enum, default_value_t = Precision::F64)]
     precision: Precision,
-    /// Keep the run in a directory: one that was interrupted goes on where it was
+    /// Keep the run in this directory, to continue it after an interruption and to undo edits
     #[arg(long, value_name = "DIR")]
     session: Option<PathBuf>,
-    /// With --session: edits between snapshots
+    /// With --session: write a snapshot every N edits
     #[arg(long, value_name = "N", default_value_t = 100, requires = "session")]
     snapshot_every: usize,
-    /// With --session: take back this edit (may be given several times), and stop
+    /// With --session: undo this edit (may be repeated), and stop
     #[arg(long, value_name = "ID", requires = "session")]
     undo: Vec<u64>,
-    /// Write all numbers, a value a step, as JSON
+    /// Write all numbers, one value per step, to a JSON file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Write the cumulative update as the f64 tensor `delta` [d_out, d_in]
+    /// Write the total update to a safetensors file, as the f64 tensor `delta` [d_out, d_in]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Draw the curves as SVG
+    /// Draw the curves to an SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -148,7 +148,7 @@ impl Arguments {
         rect.or(self.prune.then(|| Prune::default().into()))
     }
 
-    /// How many of the recorded edits to run.
+    /// The number of recorded edits to run.
     fn edits(&self, recorded: usize) -> Done<usize> {
         let edits = self.edits.unwrap_or(recorded);
         if self.batch == 0 || edits == 0 || edits > recorded {

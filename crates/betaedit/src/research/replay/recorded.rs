@@ -32,7 +32,7 @@ pub struct Setup<T: Scalar> {
     pub build_seconds: f64,
 }
 
-/// What one step, an edit or a batch, came to.
+/// The measurements of one step, an edit or a batch.
 pub struct Step {
     pub measured: Measurement,
     pub s: f64,
@@ -40,13 +40,13 @@ pub struct Step {
     pub write_error: f64,
 }
 
-/// How well all edits so far hold.
+/// The errors of all edits so far.
 pub struct Checkpoint {
     pub edits: usize,
     pub errors: Vec<f64>,
 }
 
-/// What the stream came to.
+/// The measurements of the whole stream.
 pub struct Replayed {
     pub steps: Vec<Step>,
     pub checkpoints: Vec<Checkpoint>,
@@ -63,7 +63,7 @@ pub fn run<T: Scalar>(arguments: &Arguments, terminal: Terminal) -> Done {
     let replayed = setup.replay(arguments, terminal)?;
     let result = report::json(arguments, &setup, &replayed);
 
-    // What was asked for comes before what is printed, so that a closed pipe loses nothing.
+    // Files are written before the summary is printed, so that a closed pipe loses nothing.
     let (mut failures, mut written) = (vec![], vec![]);
     for (what, path, outcome) in [
         ("report", &arguments.report, write_report(arguments, &result)),
@@ -102,7 +102,7 @@ impl<T: Scalar> Setup<T> {
         Ok(Self { stream, layer, moment, editor, name, edits, d_out, d_in, weight_norm, kept_first, build_seconds })
     }
 
-    /// The run in a line, the projector in another.
+    /// A line about the run, and one about the projector.
     fn line(&self, batch: usize) -> String {
         let Self { name, edits, d_out, d_in, kept_first, .. } = self;
         let projector = self.editor.projector();
@@ -150,7 +150,7 @@ impl<T: Scalar> Setup<T> {
                 write_error: errors.iter().map(|e| e * e).sum::<f64>().sqrt(),
             });
             let done = measured.edits;
-            // Ten looks back over the run; each costs as much as a product of all past keys with the total.
+            // Retention is measured ten times; each costs a product of all past keys with the total.
             if done == edits || done * 10 / edits > (done - batch.len()) * 10 / edits {
                 checkpoints.push(Checkpoint { edits: done, errors: retention.errors(total.total()?, par)? });
             }

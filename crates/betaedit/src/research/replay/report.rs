@@ -1,4 +1,4 @@
-//! What a replay came to: as JSON, as curves, in words.
+//! The results of a replay, as JSON, as curves, and as text.
 
 use betaedit_core::Scalar;
 use serde_json::{Value, json};
@@ -117,7 +117,7 @@ pub fn summary<T: Scalar>(setup: &Setup<T>, replayed: &Replayed) -> Done<Vec<Str
             largest(held.iter().copied())
         ),
         format!(
-            "time                  {:.2} s to build, {:.3} ms an edit (refreshes included)",
+            "time                  {:.2} s to build, {:.3} ms per edit (refreshes included)",
             setup.build_seconds,
             1e3 * edit_seconds / setup.edits as f64
         ),

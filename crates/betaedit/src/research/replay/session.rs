@@ -17,7 +17,7 @@ use crate::outputs::write;
 use crate::plot::{self, Curve, Panel};
 use crate::terminal::{Done, Terminal};
 
-/// Opens the session, undoes what is to be undone or else runs to the end, and writes the outputs.
+/// Opens the session, undoes the given edits or else runs to the end, and writes the outputs.
 pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Terminal) -> Done {
     let par = terminal.par;
     let stream = RecordedStream::<T>::open(&arguments.stream, par)?;
@@ -38,14 +38,14 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Termina
     let mut session = builder.open(stream, par)?;
     let (recovery, done) = (session.recovery().clone(), session.processed() as usize);
     if recovery.resumed {
-        terminal.say(format!("resumed after {done} edits, {} of them done again from the journal", recovery.replayed));
+        terminal.say(format!("resumed after {done} edits, {} of them replayed from the journal", recovery.replayed));
     }
     if recovery.dropped_bytes > 0 {
         terminal
-            .say(format!("dropped an unfinished record of {} bytes; its edit is made again", recovery.dropped_bytes));
+            .say(format!("dropped an incomplete record of {} bytes; its edit is made again", recovery.dropped_bytes));
     }
     if let Some(reason) = &recovery.snapshot_ignored {
-        terminal.say(format!("the snapshot was left aside: {reason}"));
+        terminal.say(format!("the snapshot was not used: {reason}"));
     }
 
     if arguments.undo.is_empty() {
@@ -60,7 +60,7 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Termina
     } else {
         let ids: Vec<EditId> = arguments.undo.iter().copied().map(EditId).collect();
         let undone = session.undo(&ids)?;
-        let how = if undone.rebuilt { ", the others played again" } else { "" };
+        let how = if undone.rebuilt { ", the others replayed" } else { "" };
         terminal.say(format!("undone: {} of {} edits{how}", undone.ids.len(), session.processed()));
     }
     outputs(arguments, &session, layer, terminal)

@@ -1,4 +1,4 @@
-//! What a stream is compared with: the same edits in f64, the published programs' solve, and an eigendecomposition.
+//! The comparisons for a stream: the same edits in f64, the published programs' solve, and an eigendecomposition.
 
 use std::time::Instant;
 
@@ -15,12 +15,12 @@ use super::{Arguments, Rule};
 use crate::research::numbers::median;
 use crate::terminal::{Done, Terminal};
 
-/// Up to here the same stream is solved a second time, densely and in f64, one factorisation an edit.
+/// Up to this size the same stream is also solved densely in f64, with one factorisation per edit.
 pub const AFFORDABLE: (usize, usize) = (1024, 512);
-/// Up to here a run with a refresh every so many edits also times a full eigendecomposition, unasked.
+/// Up to this size, a run with periodic refreshes always times a full eigendecomposition.
 const AFFORDABLE_EIGEN: usize = 4096;
 
-/// Everything that was asked for, or is affordable.
+/// All comparisons that were requested or take little time.
 pub struct Comparison {
     pub relative_error: Option<f64>,
     pub dense: Dense,
@@ -44,8 +44,8 @@ impl Comparison {
     }
 }
 
-/// `|D - D'| / |D'|` with `D` the sum of all updates, and `D'` from the same keys and residuals on another path: in f64,
-/// with the system of every edit formed in a basis of the space, and factored from scratch.
+/// `|D - D'| / |D'|`, where `D` is the sum of all updates, and `D'` is computed from the same keys and residuals in f64, with
+/// the system of every edit formed in a basis of the space and factored from scratch.
 fn relative_error<T: Scalar>(arguments: &Arguments, layer: &Layer, stream: &Stream<T>, par: Par) -> Done<Option<f64>> {
     if stream.updates.is_empty() || !matches!(arguments.refresh, Rule::Never | Rule::Full) {
         return Ok(None);
@@ -87,7 +87,7 @@ fn relative_error<T: Scalar>(arguments: &Arguments, layer: &Layer, stream: &Stre
     Ok(expected.map(|expected| (&found - &expected).norm_l2() / expected.norm_l2()))
 }
 
-/// What the published programs' solve came to.
+/// The result of the published programs' solve.
 #[derive(Default)]
 pub struct Dense {
     pub seconds: Option<f64>,

@@ -21,35 +21,35 @@ use stream::Stream;
 #[derive(clap::Args)]
 #[command(after_help = "\
 The report, times in seconds:
-  edit_seconds_median      an edit: propose, add the update to the weight, commit; no refresh that was due before it
-  edit_seconds_mean        the same, mean: with every 64th commit, which folds 64 edits into the state
+  edit_seconds_median      one edit: propose, add the update to the weight, commit; without refreshes
+  edit_seconds_mean        the same, mean; includes every 64th commit, which folds 64 edits into the state
   edit_seconds_first       median over the first tenth of the edits
   edit_seconds_last        median over the last tenth
-  engine_seconds_median    of an edit, the engine's part: propose and commit
-  engine_seconds_mean      the same, mean: foldings included
-  outer_product_seconds    of an edit, the other part: checking the weight, and adding r x^T to it; median
-  product_seconds          a plain product Q k of a full square matrix by faer, with the same size, precision and
+  engine_seconds_median    the engine's part of an edit: propose and commit
+  engine_seconds_mean      the same, mean; includes the folding
+  outer_product_seconds    the other part of an edit: checking the weight, and adding r x^T to it; median
+  product_seconds          faer's product Q k of a full square matrix, of the same size and precision, on as many
                            threads, between the edits; median
   engine_per_product       engine_seconds_mean / product_seconds
   last_per_first           edit_seconds_last / edit_seconds_first
-  dense_edit_seconds       the published programs' edit: P A, its LU with partial pivoting, d_out right-hand sides, in the
-                           same precision; median of N, null without --dense-reference
-  dense_difference         |Delta - Delta_dense| / |Delta| for the edit after the last; null when the space was refreshed
+  dense_edit_seconds       an edit of the published programs: P A, its LU with partial pivoting, and d_out right-hand
+                           sides, in the same precision; median of N; null without --dense-reference
+  dense_difference         |Delta - Delta_dense| / |Delta| for one more edit; null if the space was refreshed
   speedup_vs_dense         dense_edit_seconds / edit_seconds_mean
-  refresh_seconds          a refresh every N edits, the change of Q included; median. With --refresh continuous a refresh
-                           is part of every edit, and this is null
+  refresh_seconds          one refresh, including the change of Q; median; null with --refresh continuous, where it is
+                           part of every edit
   refreshes                every refresh: edits so far, seconds, directions kept before and after
-  full_eigen_seconds       an eigendecomposition of the statistics by faer, in f64
+  full_eigen_seconds       faer's eigendecomposition of the statistics, in f64
   refresh_speedup          full_eigen_seconds / refresh_seconds
-  build_seconds            from the spectrum to an editor: state and headroom
+  build_seconds            building the editor from the spectrum: state and headroom
   stream_seconds           all edits and refreshes
-  peak_rss_bytes           largest resident memory up to the end of the stream, everything in it: the spectrum, the state,
-                           the weight, and the square matrix of the plain product; null where the system does not say
+  peak_rss_bytes           largest resident memory up to the end of the stream, including the spectrum, the state, the
+                           weight, and the square matrix of the plain product; null if the system does not report it
   peak_rss_bytes_total     the same after the dense solves and the eigendecomposition
-  relative_error_vs_f64    |D - D'| / |D'| for the sum D of all updates, with D' from one dense f64 factorisation an edit;
-                           null where that is not affordable (d_in > 1024, edits > 512) or not written (refresh rules
-                           other than never and full)
-  gain_median, gain_first  k^T Q k of the keys: how much of its residual an edit writes is g / (1 + g)
+  relative_error_vs_f64    |D - D'| / |D'| for the sum D of all updates, with D' from one dense f64 factorisation per
+                           edit; null if that takes too long (d_in > 1024, edits > 512) or is not implemented (refresh
+                           rules other than never and full)
+  gain_median, gain_first  g = k^T Q k of the keys; an edit writes the share g / (1 + g) of its residual
   kept_directions_first, kept_directions_last
                            directions that may be edited
 
@@ -58,40 +58,40 @@ Examples:
   betaedit scale --d-in 4096 --d-out 1024 --edits 256 --refresh nested --refresh-every 256
   betaedit scale --d-in 14336 --d-out 4096 --edits 256")]
 pub struct Arguments {
-    /// Length of the keys
+    /// Dimension of the keys
     #[arg(long, value_name = "N", default_value_t = 4096)]
     d_in: usize,
-    /// Length of the residuals
+    /// Dimension of the residuals
     #[arg(long, value_name = "N", default_value_t = 1024)]
     d_out: usize,
-    /// Length of the stream
+    /// Number of edits
     #[arg(long, value_name = "N", default_value_t = 512)]
     edits: usize,
-    /// Number type of keys, residuals, weight, and of the products and solves to compare with
+    /// Number type of keys, residuals and weight, and of the products and solves for comparison
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
-    /// How the projector is refreshed
+    /// How to refresh the projector
     #[arg(long, value_enum, default_value_t = Rule::Never)]
     refresh: Rule,
-    /// Edits between refreshes; a refresh that is due after the last edit is made
+    /// Refresh the projector every N edits, also after the last one
     #[arg(long, value_name = "N", default_value_t = 256)]
     refresh_every: usize,
-    /// What an edited key counts against the mean over the text in a refresh, w of C + w H
+    /// Weight w of the past keys in C + w H, for a refresh
     #[arg(long, value_name = "W", default_value_t = 1e-4)]
     refresh_weight: f64,
-    /// Times to run the published programs' dense solve
+    /// Run the dense solve of the published programs N times, for comparison
     #[arg(long, value_name = "N", default_value_t = 0)]
     dense_reference: usize,
-    /// Time a full eigendecomposition; done unasked where a refresh is to be compared with it, up to --d-in 4096
+    /// Time a full eigendecomposition; always on with refreshes every N edits, up to --d-in 4096
     #[arg(long)]
     full_eigen: bool,
-    /// Median s = k^T A0^-1 k of the keys: 1 is realistic, 100 are keys ten times as long
+    /// Median s = k^T A0^-1 k of the keys; 1 is realistic, 100 means keys ten times as long
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     typical_s: f64,
-    /// What all random numbers are made from
+    /// Seed for all random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Write all numbers as JSON
+    /// Write all numbers to a JSON file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -104,13 +104,13 @@ enum Precision {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Rule {
-    /// The space of the start serves for all edits
+    /// Keep the initial space for all edits
     Never,
     /// A new eigendecomposition of C + w H
     Full,
-    /// The largest space below the threshold, without one
+    /// The largest space below the threshold, without an eigendecomposition
     Maximal,
-    /// The largest part of the present space below the threshold
+    /// The largest part of the current space below the threshold
     Nested,
     /// Nested, at every edit
     Continuous,
@@ -158,7 +158,7 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
-    // The dense solves take their threads from here, the library from its arguments.
+    // The dense solves use this number of threads; the library takes its number from its arguments.
     set_global_parallelism(terminal.par);
     arguments.check()?;
     match arguments.precision {

@@ -1,4 +1,4 @@
-//! What was measured: as JSON, and in words.
+//! The measurements, as JSON and as text.
 
 use betaedit_core::Scalar;
 use betaedit_core::faer::Par;
@@ -10,7 +10,7 @@ use super::stream::Stream;
 use super::{Arguments, Rule};
 use crate::research::numbers::{mean, median};
 
-/// What the editor takes, and what it may write in.
+/// The time and memory of the editor, and the space in which it may write.
 pub struct Space {
     pub build_seconds: f64,
     pub kept_first: usize,
@@ -151,7 +151,7 @@ pub fn summary(arguments: &Arguments, report: &Value, refreshes: &[(f64, Refresh
     lines.join("\n")
 }
 
-/// Seconds in a unit that suits them.
+/// Seconds in a suitable unit.
 fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1e-3 => format!("{:.0} us", 1e6 * s),
@@ -161,7 +161,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The largest resident memory of this process so far, in bytes, where Linux says it.
+/// The largest resident memory of this process so far, in bytes, on Linux.
 pub fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -14,7 +14,7 @@ use super::Arguments;
 use super::compare::AFFORDABLE;
 use crate::terminal::{Done, Terminal};
 
-/// What was measured of a stream of edits; times in seconds, one number an edit.
+/// The measurements of a stream of edits; times in seconds, one number per edit.
 pub struct Stream<T: Scalar> {
     pub edit: Vec<f64>,
     pub engine: Vec<f64>,
@@ -24,7 +24,7 @@ pub struct Stream<T: Scalar> {
     pub gains: Vec<f64>,
     /// Edits and refreshes together.
     pub seconds: f64,
-    /// Where a comparison is affordable.
+    /// If a comparison takes little enough time.
     pub updates: Vec<Update<T>>,
 }
 
@@ -48,7 +48,7 @@ impl<T: Scalar> Stream<T> {
         };
         let bar = terminal.bar(edits as u64, "edits");
         let mut W = Weight::new(layer.weight::<T>(arguments.d_out), Orientation::OutputsByInputs)?;
-        // What the plain product works on; which numbers does not matter.
+        // The matrix of the plain product; its numbers do not matter.
         let square = Mat::from_fn(d_in, d_in, |i, j| T::from_f64(1.0 / (1.0 + ((i ^ j) % 64) as f64)));
         let mut z = Mat::<T>::zeros(d_in, 1);
         let mut product = |k: MatRef<'_, T>| {
@@ -57,7 +57,7 @@ impl<T: Scalar> Stream<T> {
             std::hint::black_box(&z);
             clock.elapsed().as_secs_f64()
         };
-        // Once unmeasured, to wake up memory and threads.
+        // One product before the measurement, to warm up memory and threads.
         product(layer.key::<T>(0).as_ref());
         let every = (edits / 8).clamp(1, 16);
 

@@ -1,4 +1,4 @@
-//! The methods that take part.
+//! The methods that are compared.
 
 use betaedit_core::editor::History;
 use betaedit_core::editor::{Recipe, Space};
@@ -11,7 +11,7 @@ use super::world::{TYPICAL_S, World};
 use crate::research::numbers::median;
 use crate::terminal::Done;
 
-/// A method as it takes part.
+/// A method in the comparison.
 pub struct Contender {
     pub name: &'static str,
     pub family: Family,
@@ -25,11 +25,11 @@ pub enum Family {
     NullSpace,
 }
 
-/// What a method knows of past edits.
+/// What a method knows about past edits.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Past {
     Nothing,
-    /// As many keys, but of other edits.
+    /// As many keys, but from other edits.
     OtherKeys,
     Keys,
 }

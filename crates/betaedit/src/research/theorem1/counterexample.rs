@@ -29,14 +29,13 @@ drift after both edits:
     ));
     terminal.say("\nWhat a proof needs:\n");
     terminal.say("  yes  (1) the same residuals with and without history (here they are given)");
-    terminal
-        .say(format!("  {:<3}  (2) A0 is a multiple of I, or leakage takes the place of drift", yes(run.isotropic)));
+    terminal.say(format!("  {:<3}  (2) A0 is a multiple of I; otherwise leakage replaces drift", yes(run.isotropic)));
     terminal.say(format!("  {:<3}  (3) every s <= 1", yes(run.small_keys)));
     terminal.say(format!(
-        "  {:<3}  (4) no two residuals point against each other, and for any two x history",
+        "  {:<3}  (4) no two residuals point against each other, and for any two x, history",
         yes(reduced)
     ));
-    terminal.say("           makes x_i^T A0 x_j no larger, and not negative");
+    terminal.say("           does not increase x_i^T A0 x_j or make it negative");
     ensure((without - 0.16529).abs() < 5e-6 && (with - 0.18139).abs() < 5e-6, "the counterexample has other numbers")?;
     ensure(run.non_conflicting && run.isotropic && reduced, "the counterexample fails more than condition (3)")?;
     ensure(!run.small_keys, "the counterexample meets condition (3)")?;

@@ -7,7 +7,7 @@ use super::long_stream::Trial;
 use crate::plot::{self, Curve, Panel};
 use crate::terminal::{Done, Failure, Terminal};
 
-/// Section 6: the figure, a column for each family of methods.
+/// Section 6: the figure, with a column for each family of methods.
 pub fn draw(path: &Path, trials: &[Trial], terminal: Terminal) -> Done {
     let panel = |family: Family, title: &str, y: &str, values: fn(&Trial) -> Vec<f64>| Panel {
         title: title.into(),

@@ -1,4 +1,4 @@
-//! A long stream, in the theorem's setting and in that of a program that edits a model.
+//! A long stream, with the residuals of the theorem and with those of a program that edits a model.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ use crate::terminal::{Done, Terminal};
 pub enum Residuals {
     /// `v - W0 k`, the same for every method: the theorem's setting.
     Given,
-    /// `v - (W0 + D) k`, from the weight as edited so far: what a program that edits a model does.
+    /// `v - (W0 + D) k`, from the weight as edited so far, as in a program that edits a model.
     Measured,
 }
 
-/// What a method did with the stream.
+/// The results of a method on the stream.
 pub struct Run {
     pub steps: Vec<Measurement>,
     pub total: Mat<f64>,
@@ -84,24 +84,24 @@ impl Trial {
     }
 }
 
-/// Section 4: the curves of the paper's Figure 3, in the theorem's setting and in a program's.
+/// Section 4: the curves of the paper's Figure 3, with both kinds of residuals.
 pub fn show(world: &World, terminal: Terminal) -> Done<Vec<Trial>> {
     terminal.say(format!(
         "
 4. A LONG STREAM
 
 {EDITS} edits of a {D_OUT} x {D_IN} weight. The keys have much in common: they share a part, fall into {TOPICS} topics,
-and fill a third of the space. What an edit asks for, v - W0 k, is random and of length 1.
+and fill a third of the space. The residual of each edit, v - W0 k, is random and of length 1.
 
   MEMIT        as in section 1; with lambda doubled, every edit writes less
   MEMIT-H      with history
-  MEMIT-R      with as many keys as history has, but of other edits, never made
+  MEMIT-R      with as many keys as history has, but from other edits, which are never made
   AlphaEdit    writes only where C has eigenvalues below 0.02; A0 = lambda2 I. H: with history
-  BetaEdit     as AlphaEdit-H with A0 = lambda1 C + lambda2 I; renews its space every 100 edits
+  BetaEdit     as AlphaEdit-H with A0 = lambda1 C + lambda2 I; refreshes its space every 100 edits
 
-All start at a median s of {TYPICAL_S}, half that where lambda is doubled. \"Given\": the residuals are v - W0 k
-for all methods, as in the theorem. \"Measured\": they are v - (W0 + D) k, on the weight as edited so
-far, as a program measures them. Error: what edits lack in the end, the median of |v - (W0 + D) k|;
+All start at a median s of {TYPICAL_S}, or half of it where lambda is doubled. \"Given\": the residuals are
+v - W0 k for all methods, as in the theorem. \"Measured\": they are v - (W0 + D) k, on the weight as
+edited so far, as in a program. Error: the median of |v - (W0 + D) k| over all edits at the end;
 before the first edit it is 1.
 
                            given residuals         measured residuals
@@ -134,7 +134,7 @@ fn pair(trials: &[Trial], family: Family) -> Done<[&Trial; 2]> {
     }
 }
 
-/// Says in words what history did to the drift.
+/// Prints what history did to the drift.
 fn compare([without, with]: [&Trial; 2], terminal: Terminal) {
     let larger = |without: &Run, with: &Run| {
         let pairs = without.steps.iter().zip(&with.steps);
@@ -149,7 +149,7 @@ fn compare([without, with]: [&Trial; 2], terminal: Terminal) {
     terminal.say(format!("  measured residuals  {}", larger(&without.measured, &with.measured)));
 }
 
-/// The given residuals are the theorem's setting: what it has to say about them.
+/// Prints which conditions of the theorem the stream meets.
 fn the_theorem_on(world: &World, trials: [&Trial; 2], terminal: Terminal) -> Done {
     let A0 = world.moment.mean(PAR) * Scale(trials[0].contender.recipe.weight);
     let spectrum = Arc::new(Spectrum::from_matrix(A0.as_ref(), PAR)?);
@@ -160,15 +160,15 @@ fn the_theorem_on(world: &World, trials: [&Trial; 2], terminal: Terminal) -> Don
         ensure(worst < 1e-8, "two computations of the drift disagree")?;
     }
     let largest = run.s.iter().copied().fold(0.0, f64::max);
-    terminal.say("\nWhat does the stream meet, for MEMIT?\n");
+    terminal.say("\nThe conditions that the stream meets, for MEMIT:\n");
     terminal.say(format!("  {:<3}  the theorem's assumption", yes(run.non_conflicting)));
-    terminal.say("  yes  (1) for the given residuals; no for the measured ones, which every method has its own");
+    terminal.say("  yes  (1) for the given residuals; not for the measured ones, which differ between methods");
     terminal.say(format!("  {:<3}  (2)", yes(run.isotropic)));
     terminal.say(format!("  {:<3}  (3), the largest s is {largest:.2}", yes(run.small_keys)));
     terminal.say(format!("  {:<3}  (4)", yes(run.residuals_agree && run.interference_reduced)));
     if !run.leakage_cannot_grow() && trials[1].given.drift() < trials[0].given.drift() {
         terminal
-            .say("\nWith given residuals, history reduced the drift all the same: the conditions are sufficient, not");
+            .say("\nWith given residuals, history reduced the drift nevertheless: the conditions are sufficient, not");
         terminal.say("necessary.");
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! `betaedit theorem1`: does protecting past edits reduce what later edits do to a weight? Theorem 1 of the BetaEdit paper,
-//! put to the test on synthetic matrices: where it holds, where it does not, and what is true instead.
+//! `betaedit theorem1`: does protecting past edits reduce the drift of a weight? A test of Theorem 1 of the BetaEdit paper on
+//! synthetic matrices: where it holds, where it fails, and what is true instead.
 
 mod contender;
 mod counterexample;
@@ -20,15 +20,15 @@ use crate::terminal::{Done, Terminal};
 use random::Random;
 use world::World;
 
-/// The matrices are small: threads would cost more than they bring.
+/// The matrices are small: threads would cost more time than they save.
 const PAR: Par = Par::Seq;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where to draw the curves, as SVG
+    /// SVG file for the curves
     #[arg(long, value_name = "FILE", default_value = "theorem1.svg")]
     plot: PathBuf,
-    /// What all random numbers are made from
+    /// Seed for all random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -51,27 +51,27 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     Ok(())
 }
 
-/// Section 1: the words and the theorem.
+/// Section 1: the terms and the theorem.
 fn explain(terminal: Terminal) {
     terminal.say(
         "\
 1. WHAT THIS IS ABOUT
 
 A layer of a language model answers a key k, a vector that stands for a subject, with W k. An edit
-asks for another answer v. What is missing is the residual r = v - W k, and the edit is a change of
+asks for another answer v. The missing part is the residual r = v - W k, and the edit is a change of
 rank one,
 
     Delta = r x^T    with    x = (A + k k^T)^-1 k,
 
-where A says what must not change. At first that is A0 = lambda C, with C the mean of k k^T over
-ordinary text. After t edits W0 has become W0 + D, with D = Delta_1 + ... + Delta_t. The words:
+where A protects what must not change. At first it is A0 = lambda C, with C the mean of k k^T over
+ordinary text. After t edits W0 has become W0 + D, with D = Delta_1 + ... + Delta_t. The terms:
 
   history   the keys of past edits. Without history A stays A0;
             with it, A = A0 + k_1 k_1^T + ... + k_t k_t^T.
   drift     |D|, the Frobenius norm: how far the weight has moved.
   leakage   tr(D C D^T): the mean squared change of the layer's answers over ordinary text.
-  s         k^T A0^-1 k: the size of a key against what protects the model. Without history an edit
-            makes up for the share s / (1 + s) of its residual.
+  s         k^T A0^-1 k: the size of a key relative to the protection. Without history an edit writes
+            the share s / (1 + s) of its residual.
 
 Theorem 1 of the BetaEdit paper (arXiv 2605.09285) as printed: if no two updates point against each
 other, that is, tr(Delta_i Delta_j^T) >= 0 for all i and j, then from the second edit on

@@ -1,4 +1,4 @@
-//! What is true without conditions: the stream is one ridge regression.
+//! The statement that needs no conditions: the stream is one ridge regression.
 
 use betaedit_core::Refresh;
 use betaedit_core::editor::Recipe;
@@ -18,15 +18,15 @@ pub fn show(world: &World, trials: &[Trial], random: &mut Random, terminal: Term
         "
 5. WHAT IS TRUE WITHOUT CONDITIONS
 
-With measured residuals, editing with history is recursive least squares: after all edits D is the
-one matrix that minimises
+With measured residuals, editing with history is recursive least squares: after all edits, D is the
+unique matrix that minimises
 
     cost(D) = sum_i |v_i - (W0 + D) k_i|^2 + tr(D A0 D^T),
 
 in the space in which the method writes, whatever the order of the edits. No other D has both a
 smaller total error and a smaller tr(D A0 D^T). Nothing is assumed about updates or about s.
 
-Here D is compared with the minimiser from one dense system for all edits, each method with its own
+Here D is compared with the minimiser from one dense system for all edits, with each method's own
 A0: the relative distance, with the edits in order and shuffled, and the cost over the least cost.
 
                             distance    shuffled        cost / least",
@@ -43,7 +43,7 @@ A0: the relative distance, with the edits in order and shuffled, and the cost ov
             ensure((ratio - 1.0).abs() < 1e-10, "editing with history does not have the least cost")?;
         }
     }
-    terminal.say("\nBetaEdit writes in a space that changes with every renewal; compared is the first one.");
+    terminal.say("\nBetaEdit's space changes with every refresh; the comparison uses the first one.");
     Ok(())
 }
 

@@ -19,8 +19,8 @@ pub fn show(random: &mut Random, terminal: Terminal) -> Done<Counts> {
         "
 3. RANDOM STREAMS
 
-{STREAMS} streams of 4 edits in {DIM} dimensions for every line, the same residuals with and without history.
-All keys of a stream have the same s. How much keys have in common, and residuals, differs from
+Each line is {STREAMS} streams of 4 edits in {DIM} dimensions, with the same residuals with and without history.
+All keys of a stream have the same s. How similar its keys are, and its residuals, differs from
 stream to stream. \"More drift\", \"more leakage\": with history than without, after any of the edits.
 
                              theorem's assumption    conditions (3) and (4)
@@ -63,7 +63,7 @@ fn streams(A0: &[f64], s: f64, count: usize, random: &mut Random) -> Done<Vec<Th
     let dim = A0.len();
     let matrix = Mat::from_fn(dim, dim, |i, j| if i == j { A0[i] } else { 0.0 });
     let spectrum = Arc::new(Spectrum::from_matrix(matrix.as_ref(), PAR)?);
-    // A shade below s, so that rounding does not lift s = 1 above 1.
+    // Slightly below s, so that rounding does not raise s = 1 above 1.
     let length = (s * (1.0 - 1e-12)).sqrt();
     let mut stream = || -> Done<Theorem1> {
         let [in_keys, in_residuals] = [random.uniform(), random.uniform()];
@@ -74,7 +74,7 @@ fn streams(A0: &[f64], s: f64, count: usize, random: &mut Random) -> Done<Vec<Th
     (0..count).map(|_| stream()).collect()
 }
 
-/// How many streams met or did what.
+/// Counts of streams, by the conditions that they met and their results.
 #[derive(Default)]
 pub struct Counts {
     assumption: usize,

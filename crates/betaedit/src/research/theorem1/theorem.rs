@@ -13,11 +13,11 @@ use crate::terminal::Done;
 /// history reduces the drift.
 ///
 /// The BetaEdit paper claims `|sum_i Delta_i|_F` to be smaller with history than without for all streams whose updates
-/// do not conflict (`<Delta_i, Delta_j> >= 0`). As printed that is not true. With `A0` what protects the model,
-/// `h_t` and `v_t` the right factors with and without history (`Delta_t = r_t h_tᵀ`), and `<x, y> = xᵀ A0 y`, it
+/// do not conflict (`<Delta_i, Delta_j> >= 0`). As printed, this is not true. Let `A0` be the protection of the model, `h_t`
+/// and `v_t` the right factors with and without history (`Delta_t = r_t h_tᵀ`), and `<x, y> = xᵀ A0 y`. Then the claim
 /// follows from
 ///
-/// 1. the same residuals for both (so here, by construction);
+/// 1. the same residuals for both (here by construction);
 /// 2. the norm `tr(D A0 Dᵀ)`, the leakage; the Frobenius norm only if `A0 = a I`;
 /// 3. `s_t = k_tᵀ A0⁻¹ k_t <= 1` for all `t`;
 /// 4. `r_i · r_j >= 0` and `0 <= <h_i, h_j> <= <v_i, v_j>` for all `i != j`.
@@ -101,7 +101,7 @@ impl Theorem1 {
     }
 }
 
-/// The right factors of the updates, a column an edit.
+/// The right factors of the updates, one column per edit.
 struct Factors {
     s: Vec<f64>,
     without: Mat<f64>,
@@ -140,7 +140,7 @@ fn pairs(n: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).flat_map(|i| (0..i).map(move |j| (i, j)))
 }
 
-/// The product of the norms of two vectors, from the inner products of all.
+/// The product of the norms of two vectors, from the matrix of inner products.
 fn norms(M: &Mat<f64>, i: usize, j: usize) -> f64 {
     (M[(i, i)] * M[(j, j)]).sqrt()
 }
@@ -201,7 +201,7 @@ mod tests {
         assert!(!run.small_keys && !run.drift_cannot_grow());
     }
 
-    /// Small keys that share a direction, residuals that agree.
+    /// Small keys that share a direction, and residuals that agree.
     #[test]
     fn it_holds_under_its_conditions() {
         let (mut random, mut held) = (Random::new(9), 0);

@@ -13,7 +13,7 @@ pub const D_IN: usize = 256;
 pub const D_OUT: usize = 64;
 pub const EDITS: usize = 400;
 pub const TOPICS: usize = 40;
-/// Median `s` of the edited keys: what every method's hyperparameters are set to.
+/// Median `s` of the edited keys, to which every method's hyperparameters are set.
 pub const TYPICAL_S: f64 = 0.6;
 
 /// The statistics of ordinary text, and a stream of edits.
@@ -21,7 +21,7 @@ pub struct World {
     pub moment: Arc<SecondMoment>,
     pub spectrum: Arc<Spectrum>,
     pub keys: Mat<f64>,
-    /// What each edit asks for beyond the unedited answer, `v - W0 k`, of length 1.
+    /// The residual of each edit on the unedited weight, `v - W0 k`, of length 1.
     pub goals: Mat<f64>,
     /// Keys of edits that are never made.
     pub other_keys: Mat<f64>,
@@ -44,8 +44,8 @@ fn text(count: usize, random: &mut Random) -> Mat<f64> {
     Mat::from_fn(D_IN, count, |i, _| (20.0 * ((i + 1) as f64).powf(-1.5)).sqrt() * random.normal())
 }
 
-/// Keys of edits: like text, but they share a part with all other edits, share another with their topic, and live in
-/// every third direction only (by their participation ratio, so do the recorded keys in `tests/data`, about).
+/// Keys of edits: like text, but they share a part with all other edits and another with their topic, and use only every
+/// third direction (about as many, by their participation ratio, as the recorded keys in `tests/data`).
 fn edited_keys(common: &Mat<f64>, random: &mut Random) -> Mat<f64> {
     let (topics, own) = (text(TOPICS, random), text(EDITS, random));
     let topic: Vec<usize> = (0..EDITS).map(|_| (random.uniform() * TOPICS as f64) as usize).collect();
