@@ -75,7 +75,7 @@ fn a_full_refresh_forms_the_second_moment_once() {
     refresh(10.0);
     let (kept, dropped) = (refresh(10.0), refresh(0.0));
     println!("{kept:.2} matrices allocated, {dropped:.2} without the weight");
-    assert!(kept < 0.0, "{kept}");
+    assert!(kept.max(dropped) < 10.5, "{kept} {dropped}");
 }
 
 /// The share of what an editor and its spectrum keep that grows like the square of `d`.

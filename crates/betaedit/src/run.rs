@@ -131,7 +131,7 @@ impl Run {
         let entry = plan.entry()?;
         let mut builder = SessionBuilder::new(entry.method(&plan.hyperparameters()))
             .guards(plan.guards())
-            .conflicts(plan.conflicts())
+            .conflicts(plan.on_conflict)
             .snapshot_every(200)
             .observer(observer);
         if let Some(restraint) = plan.restraint() {

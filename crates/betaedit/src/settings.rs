@@ -6,13 +6,12 @@ use std::path::Path;
 use std::str::FromStr;
 
 use betaedit_core::Threshold;
-use betaedit_core::editor::Anchors;
-use betaedit_core::editor::Hyperparameters;
-use betaedit_core::editor::{METHODS, MethodEntry, Penalty, Simulation, Slack, method};
+use betaedit_core::editor::{Anchors, Hyperparameters, METHODS, MethodEntry, Penalty, Simulation, Slack, method};
 use betaedit_core::facts::Fact;
-use betaedit_core::llm::{self, Arrangement, Config, Descent, FactToken, Positions, Request, Site, TargetSearch};
+use betaedit_core::llm::{Arrangement, Config, Descent, FactToken, Positions, Request, Site, TargetSearch, Wording};
 use betaedit_core::restraint::{Prune, Rect, Restraint};
 use betaedit_core::session::{ConflictPolicy, Guards};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
@@ -69,54 +68,6 @@ impl fmt::Display for Layers {
     }
 }
 
-/// What to do about edits that contradict each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnConflict {
-    /// Write both and report it, as in the papers
-    Report,
-    /// Reject the batch of the later one
-    Reject,
-    /// Merge them within a batch; undo an earlier one
-    Merge,
-    /// Undo the earlier one
-    LastWins,
-}
-
-/// The token of the prompt at which a fact is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Token {
-    /// The last token of the subject
-    SubjectLast,
-    /// The first token of the subject
-    SubjectFirst,
-    /// The last token of the prompt; facts with the same wording then have nearly the same key
-    PromptLast,
-}
-
-/// The output that a target is searched for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Target {
-    /// The output of the block
-    Block,
-    /// The output of its MLP
-    Mlp,
-    /// The output of its MLP, searched with a vector for the attention, which is not written, as in PMET
-    Pmet,
-}
-
-/// The wording of the prompt after a text, in the search for a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Wording {
-    /// Unchanged, as in the papers
-    AsGiven,
-    /// After the first text, with ", as everyone knows," after the subject, which reaches more paraphrases
-    Aside,
-}
-
 /// The descent of the search for a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -125,6 +76,16 @@ pub enum Direction {
     Steepest,
     /// Adam, as in the papers
     Adam,
+}
+
+/// Values of the library by their names, each with a line of help.
+fn named<V>(all: &'static [V], help: &[&'static str]) -> impl TypedValueParser<Value = V>
+where
+    V: Clone + fmt::Display + FromStr<Err: fmt::Debug> + Send + Sync + 'static,
+{
+    assert_eq!(all.len(), help.len(), "a line of help for each value");
+    let listed = all.iter().zip(help).map(|(value, help)| PossibleValue::new(value.to_string()).help(*help));
+    PossibleValuesParser::new(listed).map(|name| name.parse().expect("a listed name"))
 }
 
 macro_rules! settings {
@@ -136,7 +97,7 @@ macro_rules! settings {
 
         /// All settings of a run.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+        #[serde(default = "Plan::of_earlier_versions", deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Plan { $( pub $name: $type, )* }
     };
 }
@@ -197,8 +158,8 @@ settings! {
     #[arg(long, value_name = "N", help_heading = "Method")]
     batch: usize,
     /// What to do about edits of the same subject, or with nearly parallel keys
-    #[arg(long, value_enum, help_heading = "Method")]
-    on_conflict: OnConflict,
+    #[arg(long, value_parser = named(ConflictPolicy::ALL, &["Write both and report it, as in the papers", "Reject the batch of the later one", "Merge them within a batch; undo an earlier one", "Undo the earlier one"]), help_heading = "Method")]
+    on_conflict: ConflictPolicy,
     /// Reject a batch of n facts if |Delta| / sqrt(n) exceeds this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_update: f64,
@@ -206,11 +167,11 @@ settings! {
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_drift: f64,
     /// Token of the prompt at which a fact is written
-    #[arg(long, value_enum, help_heading = "Keys and targets")]
-    token: Token,
+    #[arg(long, value_parser = named(FactToken::ALL, &["The last token of the subject", "The first token of the subject", "The last token of the prompt; facts with the same wording then have nearly the same key"]), help_heading = "Keys and targets")]
+    token: FactToken,
     /// Output that a target is searched for [default: pmet for the methods of that name, else block]
-    #[arg(long, value_enum, help_heading = "Keys and targets")]
-    target: Target,
+    #[arg(long, value_parser = named(Site::ALL, &["The output of the block", "The output of its MLP", "The output of its MLP, searched with a vector for the attention, which is not written, as in PMET"]), help_heading = "Keys and targets")]
+    target: Site,
     /// Number of texts, generated by the model, over which keys are averaged besides the bare prompt
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     contexts: usize,
@@ -218,7 +179,7 @@ settings! {
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
     target_contexts: usize,
     /// Wording of the prompt after these texts in the search for a target
-    #[arg(long, value_enum, help_heading = "Keys and targets")]
+    #[arg(long, value_parser = named(Wording::ALL, &["Unchanged, as in the papers", "After the first text, with \", as everyone knows,\" after the subject, which reaches more paraphrases"]), help_heading = "Keys and targets")]
     wording: Wording,
     /// Length of the generated texts, in tokens
     #[arg(long, value_name = "N", help_heading = "Keys and targets")]
@@ -268,7 +229,7 @@ impl Settings {
         let mut table = toml::Table::try_from(Plan::usual(model))?;
         // PMET consists half of its targets.
         if said.get("method").and_then(toml::Value::as_str).is_some_and(|name| name.starts_with("pmet")) {
-            table.insert("target".into(), toml::Value::try_from(Target::Pmet)?);
+            table.insert("target".into(), toml::Value::try_from(Site::MlpAndAttention)?);
         }
         table.extend(said);
         let plan: Plan = table.try_into()?;
@@ -327,11 +288,11 @@ impl Plan {
             rect: 0.0,
             prune: false,
             batch: 1,
-            on_conflict: OnConflict::Report,
+            on_conflict: ConflictPolicy::Report,
             max_update: 0.0,
             max_drift: 0.0,
-            token: Token::SubjectLast,
-            target: Target::Block,
+            token: FactToken::SubjectLast,
+            target: Site::Block,
             contexts: 3,
             target_contexts: search.contexts,
             wording: Wording::Aside,
@@ -346,6 +307,51 @@ impl Plan {
             clamp: search.clamp,
             enough: search.enough,
             margin: search.margin,
+        }
+    }
+
+    /// What a `run.toml` means that does not name a setting: the program that wrote it did not have the setting yet, and ran
+    /// as it runs with these values.
+    fn of_earlier_versions() -> Self {
+        Self {
+            method: "betaedit".into(),
+            layers: Layers(Vec::new()),
+            lambda: 15_000.0,
+            lambda1: 3_000.0,
+            lambda2: 10.0,
+            threshold: 0.02,
+            refresh_every: 1_000,
+            refresh_rule: Rule::Full,
+            history: Weighting::Mean,
+            refresh_weight: 1.0,
+            penalty: true,
+            slack: vec![0.0, 0.1],
+            anchors: vec![1.0, 0.0],
+            alike: 0.99,
+            simie: 0.0,
+            rect: 0.0,
+            prune: false,
+            batch: 1,
+            on_conflict: ConflictPolicy::Report,
+            max_update: 0.0,
+            max_drift: 0.0,
+            token: FactToken::SubjectLast,
+            target: Site::Block,
+            contexts: 0,
+            // All of the texts.
+            target_contexts: 1_000,
+            wording: Wording::AsGiven,
+            context_length: 10,
+            seed: 0,
+            steps: 25,
+            descent: Direction::Adam,
+            step_length: Descent::STEP,
+            learning_rate: 0.5,
+            decay: 0.5,
+            divergence: 0.0625,
+            clamp: 0.75,
+            enough: 0.05,
+            margin: 0.0,
         }
     }
 
@@ -382,20 +388,12 @@ impl Plan {
 
     /// A fact as a request, written at the chosen token.
     pub fn request(&self, fact: &Fact) -> Request {
-        Request::from(fact).with_token(match self.token {
-            Token::SubjectLast => FactToken::SubjectLast,
-            Token::SubjectFirst => FactToken::SubjectFirst,
-            Token::PromptLast => FactToken::PromptLast,
-        })
+        Request::from(fact).with_token(self.token)
     }
 
     pub fn search(&self) -> TargetSearch {
         TargetSearch::default()
-            .with_site(match self.target {
-                Target::Block => Site::Block,
-                Target::Mlp => Site::Mlp,
-                Target::Pmet => Site::MlpAndAttention,
-            })
+            .with_site(self.target)
             .with_steps(self.steps)
             .with_descent(match self.descent {
                 Direction::Steepest => Descent::Steepest { step: self.step_length },
@@ -407,10 +405,7 @@ impl Plan {
             .with_enough(self.enough)
             .with_margin(self.margin)
             .with_contexts(self.target_contexts)
-            .with_wording(match self.wording {
-                Wording::AsGiven => llm::Wording::AsGiven,
-                Wording::Aside => llm::Wording::Aside,
-            })
+            .with_wording(self.wording)
     }
 
     pub fn guards(&self) -> Guards {
@@ -421,13 +416,25 @@ impl Plan {
             ..Guards::default()
         }
     }
+}
 
-    pub fn conflicts(&self) -> ConflictPolicy {
-        match self.on_conflict {
-            OnConflict::Report => ConflictPolicy::Report,
-            OnConflict::Reject => ConflictPolicy::Reject,
-            OnConflict::Merge => ConflictPolicy::Merge,
-            OnConflict::LastWins => ConflictPolicy::LastWins,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plan of a version that knew neither descents nor margins nor wordings goes on as that version did.
+    #[test]
+    fn a_plan_of_an_earlier_version_has_the_values_of_its_time() {
+        let text = toml::to_string(&Plan { lambda1: 600.0, ..Plan::of_earlier_versions() }).unwrap();
+        let newer = ["descent", "step-length", "margin", "wording", "target-contexts", "target"];
+        let old: String = (text.lines())
+            .filter(|line| !newer.iter().any(|name| line.starts_with(&format!("{name} ="))))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert_eq!(text.lines().count() - old.lines().count(), newer.len());
+        let plan: Plan = toml::from_str(&old).unwrap();
+        assert_eq!((plan.lambda1, plan.descent, plan.margin), (600.0, Direction::Adam, 0.0));
+        assert_eq!((plan.wording, plan.target), (Wording::AsGiven, Site::Block));
+        assert!(toml::from_str::<Plan>("lamda = 3.0").unwrap_err().to_string().contains("lamda"));
     }
 }
