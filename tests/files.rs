@@ -58,7 +58,7 @@ fn statistics_come_back_bit_for_bit() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("statistics.safetensors");
     let moment = moment(37, 150);
-    let written = Statistics::of(&moment, fingerprint(), "1 of 1", SEQ).unwrap();
+    let written = Statistics::from_moment(&moment, fingerprint(), "1 of 1", SEQ).unwrap();
     written.write(&path).unwrap();
     let read = Statistics::read(&path).unwrap();
     assert_eq!(read, written);
@@ -96,7 +96,7 @@ fn parts_of_many_workers_are_the_whole() {
             let mut moment = SecondMoment::new(d);
             moment.observe(keys.as_ref().subcols(worker * n / workers, n / workers), SEQ).unwrap();
             let path = folder.path().join(format!("{worker}.safetensors"));
-            Statistics::of(&moment, fingerprint(), &format!("{worker} of {workers}"), SEQ)
+            Statistics::from_moment(&moment, fingerprint(), &format!("{worker} of {workers}"), SEQ)
                 .unwrap()
                 .write(&path)
                 .unwrap();
@@ -115,10 +115,10 @@ fn parts_of_many_workers_are_the_whole() {
     let again = Statistics::read(&paths[3]).unwrap();
     assert!(matches!(merged.merge(&again), Err(Error::File(FileError::CountedAlready { part })) if part == "3 of 7"));
     let other = Fingerprint { layer: 14, ..fingerprint() };
-    let other = Statistics::of(&moment(d, 10), other, "new", SEQ).unwrap();
+    let other = Statistics::from_moment(&moment(d, 10), other, "new", SEQ).unwrap();
     let text = merged.merge(&other).unwrap_err().to_string();
     assert!(text.contains("layer 13") && text.contains("layer 14"), "{text}");
-    let shorter = Statistics::of(&moment(d - 1, 10), fingerprint(), "new", SEQ).unwrap();
+    let shorter = Statistics::from_moment(&moment(d - 1, 10), fingerprint(), "new", SEQ).unwrap();
     assert!(matches!(merged.merge(&shorter), Err(Error::Numerics(NumericsError::Shape { argument: "other", .. }))));
     assert_eq!(merged, before);
     assert!(matches!(Statistics::read_parts([&paths[0], &paths[0]]), Err(Error::File(FileError::Format { .. }))));
@@ -128,10 +128,10 @@ fn parts_of_many_workers_are_the_whole() {
 
 #[test]
 fn statistics_of_nothing_or_of_an_unknown_number_are_not_written() {
-    let nothing = Statistics::of(&SecondMoment::new(3), fingerprint(), "1", SEQ);
+    let nothing = Statistics::from_moment(&SecondMoment::new(3), fingerprint(), "1", SEQ);
     assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "moment" }))));
     let unknown = SecondMoment::from_mean(moment(3, 40).mean(SEQ).as_ref(), None, keys(3, 9).as_ref()).unwrap();
-    let unknown = Statistics::of(&unknown, fingerprint(), "1", SEQ);
+    let unknown = Statistics::from_moment(&unknown, fingerprint(), "1", SEQ);
     assert!(matches!(unknown, Err(Error::Numerics(NumericsError::UnknownTokenCount { argument: "moment" }))));
 }
 

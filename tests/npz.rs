@@ -23,7 +23,7 @@ fn keys() -> Mat<f64> {
 fn statistics() -> Statistics {
     let mut moment = SecondMoment::new(5);
     moment.observe(keys().as_ref(), SEQ).unwrap();
-    Statistics::of(&moment, Fingerprint::default(), "all", SEQ).unwrap()
+    Statistics::from_moment(&moment, Fingerprint::default(), "all", SEQ).unwrap()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn what_does_not_fit_is_not_written() {
     assert!(matches!(samples, Err(Error::Numerics(NumericsError::Parameter { parameter: "samples", .. }))));
     let mut moment = SecondMoment::new(2);
     moment.observe(Mat::full(2, 1, 1e30).as_ref(), SEQ).unwrap();
-    let huge = Statistics::of(&moment, Fingerprint::default(), "all", SEQ).unwrap();
+    let huge = Statistics::from_moment(&moment, Fingerprint::default(), "all", SEQ).unwrap();
     let error = huge.write_npz(&path, Precision::F32, None);
     assert!(matches!(error, Err(Error::Numerics(NumericsError::Overflow { scalar: "f32", .. }))));
     assert!(!path.exists());

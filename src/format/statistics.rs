@@ -53,7 +53,7 @@ pub struct Fingerprint {
 /// let worker = |name: &str, first, tokens| {
 ///     let mut moment = SecondMoment::new(3);
 ///     moment.observe(keys.as_ref().subcols(first, tokens), Par::Seq)?;
-///     Statistics::of(&moment, fingerprint.clone(), name, Par::Seq)
+///     Statistics::from_moment(&moment, fingerprint.clone(), name, Par::Seq)
 /// };
 /// let mut statistics = worker("1 of 2", 0, 60)?;
 /// let rest = worker("2 of 2", 60, 40)?;
@@ -79,7 +79,7 @@ impl Statistics {
     ///
     /// # Errors
     /// Statistics of no token, or of an unknown number of tokens.
-    pub fn of(moment: &SecondMoment, fingerprint: Fingerprint, part: &str, par: Par) -> Result<Self> {
+    pub fn from_moment(moment: &SecondMoment, fingerprint: Fingerprint, part: &str, par: Par) -> Result<Self> {
         match moment.tokens() {
             None => Err(NumericsError::UnknownTokenCount { argument: "moment" }.into()),
             Some(0) => Err(NumericsError::Empty { argument: "moment" }.into()),

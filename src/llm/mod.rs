@@ -94,7 +94,7 @@ use crate::error::{Error, ModelError};
 
 /// A failure of the model or its tokenizer.
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    ModelError::Adapter(error.into()).into()
+    ModelError::Failed(error.into()).into()
 }
 
 #[cfg(doctest)]

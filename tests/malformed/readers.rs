@@ -68,7 +68,7 @@ fn of_own_files() -> Vec<Reader> {
     let keys = Mat::from_fn(d, 90, |i, j| ((i * 7 + j * 3) as f64).sin());
     moment.observe(keys.as_ref(), SEQ).unwrap();
     let fingerprint = Fingerprint { model: "m".to_owned(), layer: 3, text: "t".to_owned() };
-    let statistics = Statistics::of(&moment, fingerprint.clone(), "1 of 1", SEQ).unwrap();
+    let statistics = Statistics::from_moment(&moment, fingerprint.clone(), "1 of 1", SEQ).unwrap();
     let of_moment = Spectrum::new(&moment, SEQ).unwrap();
     let update = Update::from_factors(Mat::full(4, 2, 0.5_f32), Mat::full(2, 5, 0.25)).unwrap();
     let updates = Updates::from([("a.weight".to_owned(), update)]);

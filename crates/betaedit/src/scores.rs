@@ -31,7 +31,7 @@ impl Scores {
         let bar = terminal.bar(facts.len() as u64, what);
         let mut evaluation = Evaluation::default();
         for fact in facts {
-            let case = Case::of(&mut scoring, fact);
+            let case = Case::new(&mut scoring, fact);
             evaluation.extend([case.map_err(|error| format!("fact {}: {error}", fact.case_id()))?]);
             bar.inc(1);
         }

@@ -172,7 +172,7 @@ impl Reading {
         for ((moment, fingerprint), earlier) in collector.moments().values().zip(&self.fingerprints).zip(&self.earlier)
         {
             let part = format!("windows {} to {}", windows.start, windows.end);
-            let mut statistics = Statistics::of(moment, fingerprint.clone(), &part, terminal.par)?;
+            let mut statistics = Statistics::from_moment(moment, fingerprint.clone(), &part, terminal.par)?;
             if let Some(earlier) = earlier {
                 statistics.merge(earlier)?;
             }

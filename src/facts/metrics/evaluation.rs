@@ -57,7 +57,7 @@ pub struct Contest {
 
 impl Contest {
     /// From the wanted target's answer, and its rival's if there is one.
-    fn of(answers: &[Answer]) -> Self {
+    fn new(answers: &[Answer]) -> Self {
         Self { wanted: answers[0].clone(), rival: answers.get(1).cloned() }
     }
 
@@ -88,7 +88,7 @@ impl Case {
     /// # Errors
     /// Any failure of the scorer; another number of answers than queries, an answer without tokens, or a
     /// log-probability that is not finite.
-    pub fn of<S: Scorer + ?Sized>(scorer: &mut S, fact: &Fact) -> Result<Self> {
+    pub fn new<S: Scorer + ?Sized>(scorer: &mut S, fact: &Fact) -> Result<Self> {
         let prompt = fact.full_prompt();
         let (new, truth) = (fact.target_new(), fact.target_true());
         let mut queries = Vec::new();
@@ -105,9 +105,9 @@ impl Case {
         let (paraphrases, neighborhood) = rest.split_at(per_prompt * fact.paraphrase_prompts().len());
         Ok(Self {
             case_id: fact.case_id(),
-            prompt: Contest::of(prompt),
-            paraphrases: paraphrases.chunks(per_prompt).map(Contest::of).collect(),
-            neighborhood: neighborhood.chunks(2).map(Contest::of).collect(),
+            prompt: Contest::new(prompt),
+            paraphrases: paraphrases.chunks(per_prompt).map(Contest::new).collect(),
+            neighborhood: neighborhood.chunks(2).map(Contest::new).collect(),
         })
     }
 }
@@ -144,12 +144,12 @@ pub struct Evaluation {
 /// Asks a model about facts.
 ///
 /// # Errors
-/// As [`Case::of`].
+/// As [`Case::new`].
 pub fn evaluate<'a, S: Scorer + ?Sized>(
     scorer: &mut S,
     facts: impl IntoIterator<Item = &'a Fact>,
 ) -> Result<Evaluation> {
-    facts.into_iter().map(|fact| Case::of(scorer, fact)).collect()
+    facts.into_iter().map(|fact| Case::new(scorer, fact)).collect()
 }
 
 impl FromIterator<Case> for Evaluation {
@@ -228,14 +228,14 @@ impl Evaluation {
     #[must_use]
     pub fn neighborhood_agreement(&self, before: &Evaluation) -> Option<Rate> {
         let before: HashMap<u64, &Case> = before.cases.iter().map(|case| (case.case_id, case)).collect();
-        Rate::of(self.cases.iter().filter_map(|case| {
+        Rate::new(self.cases.iter().filter_map(|case| {
             let earlier = before.get(&case.case_id)?;
             Some(case.near().iter().zip(earlier.near()).map(|(now, then)| now.wanted.agreement(&then.wanted)))
         }))
     }
 
     fn rate(&self, prompts: fn(&Case) -> &[Contest], value: impl Fn(&Contest) -> Option<f64>) -> Option<Rate> {
-        Rate::of(self.cases.iter().map(|case| prompts(case).iter().filter_map(&value)))
+        Rate::new(self.cases.iter().map(|case| prompts(case).iter().filter_map(&value)))
     }
 }
 

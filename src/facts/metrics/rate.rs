@@ -33,12 +33,12 @@ impl Rate {
     /// ```
     /// use betaedit_core::facts::metrics::Rate;
     ///
-    /// let rate = Rate::of([vec![1.0], vec![0.0, 1.0], vec![]]).unwrap();
+    /// let rate = Rate::new([vec![1.0], vec![0.0, 1.0], vec![]]).unwrap();
     /// assert_eq!((rate.mean, rate.cases, rate.prompts), (0.75, 2, 3));
     /// assert!(0.0 < rate.low && rate.low < 0.75 && 0.75 < rate.high && rate.high <= 1.0);
     /// ```
     #[must_use]
-    pub fn of<C>(cases: impl IntoIterator<Item = C>) -> Option<Self>
+    pub fn new<C>(cases: impl IntoIterator<Item = C>) -> Option<Self>
     where
         C: IntoIterator<Item = f64>,
     {

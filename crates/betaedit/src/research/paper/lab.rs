@@ -208,7 +208,7 @@ fn layers(model: &Model, tokenizer: &Tokenizer, numbers: &[usize], out: &Path, t
         collector.read([shipped::STATISTICS_TEXT], enough, |_| ControlFlow::Continue(()))?;
         for (layer, moment) in collector.into_moments() {
             let [statistics, spectra] = paths(layer);
-            Statistics::of(&moment, fingerprint(layer), "all", par)?.write(statistics)?;
+            Statistics::from_moment(&moment, fingerprint(layer), "all", par)?.write(statistics)?;
             spectrum::write(spectra, &Spectrum::new(&moment, par)?, &fingerprint(layer))?;
         }
     }
