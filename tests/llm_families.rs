@@ -193,7 +193,7 @@ fn what_a_family_cannot_say_is_refused_by_name() {
     };
     let folder = renamed(false);
     let refused = problem(folder.path(), &Families::built_in());
-    assert_eq!(refused, "config.json: `model_type` is own, known are llama, mistral, qwen2, qwen3, gpt2, gptj");
+    assert_eq!(refused, "config.json: `model_type` is own, choose one of: llama, mistral, qwen2, qwen3, gpt2, gptj");
     let without_gate = Families::built_in().with(Own { without_gate: true, ..OWN });
     assert!(problem(folder.path(), &without_gate).ends_with("the model's family has no name for the gate of the MLP"));
     let families = Families::built_in().with(own(true));

@@ -70,7 +70,7 @@ mod target;
 mod tokenizer;
 mod weights;
 
-/// The JSON of [`Family::config_json`](families::Family::config_json), so that versions cannot disagree.
+/// The JSON of [`Family::config_json`], so that versions cannot disagree.
 #[doc(no_inline)]
 pub use serde_json;
 

@@ -61,7 +61,9 @@ impl<'a> Scoring<'a> {
     /// # Errors
     /// Any failure of the tokenizer.
     pub fn measured_part(&self, text: &str, tokens: u64) -> Result<String> {
-        self.pieces(text, tokens)?.iter().map(|piece| self.tokenizer.decode(piece)).collect()
+        // Together: a piece may end within a character. So may the last one.
+        let measured = self.tokenizer.decode(&self.pieces(text, tokens)?.concat())?;
+        Ok(measured.trim_end_matches('\u{FFFD}').to_owned())
     }
 
     fn pieces(&self, text: &str, tokens: u64) -> Result<Vec<Vec<u32>>> {

@@ -96,7 +96,7 @@ impl ConfigFile {
             Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::Gelu),
             other => {
                 let found = other.unwrap_or("(none)");
-                Err(self.refuse(format!("`{name}` is {found}, known are silu, gelu_new, gelu_pytorch_tanh")))
+                Err(self.refuse(format!("`{name}` is {found}, choose one of: silu, gelu_new, gelu_pytorch_tanh")))
             }
         }
     }
@@ -125,7 +125,7 @@ impl ConfigFile {
                 original_context: number("original_max_position_embeddings")?,
             },
             other => {
-                let problem = format!("rotary scaling `{other}` is not supported; known are default, linear, llama3");
+                let problem = format!("rotary scaling `{other}` is not supported; choose one of: default, linear, llama3");
                 return Err(self.refuse(problem));
             }
         };

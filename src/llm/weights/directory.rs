@@ -40,7 +40,7 @@ pub(super) fn describe(path: &Path, families: &Families) -> Result<(Arc<dyn Fami
     let model_type = file.text("model_type").unwrap_or("(none)");
     let family = families
         .by_model_type(model_type)
-        .ok_or_else(|| file.refuse(format!("`model_type` is {model_type}, known are {}", families.model_types())))?;
+        .ok_or_else(|| file.refuse(format!("`model_type` is {model_type}, choose one of: {}", families.model_types())))?;
     let config = family.config(&file)?;
     config.check(&path)?;
     Ok((family.clone(), config))
