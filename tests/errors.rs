@@ -82,7 +82,7 @@ fn culprit(error: &Error) -> String {
         | Error::Numerics(NumericsError::Singular { step, .. }) => (*step).to_owned(),
         Error::Numerics(NumericsError::NothingKept { .. }) => "threshold".to_owned(),
         Error::Numerics(NumericsError::UnknownTokenCount { argument }) => (*argument).to_owned(),
-        Error::Numerics(NumericsError::StaleProposal) => "propose it again".to_owned(),
+        Error::Numerics(NumericsError::StaleProposal) => "propose again".to_owned(),
         Error::Numerics(NumericsError::RefreshDue { .. }) => "`refresh_if_due`".to_owned(),
         Error::File(FileError::Io { path, .. }) | Error::File(FileError::Format { path, .. }) => {
             path.display().to_string()
