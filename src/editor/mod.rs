@@ -171,8 +171,8 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// Returns its update.
     ///
     /// # Errors
-    /// [`NumericsError::StaleProposal`](crate::error::NumericsError::StaleProposal) if the state has changed since the
-    /// proposal, or if another editor made it. On error, nothing is changed.
+    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. On
+    /// error, nothing is changed.
     fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>>;
 
     /// Refreshes the projector if a refresh is due, and returns what was done. Call it before
@@ -189,8 +189,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// editors without history. They do not count as edits.
     ///
     /// # Errors
-    /// Wrong shape, empty, NaN, overflow; [`NumericsError::Unsupported`](crate::error::NumericsError::Unsupported) by
-    /// default. On error, nothing is changed.
+    /// Wrong shape, empty, NaN, overflow; [`NumericsError::Unsupported`] by default. On error, nothing is changed.
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let _ = keys;
         Err(self.unsupported("protecting keys without editing them"))
@@ -207,10 +206,9 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// * `keys`: the keys of these edits, each released once
     ///
     /// # Errors
-    /// [`NumericsError::HistoryInProjector`](crate::error::NumericsError::HistoryInProjector) once the keys have shaped
-    /// the projector; [`NumericsError::NotReversible`](crate::error::NumericsError::NotReversible) for SimIE and random
-    /// keys, and by default; the errors of [`InverseGram::release`](crate::InverseGram::release); wrong shape, NaN. On
-    /// error, nothing is changed.
+    /// [`NumericsError::HistoryInProjector`] once the keys have shaped the projector;
+    /// [`NumericsError::NotReversible`] for SimIE and random keys, and by default; the errors of
+    /// [`InverseGram::release`](crate::InverseGram::release); wrong shape, NaN. On error, nothing is changed.
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let _ = keys;
         Err(NumericsError::NotReversible)
@@ -219,7 +217,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// `Q K` (`d_in x n`) in the present state, for [`Reversal::Downdate`].
     ///
     /// # Errors
-    /// Wrong shape, NaN; [`NumericsError::NotReversible`](crate::error::NumericsError::NotReversible) by default.
+    /// Wrong shape, NaN; [`NumericsError::NotReversible`] by default.
     fn product(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
         let _ = keys;
         Err(NumericsError::NotReversible)

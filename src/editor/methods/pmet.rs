@@ -17,7 +17,7 @@ use crate::error::numerics::Result;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Pmet {
-    /// Weight of the statistics. Default: `15_000.0`; the paper has 6 000 for GPT-J.
+    /// Weight of the statistics. Default: `15_000.0`; published: 6 000 for GPT-J.
     pub lambda: f64,
     /// Whether past keys are protected. Default: [`History::Ignored`].
     pub history: History,
