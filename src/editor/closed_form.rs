@@ -9,15 +9,15 @@ use faer::{Mat, MatRef, Par};
 
 use super::random_keys::RandomKeys;
 use super::simulated::Simulated;
-use super::{Editor, EditorState, History, Proposal, Recipe, Reversal, Space};
+use super::{Editor, EditorState, History, Proposal, Recipe, Reversal};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution, StateToken};
 use crate::error::numerics::{NumericsError, Result};
 use crate::metrics;
-use crate::projector::{Projector, ProjectorBuilder};
+use crate::projector::Projector;
 use crate::refresh::memory::{Memory, Plan};
-use crate::refresh::{Headroom, Refresh, RefreshReport, RefreshRule};
-use crate::scalar::{Scalar, cast};
+use crate::refresh::{Headroom, Refresh, RefreshReport};
+use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 use crate::update::Update;
 use crate::util::validate;
@@ -64,21 +64,12 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// a null space in a recipe without one.
     pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
         recipe.check()?;
-        let (mut projector, threshold) = match recipe.space {
-            Space::Whole => (Projector::identity(spectrum), None),
-            Space::Null(threshold) => {
-                (ProjectorBuilder::new(spectrum).threshold(threshold).build(par)?, Some(threshold))
-            }
-        };
-        if !matches!(recipe.refresh, Refresh::Never | Refresh::Every { rule: RefreshRule::Full(_), .. }) {
-            projector = projector.with_headroom()?;
-        }
-        let solve = recipe.solve::<T>();
+        let (projector, solve) = (recipe.projector(spectrum, par)?, recipe.solve::<T>());
         let Q = solve.start(&projector, par)?;
-        let memory = Memory::new(recipe.refresh, threshold, projector, solve, par)?;
+        let memory = Memory::new(recipe.refresh, recipe.space.threshold(), projector, solve, par)?;
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
         let random = match recipe.history {
-            History::Random { seed } => Some(RandomKeys { seed, pool: None, drawn: 0 }),
+            History::Random { seed } => Some(RandomKeys::new(seed)),
             History::Ignored | History::Absorbed => None,
         };
         Ok(Self {
@@ -119,7 +110,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     }
 
     /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is
-    /// what may be edited. For a full refresh, [`ProjectorBuilder`] gives its projector from the same history.
+    /// what may be edited. For a full refresh, [`ProjectorBuilder`](crate::projector::ProjectorBuilder) gives its projector from the same history.
     #[must_use]
     pub fn projector(&self) -> &Projector {
         self.memory.projector()
@@ -148,22 +139,6 @@ impl<T: Scalar> ClosedFormEditor<T> {
 
     fn is_refresh_due(&self) -> bool {
         matches!(self.recipe.refresh, Refresh::Every { edits, .. } if self.edits - self.last_refresh >= edits)
-    }
-
-    /// Keys that leave the space are multiplied exactly, so that nothing of them is left.
-    fn solve(&self, keys: MatRef<'_, T>, plan: &Plan) -> Result<Solution> {
-        if plan.saturated() > 0 { self.Q.solve(cast::<T, f64>(keys).as_ref()) } else { self.Q.solve(keys) }
-    }
-
-    /// The solution for keys on the present `Q`, with the recipe's slack.
-    fn solution(&self, keys: MatRef<'_, T>, order: Order, plan: &Plan) -> Result<Solution> {
-        let (mut solution, size) = match (order, self.recipe.history) {
-            (Order::Together, _) => (self.solve(keys, plan)?, keys.ncols()),
-            (Order::InSequence, History::Absorbed) => (self.Q.solve_in_sequence(keys)?, 1),
-            (Order::InSequence, _) => (self.Q.solve_each(keys)?, 1),
-        };
-        self.Q.set_slack(&mut solution, self.recipe.slack.of(size), order)?;
-        Ok(solution)
     }
 
     /// Refuses batches that the editor cannot take now.

@@ -39,6 +39,7 @@ mod proposal;
 mod random_keys;
 mod recipe;
 mod simulated;
+mod solution;
 mod state;
 mod table;
 

@@ -17,6 +17,10 @@ pub(super) struct RandomKeys {
 }
 
 impl RandomKeys {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, pool: None, drawn: 0 }
+    }
+
     /// The next `n` keys, `d_in x n`. Changes nothing.
     pub(super) fn draw(&self, n: usize, spectrum: &Spectrum, par: Par) -> Mat<f64> {
         // Every key has its own seed, so that keys do not depend on how edits are batched.

@@ -1,12 +1,17 @@
 //! A method as a value: its row in the table of methods.
 
+use std::sync::Arc;
+
+use faer::Par;
+
 use super::Reversal;
 use super::merging::Merging;
 use crate::error::numerics::Result;
-use crate::projector::Threshold;
-use crate::refresh::Refresh;
+use crate::projector::{Projector, ProjectorBuilder, Threshold};
 use crate::refresh::solve::{Products, Solve};
+use crate::refresh::{Refresh, RefreshRule};
 use crate::scalar::Scalar;
+use crate::spectrum::Spectrum;
 use crate::util::named::named;
 use crate::util::validate;
 
@@ -40,6 +45,16 @@ pub enum Space {
     Whole,
     /// The null space: the eigendirections that the model hardly uses.
     Null(Threshold),
+}
+
+impl Space {
+    /// Where the null space ends, if there is one.
+    pub(super) fn threshold(self) -> Option<Threshold> {
+        match self {
+            Self::Whole => None,
+            Self::Null(threshold) => Some(threshold),
+        }
+    }
 }
 
 /// The slack `e` of the small system in `Delta = R (G + e I)⁻¹ Zᵀ`: how far a batch may miss its residuals.
@@ -177,6 +192,18 @@ impl Recipe {
         validate::non_negative("slack of single edits", self.slack.single)?;
         validate::non_negative("slack of batches", self.slack.batch)?;
         self.simulation.map_or(Ok(()), |simulation| validate::positive("lambda of the simulation", simulation.lambda))
+    }
+
+    /// The projector of the start.
+    pub(super) fn projector(&self, spectrum: &Arc<Spectrum>, par: Par) -> Result<Projector> {
+        let projector = match self.space {
+            Space::Whole => Projector::identity(spectrum),
+            Space::Null(threshold) => ProjectorBuilder::new(spectrum).threshold(threshold).build(par)?,
+        };
+        match self.refresh {
+            Refresh::Never | Refresh::Every { rule: RefreshRule::Full(_), .. } => Ok(projector),
+            Refresh::Every { .. } | Refresh::Continuous { .. } => projector.with_headroom(),
+        }
     }
 
     /// How `Q` is computed, for keys of type `T`.

@@ -425,7 +425,8 @@ mod tests {
     /// A plan of a version that knew neither descents nor margins nor wordings goes on as that version did.
     #[test]
     fn a_plan_of_an_earlier_version_has_the_values_of_its_time() {
-        let text = toml::to_string(&Plan { lambda1: 600.0, layers: Layers(vec![3]), ..Plan::of_earlier_versions() }).unwrap();
+        let text =
+            toml::to_string(&Plan { lambda1: 600.0, layers: Layers(vec![3]), ..Plan::of_earlier_versions() }).unwrap();
         let newer = ["descent", "step-length", "margin", "wording", "target-contexts", "target"];
         let old: String = (text.lines())
             .filter(|line| !newer.iter().any(|name| line.starts_with(&format!("{name} ="))))

@@ -125,7 +125,8 @@ impl ConfigFile {
                 original_context: number("original_max_position_embeddings")?,
             },
             other => {
-                let problem = format!("rotary scaling `{other}` is not supported; choose one of: default, linear, llama3");
+                let problem =
+                    format!("rotary scaling `{other}` is not supported; choose one of: default, linear, llama3");
                 return Err(self.refuse(problem));
             }
         };

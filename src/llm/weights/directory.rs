@@ -38,9 +38,9 @@ pub(super) fn describe(path: &Path, families: &Families) -> Result<(Arc<dyn Fami
     let path = path.join("config.json");
     let file = ConfigFile::open(&path)?;
     let model_type = file.text("model_type").unwrap_or("(none)");
-    let family = families
-        .by_model_type(model_type)
-        .ok_or_else(|| file.refuse(format!("`model_type` is {model_type}, choose one of: {}", families.model_types())))?;
+    let family = families.by_model_type(model_type).ok_or_else(|| {
+        file.refuse(format!("`model_type` is {model_type}, choose one of: {}", families.model_types()))
+    })?;
     let config = family.config(&file)?;
     config.check(&path)?;
     Ok((family.clone(), config))
