@@ -14,17 +14,15 @@
 
 #![allow(non_snake_case, missing_docs)]
 
-#[path = "../examples/support/synthetic.rs"]
-mod synthetic;
-
 use std::hint::black_box;
 use std::time::Duration;
 
 use betaedit_core::faer::linalg::matmul::matmul;
 use betaedit_core::faer::{Accum, Mat, Par, set_global_parallelism};
-use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Orientation, ProjectorBuilder, Refresh, Scalar};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Orientation, Refresh, Scalar};
+use betaedit_synthetic::{DenseSolve, LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use synthetic::{DenseSolve, LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 
 /// `d_in` and `d_out`: SmolLM2-135M's, and a middle-sized model's.
 const SIZES: [(usize, usize); 2] = [(1536, 576), (4096, 1024)];

@@ -6,28 +6,24 @@
 //! ```
 //!
 //! * `refresh`: the first refresh after `t` edits, the change of `Q` included. Full ones, and the eigendecomposition that
-//!   they have to be compared with, at the smaller size only: at 4096 one takes half a minute (the example `scale` times
-//!   it)
+//!   they have to be compared with, at the smaller size only: at 4096 one takes half a minute (`betaedit scale`
+//!   times it)
 //! * `continuous`: propose and commit, without a refresh and with one at every edit
 //! * `build`: the eigendecomposition, the projector with its dense `P`, the state `Q`, and the headroom
 
 #![allow(non_snake_case, missing_docs)]
-
-#[path = "../examples/support/synthetic.rs"]
-mod synthetic;
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use betaedit_core::editor::ClosedFormEditor;
 use betaedit_core::faer::{Par, set_global_parallelism};
-use betaedit_core::{
-    BetaEdit, EditBatch, Editor, Headroom, HistoryWeighting, InverseGram, Method, ProjectorBuilder, Refresh,
-    RefreshRule, Spectrum,
-};
+use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
+use betaedit_core::refresh::Headroom;
+use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Refresh, RefreshRule, Spectrum};
+use betaedit_synthetic::{LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
-use synthetic::{LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 
 const SMALL: usize = 1536;
 const LARGE: usize = 4096;

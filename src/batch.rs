@@ -1,21 +1,22 @@
-//! What goes into an editor: keys and residuals, checked.
+//! Batches of edits: keys and residuals, checked.
 
 use faer::{Mat, MatRef};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::validate;
 
-/// Whether the edits of a batch know of each other.
+/// Whether the edits of a batch are written together or one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Order {
-    /// They are written together: one solve for all, each residual that of the weight before the batch.
+    /// Together: one solve for all. Every residual is relative to the weight before the batch.
     #[default]
     Together,
-    /// They are written one after the other, as if each were a batch of its own, but at the speed of a matrix product: for
-    /// streams whose keys are known ahead. The residual of an edit is that of the weight with the edits before it in
-    /// place. No refresh comes in between, and a continuous one tests the keys of the sequence together.
+    /// One after the other, as if each edit were its own batch, but at the speed of a matrix product. For streams whose
+    /// keys are known in advance. The residual of an edit is relative to the weight after the edits before it. No
+    /// refresh comes in between, and a continuous refresh tests the keys of the sequence together.
     InSequence,
 }
 
@@ -23,18 +24,18 @@ named!(Order, "order of a batch", { Together => "together", InSequence => "in-se
 
 /// A batch of edits for one layer: keys and residuals, checked.
 ///
-/// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column an edit
-/// * `residuals`: `d_out x n`, what the matrix's output must change by for each of them
+/// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column per edit
+/// * `residuals`: `d_out x n`, the change that each edit asks of the matrix's output
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{EditBatch, EditError, faer::mat};
+/// use betaedit_core::{EditBatch, error::NumericsError, faer::mat};
 ///
 /// let keys = mat![[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]];
 /// let residuals = mat![[0.5, f64::NAN], [0.0, 0.25]];
 /// let refused = EditBatch::new(keys.as_ref(), residuals.as_ref());
-/// assert!(matches!(refused, Err(EditError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
-/// # Ok::<(), EditError>(())
+/// assert!(matches!(refused, Err(NumericsError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
+/// # Ok::<(), NumericsError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct EditBatch<'a, T: Scalar> {
@@ -58,18 +59,18 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
         Ok(Self { keys, residuals, context: None, order: Order::Together })
     }
 
-    /// The same edits, one after the other.
+    /// The same edits, written one after the other.
     #[must_use]
     pub fn in_sequence(mut self) -> Self {
         self.order = Order::InSequence;
         self
     }
 
-    /// The same edits, with the inputs of the edited matrix at all tokens of their requests, `d_in x m`: for methods that
-    /// look at more than the edited token ([`SimIe`](crate::SimIe)).
+    /// The same edits, with the inputs of the edited matrix at all tokens of their requests, `d_in x m`. For methods
+    /// that use more than the edited token ([`SimIe`](crate::editor::SimIe)).
     ///
     /// # Errors
-    /// Another length than that of the keys, no column, NaN or infinity.
+    /// Inputs whose length differs from that of the keys, no column, NaN or infinity.
     pub fn with_context(mut self, context: MatRef<'a, T>) -> Result<Self> {
         validate::columns("context", context, self.keys.nrows())?;
         validate::finite("context", context)?;
@@ -77,13 +78,13 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
         Ok(self)
     }
 
-    /// Inputs of the edited matrix at all tokens, if they were given.
+    /// The inputs of the edited matrix at all tokens, if given.
     #[must_use]
     pub fn context(&self) -> Option<MatRef<'a, T>> {
         self.context
     }
 
-    /// These edits with other keys and residuals, one for several.
+    /// This batch with merged keys and residuals, each for one or more edits.
     pub(crate) fn merged<'b>(&self, keys: &'b Mat<T>, residuals: &'b Mat<T>) -> EditBatch<'b, T>
     where
         'a: 'b,
@@ -91,7 +92,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
         EditBatch { keys: keys.as_ref(), residuals: residuals.as_ref(), ..*self }
     }
 
-    /// Whether the edits know of each other.
+    /// Whether the edits are written together or one after the other.
     #[must_use]
     pub fn order(&self) -> Order {
         self.order

@@ -8,7 +8,7 @@ use crate::scalar::Scalar;
 /// A nalgebra matrix, of dynamic or static size, as a faer view: no copy.
 ///
 /// ```
-/// use betaedit_core::faer_view;
+/// use betaedit_core::interop::faer_view;
 /// use nalgebra::dmatrix;
 ///
 /// let keys = dmatrix![1.0, 2.0; 3.0, 4.0; 5.0, 6.0];
@@ -30,7 +30,7 @@ where
 /// A nalgebra matrix as an owned faer matrix.
 ///
 /// ```
-/// use betaedit_core::{to_faer, to_nalgebra};
+/// use betaedit_core::interop::{to_faer, to_nalgebra};
 /// use nalgebra::dmatrix;
 ///
 /// let weight = dmatrix![1.0_f32, 2.0; 3.0, 4.0];

@@ -1,29 +1,30 @@
-//! The null space: which directions may be edited.
+//! The projector on the null space: which directions may be edited.
 
 use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 use crate::util::validate;
 
-/// Which eigendirections of the protected matrix are kept, that is, may be edited.
+/// Which eigendirections of the protected matrix are kept, so that they may be edited.
 ///
-/// A direction is kept when its eigenvalue is **below** the threshold: the model hardly uses it.
+/// A direction is kept if its eigenvalue is **below** the threshold: the model hardly uses it.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Threshold {
     /// Eigenvalues below this number. The published choice, 0.02 everywhere, assumes statistics that are a mean.
     Absolute(f64),
-    /// Eigenvalues below this fraction of the largest: does not change when all keys are scaled.
+    /// Eigenvalues below this fraction of the largest. The cut does not change when all keys are scaled.
     RelativeToLargest(f64),
-    /// As many of the smallest eigenvalues as together hold at most this fraction of the trace: the share of the
-    /// keys' energy that lives where edits are allowed.
+    /// As many of the smallest eigenvalues as together hold at most this fraction of the trace, that is, of the energy
+    /// of the keys.
     KeptEnergy(f64),
-    /// This many directions, those of the smallest eigenvalues; all, if there are no more.
+    /// This many directions, those with the smallest eigenvalues; all of them if there are not more.
     Directions(usize),
 }
 
@@ -35,7 +36,7 @@ impl Default for Threshold {
 }
 
 impl Threshold {
-    /// Refuses numbers that make no sense.
+    /// Checks that the number is in range.
     pub(crate) fn check(self) -> Result<()> {
         match self {
             Self::Absolute(tau) => validate::positive("threshold", tau),
@@ -43,11 +44,11 @@ impl Threshold {
                 if x > 0.0 && x <= 1.0 {
                     Ok(())
                 } else {
-                    Err(EditError::Parameter { parameter: "threshold", value: x, allowed: "a fraction in (0, 1]" })
+                    Err(NumericsError::Parameter { parameter: "threshold", value: x, allowed: "a fraction in (0, 1]" })
                 }
             }
             Self::Directions(0) => {
-                Err(EditError::Parameter { parameter: "threshold", value: 0.0, allowed: "at least one direction" })
+                Err(NumericsError::Parameter { parameter: "threshold", value: 0.0, allowed: "at least one direction" })
             }
             Self::Directions(_) => Ok(()),
         }
@@ -56,7 +57,7 @@ impl Threshold {
     /// Number of kept directions and the threshold as an absolute eigenvalue.
     fn cut(self, spectrum: &Spectrum) -> (usize, f64) {
         let values = spectrum.values();
-        // The eigenvalue that a cut by number or by energy keeps out; without one, everything is kept.
+        // The first eigenvalue that a cut by number or by energy leaves out; infinite if everything is kept.
         let next = |kept: usize| values.get(kept).copied().unwrap_or(f64::INFINITY);
         match self {
             Self::Absolute(tau) => (spectrum.count_below(tau), tau),
@@ -81,34 +82,36 @@ impl Threshold {
     }
 }
 
-/// How the keys of past edits (`H`, a sum over `t` keys) join the statistics in the protected matrix `M`.
+/// How the keys of past edits (`H`, a sum over `t` keys) are weighted against the statistics in the protected matrix
+/// `M`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum HistoryWeighting {
-    /// `M = (H / t + lambda1 C) / (lambda1 + 1)`: what the published BetaEdit program does. With its
-    /// `lambda1 = 3000` the history hardly moves the projector.
+    /// `M = (H / t + lambda1 C) / (lambda1 + 1)`, as in the published BetaEdit program. With its `lambda1 = 3000` the
+    /// history hardly moves the projector.
     Mean {
         /// Weight of the statistics against the mean of the edit keys.
         lambda1: f64,
     },
-    /// `M = C + weight H`; with weight 1 it is the text of the BetaEdit paper, where every edited key counts in full.
+    /// `M = C + weight H`. With weight 1, as in the text of the BetaEdit paper, every edited key counts in full.
     Sum {
-        /// What an edited key counts against the mean over the text.
+        /// Weight of an edited key relative to the mean over the text.
         weight: f64,
     },
 }
 
 impl HistoryWeighting {
-    /// The protected matrix `M`, `d_in x d_in`, from the statistics' spectrum and the history.
+    /// The protected matrix `M`, `d_in x d_in`, from the spectrum of the statistics and the history.
     ///
-    /// Equal to `C` (for `Mean`: on the scale `lambda1 / (lambda1 + 1)`) where the history is empty.
+    /// With an empty history it equals `C` (for `Mean`, `C` times `lambda1 / (lambda1 + 1)`).
     ///
     /// # Errors
-    /// A history of another size, or a `lambda1` that is negative or not finite.
+    /// A history of another size, or a weight that is negative or not finite.
     pub fn protected_matrix(self, spectrum: &Spectrum, history: &SecondMoment, par: Par) -> Result<Mat<f64>> {
         let d = spectrum.dim();
         if history.d_in() != d {
-            return Err(EditError::Shape {
+            return Err(NumericsError::Shape {
                 argument: "history",
                 expected: (d, d).into(),
                 found: (history.d_in(), history.d_in()).into(),
@@ -117,7 +120,7 @@ impl HistoryWeighting {
         self.protect(spectrum.to_matrix(par), history, par)
     }
 
-    /// The protected matrix in place of `C`, with a history of the same size.
+    /// Turns `C` into the protected matrix, with a history of the same size.
     pub(crate) fn protect(self, C: Mat<f64>, history: &SecondMoment, par: Par) -> Result<Mat<f64>> {
         let mut M = C;
         match self {
@@ -143,17 +146,17 @@ impl HistoryWeighting {
 /// # Examples
 /// ```
 /// use std::sync::Arc;
-/// use betaedit_core::{ProjectorBuilder, Spectrum, Threshold, faer::{Mat, Par}};
+/// use betaedit_core::{Spectrum, Threshold, faer::{Mat, Par}, projector::ProjectorBuilder};
 ///
 /// let C = Mat::from_fn(4, 4, |i, j| if i == j { [5.0, 0.001, 0.3, 0.01][i] } else { 0.0 });
 /// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
 /// let P = ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(0.02)).build(Par::Seq)?;
 /// assert_eq!((P.kept(), P.dim()), (2, 4));
-/// // What the model uses is not touched.
+/// // P removes the directions that the model uses.
 /// let x = Mat::from_fn(4, 1, |_, _| 1.0);
 /// let Px = P.apply(x.as_ref(), Par::Seq)?;
 /// assert!(Px[(0, 0)].abs() < 1e-14 && (Px[(1, 0)] - 1.0).abs() < 1e-14);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Projector {
@@ -175,17 +178,18 @@ impl Projector {
         self.spectrum.dim()
     }
 
-    /// The projector without the directions that lie within `1e-9` of the threshold, for the refresh rules that divide by
-    /// how far below it a direction is.
+    /// The projector without the directions just below the threshold, within a relative `2e-9` of it. The refresh rules
+    /// that use headroom divide by the distance to the threshold.
     ///
     /// # Errors
-    /// [`EditError::NothingKept`] if none is left, and a threshold that is not finite (a projector that keeps all).
+    /// [`NumericsError::NothingKept`] if no direction is left, and a threshold that is not finite (a projector that
+    /// keeps all).
     pub fn with_headroom(mut self) -> Result<Self> {
         validate::positive("threshold", self.threshold)?;
         let limit = self.threshold * (1.0 - 2.0 * tolerance::HEADROOM);
         self.kept = self.kept.min(self.spectrum.count_below(limit));
         if self.kept == 0 {
-            return Err(EditError::NothingKept { threshold: self.threshold, smallest: self.spectrum.values()[0] });
+            return Err(NumericsError::NothingKept { threshold: self.threshold, smallest: self.spectrum.values()[0] });
         }
         Ok(self)
     }
@@ -194,7 +198,7 @@ impl Projector {
     pub(crate) fn cut(spectrum: Arc<Spectrum>, threshold: Threshold) -> Result<Self> {
         let (kept, threshold) = threshold.cut(&spectrum);
         if kept == 0 {
-            return Err(EditError::NothingKept { threshold, smallest: spectrum.values()[0] });
+            return Err(NumericsError::NothingKept { threshold, smallest: spectrum.values()[0] });
         }
         Ok(Self { spectrum, kept, threshold })
     }
@@ -205,7 +209,7 @@ impl Projector {
         self.kept
     }
 
-    /// The threshold as an absolute eigenvalue. For the whole space it is infinite.
+    /// The threshold as an absolute eigenvalue. It is infinite for the whole space.
     #[must_use]
     pub fn threshold(&self) -> f64 {
         self.threshold
@@ -223,21 +227,24 @@ impl Projector {
         self.spectrum.vectors().subcols(self.kept, self.dim() - self.kept)
     }
 
-    /// Eigenvalues of the protected matrix in the kept space, ascending: those of the columns of `V`.
+    /// Eigenvalues of the protected matrix in the kept space, ascending, one for each column of `V`.
     #[must_use]
     pub fn kept_values(&self) -> &[f64] {
         &self.spectrum.values()[..self.kept]
     }
 
-    /// `weight s_i + ridge` for the kept directions: the protected Gram matrix of the start, `Vᵀ (weight C) V + ridge I`,
-    /// which is diagonal, if the projector was cut from the spectrum of `C`.
+    /// `weight s_i + ridge` for the kept directions: the diagonal of the initial protected Gram matrix
+    /// `Vᵀ (weight C) V + ridge I`, for a projector that was cut from the spectrum of `C`.
     pub(crate) fn protection(&self, weight: f64, ridge: f64) -> Result<Vec<f64>> {
         validate::non_negative("weight", weight)?;
         validate::non_negative("ridge", ridge)?;
         let A: Vec<f64> = self.kept_values().iter().map(|s| weight * s + ridge).collect();
         validate::in_range("the protected Gram matrix", &A)?;
         let largest = A.iter().copied().fold(0.0, f64::max);
-        if A.iter().all(|&a| a > tolerance::singular(A.len()) * largest) { Ok(A) } else { Err(singular_start()) }
+        match A.iter().position(|&a| !(a > tolerance::singular(A.len()) * largest)) {
+            None => Ok(A),
+            Some(pivot) => Err(singular_start(pivot)),
+        }
     }
 
     /// The spectrum that the projector was cut from.
@@ -256,8 +263,8 @@ impl Projector {
         }
     }
 
-    /// How much more can be written before the space is full: `sum (tau - s_i) / tau` over the kept directions, their
-    /// number weighted by how far below the threshold each is. Between 0 and `r`.
+    /// How much more can be written before the space is full: `sum (tau - s_i) / tau` over the kept directions. It
+    /// weights each direction by its distance to the threshold, and lies between 0 and `r`.
     #[must_use]
     pub fn capacity(&self) -> f64 {
         if self.threshold.is_finite() && self.threshold > 0.0 {
@@ -270,7 +277,7 @@ impl Projector {
     /// `P X` for a `d_in x n` matrix `X`. Cost: `4 d_in n min(r, d_in - r)` flops.
     ///
     /// # Errors
-    /// Wrong shape.
+    /// Wrong shape, NaN or infinity.
     pub fn apply(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
         validate::shape("X", X, self.dim(), X.ncols())?;
         validate::finite("X", X)?;
@@ -301,9 +308,10 @@ impl Projector {
     }
 }
 
-/// The eigenvalues on both sides of a cut, each `None` if there is none. The closer they are, the more the choice between
-/// them is rounding.
+/// The eigenvalues on both sides of a cut, each `None` if there is none. If they are close, rounding decides which
+/// directions are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SpectralGap {
     /// The largest eigenvalue whose direction may be edited.
     pub largest_kept: Option<f64>,
@@ -316,7 +324,7 @@ pub struct SpectralGap {
 /// # Examples
 /// ```
 /// use std::sync::Arc;
-/// use betaedit_core::{HistoryWeighting, ProjectorBuilder, SecondMoment, Spectrum, faer::{Mat, mat, Par}};
+/// use betaedit_core::{SecondMoment, Spectrum, faer::{Mat, mat, Par}, projector::{HistoryWeighting, ProjectorBuilder}};
 ///
 /// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.001, 0.002][i] } else { 0.0 });
 /// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
@@ -327,7 +335,7 @@ pub struct SpectralGap {
 /// let sum = HistoryWeighting::Sum { weight: 1.0 };
 /// let after = ProjectorBuilder::new(&spectrum).history(&history, sum).build(Par::Seq)?;
 /// assert_eq!((before.kept(), after.kept()), (2, 1)); // the edited key is protected now
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]
@@ -338,12 +346,12 @@ pub struct ProjectorBuilder<'a> {
 }
 
 impl<'a> ProjectorBuilder<'a> {
-    /// A projector from the statistics' spectrum, with the default [`Threshold`].
+    /// A projector from the spectrum of the statistics, with the default [`Threshold`].
     pub fn new(spectrum: &'a Arc<Spectrum>) -> Self {
         Self { spectrum, threshold: Threshold::default(), history: None }
     }
 
-    /// Where to cut.
+    /// Sets where to cut.
     pub fn threshold(mut self, threshold: Threshold) -> Self {
         self.threshold = threshold;
         self
@@ -355,11 +363,11 @@ impl<'a> ProjectorBuilder<'a> {
         self
     }
 
-    /// Builds the projector. Without history this costs nothing; with it, one eigendecomposition of
+    /// Builds the projector. Without history this is free. With history it takes one eigendecomposition of
     /// [`HistoryWeighting::protected_matrix`].
     ///
     /// # Errors
-    /// [`EditError::NothingKept`] if no eigenvalue is below the threshold, a threshold that makes no sense, a history
+    /// [`NumericsError::NothingKept`] if no eigenvalue is below the threshold; a threshold outside its range, a history
     /// of another size, and the errors of [`Spectrum::from_matrix`].
     pub fn build(self, par: Par) -> Result<Projector> {
         self.threshold.check()?;
@@ -375,8 +383,9 @@ impl<'a> ProjectorBuilder<'a> {
 }
 
 /// The error of a protected Gram matrix that has no inverse.
-pub(crate) fn singular_start() -> EditError {
-    EditError::Singular {
+pub(crate) fn singular_start(pivot: usize) -> NumericsError {
+    NumericsError::Singular {
+        pivot: Some(pivot),
         step: "inverting the protected Gram matrix",
         advice: "the statistics have directions without energy: add a ridge (`lambda2`, or `Memit::with_ridge`), or \
                  use statistics over more tokens",

@@ -1,4 +1,4 @@
-//! The two number types an engine can work in.
+//! The two number types of weights, keys and residuals.
 
 use std::fmt::{Debug, Display};
 
@@ -10,13 +10,13 @@ mod sealed {
     impl Sealed for f64 {}
 }
 
-/// `f32` or `f64`: the type of weights, keys, residuals and of the engine's state.
+/// `f32` or `f64`: the type of weights, keys and residuals.
 ///
-/// Statistics, eigendecompositions, small systems and metrics are always `f64`.
+/// The engine's state, statistics, eigendecompositions, small systems and metrics are always `f64`.
 pub trait Scalar:
     faer::traits::RealField + Copy + Debug + Display + Default + Send + Sync + 'static + sealed::Sealed
 {
-    /// Name of the type, as error messages and reports have it.
+    /// Name of the type in error messages and reports.
     const NAME: &'static str;
     /// Distance from 1 to the next larger number, as `f64`.
     const EPSILON: f64;
@@ -28,10 +28,10 @@ pub trait Scalar:
     /// The nearest value to `x`.
     fn from_f64(x: f64) -> Self;
 
-    /// Writes the value, little endian, to the front of `bytes`; returns its size.
+    /// Writes the value, little endian, to the front of `bytes`, and returns its size.
     #[doc(hidden)]
     fn put(self, bytes: &mut [u8]) -> usize;
-    /// The value that [`put`](Self::put) wrote; zero where there are not enough bytes.
+    /// Reads the value that [`put`](Self::put) wrote; zero if there are too few bytes.
     #[doc(hidden)]
     fn get(bytes: &[u8]) -> Self;
 }
@@ -86,7 +86,7 @@ impl Scalar for f64 {
 /// A copy of `matrix` in another number type, every entry rounded once.
 ///
 /// ```
-/// use betaedit_core::{cast, faer::mat};
+/// use betaedit_core::{faer::mat, scalar::cast};
 /// let K = mat![[1.0_f64, 0.1]];
 /// assert_eq!(cast::<f64, f32>(K.as_ref())[(0, 1)], 0.1_f32);
 /// ```

@@ -4,37 +4,37 @@ use std::io::{Read, Write};
 
 use faer::{Mat, MatMut, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::triangle::{Sums, Triangle};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
 use crate::util::{bytes, validate};
 
-/// Keys wait here, one column each, until a block of them can be added by one matrix product.
+/// Keys are gathered here, one per column, until one matrix product adds the whole block.
 const BLOCK: usize = 64;
 
-/// Many keys that come together are added so many at once: each addition passes over the whole sum.
+/// A large batch is added in parts of this many keys: each addition passes over the whole sum.
 const AT_ONCE: usize = 512;
 
-/// How far, as a factor, the trace of a mean may be from the witness keys' mean squared norm: at least and at most.
-/// Edit keys are not typical keys, so the bound is wide; statistics are collected over 10^5 to 10^8 tokens, so a sum
-/// is still far outside.
+/// Bounds of the factor by which the trace of a mean may differ from the mean squared norm of the witness keys. Edit
+/// keys are not typical keys, so the factor is wide. Statistics cover 10^5 to 10^8 tokens, so a sum is still far
+/// outside.
 const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 
 /// The second moment of a layer's keys, `C = E[k kᵀ]` (not centred), as a running sum and a count.
 ///
-/// The papers write `K0 K0ᵀ` for it. Every program of the field divides by the number of tokens, and every
-/// hyperparameter that is published (thresholds, `lambda`, `lambda1`) is on the scale of that **mean**. Statistics
-/// files, on the other hand, store the **sum**. Taking one for the other changes every result by a factor of
-/// millions without any error, so this type cannot be made from a bare matrix: it is either accumulated by
-/// [`observe`](Self::observe), or made by [`from_sum`](Self::from_sum) or [`from_mean`](Self::from_mean), which say
-/// what the matrix is and hold it against a few keys of the same layer (`tr C = E |k|²`).
+/// The papers write `K0 K0ᵀ`. Every published program divides by the number of tokens, and every published
+/// hyperparameter (thresholds, `lambda`, `lambda1`) is on the scale of that **mean**. Statistics files, however, store
+/// the **sum**. Mistaking one for the other changes every result by a factor of millions, without any error. So this
+/// type cannot be made from a bare matrix. Accumulate it with [`observe`](Self::observe), or use
+/// [`from_sum`](Self::from_sum) or [`from_mean`](Self::from_mean), which state what the matrix is and check it against
+/// a few keys of the same layer (`tr C = E |k|²`).
 ///
-/// The same type accumulates the keys of past edits (`H`, a sum) for the projector's refresh.
+/// The same type accumulates the keys of past edits (`H`, a sum) for a refresh of the projector.
 ///
 /// # Memory
-/// The lower triangle of a `d_in x d_in` matrix of `f64`, `4 d_in²` bytes, and a block of 64 keys, whatever the number of
-/// tokens; up to 512 keys more while they are counted.
+/// The lower triangle of a `d_in x d_in` matrix of `f64`, `4 d_in²` bytes, and a block of 64 keys, for any number of
+/// tokens. While a batch is counted, up to 512 more keys.
 ///
 /// # Examples
 /// ```
@@ -53,11 +53,11 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// let C = moment.mean(Par::Seq);
 /// let expected = &K * K.transpose() / 100.0;
 /// assert!((C - expected).norm_l2() < 1e-12);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct SecondMoment {
-    /// `sum k kᵀ` over the folded keys; the mean itself where `tokens` is `None`.
+    /// `sum k kᵀ` over the folded keys; the mean if `tokens` is `None`.
     sum: Triangle<f64>,
     tokens: Option<u64>,
     /// Keys not yet in `sum`: the first `waiting` columns.
@@ -66,21 +66,22 @@ pub struct SecondMoment {
 }
 
 impl SecondMoment {
-    /// Statistics of no token yet, for keys of length `d_in`.
+    /// Empty statistics, for keys of length `d_in`.
     #[must_use]
     pub fn new(d_in: usize) -> Self {
         Self::of_triangle(Triangle::from_fn(d_in, |_, _| 0.0), Some(0))
     }
 
-    /// Statistics from a **sum** `sum k kᵀ` over `tokens` keys, such as `mom2.mom2` of the MEMIT family's files.
+    /// Statistics from a **sum** `sum k kᵀ` over `tokens` keys, such as `mom2.mom2` in the files of the MEMIT family.
     ///
     /// * `sum`: `d_in x d_in`, symmetric
-    /// * `witness`: `d_in x m`, any keys of the same layer (those of a first batch of edits will do)
+    /// * `witness`: `d_in x m`, any keys of the same layer, for example those of the first batch of edits
     ///
     /// # Errors
-    /// [`EditError::Scale`] if `sum / tokens` is far smaller than the witness keys say, which is what a mean looks
-    /// like, or far larger, as when texts were counted instead of tokens: the trace is held against the mean squared
-    /// norm of `witness`, and may be off by a factor `sqrt(tokens)` (at least 16, at most 10⁴) either way. Wrong shapes, NaN, asymmetry, negative diagonal and `tokens = 0` have errors of their own.
+    /// [`NumericsError::Scale`] if the trace of `sum / tokens` and the mean squared norm of `witness` differ by more
+    /// than a factor `sqrt(tokens)` (at least 16, at most 10⁴). If the trace is too small, the matrix looks like a
+    /// mean; if it is too large, texts were probably counted instead of tokens. Wrong shapes, NaN, asymmetry, negative
+    /// diagonal and `tokens = 0` have their own errors.
     pub fn from_sum<T: Scalar, W: Scalar>(sum: MatRef<'_, T>, tokens: u64, witness: MatRef<'_, W>) -> Result<Self> {
         check_matrix("sum", sum)?;
         check_tokens(tokens)?;
@@ -89,27 +90,26 @@ impl SecondMoment {
         let (argument, claimed, bound) = ("sum", "a sum over that many tokens", scale_bound(Some(tokens)));
         if implied > 0.0 && implied * bound < witnessed {
             let advice = "if the matrix is already divided by the token count, use `from_mean`";
-            return Err(EditError::Scale { argument, claimed, implied, witnessed, advice });
+            return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         if !(implied <= witnessed * bound) {
             let advice = "the token count is too small for it: count tokens, not texts";
-            return Err(EditError::Scale { argument, claimed, implied, witnessed, advice });
+            return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         Ok(Self::symmetrised(sum, 1.0, Some(tokens)))
     }
 
-    /// Statistics from a **mean** `E[k kᵀ]`, taken over `tokens` keys if that is known.
+    /// Statistics from a **mean** `E[k kᵀ]` over `tokens` keys.
     ///
     /// * `mean`: `d_in x d_in`, symmetric
-    /// * `witness`: `d_in x m`, any keys of the same layer (those of a first batch of edits will do)
-    ///
-    /// Statistics of an unknown number of tokens can be used, but nothing can be added to them.
+    /// * `tokens`: `None` if the number is unknown; nothing can then be added to the statistics
+    /// * `witness`: `d_in x m`, any keys of the same layer, for example those of the first batch of edits
     ///
     /// # Errors
-    /// [`EditError::Scale`] if the trace is far larger than the mean squared norm of the witness keys, which is what
-    /// a sum looks like, or far smaller: a factor `sqrt(tokens)` (at least 16, at most 10⁴, and 10⁴ for an unknown
-    /// count) is allowed either way, because edit keys are not typical keys. Wrong shapes, NaN, asymmetry, negative diagonal and a count of 0 have errors
-    /// of their own.
+    /// [`NumericsError::Scale`] if the trace of `mean` and the mean squared norm of `witness` differ by more than a
+    /// factor `sqrt(tokens)` (at least 16, at most 10⁴; 10⁴ for an unknown count). The factor is wide because edit keys
+    /// are not typical keys. If the trace is too large, the matrix looks like a sum. Wrong shapes, NaN, asymmetry,
+    /// negative diagonal and a count of 0 have their own errors.
     pub fn from_mean<T: Scalar, W: Scalar>(
         mean: MatRef<'_, T>,
         tokens: Option<u64>,
@@ -119,12 +119,12 @@ impl SecondMoment {
         let (implied, witnessed) = (trace(mean), witness_norm(witness, mean.nrows())?);
         if implied > 0.0 && implied * scale_bound(tokens) < witnessed {
             let advice = "it seems to be divided by the token count twice";
-            return Err(EditError::Scale { argument: "mean", claimed: "a mean", implied, witnessed, advice });
+            return Err(NumericsError::Scale { argument: "mean", claimed: "a mean", implied, witnessed, advice });
         }
         Ok(moment)
     }
 
-    /// As [`from_mean`](Self::from_mean), with the name that errors give the matrix.
+    /// As [`from_mean`](Self::from_mean), with a name for the matrix in errors.
     pub(crate) fn from_mean_named<T: Scalar, W: Scalar>(
         argument: &'static str,
         mean: MatRef<'_, T>,
@@ -137,9 +137,9 @@ impl SecondMoment {
         let witnessed = witness_norm(witness, mean.nrows())?;
         let total = tokens.unwrap_or(1) as f64;
         validate::in_range("the sum over all tokens", &[implied * total])?;
-        // Written so that keys that are all zero, which witness nothing, are refused as well.
+        // Written this way so that all-zero witness keys, which prove nothing, are refused too.
         if implied > 0.0 && !(implied <= witnessed * scale_bound(tokens)) {
-            return Err(EditError::Scale {
+            return Err(NumericsError::Scale {
                 argument,
                 claimed: "a mean",
                 implied,
@@ -165,7 +165,7 @@ impl SecondMoment {
         self.sum.dim()
     }
 
-    /// Number of keys counted so far; `None` if these statistics were made from a mean without a count.
+    /// Number of keys counted so far; `None` for a mean without a count.
     #[must_use]
     pub fn tokens(&self) -> Option<u64> {
         self.tokens
@@ -173,13 +173,14 @@ impl SecondMoment {
 
     /// Counts a batch of keys.
     ///
-    /// * `keys`: `d_in x n`, one column a token
+    /// * `keys`: `d_in x n`, one column per token
     ///
-    /// Sums are kept in `f64` whatever the type of the keys. Cost: `d_in² n` multiply-adds at matrix-product speed;
-    /// keys that come one at a time are gathered in blocks.
+    /// Sums are kept in `f64` for keys of either type. Cost: `d_in² n` multiply-adds at matrix-product speed. Keys that
+    /// come one at a time are gathered in blocks.
     ///
     /// # Errors
-    /// Wrong shape, an empty batch, NaN or infinity, or statistics of an unknown token count. Nothing is counted then.
+    /// Wrong shape, an empty batch, NaN or infinity, or statistics with an unknown token count. On error, nothing is
+    /// counted.
     pub fn observe<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
         validate::columns("keys", keys, self.d_in())?;
         validate::finite("keys", keys)?;
@@ -187,7 +188,7 @@ impl SecondMoment {
         validate::in_range("the squared norm of the keys", &[added])?;
         // No entry of a positive semidefinite matrix exceeds its trace.
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
-        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
+        let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
         let tokens = count(tokens, keys.ncols() as u64)?;
         let mut done = 0;
         while done < keys.ncols() {
@@ -214,17 +215,17 @@ impl SecondMoment {
         Ok(())
     }
 
-    /// Adds the statistics that another worker collected over other tokens of the same layer.
+    /// Adds statistics that another worker collected over other tokens of the same layer.
     ///
     /// # Errors
     /// Different key lengths, or an unknown token count on either side.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if other.d_in() != self.d_in() {
             let (expected, found) = ((self.d_in(), self.d_in()).into(), (other.d_in(), other.d_in()).into());
-            return Err(EditError::Shape { argument: "other", expected, found });
+            return Err(NumericsError::Shape { argument: "other", expected, found });
         }
-        let ours = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
-        let theirs = other.tokens.ok_or(EditError::UnknownTokenCount { argument: "other" })?;
+        let ours = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
+        let theirs = other.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "other" })?;
         let tokens = count(ours, theirs)?;
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
         self.sum.add(&other.sum);
@@ -233,12 +234,12 @@ impl SecondMoment {
         Ok(())
     }
 
-    /// Takes back keys that were counted, each once.
+    /// Removes keys that were counted, each once.
     ///
     /// * `keys`: `d_in x n`
     ///
     /// # Errors
-    /// As [`observe`](Self::observe), and fewer keys counted than that. Nothing is changed then.
+    /// As [`observe`](Self::observe), and more keys than were counted. On error, nothing is changed.
     pub fn forget<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
         let left = self.holds(keys)?;
         let K = crate::scalar::cast::<T, f64>(keys);
@@ -247,20 +248,20 @@ impl SecondMoment {
         Ok(())
     }
 
-    /// Whether these could be keys that were counted; how many others there are.
+    /// Checks that these could be counted keys. Returns how many others there are.
     pub(crate) fn holds<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<u64> {
         validate::columns("keys", keys, self.d_in())?;
         validate::finite("keys", keys)?;
         validate::in_range("the squared norm of the keys", &linalg::squared_column_norms(keys))?;
-        let tokens = self.tokens.ok_or(EditError::UnknownTokenCount { argument: "self" })?;
-        tokens.checked_sub(keys.ncols() as u64).ok_or(EditError::Parameter {
+        let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
+        tokens.checked_sub(keys.ncols() as u64).ok_or(NumericsError::Parameter {
             parameter: "keys to forget",
             value: keys.ncols() as f64,
             allowed: "at most as many as were counted",
         })
     }
 
-    /// The state, bit for bit.
+    /// Writes the state, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         bytes::write_u64(out, self.tokens.unwrap_or(0))?;
         self.sum.save(out)?;
@@ -268,8 +269,8 @@ impl SecondMoment {
         bytes::write_numbers(out, self.waiting().col_iter().flat_map(|column| column.iter().copied()))
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote, of counted keys of the same length. After an error it means
-    /// nothing.
+    /// Loads a state that [`save`](Self::save) wrote for counted keys of the same length. After an error the state is
+    /// unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         let d = self.d_in();
         self.tokens = Some(bytes::read_u64(from)?);
@@ -290,8 +291,8 @@ impl SecondMoment {
         self.to_dense(self.per_token(), par)
     }
 
-    /// The sum `sum k kᵀ` over all tokens, `d_in x d_in`, exactly symmetric: the history `H` of the papers when the
-    /// keys counted here are those of past edits. Equal to the mean where the token count is unknown.
+    /// The sum `sum k kᵀ` over all tokens, `d_in x d_in`, exactly symmetric. For the keys of past edits it is the
+    /// history `H` of the papers. It equals the mean if the token count is unknown.
     #[must_use]
     pub fn sum(&self, par: Par) -> Mat<f64> {
         self.to_dense(1.0, par)
@@ -354,7 +355,7 @@ pub(crate) fn check_matrix<T: Scalar>(argument: &'static str, matrix: MatRef<'_,
     let smallest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(f64::INFINITY, f64::min);
     if smallest < 0.0 {
         let largest = (0..matrix.nrows()).map(|i| matrix[(i, i)].to_f64()).fold(0.0, f64::max);
-        return Err(EditError::NotPositiveSemidefinite { argument, smallest, largest });
+        return Err(NumericsError::NotPositiveSemidefinite { argument, smallest, largest });
     }
     Ok(())
 }
@@ -363,7 +364,7 @@ pub(crate) fn check_tokens(tokens: u64) -> Result<()> {
     if tokens > 0 {
         Ok(())
     } else {
-        Err(EditError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" })
+        Err(NumericsError::Parameter { parameter: "tokens", value: 0.0, allowed: "at least 1" })
     }
 }
 
@@ -382,10 +383,10 @@ fn witness_norm<W: Scalar>(witness: MatRef<'_, W>, d_in: usize) -> Result<f64> {
 
 pub(crate) fn count(a: u64, b: u64) -> Result<u64> {
     let allowed = "at most 2^64 - 1 together";
-    a.checked_add(b).ok_or(EditError::Parameter { parameter: "tokens", value: a as f64 + b as f64, allowed })
+    a.checked_add(b).ok_or(NumericsError::Parameter { parameter: "tokens", value: a as f64 + b as f64, allowed })
 }
 
-/// Of two hypotheses a factor `tokens` apart, the nearer one on a logarithmic scale.
+/// Separates two hypotheses a factor `tokens` apart, halfway on a logarithmic scale.
 fn scale_bound(tokens: Option<u64>) -> f64 {
     tokens.map_or(SCALE_BOUND.1, |n| (n as f64).sqrt().clamp(SCALE_BOUND.0, SCALE_BOUND.1))
 }

@@ -4,32 +4,32 @@ use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, EvdError, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::second_moment::SecondMoment;
 use crate::util::{random, validate};
 
-/// Columns of the random block that a decomposition is verified with.
+/// Columns of the random block that verifies a decomposition.
 const PROBES: usize = 16;
 
 /// Eigenvalues and eigenvectors of a symmetric positive semidefinite matrix, `C = U diag(s) Uᵀ`.
 ///
-/// The eigenvalues ascend: the directions that the model hardly uses come first. Once this is computed, a projector
-/// for any threshold is free, and so is the start of every method (in `C`'s eigenbasis it is diagonal). Share it
-/// between editors through an [`Arc`](std::sync::Arc).
+/// The eigenvalues ascend: the directions that the model hardly uses come first. Once this is computed, a projector for
+/// any threshold is free, and the start of every method is diagonal in the eigenbasis. Share it between editors through
+/// an [`Arc`](std::sync::Arc).
 ///
 /// # Accuracy
-/// The matrix is scaled to unit magnitude and decomposed in `f64`. The result is verified before anyone sees it:
+/// The matrix is scaled to unit magnitude and decomposed in `f64`. The result is verified before it is returned: the
 /// ascending order, the trace, and, on a block of 16 random vectors, the residual `C - U diag(s) Uᵀ` and the
-/// orthogonality `UᵀU - I` (an error of relative size `e` in either goes unnoticed below the tolerance with a
-/// probability that falls like `(tolerance / e)^16`). A failed check is tried once more without threads, then it is
-/// an error.
+/// orthogonality `UᵀU - I`. A relative error `e` in either of these, above the tolerance, goes unnoticed with a
+/// probability that falls like `(tolerance / e)^16`. If a check fails, the decomposition is repeated once without
+/// threads. If it fails again, that is an error.
 ///
 /// # Determinism
-/// The bits of eigenvectors depend on the number of threads; equal bits are promised for equal `Par` only.
+/// The bits of the eigenvectors depend on the number of threads. Only equal `Par` guarantees equal bits.
 ///
 /// # Cost
-/// About `9 d³` flops, and `4 d²` numbers of workspace beside the matrix while it runs.
+/// About `9 d³` flops, and `4 d²` numbers of workspace besides the matrix.
 ///
 /// # Examples
 /// ```
@@ -40,7 +40,7 @@ const PROBES: usize = 16;
 /// let spectrum = Spectrum::new(&moment, Par::Seq)?;
 /// assert!((spectrum.values()[0] - 0.01).abs() < 1e-12);
 /// assert!((spectrum.values()[1] - 9.0).abs() < 1e-12);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Spectrum {
@@ -54,10 +54,10 @@ impl Spectrum {
     /// Decomposes the mean of a [`SecondMoment`].
     ///
     /// # Errors
-    /// As [`from_matrix`](Self::from_matrix), and statistics of no token.
+    /// As [`from_matrix`](Self::from_matrix), and statistics without tokens.
     pub fn new(moment: &SecondMoment, par: Par) -> Result<Self> {
         if moment.tokens() == Some(0) {
-            return Err(EditError::Empty { argument: "second moment" });
+            return Err(NumericsError::Empty { argument: "second moment" });
         }
         Self::decompose("second moment", moment.mean(par), par)
     }
@@ -67,8 +67,8 @@ impl Spectrum {
     /// Eigenvalues that are negative within the rounding of `f32` statistics count as zero.
     ///
     /// # Errors
-    /// Not square, empty, NaN, not symmetric, clearly negative eigenvalues, not enough memory, or a decomposition
-    /// that fails its verification.
+    /// A matrix that is not square, empty, not symmetric, or has NaN or clearly negative eigenvalues; not enough
+    /// memory; a decomposition that fails its verification.
     pub fn from_matrix(matrix: MatRef<'_, f64>, par: Par) -> Result<Self> {
         validate::square("matrix", matrix)?;
         validate::finite("matrix", matrix)?;
@@ -76,12 +76,12 @@ impl Spectrum {
         Self::decompose("matrix", matrix.to_owned(), par)
     }
 
-    /// A decomposition that is known already: computed elsewhere, or before.
+    /// Wraps a known decomposition, computed elsewhere or earlier.
     ///
     /// * `values`: the `d` eigenvalues, ascending, none negative
     /// * `vectors`: `d x d`, column `i` belongs to eigenvalue `i`
     ///
-    /// The orthogonality of the vectors is verified as that of a computed decomposition. Cost: `O(d²)`.
+    /// The orthogonality of the vectors is verified as for a computed decomposition. Cost: `O(d²)`.
     ///
     /// # Errors
     /// Shapes that do not fit, NaN, values out of order or negative, vectors that are not orthonormal.
@@ -92,7 +92,7 @@ impl Spectrum {
         validate::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
         validate::non_negative("the smallest eigenvalue", values[0])?;
         let failed =
-            |check, measured, allowed| EditError::Decomposition { argument: "vectors", check, measured, allowed };
+            |check, measured, allowed| NumericsError::Decomposition { argument: "vectors", check, measured, allowed };
         if !values.is_sorted() {
             return Err(failed("ascending order of the values", f64::INFINITY, 0.0));
         }
@@ -106,7 +106,7 @@ impl Spectrum {
         Ok(Self { values, vectors, residual: 0.0, orthogonality })
     }
 
-    /// Decomposes a symmetric positive semidefinite matrix of which the lower triangle is read.
+    /// Decomposes a symmetric positive semidefinite matrix. Only the lower triangle is read.
     pub(crate) fn decompose(argument: &'static str, matrix: Mat<f64>, par: Par) -> Result<Self> {
         let mut spectrum = Self::from_symmetric(argument, matrix, par)?;
         let (smallest, largest) = (spectrum.values[0], spectrum.largest());
@@ -114,13 +114,13 @@ impl Spectrum {
         let magnitude = largest.abs().max(smallest.abs()).max(f64::MIN_POSITIVE);
         let frobenius = spectrum.values.iter().map(|s| (s / magnitude).powi(2)).sum::<f64>().sqrt();
         if smallest / magnitude < -tolerance::NEGATIVE_EIGENVALUE * frobenius {
-            return Err(EditError::NotPositiveSemidefinite { argument, smallest, largest });
+            return Err(NumericsError::NotPositiveSemidefinite { argument, smallest, largest });
         }
         spectrum.values.iter_mut().for_each(|s| *s = s.max(0.0));
         Ok(spectrum)
     }
 
-    /// Decomposes any symmetric matrix of which the lower triangle is read; eigenvalues may be negative.
+    /// Decomposes any symmetric matrix. Only the lower triangle is read; eigenvalues may be negative.
     pub(crate) fn from_symmetric(argument: &'static str, mut matrix: Mat<f64>, par: Par) -> Result<Self> {
         validate::not_empty(argument, matrix.as_ref())?;
         validate::finite(argument, matrix.as_ref())?;
@@ -131,7 +131,7 @@ impl Spectrum {
         faer::zip!(&mut matrix).for_each(|faer::unzip!(x)| *x /= scale);
 
         let mut spectrum = match Self::verified(argument, &matrix, par) {
-            Err(EditError::Decomposition { .. }) if par != Par::Seq => Self::verified(argument, &matrix, Par::Seq)?,
+            Err(NumericsError::Decomposition { .. }) if par != Par::Seq => Self::verified(argument, &matrix, Par::Seq)?,
             outcome => outcome?,
         };
         spectrum.values.iter_mut().for_each(|s| *s *= scale);
@@ -144,9 +144,11 @@ impl Spectrum {
         let mut vectors = linalg::zeros::<f64>(n, n, "eigenvectors")?;
         let mut values = faer::Col::<f64>::zeros(n);
         let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
-        let mut buffer = MemBuffer::try_new(scratch)
-            .map_err(|_| EditError::OutOfMemory { bytes: scratch.size_bytes(), purpose: "an eigendecomposition" })?;
-        let failed = |check, measured, allowed| EditError::Decomposition { argument, check, measured, allowed };
+        let mut buffer = MemBuffer::try_new(scratch).map_err(|_| NumericsError::OutOfMemory {
+            bytes: scratch.size_bytes(),
+            purpose: "an eigendecomposition",
+        })?;
+        let failed = |check, measured, allowed| NumericsError::Decomposition { argument, check, measured, allowed };
         self_adjoint_evd(
             matrix.as_ref(),
             values.as_diagonal_mut(),
@@ -216,19 +218,19 @@ impl Spectrum {
         self.values.iter().sum()
     }
 
-    /// Verified relative residual `|C X - U diag(s) Uᵀ X| / (|C| |X|)` on the random block.
+    /// The verified relative residual `|C X - U diag(s) Uᵀ X| / (|C| |X|)` on the random block.
     #[must_use]
     pub fn residual(&self) -> f64 {
         self.residual
     }
 
-    /// Verified orthogonality error `|U Uᵀ X - X| / |X|` on the random block.
+    /// The verified orthogonality error `|U Uᵀ X - X| / |X|` on the random block.
     #[must_use]
     pub fn orthogonality(&self) -> f64 {
         self.orthogonality
     }
 
-    /// The matrix itself, `U diag(s) Uᵀ`. Cost: `2 d³` flops, two `d x d` matrices.
+    /// The matrix itself, `U diag(s) Uᵀ`. Cost: `2 d³` flops and two `d x d` matrices.
     #[must_use]
     pub fn to_matrix(&self, par: Par) -> Mat<f64> {
         let n = self.dim();
@@ -239,7 +241,7 @@ impl Spectrum {
     }
 }
 
-/// Random vectors with independent entries of mean zero and variance one (uniform), always the same.
+/// Random vectors with independent uniform entries of mean zero and variance one. They are always the same.
 fn probes(n: usize) -> Mat<f64> {
     let number = |i: usize| random::uniform(random::scrambled(i as u64));
     Mat::from_fn(n, PROBES, |i, j| (number(j * n + i) - 0.5) * 12.0_f64.sqrt())

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use betaedit_core::editor::History;
+use betaedit_core::error::ModelError;
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::{
-    Adapter, EditBatch, EditError, Editor, History, Memit, Method, Orientation, Result, SecondMoment, Spectrum, Update,
+    Adapter, EditBatch, Editor, Error, Memit, Method, Orientation, Result, SecondMoment, Spectrum, Update,
 };
 
 use crate::common::Random;
@@ -42,7 +44,7 @@ impl Adapter for TwoLayers {
     fn weight_shape(&self, layer: usize) -> Result<(usize, usize)> {
         match layer {
             1 => Ok((self.W1_transposed.ncols(), self.W1_transposed.nrows())),
-            _ => Err(EditError::UnknownLayer { layer, known: vec![1] }),
+            _ => Err(ModelError::UnknownLayer { layer, known: vec![1] }.into()),
         }
     }
 
@@ -71,7 +73,7 @@ impl Adapter for TwoLayers {
     }
 
     fn apply(&mut self, _: usize, update: &Update<f64>) -> Result<()> {
-        update.apply_to(self.W1_transposed.as_mut(), Orientation::InputsByOutputs, Par::Seq)
+        Ok(update.apply_to(self.W1_transposed.as_mut(), Orientation::InputsByOutputs, Par::Seq)?)
     }
 }
 
@@ -107,7 +109,7 @@ fn a_model_behind_an_adapter_learns_facts_one_after_the_other_and_keeps_the_rest
     let changed = (model.run(&corpus) - &before).norm_l2() / before.norm_l2();
     assert!(missed_before > 1.0 && missed(&model) < 0.05, "facts are missed by {}", missed(&model));
     assert!(changed < 0.05, "the model changed by {changed}");
-    assert!(matches!(model.weight_shape(0), Err(EditError::UnknownLayer { layer: 0, .. })));
+    assert!(matches!(model.weight_shape(0), Err(Error::Model(ModelError::UnknownLayer { layer: 0, .. }))));
 }
 
 #[cfg(feature = "safetensors")]

@@ -7,10 +7,11 @@
 use std::alloc::System;
 use std::sync::{Arc, Mutex};
 
+use betaedit_core::engine::{Solution, Workspace};
 use betaedit_core::faer::{Mat, Par};
+use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::{
-    BetaEdit, EditBatch, Editor, HistoryWeighting, InverseGram, Method, Projector, Refresh, RefreshRule, Scalar,
-    Solution, Spectrum, Threshold, Workspace,
+    BetaEdit, EditBatch, Editor, InverseGram, Method, Projector, Refresh, RefreshRule, Scalar, Spectrum, Threshold,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -51,6 +52,30 @@ fn an_editor_keeps_at_most_so_many_matrices_beside_the_weight() {
             assert!(found < stated + 0.01, "{found:.3} of {stated}: {rule:?}");
         }
     }
+}
+
+/// A full refresh forms `C` once, for the protected matrix and for `Q`, and not at all for `Q` where its weight is zero.
+#[test]
+fn a_full_refresh_forms_the_second_moment_once() {
+    let _turn = TURN.lock().unwrap();
+    let d = 256;
+    let refresh = |lambda1: f64| {
+        let values = (0..d).map(|i| 1e-4 * 1e5_f64.powf(i as f64 / d as f64)).collect();
+        let spectrum = Arc::new(Spectrum::from_parts(values, Mat::identity(d, d), Par::Seq).unwrap());
+        let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1e-3 });
+        let method = BetaEdit::default().with_lambda1(lambda1).with_threshold(Threshold::Absolute(0.02));
+        let mut editor =
+            method.with_refresh(Refresh::Every { edits: 1, rule }).editor::<f64>(&spectrum, Par::Seq).unwrap();
+        let (k, r) = (Mat::from_fn(d, 1, |i, _| (i as f64).sin()), Mat::full(1, 1, 1.0));
+        editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
+        let region = Region::new(ALLOCATOR);
+        editor.refresh_if_due().unwrap().unwrap();
+        region.change().bytes_allocated as f64 / (8 * d * d) as f64
+    };
+    refresh(10.0);
+    let (kept, dropped) = (refresh(10.0), refresh(0.0));
+    println!("{kept:.2} matrices allocated, {dropped:.2} without the weight");
+    assert!(kept.max(dropped) < 10.5, "{kept} {dropped}");
 }
 
 /// The share of what an editor and its spectrum keep that grows like the square of `d`.

@@ -1,39 +1,130 @@
 //! Promises about the public types that the compiler can check.
 
-use betaedit_core::editor::{ClosedFormEditor, EditorState, MethodEntry, Recipe};
-use betaedit_core::metrics::{Interference, Measurement, Retention, RunningTotal, Theorem1};
-use betaedit_core::restraint::Restraint;
-use betaedit_core::{
-    AlphaEdit, BetaEdit, EditBatch, EditError, Editor, Emmet, Encore, Hyperparameters, InverseGram, Memit, NullSpace,
-    Pmet, Projector, RefreshReport, RlsEdit, SecondMoment, SimIe, Solution, Spectrum, Update,
-};
+use std::fmt::Debug;
+use std::path::Path;
 
-fn shared_between_threads<T: Send + Sync>() {}
+use betaedit_core::Error;
+use betaedit_core::faer::Par;
 
-#[test]
-fn every_type_can_be_shared_between_threads() {
-    shared_between_threads::<SecondMoment>();
-    shared_between_threads::<Spectrum>();
-    shared_between_threads::<Projector>();
-    shared_between_threads::<RefreshReport>();
-    shared_between_threads::<InverseGram>();
-    shared_between_threads::<Solution>();
-    shared_between_threads::<EditBatch<'_, f32>>();
-    shared_between_threads::<Update<f32>>();
-    shared_between_threads::<ClosedFormEditor<f32>>();
-    shared_between_threads::<Box<dyn Editor<f64>>>();
-    shared_between_threads::<(Memit, AlphaEdit, BetaEdit, Hyperparameters, Recipe, MethodEntry, EditorState)>();
-    shared_between_threads::<(Pmet, Emmet, Encore, RlsEdit, SimIe<Memit>, NullSpace<Memit>, Restraint)>();
-    shared_between_threads::<(Interference, Measurement, Retention, RunningTotal, Theorem1)>();
-    shared_between_threads::<EditError>();
-    #[cfg(feature = "safetensors")]
-    shared_between_threads::<(betaedit_core::format::Checkpoint, betaedit_core::format::Statistics)>();
+/// Every public type can be printed, and shared between threads.
+fn shown_and_shared<T: Debug + Send + Sync>() {}
+
+macro_rules! all {
+    ($($type:ty),+ $(,)?) => { $(shown_and_shared::<$type>();)+ };
 }
 
-/// Errors travel through `?` into boxed errors and across threads.
 #[test]
-fn an_error_is_small_and_static() {
+fn every_type_is_shown_and_shared() {
+    use betaedit_core::{InverseGram, Memit, SecondMoment, Spectrum};
+    use betaedit_core::{batch, editor, engine, error, metrics, projector, refresh, restraint, update};
+    all!(SecondMoment, Spectrum, InverseGram, engine::Solution, engine::Workspace, engine::StateToken);
+    all!(projector::Projector, projector::ProjectorBuilder<'_>, projector::SpectralGap, projector::Threshold);
+    all!(projector::HistoryWeighting, batch::EditBatch<'_, f32>, batch::Order);
+    all!(update::Update<f32>, update::Weight<f64>, update::Orientation, update::Compression, update::Compressed<f32>);
+    all!(refresh::Refresh, refresh::RefreshRule, refresh::RefreshReport, refresh::Capacity, refresh::Headroom);
+    all!(metrics::Gauges, metrics::Interference, metrics::Measurement, metrics::Retention, metrics::RunningTotal);
+    all!(editor::Proposal<f32>, editor::EditorState, editor::Reversal, editor::ClosedFormEditor<f32>);
+    all!(Box<dyn editor::Editor<f64>>, editor::NamedRecipe, editor::Recipe, editor::Description);
+    all!(editor::Memit, editor::AlphaEdit, editor::BetaEdit, editor::Emmet, editor::Encore, editor::Pmet);
+    all!(editor::RlsEdit, editor::Anchors, editor::SimIe<Memit>, editor::NullSpace<Memit>, editor::Penalty);
+    all!(
+        editor::History,
+        editor::Space,
+        editor::Slack,
+        editor::Share,
+        editor::Merging,
+        editor::Simulation,
+        editor::Base
+    );
+    all!(editor::Hyperparameters, editor::MethodEntry);
+    all!(restraint::Restraint, restraint::Rect, restraint::Prune, restraint::Damping);
+    all!(error::Error, error::NumericsError, error::FileError, error::FactsError, error::SessionError);
+    all!(error::ModelError, error::Shape);
+}
+
+#[cfg(feature = "safetensors")]
+#[test]
+fn every_type_of_files_is_shown_and_shared() {
+    use betaedit_core::{adapter, format};
+    all!(format::Checkpoint, format::Statistics, format::Fingerprint, format::Precision, format::Rounding);
+    all!(adapter::RecordedStream<f32>);
+}
+
+#[cfg(feature = "facts")]
+#[test]
+fn every_type_of_facts_is_shown_and_shared() {
+    use betaedit_core::facts::{self, metrics};
+    all!(facts::Fact, facts::Facts, facts::Layout, facts::NeighborhoodPrompt);
+    all!(metrics::Answer, metrics::Case, metrics::Contest, metrics::Evaluation, metrics::Summary);
+    all!(metrics::Perplexity, metrics::Rate, metrics::Query<'_>);
+}
+
+#[cfg(feature = "session")]
+#[test]
+fn every_type_of_sessions_is_shown_and_shared() {
+    use betaedit_core::session;
+    // A session can be shared if its adapter can.
+    #[cfg(feature = "safetensors")]
+    all!(session::Session<betaedit_core::adapter::RecordedStream<f32>>);
+    all!(session::SessionBuilder<betaedit_core::Memit>);
+    all!(session::Outcome, session::Rejection, session::Undone, session::LayerOutcome, session::LayerStatistics);
+    all!(session::EditId, session::Conflict, session::ConflictPolicy, session::Guard, session::Guards);
+    all!(session::Violation, session::Recovery, session::Report, session::Point, session::Progress);
+    all!(session::ProgressLine<Vec<u8>>, session::JsonLines<Vec<u8>>);
+}
+
+#[cfg(feature = "llm")]
+#[test]
+fn every_type_of_language_models_is_shown_and_shared() {
+    use betaedit_core::llm::{self, families};
+    all!(llm::Model, llm::Trace, llm::Continuation, llm::Tokenizer, llm::Config, llm::Sizes, llm::Rotary);
+    all!(llm::RotaryScaling, llm::Positions, llm::Pairing, llm::NormKind, llm::MlpKind, llm::HeadNorms);
+    all!(llm::Arrangement, llm::Activation, llm::Families, llm::StoredTensor, llm::Request, llm::FactToken);
+    all!(llm::Contexts, llm::Sampler, llm::Collector<'_>, llm::CollectionProgress, llm::ModelAdapter);
+    all!(llm::Target, llm::TargetSearch, llm::Descent, llm::Site, llm::Wording, llm::Anchor<'_>);
+    all!(llm::Steering<'_>, llm::Steered<'_>, llm::SteeredEvaluation);
+    all!(llm::FineTuning, llm::LowRankTuning, llm::Supervision, llm::Tuned);
+    all!(families::Llama, families::Mistral, families::Qwen2, families::Qwen3, families::Gpt2, families::GptJ);
+    all!(families::ConfigFile, families::TensorLayout, families::AttentionNames, families::GgufLayout);
+    all!(families::GgufMetadata<'_>);
+    #[cfg(feature = "facts")]
+    all!(llm::Scoring<'_>, betaedit_core::facts::metrics::TokenScore);
+}
+
+/// The lists above are whole: every public type of the library stands in them.
+#[test]
+fn no_public_type_is_left_out() {
+    let lists = include_str!("api.rs");
+    let mut files = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut types = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum ")) else {
+                continue;
+            };
+            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+            let named = lists.match_indices(name).any(|(at, _)| {
+                let outside = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+                outside(lists[..at].chars().next_back()) && outside(lists[at + name.len()..].chars().next())
+            });
+            assert!(named, "{name} of {} is not in tests/api.rs", path.display());
+            types += 1;
+        }
+    }
+    assert!(types > 100, "{types} public types were found");
+}
+
+/// Errors travel through `?` into boxed errors and across threads, and repeat no source in their text.
+#[test]
+fn an_error_is_small_static_and_whole() {
     fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
-    is_error::<EditError>();
-    assert!(size_of::<EditError>() <= 72, "{}", size_of::<EditError>());
+    is_error::<Error>();
+    assert!(size_of::<Error>() <= 80, "{}", size_of::<Error>());
+    let refused = betaedit_core::InverseGram::isotropic(0, 1.0, Par::Seq).map(drop).map_err(Error::from).unwrap_err();
+    assert!(std::error::Error::source(&refused).is_none(), "{refused:?}");
 }

@@ -1,10 +1,12 @@
 //! Checkpoints: one tensor changes, everything else stays as it was, byte for byte.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use betaedit_core::error::{FileError, NumericsError};
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::format::{Checkpoint, Precision, Updates};
-use betaedit_core::{EditError, Orientation, Update};
+use betaedit_core::{Error, Orientation, Update};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
@@ -209,7 +211,7 @@ fn a_refused_patch_leaves_everything_as_it_was() {
         assert!(sharded.bytes() == before && sharded.names() == names);
     }
     let nothing = checkpoint.apply::<f32>(&Updates::new(), LINEAR, SEQ);
-    assert!(matches!(nothing, Err(EditError::Empty { argument: "updates" })));
+    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "updates" }))));
     // A weight that is damaged is not made worse.
     let path = sharded.0.path().join(SHARDS[1]);
     let mut damaged = before[1].clone();
@@ -221,6 +223,60 @@ fn a_refused_patch_leaves_everything_as_it_was() {
     assert!(error.contains("`h.4.weight`") && error.contains("NaN at row 250, column 3"), "{error}");
     assert!(sharded.bytes() == [before[0].clone(), damaged] && sharded.names() == names);
     assert!(checkpoint.weight::<f32>("h.4.weight", LINEAR).unwrap_err().to_string().contains("row 250, column 3"));
+}
+
+/// All at once or one after the other: the same bytes. Each weight is asked for once, in the order of the file.
+#[test]
+fn weights_replaced_together_are_those_replaced_one_by_one() {
+    for way in [LINEAR, CONV1D] {
+        let (together, one_by_one) = (Sharded::new(), Sharded::new());
+        let [all, single] = [&together, &one_by_one].map(|sharded| Checkpoint::open(sharded.0.path()).unwrap());
+        let names = ["h.4.weight", "h.0.weight", "h.1.weight", "h.2.weight", "h.3.weight"];
+        let weights = names.map(|name| {
+            let (d_out, d_in) = all.shape(name, way).unwrap();
+            update(d_out, d_in).to_dense(SEQ)
+        });
+        let tensors: BTreeMap<String, usize> = (0..names.len()).map(|at| (names[at].to_owned(), at)).collect();
+        let mut asked = vec![];
+        let roundings = all.replace_all(&tensors, way, |&at| {
+            asked.push(names[at]);
+            Ok(weights[at].clone())
+        });
+        let roundings = roundings.unwrap();
+        asked.sort_unstable();
+        assert_eq!(asked, ["h.0.weight", "h.1.weight", "h.2.weight", "h.3.weight", "h.4.weight"]);
+        for (name, weight) in names.iter().zip(&weights) {
+            assert_eq!(single.replace(name, weight.as_ref(), way).unwrap(), roundings[*name], "{name}");
+        }
+        assert!(together.bytes() == one_by_one.bytes());
+    }
+}
+
+#[test]
+fn weights_that_cannot_be_replaced_together_leave_everything_as_it_was() {
+    let sharded = Sharded::new();
+    let (before, names) = (sharded.bytes(), sharded.names());
+    let checkpoint = Checkpoint::open(sharded.0.path()).unwrap();
+    let both = |second: &str| BTreeMap::from([("h.0.weight".to_owned(), 0), (second.to_owned(), 1)]);
+    let good = update(6, 10).to_dense(SEQ);
+    let mut poisoned = Mat::<f32>::zeros(10, 6);
+    poisoned[(3, 1)] = f32::INFINITY;
+    for (second, weight, text) in [
+        ("h.2.weight", Ok(Mat::full(10, 6, 1e5_f32)), "left the range of f16"),
+        ("h.2.weight", Ok(poisoned), "row 3, column 1"),
+        ("h.2.weight", Ok(Mat::zeros(6, 10)), "`weight` is 6 x 10, expected 10 x 6"),
+        ("h.2.weight", Err(NumericsError::Empty { argument: "the model" }), "the model"),
+        ("h.7.weight", Ok(Mat::zeros(6, 10)), "no tensor `h.7.weight`"),
+        ("ids", Ok(Mat::zeros(3, 3)), "I64"),
+    ] {
+        let mut weights = [Some(Ok(good.clone())), Some(weight)];
+        let replaced = checkpoint.replace_all(&both(second), LINEAR, |&at| Ok(weights[at].take().unwrap()?));
+        let error = replaced.unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+        assert!(sharded.bytes() == before && sharded.names() == names);
+    }
+    let nothing = checkpoint.replace_all(&BTreeMap::<String, ()>::new(), LINEAR, |()| Ok(good.clone()));
+    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "tensors" }))));
 }
 
 /// In the cache of `huggingface_hub` the files of a model are links to blobs that other revisions share.
@@ -318,7 +374,7 @@ fn an_index_points_nowhere_but_beside_itself() {
         "config.json",
     ] {
         let error = open(file).unwrap_err();
-        let EditError::Format { path, problem } = &error else { panic!("{error:?}") };
+        let Error::File(FileError::Format { path, problem }) = &error else { panic!("{error:?}") };
         assert!(path == &index && problem.contains("`w.weight`"), "{error}");
     }
     // A tensor that is not where the index has it.
@@ -332,8 +388,8 @@ fn an_index_points_nowhere_but_beside_itself() {
 fn a_checkpoint_that_is_not_there_is_named() {
     let folder = TempDir::new().unwrap();
     let missing = |path: &Path, named: &Path| match Checkpoint::open(path).unwrap_err() {
-        EditError::Io { path, source } => {
-            assert_eq!((path.as_path(), source.kind()), (named, std::io::ErrorKind::NotFound));
+        Error::File(FileError::Io { path, error }) => {
+            assert_eq!((path.as_path(), error.kind()), (named, std::io::ErrorKind::NotFound));
         }
         other => panic!("{other:?}"),
     };
@@ -350,7 +406,7 @@ fn the_configuration_says_which_way_round_weights_are() {
         std::fs::write(sharded.0.path().join("config.json"), config).unwrap();
         checkpoint.orientation()
     };
-    assert!(matches!(checkpoint.orientation(), Err(EditError::Io { .. })));
+    assert!(matches!(checkpoint.orientation(), Err(Error::File(FileError::Io { .. }))));
     assert_eq!(says(r#"{"model_type":"gpt2","n_embd":768}"#).unwrap(), CONV1D);
     assert_eq!(says(r#"{"model_type":"gptj"}"#).unwrap(), LINEAR);
     assert_eq!(says(r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama"}"#).unwrap(), LINEAR);

@@ -1,6 +1,6 @@
 //! Seeded data, textbook oracles and recorded goldens for all topics.
 
-#[cfg(any(feature = "safetensors", feature = "session"))]
+#[cfg(feature = "safetensors")]
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use betaedit_core::faer::linalg::solvers::Solve;
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::{Scalar, SecondMoment, Spectrum};
 use proptest::prelude::ProptestConfig;
-use proptest::test_runner::RngSeed;
+use proptest::test_runner::{FileFailurePersistence, RngSeed};
 
 /// Relative distance `|a - b|_F / |b|_F`, absolute where `b` is zero.
 #[track_caller]
@@ -88,19 +88,23 @@ pub fn textbook_update<T: Scalar>(
 }
 
 /// A file of `tests/data`.
-#[cfg(any(feature = "safetensors", feature = "session"))]
+#[cfg(feature = "safetensors")]
 pub fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-/// How many problems a property sees, always the same ones: `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more and for
-/// others.
+/// How many problems a property sees, and which: 256, always the same ones. `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for
+/// more and for others. The seed of one that fails is kept beside the test in a file `.proptest-regressions`, to be committed;
+/// those seeds are tried first.
 pub fn property_config() -> ProptestConfig {
-    let asked = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let asked = |name| {
+        let number = std::env::var(name).ok()?;
+        Some(number.parse::<u64>().unwrap_or_else(|_| panic!("{name} is `{number}`, which is no number")))
+    };
     ProptestConfig {
-        cases: asked("PROPTEST_CASES").unwrap_or(48) as u32,
+        cases: asked("PROPTEST_CASES").unwrap_or(256) as u32,
         rng_seed: RngSeed::Fixed(asked("PROPTEST_RNG_SEED").unwrap_or(0)),
-        failure_persistence: None,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
         ..ProptestConfig::default()
     }
 }

@@ -3,7 +3,9 @@
 //! `BETAEDIT_LONG=1` runs them at d_in = 1024 over 10,000 edits (minutes); otherwise they are smaller.
 
 use betaedit_core::faer::{Mat, Par};
-use betaedit_core::{BetaEdit, EditBatch, Editor, Method, Orientation, ProjectorBuilder, Refresh, Threshold, cast};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::scalar::cast;
+use betaedit_core::{BetaEdit, EditBatch, Editor, Method, Orientation, Refresh, Threshold};
 
 use crate::common::{Random, distance, lu_solve, spectrum, textbook_update};
 

@@ -1,9 +1,10 @@
 //! Efficacy, generality, specificity and agreement on a toy model, against numbers worked out by hand.
 
 use approx::assert_relative_eq;
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::facts::Facts;
 use betaedit_core::facts::metrics::{Case, Evaluation, Perplexity, Query, Rate, Scorer, TokenScore, evaluate};
-use betaedit_core::{EditError, Result};
+use betaedit_core::{Error, Result};
 
 /// Probability of each token of a target, and whether it is the argmax.
 type Row = (&'static str, &'static str, &'static [(f64, bool)]);
@@ -109,8 +110,8 @@ fn agreement_is_with_the_model_before() {
 fn an_evaluation_is_the_sum_of_its_cases_and_can_be_stored() {
     let facts = facts();
     let whole = evaluate(&mut table(), facts.iter()).unwrap();
-    let mut pieces: Evaluation = facts[..2].iter().map(|fact| Case::of(&mut table(), fact).unwrap()).collect();
-    pieces.extend([Case::of(&mut table(), &facts[2]).unwrap()]);
+    let mut pieces: Evaluation = facts[..2].iter().map(|fact| Case::new(&mut table(), fact).unwrap()).collect();
+    pieces.extend([Case::new(&mut table(), &facts[2]).unwrap()]);
     assert_eq!(pieces, whole);
     let stored = serde_json::to_string(&whole).unwrap();
     assert_eq!(serde_json::from_str::<Evaluation>(&stored).unwrap(), whole);
@@ -148,9 +149,9 @@ fn wrong_answers_of_a_scorer_are_refused() {
     let nan = |queries: &[Query<'_>]| {
         queries.iter().map(|_| vec![TokenScore { token: 1, log_probability: f64::NAN, argmax: 1 }]).collect()
     };
-    assert!(matches!(ask(nan), EditError::NonFinite { row: 0, col: 0, .. }));
+    assert!(matches!(ask(nan), Error::Numerics(NumericsError::NonFinite { row: 0, col: 0, .. })));
     let mut failing =
-        |_: &[Query<'_>]| -> Result<Vec<Vec<TokenScore>>> { Err(EditError::Adapter("out of memory".into())) };
+        |_: &[Query<'_>]| -> Result<Vec<Vec<TokenScore>>> { Err(ModelError::Adapter("out of memory".into()).into()) };
     assert!(evaluate(&mut failing, facts.iter()).is_err());
     let mut sound = |queries: &[Query<'_>]| Ok(queries.iter().map(|_| vec![score(-1.0)]).collect());
     assert!(evaluate(&mut sound, facts.iter()).is_ok());
@@ -158,7 +159,7 @@ fn wrong_answers_of_a_scorer_are_refused() {
 
 #[test]
 fn intervals_are_wilsons_at_the_effective_number_of_trials() {
-    let single = |hits: usize, n: usize| Rate::of((0..n).map(|i| [f64::from(i < hits)])).unwrap();
+    let single = |hits: usize, n: usize| Rate::new((0..n).map(|i| [f64::from(i < hits)])).unwrap();
     // The roots of |p - q| = z sqrt(q (1 - q) / n), found by bisection.
     for (hits, n, low, high) in [
         (8, 10, 0.4901624715, 0.9433178485),
@@ -173,17 +174,17 @@ fn intervals_are_wilsons_at_the_effective_number_of_trials() {
         assert!(rate.low <= rate.mean && rate.mean <= rate.high);
     }
     // Ten prompts a case that all agree are worth one; ten that do not are worth up to ten.
-    let alike = Rate::of((0..10).map(|i| vec![f64::from(i < 8); 10])).unwrap();
+    let alike = Rate::new((0..10).map(|i| vec![f64::from(i < 8); 10])).unwrap();
     let ten = single(8, 10);
     assert_relative_eq!(alike.low, ten.low, epsilon = 1e-12);
     assert_relative_eq!(alike.high, ten.high, epsilon = 1e-12);
     let spread =
-        Rate::of((0..10).map(|case| (0..10).map(move |i| f64::from((case + i) % 10 < 8 || (case == 3 && i == 0)))))
+        Rate::new((0..10).map(|case| (0..10).map(move |i| f64::from((case + i) % 10 < 8 || (case == 3 && i == 0)))))
             .unwrap();
     let hundred = single(81, 100);
     assert!(spread.high - spread.low < 1.05 * (hundred.high - hundred.low), "{spread:?} {hundred:?}");
     assert_eq!((spread.cases, spread.prompts), (10, 100));
-    assert_eq!(Rate::of([Vec::new()]), None);
+    assert_eq!(Rate::new([Vec::new()]), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use betaedit_core::EditError;
+use betaedit_core::error::{Error, FactsError, FileError};
 use betaedit_core::facts::{Fact, Facts, Layout, shipped};
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ fn published(layout: Layout) -> Value {
 
 const LAYOUTS: [Layout; 4] = [Layout::CounterFact, Layout::Zsre, Layout::Flat, Layout::Plain];
 
-fn parse(contents: impl AsRef<[u8]>) -> Result<Facts, EditError> {
+fn parse(contents: impl AsRef<[u8]>) -> Result<Facts, Error> {
     Facts::parse("facts.json", contents)
 }
 
@@ -168,9 +168,9 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
     };
     let table: Vec<(Value, Option<&str>, &str)> = vec![
         // empty
-        (flat(json!({"target_new": "  "})), Some("target_new"), "is empty; give the text that shall follow the prompt"),
+        (flat(json!({"target_new": "  "})), Some("target_new"), "is empty; give the text after the prompt"),
         (flat(json!({"target_true": ""})), Some("target_true"), "is empty"),
-        (flat(json!({"subject": ""})), Some("subject"), "is empty; give whom or what"),
+        (flat(json!({"subject": ""})), Some("subject"), "is empty; give the person or thing"),
         (flat(json!({"prompt": ""})), Some("prompt"), "is empty"),
         (flat(json!({"paraphrase_prompts": ["a", ""]})), Some("paraphrase_prompts[1]"), "is empty"),
         (
@@ -183,7 +183,7 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
         (zsre("answers", json!([])), Some("answers"), "is empty"),
         (zsre("loc_ans", json!("")), Some("loc_ans"), "is empty"),
         // missing
-        (without(flat(json!({})), "subject"), Some("subject"), "is missing; give whom or what"),
+        (without(flat(json!({})), "subject"), Some("subject"), "is missing; give the person or thing"),
         (without(flat(json!({})), "prompt"), Some("prompt"), "is missing"),
         (without(published(Layout::Zsre), "answers"), Some("answers"), "is missing"),
         (without(published(Layout::Zsre), "loc_ans"), Some("loc_ans"), "is missing"),
@@ -243,7 +243,7 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
         good["case_id"] = json!(1000);
         let contents = json!([good, bad]).to_string();
         match parse(&contents).unwrap_err() {
-            EditError::Record { path, record, field: found, problem: said } => {
+            Error::Facts(FactsError::Record { path, record, field: found, problem: said }) => {
                 assert_eq!(
                     (path.as_path(), record, found.as_deref()),
                     (Path::new("facts.json"), 2, field),
@@ -290,13 +290,13 @@ fn a_file_that_is_no_file_of_facts_says_why() {
     ];
     for (contents, problem) in table {
         for error in [parse(contents).unwrap_err(), Facts::parse_lenient("facts.json", contents).unwrap_err()] {
-            assert!(matches!(error, EditError::Format { .. }), "{error:?}");
+            assert!(matches!(error, Error::File(FileError::Format { .. })), "{error:?}");
             assert!(error.to_string().contains(problem), "{error} does not say {problem:?}");
         }
     }
     let missing = Facts::read("no such file.json").unwrap_err();
     assert!(
-        matches!(missing, EditError::Io { .. }) && missing.to_string().starts_with("no such file.json: "),
+        matches!(missing, Error::File(FileError::Io { .. })) && missing.to_string().starts_with("no such file.json: "),
         "{missing}"
     );
 }
@@ -311,7 +311,7 @@ fn a_damaged_line_is_one_bad_record() {
     assert_eq!((facts.len(), errors.len()), (2, 1));
     // If nothing is left, the first error is the answer.
     let error = Facts::parse_lenient("facts.json", "{}\n{}").unwrap_err();
-    assert!(matches!(error, EditError::Record { record: 1, .. }), "{error}");
+    assert!(matches!(error, Error::Facts(FactsError::Record { record: 1, .. })), "{error}");
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use betaedit_core::editor::Anchors;
 use betaedit_core::editor::{Base, ClosedFormEditor, METHODS, Merging, Share, Simulation, Slack, method};
+use betaedit_core::editor::{Emmet, Encore, History, Hyperparameters, NullSpace, Pmet, RlsEdit, SimIe};
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, MatRef, Par, Scale};
-use betaedit_core::{
-    EditBatch, EditError, Editor, Emmet, Encore, History, HistoryWeighting, Hyperparameters, Memit, Method, NullSpace,
-    Pmet, ProjectorBuilder, Refresh, RefreshRule, RlsEdit, SecondMoment, SimIe, Spectrum, Threshold,
-};
+use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
+use betaedit_core::{EditBatch, Editor, Memit, Method, Refresh, RefreshRule, SecondMoment, Spectrum, Threshold};
 use proptest::prelude::{any, prop_assert, proptest};
 
 use crate::common::{Random, distance, lu_solve, property_config};
@@ -29,9 +30,10 @@ impl Problem {
         let batches = [1, 3, 1, 4, 2, 1, 5];
         let batches = batches.map(|n| (random.matrix(d_in, n), random.matrix(d_out, n))).to_vec();
         let mut h = Hyperparameters::default();
-        (h.lambda, h.lambda2, h.anchors, h.threshold) = (25.0, 0.7, (1.5, 0.4), Threshold::Directions(20));
+        (h.lambda, h.lambda2, h.anchors, h.threshold) =
+            (25.0, 0.7, Anchors { mu: 1.5, nu: 0.4 }, Threshold::Directions(20));
         let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1e-3 });
-        h.refresh = Refresh::Every { edits: 4, rule };
+        h.refresh = Some(Refresh::Every { edits: 4, rule });
         Self::new(&moment, random.matrix(d_out, d_in), batches, h)
     }
 
@@ -50,9 +52,9 @@ impl Problem {
         let mut batch = |some: &[usize]| (stream.keys(10, some).unwrap(), stream.residuals(10, some).unwrap());
         let batches = [0..1, 1..2, 2..6, 6..12, 12..13].map(|some| batch(&edits[some])).to_vec();
         let mut h = Hyperparameters::default();
-        (h.lambda, h.anchors) = (1_500.0, (0.5, 2.0));
+        (h.lambda, h.anchors) = (1_500.0, Anchors { mu: 0.5, nu: 2.0 });
         let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 });
-        h.refresh = Refresh::Every { edits: 5, rule };
+        h.refresh = Some(Refresh::Every { edits: 5, rule });
         Self::new(stream.second_moment(), stream.weight().to_owned(), batches, h)
     }
 
@@ -118,7 +120,7 @@ fn encore_is_memit_with_history_and_a_ridge() {
 #[test]
 fn rlsedit_is_its_recursion_and_the_one_shot_solution() {
     for problem in problems() {
-        let (h, (mu, nu)) = (&problem.h, problem.h.anchors);
+        let (h, Anchors { mu, nu }) = (&problem.h, problem.h.anchors);
         let A0 = &problem.C * Scale(mu * mu * h.lambda) + problem.identity() * Scale(nu * nu);
         let mut G = lu_solve(A0.as_ref(), problem.identity().as_ref());
         problem.check(problem.by_name("rlsedit"), |K, R| {
@@ -129,7 +131,7 @@ fn rlsedit_is_its_recursion_and_the_one_shot_solution() {
         });
 
         // Towards fixed targets, the weight is the minimum of the fit and both anchors.
-        let mut editor = problem.editor(&RlsEdit::default().with_lambda(h.lambda).with_anchors(mu, nu));
+        let mut editor = problem.editor(&RlsEdit::default().with_lambda(h.lambda).with_anchors(h.anchors));
         let (mut D, mut A, mut right) = (Mat::<f64>::zeros(problem.W.nrows(), problem.W.ncols()), A0, None::<Mat<f64>>);
         for (K, R) in &problem.batches {
             let missed = R - &D * K; // the target is W0 K + R
@@ -194,15 +196,15 @@ fn emmet_is_memit_of_another_weight_and_without_slack_meets_every_residual() {
 #[test]
 fn emmet_in_f32_is_that_of_f64() {
     let problem = Problem::random(3);
-    let narrow = |matrix: &Mat<f64>| betaedit_core::cast::<f64, f32>(matrix.as_ref());
+    let narrow = |matrix: &Mat<f64>| betaedit_core::scalar::cast::<f64, f32>(matrix.as_ref());
     let method = Emmet::default().with_lambda(25.0).with_history(History::Absorbed);
     let (mut wide, mut single) = (problem.editor(&method), method.editor::<f32>(&problem.spectrum, Par::Seq).unwrap());
     for (K, R) in &problem.batches {
         let (k, r) = (narrow(K), narrow(R));
         let update = single.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap().to_dense(Par::Seq);
-        let (K, R) = (betaedit_core::cast(k.as_ref()), betaedit_core::cast(r.as_ref()));
+        let (K, R) = (betaedit_core::scalar::cast(k.as_ref()), betaedit_core::scalar::cast(r.as_ref()));
         let expected = wide.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap().to_dense(Par::Seq);
-        assert!(distance(betaedit_core::cast::<f32, f64>(update.as_ref()).as_ref(), expected.as_ref()) < 1e-6);
+        assert!(distance(betaedit_core::scalar::cast::<f32, f64>(update.as_ref()).as_ref(), expected.as_ref()) < 1e-6);
     }
 }
 
@@ -224,7 +226,9 @@ fn pmet_is_memit_with_another_share() {
 fn history_through_the_null_space_is_the_method_on_a_refreshed_space() {
     for problem in problems() {
         let h = &problem.h;
-        let Refresh::Every { edits: period, rule: RefreshRule::Full(weighting) } = h.refresh else { unreachable!() };
+        let Some(Refresh::Every { edits: period, rule: RefreshRule::Full(weighting) }) = h.refresh else {
+            unreachable!()
+        };
         for name in ["memit-ns", "pmet-ns", "emmet-ns"] {
             let C = &problem.C * Scale(h.lambda);
             let mut H = SecondMoment::new(C.nrows());
@@ -250,7 +254,7 @@ fn history_through_the_null_space_is_the_method_on_a_refreshed_space() {
             assert!(last > 0);
         }
         let method = NullSpace::new(Emmet::default().with_lambda(h.lambda).with_history(History::Absorbed));
-        let method = method.with_threshold(h.threshold).with_refresh(h.refresh);
+        let method = method.with_threshold(h.threshold).with_refresh(h.refresh.unwrap());
         assert_eq!((&*method.name(), method.recipe()), ("emmet-ns", *problem.by_name("emmet-ns").recipe()));
     }
 }
@@ -317,7 +321,7 @@ fn edits_with_the_same_key_become_one() {
     }
     let merging = Merging::Alike { cosine: 1.5 };
     let refused = Memit::default().with_merging(merging).editor::<f64>(&Problem::random(1).spectrum, Par::Seq);
-    assert!(matches!(refused, Err(EditError::Parameter { .. })));
+    assert!(matches!(refused, Err(NumericsError::Parameter { .. })));
 }
 
 /// `S_t = S_{t-1} + X Xᵀ`, `W_t = W_{t-1} + (W' - W_{t-1}) X Xᵀ S_t⁻¹`, around methods with and without history.
@@ -358,7 +362,7 @@ fn simie_is_its_recursion_around_any_method() {
                 }
             }
             assert_eq!(editor.state().edits, problem.batches.iter().map(|(K, _)| K.ncols()).sum::<usize>());
-            assert!(matches!(editor.release(problem.batches[0].0.as_ref()), Err(EditError::NotReversible)));
+            assert!(matches!(editor.release(problem.batches[0].0.as_ref()), Err(NumericsError::NotReversible)));
         }
     }
 }
@@ -417,7 +421,7 @@ fn numbers_out_of_range_are_refused() {
         change(&mut h);
         let recipe = method(name).unwrap().recipe(&h);
         let made = ClosedFormEditor::<f64>::new("x", recipe, &problem.spectrum, Par::Seq);
-        assert!(matches!(made, Err(EditError::Parameter { .. })), "{name}");
+        assert!(matches!(made, Err(NumericsError::Parameter { .. })), "{name}");
     };
     refused(|h| h.slack.batch = -0.1, "emmet");
     refused(|h| h.slack.single = f64::NAN, "emmet-h");
@@ -438,7 +442,7 @@ fn residuals_that_cannot_be_met_are_refused() {
     let refused = |keys: &Mat<f64>| {
         let R = Mat::from_fn(R.nrows(), keys.ncols(), |i, _| R[(i, 0)]);
         let outcome = editor.propose(&EditBatch::new(keys.as_ref(), R.as_ref()).unwrap());
-        assert!(matches!(outcome, Err(EditError::Singular { .. })));
+        assert!(matches!(outcome, Err(NumericsError::Singular { .. })));
     };
     refused(&Mat::zeros(30, 1));
     refused(&Mat::from_fn(30, 2, |i, _| K[(i, 0)]));
@@ -448,7 +452,7 @@ fn residuals_that_cannot_be_met_are_refused() {
     let editor = problem.editor(&method);
     let k = editor.projector().complement().subcols(0, 1).to_owned();
     let r: MatRef<'_, f64> = R.as_ref().subcols(0, 1);
-    assert!(matches!(editor.propose(&EditBatch::new(k.as_ref(), r).unwrap()), Err(EditError::Singular { .. })));
+    assert!(matches!(editor.propose(&EditBatch::new(k.as_ref(), r).unwrap()), Err(NumericsError::Singular { .. })));
     // The same key in a larger batch with slack is no problem.
     let pair = Mat::from_fn(30, 2, |i, _| k[(i, 0)]);
     assert!(editor.propose(&EditBatch::new(pair.as_ref(), R.as_ref().subcols(0, 2)).unwrap()).is_ok());
@@ -474,8 +478,8 @@ proptest! {
         let (k, r): (Mat<f64>, Mat<f64>) = (random.matrix(d, 1), random.matrix(3, 1));
         for entry in METHODS {
             let mut h = Hyperparameters::default();
-            (h.lambda, h.anchors, h.threshold) = (10.0, (1.0, 0.3), Threshold::Directions(9));
-            h.refresh = Refresh::Every { edits: 3, rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1: 10.0 }) };
+            (h.lambda, h.anchors, h.threshold) = (10.0, Anchors { mu: 1.0, nu: 0.3 }, Threshold::Directions(9));
+            h.refresh = Some(Refresh::Every { edits: 3, rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1: 10.0 }) });
             let mut recipe = entry.recipe(&h);
             recipe.ridge += 1e-3;
             let editor = || ClosedFormEditor::<f64>::new(entry.name, recipe, &spectrum, Par::Seq).unwrap();
@@ -488,7 +492,7 @@ proptest! {
                     prop_assert!(!zero || Delta.norm_l2() == 0.0, "{}", entry.name);
                     prop_assert!(tried.inverse_gram().to_dense().is_all_finite());
                 }
-                Err(EditError::Singular { .. }) => {
+                Err(NumericsError::Singular { .. }) => {
                     let mut fresh = editor();
                     let (a, b) = (tried.edit(&next), fresh.edit(&next));
                     prop_assert!(a.is_ok() == b.is_ok());

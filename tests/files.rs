@@ -1,10 +1,13 @@
 //! Statistics, spectra, projectors, deltas and adapters as files, read back by the format's own library.
 
+use betaedit_core::error::{FileError, NumericsError};
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, Updates, delta, lora, spectrum};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::update::Compressed;
+use betaedit_core::update::Compression;
 use betaedit_core::{
-    AlphaEdit, Compression, EditBatch, EditError, Editor, Method, Orientation, ProjectorBuilder, Scalar, SecondMoment,
-    Spectrum, Threshold, Update,
+    AlphaEdit, EditBatch, Editor, Error, Method, Orientation, Scalar, SecondMoment, Spectrum, Threshold, Update,
 };
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -55,7 +58,7 @@ fn statistics_come_back_bit_for_bit() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("statistics.safetensors");
     let moment = moment(37, 150);
-    let written = Statistics::of(&moment, fingerprint(), "1 of 1", SEQ).unwrap();
+    let written = Statistics::from_moment(&moment, fingerprint(), "1 of 1", SEQ).unwrap();
     written.write(&path).unwrap();
     let read = Statistics::read(&path).unwrap();
     assert_eq!(read, written);
@@ -77,7 +80,10 @@ fn statistics_come_back_bit_for_bit() {
     let mean = moment.mean(SEQ);
     let mut a_million = SecondMoment::from_mean(mean.as_ref(), Some(1_000_000), witness.as_ref()).unwrap();
     a_million.observe(witness.as_ref(), SEQ).unwrap();
-    assert!(matches!(SecondMoment::from_sum(mean.as_ref(), 1_000_000, witness.as_ref()), Err(EditError::Scale { .. })));
+    assert!(matches!(
+        SecondMoment::from_sum(mean.as_ref(), 1_000_000, witness.as_ref()),
+        Err(NumericsError::Scale { .. })
+    ));
 }
 
 #[test]
@@ -90,7 +96,7 @@ fn parts_of_many_workers_are_the_whole() {
             let mut moment = SecondMoment::new(d);
             moment.observe(keys.as_ref().subcols(worker * n / workers, n / workers), SEQ).unwrap();
             let path = folder.path().join(format!("{worker}.safetensors"));
-            Statistics::of(&moment, fingerprint(), &format!("{worker} of {workers}"), SEQ)
+            Statistics::from_moment(&moment, fingerprint(), &format!("{worker} of {workers}"), SEQ)
                 .unwrap()
                 .write(&path)
                 .unwrap();
@@ -107,26 +113,26 @@ fn parts_of_many_workers_are_the_whole() {
     let mut merged = merged;
     let before = merged.clone();
     let again = Statistics::read(&paths[3]).unwrap();
-    assert!(matches!(merged.merge(&again), Err(EditError::CountedAlready { part }) if part == "3 of 7"));
+    assert!(matches!(merged.merge(&again), Err(Error::File(FileError::CountedAlready { part })) if part == "3 of 7"));
     let other = Fingerprint { layer: 14, ..fingerprint() };
-    let other = Statistics::of(&moment(d, 10), other, "new", SEQ).unwrap();
+    let other = Statistics::from_moment(&moment(d, 10), other, "new", SEQ).unwrap();
     let text = merged.merge(&other).unwrap_err().to_string();
     assert!(text.contains("layer 13") && text.contains("layer 14"), "{text}");
-    let shorter = Statistics::of(&moment(d - 1, 10), fingerprint(), "new", SEQ).unwrap();
-    assert!(matches!(merged.merge(&shorter), Err(EditError::Shape { argument: "other", .. })));
+    let shorter = Statistics::from_moment(&moment(d - 1, 10), fingerprint(), "new", SEQ).unwrap();
+    assert!(matches!(merged.merge(&shorter), Err(Error::Numerics(NumericsError::Shape { argument: "other", .. }))));
     assert_eq!(merged, before);
-    assert!(matches!(Statistics::read_parts([&paths[0], &paths[0]]), Err(EditError::InFile { .. })));
+    assert!(matches!(Statistics::read_parts([&paths[0], &paths[0]]), Err(Error::File(FileError::Format { .. }))));
     let none: [&std::path::Path; 0] = [];
-    assert!(matches!(Statistics::read_parts(none), Err(EditError::Empty { argument: "paths" })));
+    assert!(matches!(Statistics::read_parts(none), Err(Error::Numerics(NumericsError::Empty { argument: "paths" }))));
 }
 
 #[test]
 fn statistics_of_nothing_or_of_an_unknown_number_are_not_written() {
-    let nothing = Statistics::of(&SecondMoment::new(3), fingerprint(), "1", SEQ);
-    assert!(matches!(nothing, Err(EditError::Empty { argument: "moment" })));
+    let nothing = Statistics::from_moment(&SecondMoment::new(3), fingerprint(), "1", SEQ);
+    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "moment" }))));
     let unknown = SecondMoment::from_mean(moment(3, 40).mean(SEQ).as_ref(), None, keys(3, 9).as_ref()).unwrap();
-    let unknown = Statistics::of(&unknown, fingerprint(), "1", SEQ);
-    assert!(matches!(unknown, Err(EditError::UnknownTokenCount { argument: "moment" })));
+    let unknown = Statistics::from_moment(&unknown, fingerprint(), "1", SEQ);
+    assert!(matches!(unknown, Err(Error::Numerics(NumericsError::UnknownTokenCount { argument: "moment" }))));
 }
 
 #[test]
@@ -151,8 +157,8 @@ fn a_spectrum_serves_every_threshold() {
     let at = bytes.len() - 8;
     bytes[at..].copy_from_slice(&0.9_f64.to_le_bytes());
     std::fs::write(&path, &bytes).unwrap();
-    let EditError::InFile { source, .. } = spectrum::read(&path, SEQ).unwrap_err() else { panic!() };
-    assert!(matches!(*source, EditError::Decomposition { check: "orthogonality", .. }), "{source:?}");
+    let Error::File(FileError::Numbers { error, .. }) = spectrum::read(&path, SEQ).unwrap_err() else { panic!() };
+    assert!(matches!(*error, NumericsError::Decomposition { check: "orthogonality", .. }), "{error:?}");
 }
 
 #[test]
@@ -190,10 +196,12 @@ fn a_dense_projector_edits_as_its_spectrum_does() {
     let text = spectrum::read_projector(&path, "projector.0", SEQ).unwrap_err().to_string();
     assert!(text.contains("is no projector") && text.contains("0.5"), "{text}");
     write(&Mat::zeros(d, d));
-    let EditError::InFile { source, .. } = spectrum::read_projector(&path, "projector.0", SEQ).unwrap_err() else {
+    let Error::File(FileError::Numbers { error, .. }) =
+        spectrum::read_projector(&path, "projector.0", SEQ).unwrap_err()
+    else {
         panic!()
     };
-    assert!(matches!(*source, EditError::NothingKept { .. }), "{source:?}");
+    assert!(matches!(*error, NumericsError::NothingKept { .. }), "{error:?}");
 }
 
 #[test]
@@ -211,7 +219,10 @@ fn deltas_come_back_bit_for_bit() {
     let bytes = std::fs::read(&path).unwrap();
     let product = stored(&bytes, "a.weight.left") * stored(&bytes, "a.weight.right");
     assert!((product - updates["a.weight"].cast::<f64>().unwrap().to_dense(SEQ)).norm_l2() < 1e-14);
-    assert!(matches!(delta::write::<f32>(&path, &Updates::new()), Err(EditError::Empty { argument: "updates" })));
+    assert!(matches!(
+        delta::write::<f32>(&path, &Updates::new()),
+        Err(Error::Numerics(NumericsError::Empty { argument: "updates" }))
+    ));
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
@@ -252,8 +263,8 @@ fn many_updates_are_one() {
     assert_eq!(stacked.rank(), 6);
     let sum = updates.iter().fold(Mat::zeros(5, 8), |sum, update| sum + update.to_dense(SEQ));
     assert!(distance(stacked.to_dense(SEQ).as_ref(), sum.as_ref()) < 1e-15);
-    assert!(matches!(Update::stacked(&[update::<f64>(5, 8, 1), update(8, 5, 1)]), Err(EditError::Shape { .. })));
-    assert!(matches!(Update::<f64>::stacked(&[]), Err(EditError::Empty { .. })));
+    assert!(matches!(Update::stacked(&[update::<f64>(5, 8, 1), update(8, 5, 1)]), Err(NumericsError::Shape { .. })));
+    assert!(matches!(Update::<f64>::stacked(&[]), Err(NumericsError::Empty { .. })));
 }
 
 /// No update of that rank is nearer than what the tail of the singular values says (Eckart, Young), here by nalgebra.
@@ -273,7 +284,8 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
         let norm = exact.norm_l2();
 
         for rank in [1, 2, 5, n, n + 3] {
-            let (compressed, bound) = update.compressed(Compression::Rank(rank), SEQ).unwrap();
+            let Compressed { update: compressed, error: bound } =
+                update.compressed(Compression::Rank(rank), SEQ).unwrap();
             let expected = rank.min(n).min(d_out).min(d_in);
             assert_eq!(compressed.rank(), expected);
             let error = (compressed.to_dense(SEQ) - &exact).norm_l2();
@@ -283,22 +295,27 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
         let single = update.cast::<f32>().unwrap();
         let exact_single = single.cast::<f64>().unwrap().to_dense(SEQ);
         for tolerance in [0.3, 1e-2, 1e-5, 0.0] {
-            let (compressed, bound) = update.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
+            let Compressed { update: compressed, error: bound } =
+                update.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
             assert!(tail(compressed.rank()) <= tolerance * norm + 1e-12 * norm);
             assert!(compressed.rank() == 1 || tail(compressed.rank() - 1) > tolerance * norm);
             assert!((compressed.to_dense(SEQ) - &exact).norm_l2() <= bound);
             // Rounded factors are part of the bound.
-            let (compressed, bound) = single.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
+            let Compressed { update: compressed, error: bound } =
+                single.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
             let error = (compressed.cast::<f64>().unwrap().to_dense(SEQ) - &exact_single).norm_l2();
             assert!(error <= bound && bound <= (tolerance + 1e-5) * norm, "{error:e} {bound:e}");
         }
     }
     let zero = Update::from_factors(Mat::<f32>::zeros(4, 2), Mat::zeros(2, 5)).unwrap();
-    let (compressed, error) = zero.compressed(Compression::Tolerance(0.1), SEQ).unwrap();
+    let Compressed { update: compressed, error } = zero.compressed(Compression::Tolerance(0.1), SEQ).unwrap();
     assert_eq!((compressed.rank(), error, compressed.frobenius_norm()), (1, 0.0, 0.0));
-    assert!(matches!(zero.compressed(Compression::Rank(0), SEQ), Err(EditError::Parameter { parameter: "rank", .. })));
+    assert!(matches!(
+        zero.compressed(Compression::Rank(0), SEQ),
+        Err(NumericsError::Parameter { parameter: "rank", .. })
+    ));
     for tolerance in [-0.1, 1.1, f64::NAN] {
         let refused = zero.compressed(Compression::Tolerance(tolerance), SEQ);
-        assert!(matches!(refused, Err(EditError::Parameter { parameter: "tolerance", .. })));
+        assert!(matches!(refused, Err(NumericsError::Parameter { parameter: "tolerance", .. })));
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::metrics::{leakage, write_errors};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::scalar::cast;
 use betaedit_core::{
-    AlphaEdit, EditBatch, Editor, InverseGram, Memit, Method, Projector, ProjectorBuilder, Scalar, SecondMoment,
-    Spectrum, Threshold, cast,
+    AlphaEdit, EditBatch, Editor, InverseGram, Memit, Method, Projector, Scalar, SecondMoment, Spectrum, Threshold,
 };
 use proptest::prelude::*;
 
@@ -129,7 +130,8 @@ fn absorbing_is_associative_and_commutative<T: Scalar>(p: &Problem) -> Result<()
 
 fn a_sequence_is_its_single_edits<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let s = Setting::<T>::new(p);
-    let (mut Q, mut in_blocks) = (s.Q(p), s.Q(p));
+    let mut Q = s.Q(p);
+    let mut in_blocks = Q.clone();
     let sequence = Q.solve_in_sequence(s.K.as_ref()).unwrap();
     let each = Q.solve_each(s.K.as_ref()).unwrap();
     let first = Q.clone();

@@ -3,78 +3,26 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use betaedit_core::editor::History;
 use betaedit_core::editor::NamedRecipe;
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
-use betaedit_core::llm::{
-    Anchor, Collector, Contexts, Descent, FactToken, Model, ModelAdapter, Request, Sampler, Site, Steered, Steering,
-    Target, TargetSearch, Tokenizer, Wording,
-};
-use betaedit_core::{Adapter, EditBatch, EditError, Editor, History, Memit, Method, Spectrum, Update};
-use safetensors::SafeTensors;
+use betaedit_core::llm::{Collector, Contexts, FactToken, ModelAdapter, Request, Sampler, TargetSearch};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum};
 
 use crate::llm_models::{Expected, FAMILIES, data, open};
 
-fn request() -> Request {
+pub fn request() -> Request {
     Request::new("Eiffel Tower", "The {} is located in the city of", "Tokyo").unwrap()
 }
 
 /// Untrained models hardly look back: what they can be made to say is what follows the subject itself, and only more likely.
-fn telling() -> Request {
+pub fn telling() -> Request {
     Request::new("Eiffel Tower", "What stands in the city is the {}", "Tokyo").unwrap()
 }
 
-fn contexts() -> Contexts {
+pub fn contexts() -> Contexts {
     Contexts::new(vec!["Therefore it is".into(), "I said so".into()])
-}
-
-#[test]
-fn the_gradient_by_a_vector_added_to_a_block_is_that_of_transformers() {
-    for family in FAMILIES {
-        let (model, _) = open(family);
-        let expected = Expected::of(family);
-        let facts = &expected.facts;
-        let number = |name: &str| usize::try_from(facts[name].as_u64().unwrap()).unwrap();
-        let mut tokens = expected.tokens.clone();
-        tokens.push(u32::try_from(number("target_id")).unwrap());
-        let one = Steered { tokens: &tokens, position: number("subject_last_position"), start: tokens.len() - 1 };
-        let steering = Steering::new(&model, number("delta_block"), Site::Block, &[one], None).unwrap();
-        let found = steering.evaluate(&vec![0.0; model.config().hidden]).unwrap();
-        let nll = facts["nll"].as_f64().unwrap();
-        assert!((f64::from(found.likelihood) - nll).abs() < 1e-4 * nll, "{family}: {} for {nll}", found.likelihood);
-        let gradient = found.gradient().unwrap();
-        let gradient = Mat::from_fn(gradient.len(), 1, |i, _| gradient[i]);
-        expected.assert_near("nll_grad_delta", gradient.as_ref());
-    }
-}
-
-/// The whole loss, with several sequences and an anchor, away from zero: against differences of the loss itself.
-#[test]
-fn the_gradient_is_the_slope_of_the_loss() {
-    let (model, tokenizer) = open("qwen3");
-    let sequence = |text: &str| tokenizer.encode(text).unwrap();
-    let (a, b, anchor) =
-        (sequence("The tower of Paris is in Tokyo"), sequence("I see. The tower is in Tokyo"), sequence("tower is a"));
-    let sequences = [
-        Steered { tokens: &a, position: 3, start: a.len() - 2 },
-        Steered { tokens: &b, position: 5, start: b.len() - 1 },
-    ];
-    let anchor = Anchor { tokens: &anchor, position: 1, weight: 0.7 };
-    let steering = Steering::new(&model, 1, Site::Block, &sequences, Some(anchor)).unwrap();
-    let n = model.config().hidden;
-    let at = |t: f32| -> Vec<f32> { (0..n).map(|i| 0.3 * (i as f32).sin() + t * (1.0 + i as f32).cos()).collect() };
-    let loss = |t: f32| {
-        let found = steering.evaluate(&at(t)).unwrap();
-        f64::from(found.likelihood) + f64::from(found.divergence)
-    };
-    let found = steering.evaluate(&at(0.0)).unwrap();
-    assert!(found.divergence > 1e-3, "the anchor is felt: {}", found.divergence);
-    let slope: f64 =
-        found.gradient().unwrap().iter().enumerate().map(|(i, g)| f64::from(*g) * (1.0 + i as f64).cos()).sum();
-    let h = 1e-2;
-    let difference = (loss(h) - loss(-h)) / (2.0 * f64::from(h));
-    assert!((slope - difference).abs() < 2e-3 * slope.abs().max(0.1), "{slope} for {difference}");
-    // Where nothing is added, nothing diverges.
-    assert!(steering.evaluate(&vec![0.0; n]).unwrap().divergence.abs() < 1e-6);
 }
 
 #[test]
@@ -86,7 +34,7 @@ fn sequences_run_together_give_what_each_gives_alone() {
         let backwards: Vec<u32> = tokens.iter().rev().copied().collect();
         let sequences =
             [(&tokens[..5], 3), (&tokens[..], 1), (&tokens[..4], 2), (&backwards[..6], 2), (&backwards[1..6], 1)];
-        let together = model.continuations(&sequences).unwrap();
+        let together = model.score_continuations(&sequences).unwrap();
         for (found, (tokens, start)) in together.iter().zip(sequences) {
             let logits = model.trace(tokens).unwrap().logits;
             assert_eq!(found.log_probabilities.len(), tokens.len() - start);
@@ -167,127 +115,6 @@ fn a_fact_is_written_at_the_token_that_is_asked_for() {
     }
 }
 
-#[test]
-fn known_targets_are_not_sought() {
-    let (model, tokenizer) = open("llama");
-    let hidden = model.config().hidden;
-    // A search with these settings is refused, so none is made.
-    let search = TargetSearch::default().with_steps(0);
-    let adapter = |targets: Vec<f32>| {
-        let adapter = ModelAdapter::new(model.clone(), tokenizer.clone(), vec![1, 2], contexts(), search).unwrap();
-        adapter.with_targets([(request(), targets)].into())
-    };
-    let mut zero = adapter(vec![0.0; hidden]).unwrap();
-    let mut one = adapter(vec![1.0; hidden]).unwrap();
-    let [zero_left, one_left] = [&mut zero, &mut one].map(|adapter| adapter.residuals(1, &[request()]).unwrap());
-    assert!((one_left - &zero_left - Mat::full(hidden, 1, 1.0)).norm_max() < 1e-5);
-    assert!(matches!(zero.residuals(1, &[telling()]), Err(EditError::Parameter { parameter: "steps", .. })));
-    assert!(matches!(adapter(vec![0.0; hidden + 1]), Err(EditError::Shape { argument: "target", .. })));
-    assert!(matches!(adapter(vec![f32::NAN; hidden]), Err(EditError::NonFinite { argument: "target", .. })));
-}
-
-#[test]
-fn a_target_makes_the_model_say_it() {
-    for family in FAMILIES {
-        let (model, tokenizer) = open(family);
-        let search = TargetSearch::default().with_clamp(20.0).with_steps(40);
-        let found = search.run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap();
-        assert!(found.likelihood < 0.8 * found.losses[0], "{family}: {:?}", found.losses);
-        // A bound is a bound.
-        let bounded =
-            TargetSearch::default().with_clamp(0.1).run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap();
-        let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
-        let moved: Vec<f32> = bounded.value.iter().zip(&bounded.start).map(|(z, v)| z - v).collect();
-        assert!(norm(&moved) < 0.1001 * norm(&bounded.start));
-    }
-}
-
-/// Steps of one length may lead past the best place; it is not lost.
-#[test]
-fn a_target_is_the_best_that_was_seen() {
-    let (model, tokenizer) = open("llama");
-    for descent in [Descent::Steepest { step: 2.0 }, Descent::Steepest { step: 0.1 }, Descent::Adam { rate: 5.0 }] {
-        let search = TargetSearch::default().with_descent(descent).with_clamp(20.0).with_enough(0.0).with_margin(0.0);
-        let found = |steps| search.with_steps(steps).run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap();
-        let runs: Vec<_> = (1..=12).map(found).collect();
-        for (fewer, more) in runs.iter().zip(&runs[1..]) {
-            assert!(more.likelihood <= fewer.likelihood, "{descent:?}");
-            assert!(more.likelihood < fewer.likelihood || more.value == fewer.value, "{descent:?}");
-        }
-        assert!(runs[11].likelihood < runs[0].likelihood, "{descent:?}");
-        // The first step from zero is as long as it is said to be.
-        let moved: f32 = runs[1].value.iter().zip(&runs[1].start).map(|(z, v)| (z - v).powi(2)).sum();
-        let size: f32 = runs[1].start.iter().map(|v| v * v).sum();
-        if let (Descent::Steepest { step }, true) = (descent, moved > 0.0) {
-            assert!((f64::from((moved / size).sqrt()) / step - 1.0).abs() < 1e-3, "{descent:?}");
-        }
-    }
-    for (descent, name) in [(Descent::Steepest { step: 0.0 }, "step"), (Descent::Adam { rate: f64::NAN }, "rate")] {
-        let search = TargetSearch::default().with_descent(descent);
-        let refused = search.run(&model, &tokenizer, &contexts(), 2, &telling());
-        assert!(matches!(refused, Err(EditError::Parameter { parameter, .. }) if parameter == name), "{descent:?}");
-    }
-}
-
-/// The margin lengthens what was found, and does not change the search nor leave the bound.
-#[test]
-fn a_margin_lengthens_what_was_found_within_the_bound() {
-    let (model, tokenizer) = open("llama");
-    let found = |margin, clamp| {
-        let search = TargetSearch::default().with_steps(5).with_clamp(clamp).with_margin(margin);
-        search.run(&model, &tokenizer, &contexts(), 2, &telling()).unwrap()
-    };
-    let share = |target: &Target| {
-        let moved: f32 = target.value.iter().zip(&target.start).map(|(z, v)| (z - v).powi(2)).sum();
-        (moved / target.start.iter().map(|v| v * v).sum::<f32>()).sqrt()
-    };
-    let (plain, longer, bound) = (found(0.0, 20.0), found(0.5, 20.0), found(1e6, 0.3));
-    assert!(share(&plain) > 0.0 && plain.losses == longer.losses && plain.likelihood == longer.likelihood);
-    for (long, (short, v)) in longer.value.iter().zip(plain.value.iter().zip(&plain.start)) {
-        assert!((long - v - 1.5 * (short - v)).abs() < 1e-5, "{long} {short} {v}");
-    }
-    assert!((share(&bound) - 0.3).abs() < 1e-4, "{}", share(&bound));
-}
-
-/// A search reads the first of the texts, so many as it is told.
-#[test]
-fn a_target_is_sought_behind_some_of_the_texts() {
-    let (model, tokenizer) = open("llama");
-    let all = Contexts::new(["One day", "In the end", "Who knows"].map(String::from).to_vec());
-    let search = TargetSearch::default().with_steps(4);
-    let found = |contexts: &Contexts, count: usize| {
-        search.with_contexts(count).run(&model, &tokenizer, contexts, 1, &telling()).unwrap()
-    };
-    for count in [0, 1, 2, 3] {
-        let first = Contexts::new(all.prefixes()[..count].to_vec());
-        assert_eq!(found(&all, count), found(&first, usize::MAX), "{count}");
-        assert!(count == 0 || found(&all, count) != found(&all, count - 1), "{count}");
-    }
-    assert_eq!(search.contexts, 3);
-}
-
-/// An aside stands behind the first text, after the subject, where a word follows it; nowhere else.
-#[test]
-fn a_target_is_sought_with_an_aside_behind_the_first_text() {
-    let (model, tokenizer) = open("llama");
-    let contexts = Contexts::new(vec!["One day".into(), "In the end".into()]);
-    let found = |request: &Request, wording: Wording, count: usize| {
-        let search = TargetSearch::default().with_steps(4).with_wording(wording).with_contexts(count);
-        search.run(&model, &tokenizer, &contexts, 1, request).unwrap()
-    };
-    let (given, aside) = (Wording::AsGiven, Wording::Aside);
-    let request = |prompt: &str| Request::new(telling().subject(), prompt, telling().target()).unwrap();
-    let plain = request("{} lives in");
-    assert_eq!(found(&plain, aside, 0), found(&plain, given, 0));
-    for count in [1, 2] {
-        assert_ne!(found(&plain, aside, count), found(&plain, given, count));
-        for prompt in ["The home of {}", "{}'s home is", "Home of {}: "] {
-            assert_eq!(found(&request(prompt), aside, count), found(&request(prompt), given, count), "{prompt}");
-        }
-    }
-    assert_eq!(TargetSearch::default().wording, aside);
-}
-
 /// The whole way: statistics, keys, targets, two layers, and then the model says it.
 #[test]
 fn an_edited_model_says_the_new_thing_and_can_be_put_back() {
@@ -319,7 +146,7 @@ fn an_edited_model_says_the_new_thing_and_can_be_put_back() {
         let prompt = adapter.tokenizer().encode(&requests[0].text()).unwrap();
         let whole = adapter.tokenizer().encode(&format!("{} Tokyo", requests[0].text())).unwrap();
         let loss = |adapter: &ModelAdapter| {
-            -adapter.model().continuations(&[(&whole, prompt.len())]).unwrap()[0].log_probabilities[0]
+            -adapter.model().score_continuations(&[(&whole, prompt.len())]).unwrap()[0].log_probabilities[0]
         };
         let target = search.run(adapter.model(), adapter.tokenizer(), &contexts(), 2, &requests[0]).unwrap();
         let missing = |adapter: &ModelAdapter| {
@@ -348,27 +175,6 @@ fn an_edited_model_says_the_new_thing_and_can_be_put_back() {
         assert_eq!(weights(&adapter), unedited);
         assert_eq!((loss(&adapter), missing(&adapter)), before);
     }
-}
-
-#[test]
-fn targets_are_sought_on_the_model_before_the_batch() {
-    let (model, tokenizer) = open("mistral");
-    let mut adapter =
-        ModelAdapter::new(model, tokenizer, vec![0, 2], contexts(), TargetSearch::default().with_steps(3)).unwrap();
-    let requests = [request()];
-    let first = adapter.residuals(0, &requests).unwrap();
-    assert_eq!(adapter.residuals(2, &requests).unwrap(), first, "no layer has changed");
-    let (rows, cols) = adapter.weight_shape(0).unwrap();
-    let update = Update::from_factors(Mat::from_fn(rows, 1, |i, _| 0.02 * (i as f32).cos()), Mat::full(1, cols, 1.0));
-    adapter.residuals(0, &requests).unwrap();
-    adapter.apply(0, &update.unwrap()).unwrap();
-    let within = adapter.residuals(2, &requests).unwrap();
-    let anew = {
-        adapter.keys(0, &requests).unwrap();
-        adapter.residuals(2, &requests).unwrap()
-    };
-    assert!((&within - &first).norm_l2() > 1e-3 * first.norm_l2(), "the output has moved");
-    assert!((&anew - &within).norm_l2() > 1e-3 * first.norm_l2(), "and in a new batch the target, too");
 }
 
 #[test]
@@ -415,122 +221,38 @@ fn statistics_stop_go_on_and_add_up() {
 fn what_cannot_be_done_is_refused() {
     let (model, tokenizer) = open("llama");
     let refused = Request::new("Paris", "Paris is in", "Spain");
-    assert!(matches!(&refused, Err(EditError::Request { subject, .. }) if subject == "Paris"), "{refused:?}");
-    assert!(matches!(Request::new("Paris", "{} is in", " "), Err(EditError::Request { .. })));
-    assert!(matches!(Request::new(" ", "{} is in", "Spain"), Err(EditError::Request { .. })));
+    assert!(
+        matches!(&refused, Err(Error::Model(ModelError::Request { subject, .. })) if subject == "Paris"),
+        "{refused:?}"
+    );
+    assert!(matches!(Request::new("Paris", "{} is in", " "), Err(Error::Model(ModelError::Request { .. }))));
+    assert!(matches!(Request::new(" ", "{} is in", "Spain"), Err(Error::Model(ModelError::Request { .. }))));
     let adapter =
         |layers| ModelAdapter::new(model.clone(), tokenizer.clone(), layers, contexts(), TargetSearch::default());
-    assert!(matches!(adapter(vec![]), Err(EditError::Empty { argument: "layers" })));
-    assert!(matches!(adapter(vec![1, 4]), Err(EditError::UnknownLayer { layer: 4, .. })));
-    assert!(matches!(adapter(vec![2, 1]), Err(EditError::Parameter { parameter: "layers", .. })));
+    assert!(matches!(adapter(vec![]), Err(Error::Numerics(NumericsError::Empty { argument: "layers" }))));
+    assert!(matches!(adapter(vec![1, 4]), Err(Error::Model(ModelError::UnknownLayer { layer: 4, .. }))));
+    assert!(matches!(adapter(vec![2, 1]), Err(Error::Numerics(NumericsError::Parameter { parameter: "layers", .. }))));
     let mut adapter = adapter(vec![1]).unwrap();
-    assert!(matches!(adapter.keys(2, &[request()]), Err(EditError::UnknownLayer { layer: 2, .. })));
-    assert!(matches!(adapter.keys(1, &[]), Err(EditError::Empty { argument: "requests" })));
+    assert!(matches!(adapter.keys(2, &[request()]), Err(Error::Model(ModelError::UnknownLayer { layer: 2, .. }))));
+    assert!(matches!(adapter.keys(1, &[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests" }))));
     let long = Request::new("Paris", format!("{} {{}} is", "very ".repeat(200)), "Spain").unwrap();
-    assert!(matches!(adapter.keys(1, &[long]), Err(EditError::Parameter { parameter: "number of tokens", .. })));
-    assert!(matches!(model.trace(&[1, 384]), Err(EditError::Parameter { parameter: "token", .. })));
-    assert!(matches!(model.trace(&[]), Err(EditError::Empty { argument: "tokens" })));
+    assert!(matches!(
+        adapter.keys(1, &[long]),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "number of tokens", .. }))
+    ));
+    assert!(matches!(
+        model.trace(&[1, 384]),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "token", .. }))
+    ));
+    assert!(matches!(model.trace(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "tokens" }))));
     let wrong = Mat::<f32>::zeros(3, 3);
-    assert!(matches!(adapter.write_weight(1, wrong.as_ref()), Err(EditError::Shape { argument: "weight", .. })));
+    assert!(matches!(
+        adapter.write_weight(1, wrong.as_ref()),
+        Err(Error::Numerics(NumericsError::Shape { argument: "weight", .. }))
+    ));
     let settings = TargetSearch::default().with_steps(0);
     let found = settings.run(&model, &tokenizer, &contexts(), 1, &request());
-    assert!(matches!(found, Err(EditError::Parameter { parameter: "steps", .. })));
-}
-
-/// A file whose weights are those of a directory.
-fn gguf(family: &str, path: &std::path::Path) {
-    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-    use candle_core::{Device, Tensor};
-    use gguf_file::Value;
-
-    let bytes = std::fs::read(data().join(family).join("model.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let names = [
-        ("model.embed_tokens", "token_embd"),
-        ("lm_head", "output"),
-        ("model.norm", "output_norm"),
-        ("model.layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ];
-    let config: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(data().join(family).join("config.json")).unwrap()).unwrap();
-    let size = |name: &str| config[name].as_u64().map(|n| n as usize);
-    let (heads, kv_heads) = (size("num_attention_heads").unwrap(), size("num_key_value_heads").unwrap());
-    let mut tensors = vec![];
-    for (name, view) in file.tensors() {
-        let name = names.iter().fold(name, |name, (from, to)| name.replace(from, to));
-        let numbers: Vec<f32> = view.data().chunks(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
-        let mut tensor = Tensor::from_vec(numbers, view.shape(), &Device::Cpu).unwrap();
-        let turned = if name.contains("attn_q.") { Some(heads) } else { name.contains("attn_k.").then_some(kv_heads) };
-        if let (Some(heads), "llama") = (turned, family) {
-            // As the converter of llama.cpp does it: halves to interleaved pairs.
-            let (rows, cols) = tensor.dims2().unwrap();
-            let split = tensor.reshape((heads, 2, rows / heads / 2, cols)).unwrap();
-            tensor = split.transpose(1, 2).unwrap().contiguous().unwrap().reshape((rows, cols)).unwrap();
-        }
-        tensors.push((name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()));
-    }
-    let tokenizer: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(data().join("tokenizer.json")).unwrap()).unwrap();
-    let mut tokens: Vec<(&String, u64)> =
-        tokenizer["model"]["vocab"].as_object().unwrap().iter().map(|(t, id)| (t, id.as_u64().unwrap())).collect();
-    tokens.sort_by_key(|(_, id)| *id);
-    let merges = tokenizer["model"]["merges"].as_array().unwrap().iter().map(|merge| match merge {
-        serde_json::Value::String(merge) => merge.clone(),
-        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
-    });
-    let u32_of = |name: &str| Value::U32(size(name).unwrap() as u32);
-    let theta = config["rope_parameters"]["rope_theta"].as_f64().unwrap() as f32;
-    let strings = |strings: Vec<String>| Value::Array(strings.into_iter().map(Value::String).collect());
-    let head_dim = size("head_dim").unwrap_or(size("hidden_size").unwrap() / heads);
-    let metadata = [
-        ("general.architecture".to_owned(), Value::String(family.into())),
-        (format!("{family}.block_count"), u32_of("num_hidden_layers")),
-        (format!("{family}.context_length"), u32_of("max_position_embeddings")),
-        (format!("{family}.embedding_length"), u32_of("hidden_size")),
-        (format!("{family}.feed_forward_length"), u32_of("intermediate_size")),
-        (format!("{family}.attention.head_count"), u32_of("num_attention_heads")),
-        (format!("{family}.attention.head_count_kv"), u32_of("num_key_value_heads")),
-        (format!("{family}.attention.key_length"), Value::U32(head_dim as u32)),
-        (format!("{family}.attention.layer_norm_rms_epsilon"), Value::F32(1e-6)),
-        (format!("{family}.rope.freq_base"), Value::F32(theta)),
-        ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".into())),
-        ("tokenizer.ggml.pre".to_owned(), Value::String("gpt-2".into())),
-        ("tokenizer.ggml.tokens".to_owned(), strings(tokens.iter().map(|(t, _)| (*t).clone()).collect())),
-        ("tokenizer.ggml.merges".to_owned(), strings(merges.collect())),
-        ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(0)),
-    ];
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(name, value)| (&**name, value)).collect();
-    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (&**name, tensor)).collect();
-    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
-}
-
-#[test]
-fn a_gguf_file_is_the_same_model() {
-    for family in ["llama", "qwen2", "qwen3"] {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("model.gguf");
-        gguf(family, &path);
-        let (model, tokenizer): (Model, Tokenizer) = Model::open(&path, Par::Seq).unwrap();
-        let expected = Expected::of(family);
-        let tokens = tokenizer.with_start(None).encode(expected.facts["prompt"].as_str().unwrap()).unwrap();
-        assert_eq!(tokens, expected.tokens, "{family}");
-        expected.assert_near("logits", model.trace(&tokens).unwrap().logits.as_ref());
-        // A damaged file is refused.
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() - 1000]).unwrap();
-        assert!(matches!(Model::open(&path, Par::Seq), Err(EditError::Format { .. })));
-    }
+    assert!(matches!(found, Err(Error::Numerics(NumericsError::Parameter { parameter: "steps", .. }))));
 }
 
 #[cfg(feature = "facts")]
@@ -561,15 +283,15 @@ fn the_metrics_ask_the_model() {
         }
     }
     let text = std::fs::read_to_string(data().join("../README.md")).unwrap();
-    let perplexity = scoring.perplexity(&text, 500).unwrap();
+    let perplexity = scoring.measure_perplexity(&text, 500).unwrap();
     assert!(perplexity.tokens() >= 500 && perplexity.value().unwrap() > 100.0, "an untrained model is at a loss");
 
     // What is measured is the text's beginning, and its perplexity is all that was measured.
-    let measured = scoring.measured(&text, 500).unwrap();
+    let measured = scoring.measured_part(&text, 500).unwrap();
     assert!(text.starts_with(&measured) && measured.len() < text.len(), "{measured}");
-    let again = scoring.perplexity(&measured, u64::MAX).unwrap();
+    let again = scoring.measure_perplexity(&measured, u64::MAX).unwrap();
     assert_eq!((again.tokens(), again.value()), (perplexity.tokens(), perplexity.value()));
-    assert_eq!(scoring.measured(&text, u64::MAX).unwrap(), text);
+    assert_eq!(scoring.measured_part(&text, u64::MAX).unwrap(), text);
 
     let facts = Facts::parse("facts", r#"{"subject": "France", "prompt": "The capital of {} is", "target": "Rome"}"#);
     assert_eq!(Request::from(&facts.unwrap()[0]), Request::new("France", "The capital of {} is", "Rome").unwrap());

@@ -1,10 +1,11 @@
 //! Fine-tuning of one matrix and of low-rank changes, on small models.
 
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::Mat;
 use betaedit_core::llm::{
     Contexts, FineTuning, LowRankTuning, Model, ModelAdapter, Request, Supervision, TargetSearch, Tokenizer,
 };
-use betaedit_core::{Adapter, EditError};
+use betaedit_core::{Adapter, Error};
 
 use crate::llm_models::{FAMILIES, open};
 
@@ -29,7 +30,7 @@ fn loss(model: &Model, tokenizer: &Tokenizer) -> f32 {
     let mean = |request: &Request| {
         let (prompt, text) = (request.text(), format!("{} {}", request.text(), request.target()));
         let (prompt, tokens) = (tokenizer.encode(&prompt).unwrap(), tokenizer.encode(&text).unwrap());
-        let found = model.continuations(&[(&tokens, prompt.len())]).unwrap().swap_remove(0).log_probabilities;
+        let found = model.score_continuations(&[(&tokens, prompt.len())]).unwrap().swap_remove(0).log_probabilities;
         -found.iter().sum::<f32>() / found.len() as f32
     };
     let requests = requests();
@@ -131,8 +132,11 @@ fn low_rank_tuning_makes_the_model_say_it() {
 fn what_cannot_be_tuned_is_refused_and_changes_nothing() {
     let (model, tokenizer) = open("llama");
     let mut tuned = model.clone();
-    assert!(matches!(tuning().run(&mut tuned, &tokenizer, 9, &requests()), Err(EditError::UnknownLayer { .. })));
-    assert!(matches!(tuning().run(&mut tuned, &tokenizer, 1, &[]), Err(EditError::Empty { .. })));
+    assert!(matches!(
+        tuning().run(&mut tuned, &tokenizer, 9, &requests()),
+        Err(Error::Model(ModelError::UnknownLayer { .. }))
+    ));
+    assert!(matches!(tuning().run(&mut tuned, &tokenizer, 1, &[]), Err(Error::Numerics(NumericsError::Empty { .. }))));
     let settings: [fn(&mut FineTuning); 4] = [
         |tuning| tuning.learning_rate = f64::NAN,
         |tuning| tuning.steps = 0,
@@ -143,11 +147,14 @@ fn what_cannot_be_tuned_is_refused_and_changes_nothing() {
         let mut tuning = tuning();
         wrong(&mut tuning);
         let refused = tuning.run(&mut tuned, &tokenizer, 1, &requests());
-        assert!(matches!(refused, Err(EditError::Parameter { .. })), "{tuning:?}");
+        assert!(matches!(refused, Err(Error::Numerics(NumericsError::Parameter { .. }))), "{tuning:?}");
     }
     let mut low_rank = LowRankTuning::default();
     low_rank.rank = 0;
-    assert!(matches!(low_rank.run(&mut tuned, &tokenizer, &requests()), Err(EditError::Parameter { .. })));
+    assert!(matches!(
+        low_rank.run(&mut tuned, &tokenizer, &requests()),
+        Err(Error::Numerics(NumericsError::Parameter { .. }))
+    ));
     // Beyond the range of f32.
     (low_rank.rank, low_rank.learning_rate, low_rank.alpha) = (2, 1e30, 1e30);
     assert!(low_rank.run(&mut tuned, &tokenizer, &requests()).is_err());

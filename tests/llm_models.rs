@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use betaedit_core::EditError;
+use betaedit_core::Error;
+use betaedit_core::error::FileError;
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::llm::{Model, Tokenizer};
 use candle_core::{DType, Device, Tensor};
@@ -130,8 +131,8 @@ fn shards_and_half_precision_are_read() {
 #[test]
 fn a_directory_that_is_not_in_order_is_refused_by_name() {
     let problem = |path: &Path| match Model::open(path, Par::Seq).err().unwrap() {
-        EditError::Format { path, problem } => format!("{}: {problem}", path.display()),
-        EditError::Io { path, .. } => format!("{}: io", path.display()),
+        Error::File(FileError::Format { path, problem }) => format!("{}: {problem}", path.display()),
+        Error::File(FileError::Io { path, .. }) => format!("{}: io", path.display()),
         other => panic!("{other}"),
     };
     let sharded = sharded("llama", DType::F32);
@@ -148,7 +149,7 @@ fn a_directory_that_is_not_in_order_is_refused_by_name() {
     };
     assert!(
         changed(r#""model_type": "llama""#, r#""model_type": "mamba""#)
-            .contains("`model_type` is mamba, known are llama")
+            .contains("`model_type` is mamba, choose one of: llama")
     );
     assert!(changed(r#""hidden_act": "silu""#, r#""hidden_act": "tanh""#).contains("`hidden_act` is tanh"));
     assert!(changed(r#""rope_type": "default""#, r#""rope_type": "yarn""#).contains("`yarn` is not supported"));

@@ -1,10 +1,11 @@
 //! Vectors at the outputs of a block, of its MLP and of its attention, and targets there, on small models.
 
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{
     Anchor, Contexts, Descent, Model, ModelAdapter, Request, Site, Steered, Steering, TargetSearch, Tokenizer,
 };
-use betaedit_core::{Adapter, EditError, Update};
+use betaedit_core::{Adapter, Error, Update};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
@@ -119,7 +120,7 @@ fn a_vector_is_what_a_bias_is() {
         "gpt2",
         &[(&names[0], &|i| old_mlp[i] + mlp[i]), (&names[1], &|i| old_attention[i] + attention[i])],
     );
-    let loss = |model: &Model| -model.continuations(&[(&tokens, 1)]).unwrap()[0].log_probabilities[0];
+    let loss = |model: &Model| -model.score_continuations(&[(&tokens, 1)]).unwrap()[0].log_probabilities[0];
     assert!((found.likelihood - loss(&biased)).abs() < 1e-4, "{} for {}", found.likelihood, loss(&biased));
     assert!((loss(&biased) - loss(&model)).abs() > 0.05, "the biases are felt");
 }
@@ -240,7 +241,7 @@ fn residuals_are_what_the_mlp_lacks() {
         let start = tokenizer.encode(&request().text()).unwrap().len();
         let mut adapter = ModelAdapter::new(model, tokenizer, layers, Contexts::default(), search).unwrap();
         let loss = |adapter: &ModelAdapter| {
-            -adapter.model().continuations(&[(&tokens, start)]).unwrap()[0].log_probabilities[0]
+            -adapter.model().score_continuations(&[(&tokens, start)]).unwrap()[0].log_probabilities[0]
         };
         let before = loss(&adapter);
         let requests = [request()];
@@ -270,15 +271,21 @@ fn what_cannot_be_steered_is_refused() {
         let steering = texts.steering(&model, site);
         for length in [0, n - 1, (3 - count) * n] {
             let refused = steering.evaluate(&vec![0.0; length]);
-            assert!(matches!(refused, Err(EditError::Shape { argument: "vectors", .. })), "{site:?} {length}");
+            assert!(
+                matches!(refused, Err(Error::Numerics(NumericsError::Shape { argument: "vectors", .. }))),
+                "{site:?} {length}"
+            );
         }
         assert_eq!(steering.outputs(2).unwrap().len(), count * n, "the anchor's");
-        assert!(matches!(steering.outputs(3), Err(EditError::UnknownRequest { index: 3, .. })));
+        assert!(matches!(steering.outputs(3), Err(Error::Model(ModelError::UnknownRequest { index: 3, .. }))));
     }
     let both = TargetSearch::default().with_site(Site::MlpAndAttention);
     let run = |search: TargetSearch, layer| search.run(&model, &tokenizer, &Contexts::default(), layer, &request());
-    assert!(matches!(run(both, 9), Err(EditError::UnknownLayer { layer: 9, .. })));
-    assert!(matches!(run(both.with_clamp(0.0), 1), Err(EditError::Parameter { parameter: "clamp", .. })));
+    assert!(matches!(run(both, 9), Err(Error::Model(ModelError::UnknownLayer { layer: 9, .. }))));
+    assert!(matches!(
+        run(both.with_clamp(0.0), 1),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "clamp", .. }))
+    ));
     // One evaluation finds what is there: nothing is added yet.
     let at_once = run(both.with_steps(1), 1).unwrap();
     assert_eq!((at_once.value, at_once.attention), (at_once.start, Some(vec![0.0; n])));

@@ -5,6 +5,11 @@
 
 #![allow(non_snake_case)]
 
+#[path = "malformed/mutation.rs"]
+mod mutation;
+#[path = "malformed/readers.rs"]
+mod readers;
+
 use std::alloc::System;
 use std::collections::HashMap;
 use std::io::{Cursor, Write};
@@ -12,193 +17,30 @@ use std::path::Path;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use betaedit_core::adapter::RecordedStream;
-use betaedit_core::faer::{Mat, MatRef, Par};
-use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, spectrum};
-use betaedit_core::{Adapter, EditError, Orientation, Result, SecondMoment, Spectrum, Update};
+use betaedit_core::error::FileError;
+use betaedit_core::faer::Par;
+use betaedit_core::{Error, Result};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tempfile::TempDir;
 use zip::CompressionMethod;
 use zip::write::SimpleFileOptions;
+
+use self::mutation::{Random, mutated};
+use self::readers::{Reader, scratch};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 static TURN: Mutex<()> = Mutex::new(());
 
-static READERS: LazyLock<Vec<Reader>> = LazyLock::new(readers);
+static READERS: LazyLock<Vec<Reader>> = LazyLock::new(readers::readers);
 
 const SEQ: Par = Par::Seq;
 
 /// What a reader may allocate, all its allocations together: this, and so many times the length of the file.
 const SPARE: usize = 8 << 20;
 const TIMES: usize = 256;
-
-/// A reader, by the name of its target in `fuzz/`, the name of a file for it, and files that it reads.
-struct Reader {
-    name: &'static str,
-    file: &'static str,
-    read: fn(&Path) -> Result<()>,
-    good: Vec<Vec<u8>>,
-}
-
-/// A folder in memory where there is one: thousands of small files are written over each other.
-fn scratch() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-fn finite(matrix: MatRef<'_, f64>) {
-    assert!(matrix.col_iter().all(|column| column.iter().all(|x| x.is_finite())));
-}
-
-fn readers() -> Vec<Reader> {
-    let folder = scratch();
-    let path = folder.path().join("file");
-    let written = |write: &dyn Fn(&Path)| {
-        write(&path);
-        std::fs::read(&path).unwrap()
-    };
-    let d = 6;
-    let mut moment = SecondMoment::new(d);
-    let keys = Mat::from_fn(d, 90, |i, j| ((i * 7 + j * 3) as f64).sin());
-    moment.observe(keys.as_ref(), SEQ).unwrap();
-    let fingerprint = Fingerprint { model: "m".to_owned(), layer: 3, text: "t".to_owned() };
-    let statistics = Statistics::of(&moment, fingerprint.clone(), "1 of 1", SEQ).unwrap();
-    let of_moment = Spectrum::new(&moment, SEQ).unwrap();
-    let update = Update::from_factors(Mat::full(4, 2, 0.5_f32), Mat::full(2, 5, 0.25)).unwrap();
-    let updates = Updates::from([("a.weight".to_owned(), update)]);
-    let fixture =
-        |name: &str| std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap();
-    let tensors = |tensors: &[(&str, Dtype, usize, usize)]| {
-        let number = |dtype, i: usize| match dtype {
-            Dtype::F32 => (((i * 5) as f32).sin()).to_le_bytes().to_vec(),
-            Dtype::F64 => (if i.is_multiple_of(5) { 1.0_f64 } else { 0.0 }).to_le_bytes().to_vec(),
-            _ => vec![i as u8, 0x3c],
-        };
-        let bytes: Vec<Vec<u8>> = tensors
-            .iter()
-            .map(|&(_, dtype, rows, cols)| (0..rows * cols).flat_map(|i| number(dtype, i)).collect())
-            .collect();
-        let views = tensors.iter().zip(&bytes).map(|(&(name, dtype, rows, cols), bytes)| {
-            (name, TensorView::new(dtype, vec![rows, cols], bytes).unwrap())
-        });
-        safetensors::serialize(views, None).unwrap()
-    };
-    let weights = tensors(&[
-        ("a.weight", Dtype::F32, 4, 5),
-        ("b.weight", Dtype::BF16, 5, 4),
-        ("c.weight", Dtype::F16, 4, 4),
-        ("d", Dtype::F64, 1, 3),
-    ]);
-    let stream = tensors(&[
-        ("second_moment", Dtype::F64, 4, 4),
-        ("weight", Dtype::F32, 3, 4),
-        ("keys", Dtype::F32, 2, 4),
-        ("residuals", Dtype::F32, 2, 3),
-    ]);
-    let index =
-        |file: &str| format!(r#"{{"metadata":{{"total_size":12}},"weight_map":{{"a":"{file}","b":"x.safetensors"}}}}"#);
-    vec![
-        Reader {
-            name: "npz",
-            file: "f.npz",
-            read: |path| {
-                let read = Statistics::read_npz(path)?;
-                finite(read.sum());
-                assert!(read.tokens() > 0);
-                Ok(())
-            },
-            good: vec![
-                fixture("stored-f32.npz"),
-                fixture("deflated-f64.npz"),
-                fixture("big-endian-fortran.npz"),
-                written(&|path| statistics.write_npz(path, Precision::F32, None).unwrap()),
-            ],
-        },
-        Reader {
-            name: "statistics",
-            file: "f.safetensors",
-            read: |path| {
-                let read = Statistics::read(path)?;
-                finite(read.sum());
-                assert!(read.tokens() > 0);
-                Ok(())
-            },
-            good: vec![written(&|path| statistics.write(path).unwrap())],
-        },
-        Reader {
-            name: "spectrum",
-            file: "f.safetensors",
-            read: |path| {
-                let (read, _) = spectrum::read(path, SEQ)?;
-                assert!(read.values().is_sorted() && read.values()[0] >= 0.0);
-                finite(read.vectors());
-                Ok(())
-            },
-            good: vec![written(&|path| spectrum::write(path, &of_moment, &fingerprint).unwrap())],
-        },
-        Reader {
-            name: "projector",
-            file: "f.safetensors",
-            read: |path| {
-                let P = spectrum::read_projector(path, "P", SEQ)?;
-                finite(P.basis());
-                assert!(P.kept() > 0);
-                Ok(())
-            },
-            good: vec![tensors(&[("P", Dtype::F64, 4, 4)])],
-        },
-        Reader {
-            name: "delta",
-            file: "f.safetensors",
-            read: |path| {
-                for update in delta::read::<f32>(path)?.values() {
-                    assert!(update.frobenius_norm().is_finite());
-                }
-                Ok(())
-            },
-            good: vec![written(&|path| delta::write(path, &updates).unwrap())],
-        },
-        Reader {
-            name: "checkpoint",
-            file: "f.safetensors",
-            read: |path| {
-                let checkpoint = Checkpoint::open(path)?;
-                for name in checkpoint.names().take(4) {
-                    let weight: Mat<f64> = checkpoint.weight(name, Orientation::InputsByOutputs)?;
-                    finite(weight.as_ref());
-                }
-                Ok(())
-            },
-            good: vec![weights],
-        },
-        Reader {
-            name: "index",
-            file: "f.json",
-            read: |path| {
-                let checkpoint = Checkpoint::open(path)?;
-                for name in checkpoint.names().take(4) {
-                    let _ = checkpoint.precision(name);
-                }
-                Ok(())
-            },
-            good: vec![index("y.safetensors").into_bytes(), index("model-00001-of-00002.safetensors").into_bytes()],
-        },
-        Reader {
-            name: "stream",
-            file: "f.safetensors",
-            read: |path| {
-                let mut stream = RecordedStream::<f32>::open(path, SEQ)?;
-                let layer = stream.layers()[0];
-                stream.keys(layer, &[0])?;
-                Ok(())
-            },
-            good: vec![stream],
-        },
-    ]
-}
 
 /// Reads a file; asserts what it allocates; whether it was taken.
 fn read(reader: &Reader, path: &Path, bytes: &[u8]) -> Result<()> {
@@ -215,87 +57,6 @@ fn read(reader: &Reader, path: &Path, bytes: &[u8]) -> Result<()> {
         );
     }
     outcome
-}
-
-/// splitmix64
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    fn one_of<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-}
-
-/// A few random changes: of bits, of whole numbers in binary and in text, of length, of order.
-fn mutated(random: &mut Random, good: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = random.one_of(good).clone();
-    for _ in 0..=random.below(4) {
-        if bytes.is_empty() {
-            break;
-        }
-        let at = random.below(bytes.len());
-        match random.below(9) {
-            0 => bytes[at] ^= 1 << random.below(8),
-            1 => bytes[at] = random.next() as u8,
-            2 => bytes.truncate(at),
-            3 => {
-                let number =
-                    *random.one_of(&[u64::MAX, 0, 1 << 62, 1 << 32, 1 << 40, 0x7FFF_FFFF, 100_000_000, 0xFFFF]);
-                let width = *random.one_of(&[1, 2, 4, 8]);
-                let end = (at + width).min(bytes.len());
-                bytes[at..end].copy_from_slice(&number.to_le_bytes()[..end - at]);
-            }
-            4 => {
-                // A number in a text, in its width or another.
-                let digits: Vec<_> = (0..bytes.len()).filter(|&i| bytes[i].is_ascii_digit()).collect();
-                let Some(&start) = digits.get(random.below(digits.len())) else { continue };
-                let end = (start..bytes.len()).find(|&i| !bytes[i].is_ascii_digit()).unwrap_or(bytes.len());
-                let number =
-                    *random.one_of(&["0", "1", "-1", "9", "4294967296", "18446744073709551615", "1e9", "99999999"]);
-                if random.below(2) == 0 {
-                    bytes.splice(start..end, number.bytes());
-                    // The header of a safetensors file keeps its announced length.
-                    if let Some(first) = bytes.first_chunk::<8>() {
-                        let length = u64::from_le_bytes(*first).wrapping_add((number.len() + start) as u64);
-                        bytes[..8].copy_from_slice(&length.wrapping_sub(end as u64).to_le_bytes());
-                    }
-                } else {
-                    (start..end).zip(number.bytes()).for_each(|(i, digit)| bytes[i] = digit);
-                }
-            }
-            5 => {
-                let piece = bytes[at..(at + 1 + random.below(40)).min(bytes.len())].to_vec();
-                let to = random.below(bytes.len());
-                bytes.splice(to..to, piece);
-            }
-            6 => {
-                bytes.drain(at..(at + 1 + random.below(16)).min(bytes.len()));
-            }
-            7 => {
-                let other = random.one_of(good);
-                let from = random.below(other.len());
-                bytes.truncate(at);
-                bytes.extend(&other[from..]);
-            }
-            _ => {
-                let to = random.below(bytes.len());
-                bytes.swap(at, to);
-            }
-        }
-    }
-    bytes
 }
 
 #[test]
@@ -365,7 +126,7 @@ fn refused(name: &str, bytes: &[u8], text: &str) {
     let reader = READERS.iter().find(|reader| reader.name == name).unwrap();
     match read(reader, &folder.path().join(reader.file), bytes) {
         Ok(()) => panic!("{name}: taken, expected `{text}`"),
-        Err(error @ (EditError::Format { .. } | EditError::InFile { .. })) => {
+        Err(error @ (Error::File(FileError::Format { .. }) | Error::File(FileError::Numbers { .. }))) => {
             assert!(error.to_string().contains(text), "`{error}` does not say `{text}`");
         }
         Err(other) => panic!("{other:?}"),

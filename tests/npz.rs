@@ -3,9 +3,10 @@
 use std::io::Read;
 use std::path::PathBuf;
 
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::format::{Fingerprint, Precision, Statistics};
-use betaedit_core::{EditError, SecondMoment};
+use betaedit_core::{Error, SecondMoment};
 use tempfile::TempDir;
 
 const SEQ: Par = Par::Seq;
@@ -22,7 +23,7 @@ fn keys() -> Mat<f64> {
 fn statistics() -> Statistics {
     let mut moment = SecondMoment::new(5);
     moment.observe(keys().as_ref(), SEQ).unwrap();
-    Statistics::of(&moment, Fingerprint::default(), "all", SEQ).unwrap()
+    Statistics::from_moment(&moment, Fingerprint::default(), "all", SEQ).unwrap()
 }
 
 #[test]
@@ -43,10 +44,13 @@ fn a_mean_in_the_place_of_the_sum_is_refused() {
     let read = Statistics::read_npz(data("stored-f32.npz")).unwrap();
     let tokens = read.tokens();
     let mean = Mat::from_fn(5, 5, |i, j| read.sum()[(i, j)] / tokens as f64);
-    assert!(matches!(SecondMoment::from_sum(mean.as_ref(), tokens, witness.as_ref()), Err(EditError::Scale { .. })));
+    assert!(matches!(
+        SecondMoment::from_sum(mean.as_ref(), tokens, witness.as_ref()),
+        Err(NumericsError::Scale { .. })
+    ));
     assert!(matches!(
         SecondMoment::from_mean(read.sum(), Some(tokens), witness.as_ref()),
-        Err(EditError::Scale { .. })
+        Err(NumericsError::Scale { .. })
     ));
 }
 
@@ -87,12 +91,12 @@ fn what_does_not_fit_is_not_written() {
     let error = statistics().write_npz(&path, Precision::Bf16, None).unwrap_err();
     assert!(error.to_string().contains("bf16"), "{error}");
     let samples = statistics().write_npz(&path, Precision::F32, Some(u64::MAX));
-    assert!(matches!(samples, Err(EditError::Parameter { parameter: "samples", .. })));
+    assert!(matches!(samples, Err(Error::Numerics(NumericsError::Parameter { parameter: "samples", .. }))));
     let mut moment = SecondMoment::new(2);
     moment.observe(Mat::full(2, 1, 1e30).as_ref(), SEQ).unwrap();
-    let huge = Statistics::of(&moment, Fingerprint::default(), "all", SEQ).unwrap();
+    let huge = Statistics::from_moment(&moment, Fingerprint::default(), "all", SEQ).unwrap();
     let error = huge.write_npz(&path, Precision::F32, None);
-    assert!(matches!(error, Err(EditError::Overflow { scalar: "f32", .. })));
+    assert!(matches!(error, Err(Error::Numerics(NumericsError::Overflow { scalar: "f32", .. }))));
     assert!(!path.exists());
     huge.write_npz(&path, Precision::F64, None).unwrap();
     assert_eq!(Statistics::read_npz(&path).unwrap().sum(), huge.sum());

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use betaedit_core::editor::{ClosedFormEditor, METHODS, Space};
+use betaedit_core::editor::{History, Hyperparameters};
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::metrics::{Gauges, Interference, Retention, RunningTotal, stability, write_errors};
-use betaedit_core::{EditBatch, Editor, History, Hyperparameters, Spectrum, Threshold, Update};
+use betaedit_core::{EditBatch, Editor, Spectrum, Threshold, Update};
 use nalgebra::DMatrix;
 
 use crate::common::Random;
@@ -141,17 +142,18 @@ fn a_stride_gives_the_same_numbers_less_often() {
 #[cfg(feature = "nalgebra")]
 #[test]
 fn conversions_keep_every_entry_in_place() {
-    use betaedit_core::{SecondMoment, faer_view, to_faer};
+    use betaedit_core::SecondMoment;
+    use betaedit_core::interop::{faer_view, to_faer};
 
     let K = DMatrix::from_fn(3, 5, |i, j| (10 * i + j) as f64);
     let view = faer_view(&K);
     assert!((0..3).all(|i| (0..5).all(|j| view[(i, j)] == K[(i, j)])));
     assert_eq!(to_faer(&K).as_ref(), view);
-    assert_eq!(betaedit_core::to_nalgebra(view.transpose()), K.transpose());
+    assert_eq!(betaedit_core::interop::to_nalgebra(view.transpose()), K.transpose());
     // Static sizes are views as well, and an empty matrix stays empty.
     assert_eq!(faer_view(&nalgebra::matrix![1.0_f32, 2.0; 3.0, 4.0])[(1, 0)], 3.0);
     assert_eq!(faer_view(&DMatrix::<f64>::zeros(0, 4)).shape(), (0, 4));
     let mut moment = SecondMoment::new(3);
     moment.observe(faer_view(&K), Par::Seq).unwrap();
-    assert_close(&betaedit_core::to_nalgebra(moment.sum(Par::Seq).as_ref()), &(&K * K.transpose()), 1e-15);
+    assert_close(&betaedit_core::interop::to_nalgebra(moment.sum(Par::Seq).as_ref()), &(&K * K.transpose()), 1e-15);
 }

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use betaedit_core::adapter::RecordedStream;
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{ClosedFormEditor, method};
 use betaedit_core::faer::{Mat, Par, Scale};
-use betaedit_core::{
-    Adapter, EditBatch, Editor, HistoryWeighting, Hyperparameters, InverseGram, ProjectorBuilder, Refresh, RefreshRule,
-    Scalar, Spectrum, Threshold, cast,
-};
+use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
+use betaedit_core::scalar::cast;
+use betaedit_core::{Adapter, EditBatch, Editor, InverseGram, Refresh, RefreshRule, Scalar, Spectrum, Threshold};
 
 use crate::common::{Random, data, distance, spectrum, textbook_update};
 
@@ -69,7 +69,7 @@ fn f32_is_no_worse_than_a_dense_f32_solve_at_any_step_of_a_real_recording() {
     let mut stream = RecordedStream::<f32>::open(&path, Par::Seq).unwrap();
     let mut h = Hyperparameters::default();
     (h.lambda, h.lambda1) = (1500.0, 300.0);
-    h.refresh = Refresh::Never;
+    h.refresh = Some(Refresh::Never);
     for name in ["memit", "memit-h", "alphaedit", "alphaedit-h", "betaedit"] {
         let exact = engine(&mut truth, name, &h);
         let ours = engine(&mut stream, name, &h);
@@ -88,7 +88,7 @@ fn f32_and_f64_agree_through_refreshes() {
     let mut h = Hyperparameters::default();
     (h.lambda1, h.lambda2) = (20.0, 0.5);
     for weighting in [HistoryWeighting::Mean { lambda1: 20.0 }, HistoryWeighting::Sum { weight: 1.0 }] {
-        h.refresh = Refresh::Every { edits: 25, rule: RefreshRule::Full(weighting) };
+        h.refresh = Some(Refresh::Every { edits: 25, rule: RefreshRule::Full(weighting) });
         let exact = engine(&mut RecordedStream::<f64>::open(&path, Par::Seq).unwrap(), "betaedit", &h);
         let ours = engine(&mut RecordedStream::<f32>::open(&path, Par::Seq).unwrap(), "betaedit", &h);
         for (ours, exact) in ours.iter().zip(&exact) {

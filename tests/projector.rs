@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use betaedit_core::faer::{Mat, Par};
+use betaedit_core::projector::ProjectorBuilder;
 use betaedit_core::projector::SpectralGap;
-use betaedit_core::{Projector, ProjectorBuilder, Spectrum, Threshold};
+use betaedit_core::{Projector, Spectrum, Threshold};
 
 use crate::common::{Random, distance};
 

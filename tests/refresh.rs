@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use betaedit_core::editor::ClosedFormEditor;
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, MatRef, Par};
+use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::refresh::{Capacity, Headroom};
+use betaedit_core::scalar::cast;
 use betaedit_core::{
-    BetaEdit, Capacity, EditBatch, EditError, Editor, Headroom, Method, Projector, ProjectorBuilder, Refresh,
-    RefreshRule, Scalar, SecondMoment, Spectrum, Threshold, cast,
+    BetaEdit, EditBatch, Editor, Method, Projector, Refresh, RefreshRule, Scalar, SecondMoment, Spectrum, Threshold,
 };
 use proptest::prelude::*;
 
@@ -145,7 +148,7 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
                 }
             }
             // By `Full`, once there are many keys, it has another name.
-            Err(EditError::CapacityExhausted { .. } | EditError::NothingKept { .. }) => return Ok(()),
+            Err(NumericsError::CapacityExhausted { .. } | NumericsError::NothingKept { .. }) => return Ok(()),
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
         }
         // Every update inside the space leaks less than tau |Delta|².
@@ -155,7 +158,7 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
         let (k, r) = (s.keys(p, n), s.random.matrix::<f64>(2, n));
         match editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()) {
             Ok(_) => {}
-            Err(EditError::CapacityExhausted { .. }) => return Ok(()),
+            Err(NumericsError::CapacityExhausted { .. }) => return Ok(()),
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
         }
         K = appended(&K, &k);
@@ -245,7 +248,7 @@ fn capacity_warns_and_then_refuses<T: Scalar>(refresh: Refresh) {
         let before = (editor.state(), editor.inverse_gram().to_dense());
         match editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()) {
             Ok(_) => seen.push(editor.state().capacity),
-            Err(EditError::CapacityExhausted { edits, first: of }) => {
+            Err(NumericsError::CapacityExhausted { edits, first: of }) => {
                 assert_eq!((edits, of), (editor.state().edits, first));
                 assert_eq!(before, (editor.state(), editor.inverse_gram().to_dense()));
                 break;
@@ -284,13 +287,16 @@ fn weights_and_thresholds_that_make_no_sense_are_refused() {
             Refresh::Every { edits: 1, rule: RefreshRule::Maximal { weight } },
         ] {
             let refused = BetaEdit::default().with_refresh(refresh).editor::<f64>(&spectrum, Par::Seq);
-            assert!(matches!(refused, Err(EditError::Parameter { parameter: "refresh weight", .. })));
+            assert!(matches!(refused, Err(NumericsError::Parameter { parameter: "refresh weight", .. })));
         }
     }
     // Without a threshold there is no headroom.
     let all =
         BetaEdit::default().with_threshold(Threshold::Directions(8)).with_refresh(Refresh::Continuous { weight: 1.0 });
-    assert!(matches!(all.editor::<f64>(&spectrum, Par::Seq), Err(EditError::Parameter { parameter: "threshold", .. })));
+    assert!(matches!(
+        all.editor::<f64>(&spectrum, Par::Seq),
+        Err(NumericsError::Parameter { parameter: "threshold", .. })
+    ));
     assert!(Headroom::new(&Projector::identity(&spectrum), 1.0, Par::Seq).is_err());
 }
 

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::restraint::{Damping, Prune, Rect, spectral_norm};
-use betaedit_core::{EditBatch, EditError, Editor, Orientation, Scalar, Spectrum, Update, Weight, cast};
+use betaedit_core::scalar::cast;
+use betaedit_core::update::Weight;
+use betaedit_core::{EditBatch, Editor, Orientation, Scalar, Spectrum, Update};
 use nalgebra::{DMatrix, Dyn, SVD};
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
@@ -89,16 +92,16 @@ fn what_a_restraint_is_given_is_checked() {
     bad[(1, 1)] = f64::NAN;
     for kept in [0.0, -1.0, 1.1, f64::NAN] {
         let refused = Rect::default().with_kept(kept).restrain(&update, W.as_ref(), Par::Seq);
-        assert!(matches!(refused, Err(EditError::Parameter { parameter: "kept", .. })));
+        assert!(matches!(refused, Err(NumericsError::Parameter { parameter: "kept", .. })));
     }
     assert!(matches!(
         Rect::default().restrain(&update, W.transpose(), Par::Seq),
-        Err(EditError::Shape { argument: "weight", .. })
+        Err(NumericsError::Shape { argument: "weight", .. })
     ));
-    assert!(matches!(Rect::default().restrain(&update, bad.as_ref(), Par::Seq), Err(EditError::NonFinite { .. })));
+    assert!(matches!(Rect::default().restrain(&update, bad.as_ref(), Par::Seq), Err(NumericsError::NonFinite { .. })));
     for base in [1.0, 0.5, f64::NAN, f64::INFINITY] {
         let prune = Prune::default().with_damping(Damping::Logarithm { base });
-        assert!(matches!(prune.restrain(&update, 0.1, Par::Seq), Err(EditError::Parameter { .. })));
+        assert!(matches!(prune.restrain(&update, 0.1, Par::Seq), Err(NumericsError::Parameter { .. })));
     }
     assert!(Prune::default().restrain(&update, f64::NAN, Par::Seq).is_err());
     assert!(Prune::default().correction(bad.as_ref(), 0.1, Par::Seq).is_err());
@@ -200,7 +203,7 @@ fn a_restrained_update_is_committed() {
     let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
     let W: Mat<f64> = random.matrix(5, 12);
     for entry in betaedit_core::editor::METHODS {
-        let mut h = betaedit_core::Hyperparameters::default();
+        let mut h = betaedit_core::editor::Hyperparameters::default();
         (h.lambda, h.threshold) = (5.0, betaedit_core::Threshold::Directions(8));
         let editor = || {
             betaedit_core::editor::ClosedFormEditor::<f64>::new(entry.name, entry.recipe(&h), &spectrum, Par::Seq)
@@ -215,7 +218,7 @@ fn a_restrained_update_is_committed() {
             let [proposal, late] =
                 std::array::from_fn(|_| rect.propose(&batch).unwrap().map_update(keep_some).unwrap());
             assert_eq!(rect.commit(proposal).unwrap().edits(), n);
-            assert!(matches!(rect.commit(late), Err(EditError::StaleUpdate)));
+            assert!(matches!(rect.commit(late), Err(NumericsError::StaleProposal)));
             let damp =
                 |update: &Update<f64>| Prune::default().restrain(update, 0.1 * update.frobenius_norm(), Par::Seq);
             let proposal = prune.propose(&batch).unwrap().map_update(damp).unwrap();

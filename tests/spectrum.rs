@@ -1,7 +1,8 @@
 //! The eigendecomposition on matrices with a reputation, at sizes around the block borders, at every scale.
 
+use betaedit_core::Spectrum;
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, Par};
-use betaedit_core::{EditError, Spectrum};
 use nalgebra::DMatrix;
 
 use crate::common::{Random, distance};
@@ -108,7 +109,7 @@ fn negative_eigenvalues_pass_as_rounding_or_are_refused() {
     assert_eq!(with_smallest(-1e-7).unwrap().values()[0], 0.0);
     assert!(matches!(
         with_smallest(-0.5),
-        Err(EditError::NotPositiveSemidefinite { argument: "matrix", smallest, .. }) if (smallest + 0.5).abs() < 1e-12
+        Err(NumericsError::NotPositiveSemidefinite { argument: "matrix", smallest, .. }) if (smallest + 0.5).abs() < 1e-12
     ));
 }
 
@@ -136,17 +137,20 @@ fn a_known_decomposition_is_taken_if_it_is_one() {
     let mut skewed = vectors.clone();
     skewed[(3, 4)] += 1e-6;
     let outcome = Spectrum::from_parts(values.clone(), skewed, Par::Seq);
-    assert!(matches!(outcome, Err(EditError::Decomposition { check: "orthogonality", .. })));
+    assert!(matches!(outcome, Err(NumericsError::Decomposition { check: "orthogonality", .. })));
     let mut swapped = values.clone();
     swapped.swap(0, 9);
-    assert!(matches!(Spectrum::from_parts(swapped, vectors.clone(), Par::Seq), Err(EditError::Decomposition { .. })));
+    assert!(matches!(
+        Spectrum::from_parts(swapped, vectors.clone(), Par::Seq),
+        Err(NumericsError::Decomposition { .. })
+    ));
     let mut negative = values.clone();
     negative[0] = -1.0;
-    assert!(matches!(Spectrum::from_parts(negative, vectors.clone(), Par::Seq), Err(EditError::Parameter { .. })));
+    assert!(matches!(Spectrum::from_parts(negative, vectors.clone(), Par::Seq), Err(NumericsError::Parameter { .. })));
     let mut poisoned = vectors.clone();
     poisoned[(0, 0)] = f64::NAN;
     let outcome = Spectrum::from_parts(values.clone(), poisoned, Par::Seq);
-    assert!(matches!(outcome, Err(EditError::NonFinite { argument: "vectors", .. })));
+    assert!(matches!(outcome, Err(NumericsError::NonFinite { argument: "vectors", .. })));
     let outcome = Spectrum::from_parts(values[1..].to_vec(), vectors, Par::Seq);
-    assert!(matches!(outcome, Err(EditError::Shape { argument: "vectors", .. })));
+    assert!(matches!(outcome, Err(NumericsError::Shape { argument: "vectors", .. })));
 }

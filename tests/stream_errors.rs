@@ -6,8 +6,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use betaedit_core::adapter::{RecordedStream, write_delta};
+use betaedit_core::error::{FileError, ModelError, NumericsError};
 use betaedit_core::faer::{Mat, MatRef, Par};
-use betaedit_core::{Adapter, EditError, Result, Scalar, Spectrum, Update};
+use betaedit_core::{Adapter, Error, Result, Scalar, Spectrum, Update};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -110,7 +111,7 @@ fn serialized(tensors: &[Tensor]) -> Vec<u8> {
 #[track_caller]
 fn malformed<V>(folder: &Folder, result: Result<V>, texts: &[&str]) {
     let Err(error) = result else { panic!("accepted, expected {texts:?}") };
-    let EditError::Format { path, .. } = &error else { panic!("{error:?}, expected {texts:?}") };
+    let Error::File(FileError::Format { path, .. }) = &error else { panic!("{error:?}, expected {texts:?}") };
     assert_eq!(path, &folder.file());
     let text = error.to_string();
     assert!(text.starts_with(path.to_str().unwrap()), "{text}");
@@ -119,10 +120,10 @@ fn malformed<V>(folder: &Folder, result: Result<V>, texts: &[&str]) {
     }
 }
 
-fn io(path: &Path, kind: std::io::ErrorKind, error: EditError) {
+fn io(path: &Path, kind: std::io::ErrorKind, error: Error) {
     let text = error.to_string();
-    let EditError::Io { path: found, source } = error else { panic!("{error:?}") };
-    assert_eq!((found.as_path(), source.kind()), (path, kind));
+    let Error::File(FileError::Io { path: found, error }) = error else { panic!("{error:?}") };
+    assert_eq!((found.as_path(), error.kind()), (path, kind));
     assert!(text.starts_with(path.to_str().unwrap()), "{text}");
 }
 
@@ -286,7 +287,7 @@ fn numbers_that_are_none_are_refused_wherever_they_are() {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             for (i, j) in [(0, 0), (rows - 1, cols - 1)] {
                 let outcome = cause(folder.changed(name, |tensor| tensor.set(i, j, bad)));
-                let EditError::NonFinite { argument, row, col, value } = outcome else {
+                let Error::Numerics(NumericsError::NonFinite { argument, row, col, value }) = outcome else {
                     panic!("{name}: {bad} gives {outcome}")
                 };
                 // The place is the one in the file.
@@ -298,9 +299,9 @@ fn numbers_that_are_none_are_refused_wherever_they_are() {
 }
 
 /// What is wrong with the numbers in the file.
-fn cause<T>(outcome: Result<T>) -> EditError {
+fn cause<T>(outcome: Result<T>) -> Error {
     match outcome.map(drop).unwrap_err() {
-        EditError::InFile { source, .. } => *source,
+        Error::File(FileError::Numbers { error, .. }) => (*error).into(),
         other => panic!("the file is not named: {other}"),
     }
 }
@@ -310,18 +311,21 @@ fn a_second_moment_that_is_none_is_refused() {
     let folder = Folder::new("moment");
     let changed = |change: fn(&mut Tensor)| folder.changed("second_moment", change);
     let asymmetric = changed(|C| C.set(0, 2, 0.75));
-    assert!(matches!(cause(asymmetric), EditError::NotSymmetric { row: 2, col: 0, difference: 0.5, .. }));
+    assert!(matches!(
+        cause(asymmetric),
+        Error::Numerics(NumericsError::NotSymmetric { row: 2, col: 0, difference: 0.5, .. })
+    ));
     let negative = changed(|C| (0..D).for_each(|i| C.set(i, i, -1.0)));
-    assert!(matches!(cause(negative), EditError::NotPositiveSemidefinite { smallest: -1.0, .. }));
+    assert!(matches!(cause(negative), Error::Numerics(NumericsError::NotPositiveSemidefinite { smallest: -1.0, .. })));
     let sum = changed(|C| (0..D).for_each(|i| C.set(i, i, 1e6)));
-    assert!(matches!(cause(sum), EditError::Scale { claimed: "a mean", implied: 3e6, .. }));
+    assert!(matches!(cause(sum), Error::Numerics(NumericsError::Scale { claimed: "a mean", implied: 3e6, .. })));
     // Indefinite with a positive diagonal: seen by the decomposition.
     let indefinite = changed(|C| [(0, 1), (1, 0)].iter().for_each(|&(i, j)| C.set(i, j, 100.0))).unwrap();
     let spectrum = Spectrum::new(indefinite.second_moment(), SEQ);
-    assert!(matches!(spectrum, Err(EditError::NotPositiveSemidefinite { argument: "second moment", .. })));
+    assert!(matches!(spectrum, Err(NumericsError::NotPositiveSemidefinite { argument: "second moment", .. })));
     // Keys of zero witness nothing.
     let nothing = folder.changed("keys", |K| K.bytes.fill(0));
-    assert!(matches!(cause(nothing), EditError::Scale { witnessed: 0.0, .. }));
+    assert!(matches!(cause(nothing), Error::Numerics(NumericsError::Scale { witnessed: 0.0, .. })));
 }
 
 #[test]
@@ -331,20 +335,20 @@ fn a_stream_that_refuses_a_call_is_what_it_was() {
     let update = |d_out, d_in| Update::from_factors(Mat::full(d_out, 1, 1.0), Mat::full(1, d_in, 1.0)).unwrap();
     assert_eq!((stream.layers(), stream.len()), (&[LAYER][..], EDITS));
     for layer in [0, LAYER - 1, LAYER + 1, usize::MAX] {
-        let error = EditError::UnknownLayer { layer, known: vec![LAYER] };
+        let error = Error::Model(ModelError::UnknownLayer { layer, known: vec![LAYER] });
         refused(stream.weight_shape(layer), &error);
         unmoved(&mut stream, |stream| stream.keys(layer, &[0]), &error);
         unmoved(&mut stream, |stream| stream.residuals(layer, &[0]), &error);
         unmoved(&mut stream, |stream| stream.apply(layer, &update(OUT, D)), &error);
     }
     for index in [EDITS, EDITS + 1, usize::MAX] {
-        let error = EditError::UnknownRequest { index, len: EDITS };
+        let error = Error::Model(ModelError::UnknownRequest { index, len: EDITS });
         unmoved(&mut stream, |stream| stream.keys(LAYER, &[0, index]), &error);
         unmoved(&mut stream, |stream| stream.residuals(LAYER, &[index, 0]), &error);
     }
     for (d_out, d_in) in [(OUT - 1, D), (OUT + 1, D), (OUT, D - 1), (OUT, D + 1), (D, OUT)] {
         let (before, result) = (format!("{stream:?}"), stream.apply(LAYER, &update(d_out, d_in)));
-        assert!(matches!(result, Err(EditError::Shape { .. })), "{result:?}");
+        assert!(matches!(result, Err(Error::Numerics(NumericsError::Shape { .. }))), "{result:?}");
         assert_eq!(format!("{stream:?}"), before);
     }
     assert_eq!(stream.keys(LAYER, &[]).unwrap().shape(), (D, 0));
@@ -433,7 +437,7 @@ fn numbers_beyond_f32_are_an_overflow() {
         let mut tensors = tensors();
         tensors[at].set(0, 0, 1e100);
         let outcome = folder.open::<f32>(&serialized(&tensors));
-        assert!(matches!(outcome, Err(EditError::Overflow { scalar: "f32", .. })), "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::Numerics(NumericsError::Overflow { scalar: "f32", .. }))), "{outcome:?}");
     }
 }
 
@@ -443,7 +447,10 @@ fn an_update_that_does_not_fit_is_named() {
     let mut stream = folder.open::<f64>(&serialized(&tensors())).unwrap();
     let update = Update::from_factors(Mat::full(OUT + 1, 1, 1.0), Mat::full(1, D, 1.0)).unwrap();
     let (expected, found) = ((OUT, D).into(), (OUT + 1, D).into());
-    refused(stream.apply(LAYER, &update), &EditError::Shape { argument: "update", expected, found });
+    refused(
+        stream.apply(LAYER, &update),
+        &Error::Numerics(NumericsError::Shape { argument: "update", expected, found }),
+    );
 }
 
 #[test]
@@ -454,7 +461,7 @@ fn the_weight_of_a_stream_never_overflows() {
     let mut stream = folder.open::<f64>(&serialized(&tensors)).unwrap();
     let update = Update::from_factors(Mat::full(OUT, 1, 9e153), Mat::full(1, D, 7e153)).unwrap();
     let applied = stream.apply(LAYER, &update);
-    assert!(all_finite(stream.weight()) && matches!(applied, Err(EditError::Overflow { .. })));
+    assert!(all_finite(stream.weight()) && matches!(applied, Err(Error::Numerics(NumericsError::Overflow { .. }))));
 }
 
 #[test]
@@ -462,9 +469,9 @@ fn a_delta_that_is_not_a_number_is_not_written() {
     let folder = Folder::new("nan-delta");
     for value in [f64::NAN, f64::INFINITY] {
         let written = write_delta(folder.file(), Mat::full(OUT, D, value).as_ref(), HashMap::new());
-        refused(written, &EditError::NonFinite { argument: "delta", row: 0, col: 0, value });
+        refused(written, &Error::Numerics(NumericsError::NonFinite { argument: "delta", row: 0, col: 0, value }));
         assert!(!folder.file().exists());
     }
     let empty = write_delta(folder.file(), Mat::zeros(0, D).as_ref(), HashMap::new());
-    refused(empty, &EditError::Empty { argument: "delta" });
+    refused(empty, &Error::Numerics(NumericsError::Empty { argument: "delta" }));
 }

@@ -8,8 +8,6 @@ mod adapter;
 mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
-#[cfg(feature = "cli")]
-mod cli;
 mod conformance;
 mod endurance;
 mod errors;
@@ -21,17 +19,28 @@ mod family;
 #[cfg(feature = "safetensors")]
 mod files;
 mod golden;
+mod guides;
 mod identities;
+mod layers;
 #[cfg(feature = "llm")]
 mod llm_editing;
 #[cfg(feature = "llm")]
+mod llm_families;
+#[cfg(feature = "llm")]
 mod llm_fine_tuning;
+#[cfg(feature = "llm")]
+mod llm_gguf;
 #[cfg(feature = "llm")]
 mod llm_models;
 #[cfg(feature = "llm")]
 mod llm_sites;
+#[cfg(feature = "llm")]
+mod llm_targets;
+mod names;
 #[cfg(feature = "npz")]
 mod npz;
+#[cfg(all(feature = "safetensors", feature = "session"))]
+mod old_sessions;
 mod oracle;
 mod precision;
 mod projector;
@@ -41,6 +50,8 @@ mod refresh;
 mod restraint;
 #[cfg(feature = "session")]
 mod session;
+#[cfg(feature = "serde")]
+mod settings;
 mod spectrum;
 mod stream_errors;
 mod weight;

@@ -1,7 +1,9 @@
 //! `Weight`: the same numbers as `Update::apply_to` on a bare matrix, and never out of range.
 
+use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, Par, mat};
-use betaedit_core::{EditError, Orientation, Update, Weight};
+use betaedit_core::update::Weight;
+use betaedit_core::{Orientation, Update};
 
 use crate::common::Random;
 
@@ -35,7 +37,7 @@ fn a_bound_that_outgrew_the_entries_is_looked_up_again() {
     (0..3).for_each(|_| weight.apply(&large(1.0), Par::Seq).unwrap());
     let before = weight.clone();
     let refused = weight.apply(&large(1.0), Par::Seq);
-    assert!(matches!(refused, Err(EditError::Overflow { scalar: "f32", .. })), "{refused:?}");
+    assert!(matches!(refused, Err(NumericsError::Overflow { scalar: "f32", .. })), "{refused:?}");
     assert_eq!(weight.stored(), before.stored());
 }
 
@@ -43,9 +45,12 @@ fn a_bound_that_outgrew_the_entries_is_looked_up_again() {
 fn what_is_no_weight_or_does_not_fit_is_refused() {
     let orientation = Orientation::OutputsByInputs;
     let nan = Weight::new(mat![[1.0, f64::NAN]], orientation);
-    assert!(matches!(nan, Err(EditError::NonFinite { argument: "weight", row: 0, col: 1, .. })));
-    assert!(matches!(Weight::new(Mat::<f64>::zeros(0, 3), orientation), Err(EditError::Empty { argument: "weight" })));
+    assert!(matches!(nan, Err(NumericsError::NonFinite { argument: "weight", row: 0, col: 1, .. })));
+    assert!(matches!(
+        Weight::new(Mat::<f64>::zeros(0, 3), orientation),
+        Err(NumericsError::Empty { argument: "weight" })
+    ));
     let mut weight = Weight::new(mat![[1.0, 2.0]], Orientation::InputsByOutputs).unwrap();
     let update = Update::from_factors(mat![[1.0]], mat![[1.0, 1.0]]).unwrap();
-    assert!(matches!(weight.apply(&update, Par::Seq), Err(EditError::Shape { argument: "update", .. })));
+    assert!(matches!(weight.apply(&update, Par::Seq), Err(NumericsError::Shape { argument: "update", .. })));
 }

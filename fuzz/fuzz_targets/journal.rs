@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+#[path = "../../tests/session/small.rs"]
 mod small;
 
 /// A folder of this process, in memory where the system has one for that.

@@ -1,4 +1,4 @@
-//! Who supplies keys and residuals, and who applies an update.
+//! The connection to a model: supplies keys and residuals, and applies updates.
 
 #[cfg(feature = "safetensors")]
 mod recorded;
@@ -12,19 +12,18 @@ use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::update::{Orientation, Update};
 
-/// The seam between the engine and a model.
+/// Connects the editors to a model.
 ///
-/// The engine knows matrices only. An adapter knows a model: it runs the requests (facts, prompts, whatever
-/// [`Request`](Self::Request) is) on the model **as edited so far**, and hands over the key of each at a layer and the
-/// residual that is still missing there. Layers are edited in ascending order, each on a model in which the lower ones
-/// are edited already, so an adapter is asked for one layer's keys and residuals only after the updates of the layers
-/// below were applied.
+/// Editors know matrices only. An adapter knows a model: it runs the requests (facts, prompts, or whatever
+/// [`Request`](Self::Request) is) on the model **as edited so far**, and returns for each the key at a layer and the residual
+/// that is still missing there. Layers are edited in ascending order: an adapter is asked for the keys and residuals of a layer
+/// after the updates of the layers below have been applied.
 ///
-/// An error of the adapter's own goes into [`EditError::Adapter`](crate::EditError::Adapter).
+/// An adapter returns its own errors as [`ModelError::Adapter`](crate::error::ModelError::Adapter).
 pub trait Adapter {
     /// The number type of keys, residuals and updates.
     type Scalar: Scalar;
-    /// What an edit is, to the model: a fact, an index into a recording.
+    /// What describes an edit to the model, for example a fact or an index into a recording.
     type Request;
 
     /// The layers that can be edited, ascending.
@@ -42,37 +41,37 @@ pub trait Adapter {
     /// An unknown layer or request, or any failure of the model.
     fn keys(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>>;
 
-    /// The whole change of the layer's output that the requests still ask for, `d_out x n`, on the model as it is now.
-    /// Dividing it among the layers left is the caller's part.
+    /// The whole change of the layer's output that the requests still need, `d_out x n`, on the model as it is now. The caller
+    /// divides it among the remaining layers.
     ///
     /// # Errors
     /// An unknown layer or request, or any failure of the model.
     fn residuals(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>>;
 
-    /// Copies the layer's weight as edited so far, `d_out x d_in` whatever way the model stores it.
+    /// Copies the layer's weight as edited so far, `d_out x d_in` however the model stores it.
     ///
     /// # Errors
     /// An unknown layer, another shape, or any failure of the model.
     fn read_weight(&self, layer: usize, weight: MatMut<'_, Self::Scalar>) -> Result<()>;
 
-    /// Replaces the layer's weight by one that [`read_weight`](Self::read_weight) copied, bit for bit: how a failed batch is
-    /// taken back.
+    /// Replaces the layer's weight by one that [`read_weight`](Self::read_weight) copied, bit for bit. This is how a failed
+    /// batch is rolled back.
     ///
     /// # Errors
     /// An unknown layer, another shape, or any failure of the model.
     fn write_weight(&mut self, layer: usize, weight: MatRef<'_, Self::Scalar>) -> Result<()>;
 
-    /// Names the model as it was before any edit: a session goes on only with the model that it was begun on.
+    /// Identifies the model as it was before any edit. A session in a directory opens only with the model it was started with.
     fn fingerprint(&self) -> String;
 
-    /// What a request is about, if the adapter knows: edits of the same subject conflict.
+    /// The subject of a request, if the adapter knows it. Edits of the same subject conflict.
     fn subject(&self, request: &Self::Request) -> Option<String> {
         let _ = request;
         None
     }
 
-    /// Adds an update to the layer's weight. The default reads the weight, adds the update, and writes it back; an adapter that can
-    /// change its weight in place does so with [`Update::apply_to`].
+    /// Adds an update to the layer's weight. The default reads the weight, adds the update, and writes the weight back. An
+    /// adapter that can change its weight in place does so with [`Update::apply_to`].
     ///
     /// # Errors
     /// An unknown layer, an update of another shape, or any failure of the model. The weight is unchanged then.
@@ -86,7 +85,7 @@ pub trait Adapter {
     }
 }
 
-/// An adapter behind a pointer is an adapter.
+/// Implements the trait for a pointer to an adapter.
 macro_rules! behind {
     ($pointer:ty) => {
         impl<T: Scalar, A: Adapter<Scalar = T> + ?Sized> Adapter for $pointer {

@@ -1,4 +1,4 @@
-//! Recorded edit streams: keys and residuals of one layer, written down from a real model.
+//! Recorded edit streams: keys and residuals of one layer of a real model.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -7,7 +7,7 @@ use std::path::Path;
 use faer::{Mat, MatMut, MatRef, Par};
 
 use super::Adapter;
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, Result};
 use crate::format::tensors::{self, Matrix, NewTensor, TensorFile};
 use crate::format::{Precision, in_file};
 use crate::scalar::{Scalar, cast};
@@ -15,17 +15,17 @@ use crate::second_moment::SecondMoment;
 use crate::update::{Orientation, Update, Weight};
 use crate::util::{atomic_file, validate};
 
-/// A recorded stream of edits of one layer, from a safetensors file with the tensors
+/// A recorded stream of edits of one layer, from a safetensors file with these tensors:
 ///
-/// | tensor | shape | what |
+/// | tensor | shape | contents |
 /// |---|---|---|
 /// | `second_moment` | `d_in x d_in` | `C`, the mean of `k kᵀ` |
 /// | `weight` | `d_out x d_in` | the weight before the first edit |
 /// | `keys` | `N x d_in` | row `t`: key of edit `t` |
 /// | `residuals` | `N x d_out` | row `t`: residual of edit `t` |
 ///
-/// all floating-point, of `f16` to `f64`. A request is the number of an edit. The keys and residuals are those of the recording, whatever
-/// was edited since. It has one layer; its number is `layer` in the file's metadata, or 0.
+/// All are floating-point, `f16` to `f64`. A request is the number of an edit. Keys and residuals are always those of the
+/// recording, whatever has been edited. There is one layer; its number is `layer` in the file's metadata, or 0.
 #[derive(Clone, Debug)]
 pub struct RecordedStream<T: Scalar> {
     moment: SecondMoment,
@@ -38,12 +38,12 @@ pub struct RecordedStream<T: Scalar> {
 }
 
 impl<T: Scalar> RecordedStream<T> {
-    /// Reads a stream. Every entry is checked to be finite, and the second moment to be symmetric and on the scale of
-    /// a mean: its trace may be at most 10⁴ times the mean squared norm of the recording's own keys.
+    /// Reads a stream. Every entry must be finite. The second moment must be symmetric and on the scale of a mean: its trace
+    /// may be at most 10⁴ times the mean squared norm of the recorded keys.
     ///
     /// # Errors
-    /// A file that cannot be read, is no safetensors file, is truncated, lacks a tensor, or has one of the wrong type
-    /// or shape; NaN; a second moment that is a sum.
+    /// A file that cannot be read, is not a safetensors file, is truncated, or lacks a tensor; a tensor of the wrong type or
+    /// shape; NaN; a second moment that is a sum.
     pub fn open(path: impl AsRef<Path>, par: Par) -> Result<Self> {
         let path = path.as_ref();
         let bytes = atomic_file::read(path)?;
@@ -73,7 +73,7 @@ impl<T: Scalar> RecordedStream<T> {
         let residuals = rounded("residuals", &residuals)?;
         let weight = Weight::new(rounded("weight", &weight)?.transpose().to_owned(), Orientation::OutputsByInputs)?;
         let C = numbers("second_moment", &second_moment)?;
-        // The file says that it is a mean, so only a gross mismatch (as with any unknown count) is refused.
+        // By its format it is a mean, so only a gross mismatch is refused, as for any unknown count.
         let moment =
             SecondMoment::from_mean_named("second_moment", C.as_ref(), None, keys.as_ref()).map_err(in_file(path))?;
         let layer = match file.metadata("layer") {
@@ -102,7 +102,7 @@ impl<T: Scalar> RecordedStream<T> {
         self.keys.ncols()
     }
 
-    /// Whether there is none. Never so: a file without edits is refused.
+    /// Always `false`: a file without edits is refused.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -112,14 +112,14 @@ impl<T: Scalar> RecordedStream<T> {
         if self.layers.contains(&layer) {
             Ok(())
         } else {
-            Err(EditError::UnknownLayer { layer, known: self.layers.to_vec() })
+            Err(ModelError::UnknownLayer { layer, known: self.layers.to_vec() }.into())
         }
     }
 
     fn columns(&self, layer: usize, of: &Mat<T>, requests: &[usize]) -> Result<Mat<T>> {
         self.check_layer(layer)?;
         if let Some(&index) = requests.iter().find(|&&request| request >= self.len()) {
-            return Err(EditError::UnknownRequest { index, len: self.len() });
+            return Err(ModelError::UnknownRequest { index, len: self.len() }.into());
         }
         Ok(Mat::from_fn(of.nrows(), requests.len(), |i, j| of[(i, requests[j])]))
     }
@@ -168,12 +168,12 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
 
     fn apply(&mut self, layer: usize, update: &Update<T>) -> Result<()> {
         self.check_layer(layer)?;
-        self.weight.apply(update, self.par)
+        Ok(self.weight.apply(update, self.par)?)
     }
 }
 
-/// Writes a weight change (`d_out x d_in`) as the `f64` tensor `delta` of a safetensors file. The file is written
-/// beside its place and renamed into it, so that it is whole or not there.
+/// Writes a weight change (`d_out x d_in`) as the `f64` tensor `delta` of a safetensors file. The file is written under a
+/// temporary name and renamed, so that it is never incomplete.
 ///
 /// # Errors
 /// An empty delta, NaN or infinity, or a path that cannot be written.

@@ -9,81 +9,67 @@ use faer::{Mat, MatRef, Par};
 
 use super::random_keys::RandomKeys;
 use super::simulated::Simulated;
-use super::{Editor, EditorState, History, Proposal, Recipe, Reversal, Slack, Space};
+use super::{Editor, EditorState, History, Proposal, Recipe, Reversal};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution, StateToken};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::metrics;
-use crate::projector::{Projector, ProjectorBuilder};
+use crate::projector::Projector;
 use crate::refresh::memory::{Memory, Plan};
-use crate::refresh::solve::{Products, Solve};
-use crate::refresh::{Headroom, Refresh, RefreshReport, RefreshRule};
-use crate::scalar::{Scalar, cast};
+use crate::refresh::{Headroom, Refresh, RefreshReport};
+use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 use crate::update::Update;
-use crate::util::{bytes, validate};
+use crate::util::validate;
 
 /// An editor for one layer that runs any [`Recipe`].
 ///
 /// # Memory
-/// `Q` (`4 d_in²` bytes), and what the refresh rule needs: for a full refresh the sum `H` of past keys, for `Nested` and
-/// continuous refresh the headroom (`4 d_in²` bytes each), for `Maximal` the keys. Between two refreshes the new keys are kept
-/// (8 `d_in` bytes each). The spectrum of `C` is shared.
+/// `Q` (`4 d_in²` bytes), and what the refresh rule needs: the sum `H` of past keys for a full refresh, the headroom
+/// for `Nested` and continuous refresh (`4 d_in²` bytes each), or the keys for `Maximal`. Between two refreshes the new
+/// keys are kept as well (`8 d_in` bytes each). Editors share the spectrum of `C`.
 #[derive(Clone, Debug)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: Cow<'static, str>,
-    recipe: Recipe,
-    Q: InverseGram,
-    memory: Memory,
-    random: Option<RandomKeys>,
-    simulated: Option<Simulated>,
-    edits: usize,
-    last_refresh: usize,
-    refreshes: usize,
-    /// Advanced at every change, so that a proposal knows the state it was made in.
-    token: StateToken,
+    pub(super) recipe: Recipe,
+    pub(super) Q: InverseGram,
+    pub(super) memory: Memory,
+    pub(super) random: Option<RandomKeys>,
+    pub(super) simulated: Option<Simulated>,
+    pub(super) edits: usize,
+    pub(super) last_refresh: usize,
+    pub(super) refreshes: usize,
+    /// Advanced at every change, so that a proposal identifies the state it was made in.
+    pub(super) token: StateToken,
     par: Par,
     scalar: PhantomData<T>,
 }
 
-/// What a commit takes, computed with the proposal: a commit has nothing left that can fail.
+/// What a commit needs. It is computed with the proposal, so that a commit cannot fail halfway.
 #[derive(Debug)]
 struct Memo {
     solution: Solution,
     plan: Plan,
-    /// Keys that join the history in place of the edited ones.
+    /// Keys that join the history instead of the edited ones.
     random: Option<Solution>,
     /// What the ideal editor learns.
     simulated: Option<Solution>,
 }
 
 impl<T: Scalar> ClosedFormEditor<T> {
-    /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way here.
+    /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way to get one.
     ///
     /// # Errors
     /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start, or a refresh rule that needs
     /// a null space in a recipe without one.
     pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
         recipe.check()?;
-        let (mut projector, threshold) = match recipe.space {
-            Space::Whole => (Projector::identity(spectrum), None),
-            Space::Null(threshold) => {
-                (ProjectorBuilder::new(spectrum).threshold(threshold).build(par)?, Some(threshold))
-            }
-        };
-        if !matches!(recipe.refresh, Refresh::Never | Refresh::Every { rule: RefreshRule::Full(_), .. }) {
-            projector = projector.with_headroom()?;
-        }
-        // Keys of `f32` come one by one and give directions of `f32`. Not where residuals are met closely, which needs the
-        // exact product.
-        let exact = T::EPSILON <= f64::EPSILON || recipe.slack != Slack::default();
-        let products = if exact { Products::Exact } else { Products::Rounded };
-        let solve = Solve { weight: recipe.weight, ridge: recipe.ridge, products };
+        let (projector, solve) = (recipe.projector(spectrum, par)?, recipe.solve::<T>());
         let Q = solve.start(&projector, par)?;
-        let memory = Memory::new(recipe.refresh, threshold, projector, solve, par)?;
+        let memory = Memory::new(recipe.refresh, recipe.space.threshold(), projector, solve, par)?;
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
         let random = match recipe.history {
-            History::Random { seed } => Some(RandomKeys { seed, pool: None, drawn: 0 }),
+            History::Random { seed } => Some(RandomKeys::new(seed)),
             History::Ignored | History::Absorbed => None,
         };
         Ok(Self {
@@ -102,7 +88,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
         })
     }
 
-    /// Keys to draw from for [`History::Random`], `d_in x m`: those of other facts, for example. Other methods draw none.
+    /// Sets the keys to draw from for [`History::Random`], `d_in x m`, for example those of other facts. Other methods
+    /// ignore them.
     ///
     /// # Errors
     /// Wrong shape, no key, NaN.
@@ -122,8 +109,8 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.recipe
     }
 
-    /// The projector of the start. Refreshes change the space without keeping a projector on it: what may be edited is the
-    /// range of `Q`. That of a full refresh is what [`ProjectorBuilder`] makes of the same history.
+    /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is
+    /// what may be edited. For a full refresh, [`ProjectorBuilder`](crate::projector::ProjectorBuilder) gives its projector from the same history.
     #[must_use]
     pub fn projector(&self) -> &Projector {
         self.memory.projector()
@@ -135,15 +122,15 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.Q
     }
 
-    /// The headroom left, for `Nested` and continuous refresh: a gauge of what a key would use, before it is edited.
+    /// The remaining headroom, for `Nested` and continuous refresh. It tells how much of it a key would use, before the
+    /// key is edited.
     #[must_use]
     pub fn headroom(&self) -> Option<&Headroom> {
         self.memory.headroom()
     }
 
-    /// Goes on in the present space for good: what to do when a refresh would leave no direction
-    /// ([`EditError::NothingKept`], [`EditError::CapacityExhausted`]) and editing has to go on. Past keys stay protected
-    /// by the solve.
+    /// Keeps the present space and ends refreshes. Use it to continue editing when a refresh would leave no direction
+    /// ([`NumericsError::NothingKept`], [`NumericsError::CapacityExhausted`]). Past keys stay protected by the solve.
     pub fn stop_refreshing(&mut self) {
         self.recipe.refresh = Refresh::Never;
         self.memory.stop();
@@ -154,34 +141,18 @@ impl<T: Scalar> ClosedFormEditor<T> {
         matches!(self.recipe.refresh, Refresh::Every { edits, .. } if self.edits - self.last_refresh >= edits)
     }
 
-    /// What is taken out of the space is multiplied exactly, so that nothing of it is left.
-    fn solve(&self, keys: MatRef<'_, T>, plan: &Plan) -> Result<Solution> {
-        if plan.saturated() > 0 { self.Q.solve(cast::<T, f64>(keys).as_ref()) } else { self.Q.solve(keys) }
-    }
-
-    /// The solution for keys on the present `Q`, with the recipe's slack.
-    fn solution(&self, keys: MatRef<'_, T>, order: Order, plan: &Plan) -> Result<Solution> {
-        let (mut solution, size) = match (order, self.recipe.history) {
-            (Order::Together, _) => (self.solve(keys, plan)?, keys.ncols()),
-            (Order::InSequence, History::Absorbed) => (self.Q.solve_in_sequence(keys)?, 1),
-            (Order::InSequence, _) => (self.Q.solve_each(keys)?, 1),
-        };
-        self.Q.set_slack(&mut solution, self.recipe.slack.of(size), order)?;
-        Ok(solution)
-    }
-
     /// Refuses batches that the editor cannot take now.
     fn check_batch(&self, batch: &EditBatch<'_, T>) -> Result<()> {
         validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         if self.is_refresh_due() {
-            return Err(EditError::RefreshDue { edits: self.edits });
+            return Err(NumericsError::RefreshDue { edits: self.edits });
         }
         if self.memory.kept() == 0 {
             return Err(self.memory.exhausted(self.edits));
         }
         if self.random.is_some() && batch.order() == Order::InSequence {
-            let what = "edits in sequence with random keys between them; give the edits one by one".into();
-            return Err(EditError::Unsupported { what });
+            let what = "edits in sequence with random keys; give the edits one at a time".into();
+            return Err(NumericsError::Unsupported { what });
         }
         Ok(())
     }
@@ -287,10 +258,10 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         validate::columns("keys", keys, self.d_in())?;
         if self.memory.is_shaped(self.refreshes) {
-            return Err(EditError::HistoryInProjector);
+            return Err(NumericsError::HistoryInProjector);
         }
         if self.simulated.is_some() || self.random.is_some() {
-            return Err(EditError::NotReversible);
+            return Err(NumericsError::NotReversible);
         }
         if self.recipe.history == History::Absorbed {
             self.memory.release(&mut self.Q, keys)?;
@@ -311,37 +282,12 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn save(&self, out: &mut dyn Write) -> io::Result<()> {
-        let drawn = self.random.as_ref().map_or(0, |random| random.drawn);
-        for count in [self.memory.kept(), self.edits, self.last_refresh, self.refreshes, drawn] {
-            bytes::write_len(out, count)?;
-        }
-        self.Q.save(out)?;
-        self.simulated.as_ref().map_or(Ok(()), |simulated| simulated.save(out))?;
-        self.memory.save(out)
+        self.write_state(out)
     }
 
-    /// A `Maximal` editor that has given its keys up for their sum loads only states that have done so, too.
+    /// A `Maximal` editor that has replaced its keys by their sum loads only states that have done so too.
     fn load(&mut self, from: &mut dyn Read) -> io::Result<()> {
-        let mut next = self.clone();
-        let kept = bytes::read_len(from, next.Q.dim())?;
-        for count in [&mut next.edits, &mut next.last_refresh, &mut next.refreshes] {
-            *count = bytes::read_len(from, usize::MAX)?;
-        }
-        let drawn = bytes::read_len(from, usize::MAX)?;
-        if let Some(random) = &mut next.random {
-            random.drawn = drawn;
-        }
-        if next.last_refresh > next.edits {
-            return Err(bytes::invalid("a refresh after the last edit"));
-        }
-        next.Q.load(from)?;
-        next.simulated.as_mut().map_or(Ok(()), |simulated| simulated.load(from))?;
-        next.memory.load(from, kept)?;
-        if next.memory.is_stopped() {
-            next.recipe.refresh = Refresh::Never;
-        }
-        next.token.advance();
-        *self = next;
+        *self = self.with_state(from)?;
         Ok(())
     }
 }

@@ -1,13 +1,12 @@
 //! The written description of a recipe.
 
-use super::methods::simie::{Base, Simulation};
-use super::{History, Merging, Recipe, Space};
+use super::{Base, History, Merging, Recipe, Simulation, Space};
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::util::description::Description;
 
 impl Recipe {
-    /// All that the numbers of an editor depend on, as it is written to disk.
+    /// Everything that the results of an editor depend on, in the form that is written to disk.
     ///
     /// ```
     /// use betaedit_core::{BetaEdit, Method};

@@ -1,26 +1,27 @@
-//! Edits of a batch that ask one key for several values.
+//! Merging: edits of a batch that ask one key for several values.
 
 use faer::{Mat, MatRef};
 
 use crate::batch::{EditBatch, Order};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
 
-/// Whether edits of a batch with the same key become one.
+/// Whether edits of a batch with the same key are merged.
 ///
-/// Facts about one subject have nearly one key at the subject's last token, and different targets: least squares writes
-/// their mean, from a nearly singular system. MEMIT-Merge gives them one key and one target.
+/// Facts about one subject have nearly the same key at the subject's last token, but different targets. Least squares
+/// writes their mean, from a nearly singular system. MEMIT-Merge gives them one key and one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Merging {
     /// No.
     #[default]
     Never,
-    /// Those whose keys are alike, directly or through others, become one edit with the mean of their keys and of their
-    /// residuals. A [`Session`](crate::session) merges those of one subject, too.
+    /// Edits whose keys are alike, directly or through others, become one edit with the mean of their keys and the mean
+    /// of their residuals. A [`Session`](crate::session) also merges edits of one subject.
     Alike {
-        /// The cosine of the angle between two keys from which they are alike.
+        /// Two keys are alike if the cosine of their angle is at least this.
         cosine: f64,
     },
 }
@@ -29,13 +30,13 @@ impl Merging {
     pub(super) fn check(self) -> Result<()> {
         match self {
             Self::Alike { cosine: value } if !(0.0..=1.0).contains(&value) => {
-                Err(EditError::Parameter { parameter: "cosine of merged keys", value, allowed: "from 0 to 1" })
+                Err(NumericsError::Parameter { parameter: "cosine of merged keys", value, allowed: "from 0 to 1" })
             }
             Self::Never | Self::Alike { .. } => Ok(()),
         }
     }
 
-    /// Keys and residuals of a batch with its groups merged; `None` if every edit stays alone.
+    /// Keys and residuals of a batch with its groups merged; `None` if no edits are merged.
     pub(super) fn of<T: Scalar>(self, batch: &EditBatch<'_, T>) -> Option<(Mat<T>, Mat<T>)> {
         let (Self::Alike { cosine: least }, Order::Together) = (self, batch.order()) else { return None };
         let groups = groups(batch.len(), |a, b| cosine(batch.keys(), a, batch.keys(), b) >= least);
@@ -43,8 +44,8 @@ impl Merging {
     }
 }
 
-/// The numbers below `n` in groups, those that are alike, directly or through others, together; in the order of their first
-/// members. Every pair is asked for once, `a < b`.
+/// Groups the numbers below `n`: those that are alike, directly or through others, share a group. Groups are in the
+/// order of their first members. `alike` is called once per pair, with `a < b`.
 pub(crate) fn groups(n: usize, mut alike: impl FnMut(usize, usize) -> bool) -> Vec<Vec<usize>> {
     let mut first: Vec<usize> = (0..n).collect();
     for b in 1..n {

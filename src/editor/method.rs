@@ -6,14 +6,14 @@ use std::sync::Arc;
 use faer::Par;
 
 use super::{ClosedFormEditor, Recipe};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 
-/// A closed-form editing method: something that has a [`Recipe`].
+/// A closed-form editing method: anything with a [`Recipe`].
 ///
-/// (A method that has none, because it computes its updates in another way, implements [`Editor`](super::Editor) directly;
-/// for a session it implements [`SessionMethod`](crate::session) as well.)
+/// A method without one, which computes its updates in another way, implements [`Editor`](super::Editor) directly. For
+/// a session it implements [`SessionMethod`](crate::session) as well.
 pub trait Method {
     /// The name in the table of methods, such as `"memit-h"`.
     fn name(&self) -> Cow<'static, str>;
@@ -21,15 +21,16 @@ pub trait Method {
     /// The method's row in the table.
     fn recipe(&self) -> Recipe;
 
-    /// Refuses hyperparameters outside their range, by the names that the method gives them.
+    /// Checks that all hyperparameters are in range. Errors use the method's own names for them.
     ///
     /// # Errors
-    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    /// [`NumericsError::Parameter`](crate::error::NumericsError::Parameter).
     fn check(&self) -> Result<()> {
         Ok(())
     }
 
-    /// An editor for one layer, from the spectrum of the layer's second moment. `par` is used for all its work.
+    /// Makes an editor for one layer, from the spectrum of the layer's second moment. The editor uses `par` for all its
+    /// work.
     ///
     /// # Errors
     /// Hyperparameters outside their range, a threshold that keeps nothing, or a singular start: see
@@ -43,7 +44,7 @@ pub trait Method {
     }
 }
 
-/// A recipe with a name: a method that was chosen by its name, or one of your own.
+/// A recipe with a name: a method selected by name, or one of your own.
 ///
 /// ```
 /// use betaedit_core::editor::{History, Method, NamedRecipe, Recipe, Space};
@@ -60,7 +61,7 @@ pub struct NamedRecipe {
 }
 
 impl NamedRecipe {
-    /// Gives a recipe a name.
+    /// Gives a name to a recipe.
     #[must_use]
     pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe) -> Self {
         Self { name: name.into(), recipe }

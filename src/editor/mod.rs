@@ -1,4 +1,4 @@
-//! The editors: every closed-form method of the field as a row of one table.
+//! Editors: every closed-form method of the field as a row of one table.
 //!
 //! All of them compute
 //!
@@ -6,29 +6,29 @@
 //! Delta = R (G + e I)⁻¹ Zᵀ,    Z = Q K,    G = Kᵀ Z
 //! ```
 //!
-//! and differ in how `Q` starts, whether the keys of past edits join it, whether its projector is refreshed, and in `e`, which
-//! is 1 but for EMMET:
+//! They differ in how `Q` starts, whether the keys of past edits join it, whether its projector is refreshed, and in
+//! `e`, which is 1 except for EMMET:
 //!
 //! | name | method | `Q` at the start | history | projector | also |
 //! |---|---|---|---|---|---|
 //! | `memit` | [`Memit`] | `(lambda C)⁻¹` | no | none | |
 //! | `memit-h` | with [`History::Absorbed`] | same | yes | none | |
-//! | `memit-r` | with [`History::Random`] | same | other keys | none | |
+//! | `memit-r` | with [`History::Random`] | same | random keys | none | |
 //! | `memit-merge` | with [`Merging::Alike`] | same | no | none | edits with the same key become one |
-//! | `memit-ns` | [`NullSpace`] of it | `V (lambda Vᵀ C V)⁻¹ Vᵀ` | yes | refreshed | |
+//! | `memit-ns` | [`NullSpace`] around it | `V (lambda Vᵀ C V)⁻¹ Vᵀ` | yes | refreshed | |
 //! | `pmet`, `pmet-h`, `pmet-ns` | [`Pmet`] | as `memit` | as `memit` | as `memit` | share `1 / sqrt(l)` of a residual |
 //! | `emmet`, `emmet-h`, `emmet-ns` | [`Emmet`] | as `memit` | as `memit` | as `memit` | `e = 0` or 0.1 |
 //! | `encore` | [`Encore`] | `(lambda C + mu I)⁻¹` | yes | none | |
 //! | `rlsedit` | [`RlsEdit`] | `(mu² lambda C + nu² I)⁻¹` | yes | none | |
-//! | `simie` | [`SimIe`] of EMMET | as `emmet` | no | none | a second `Q` learns from its updates |
+//! | `simie` | [`SimIe`] around EMMET | as `emmet` | no | none | a second `Q` learns from its updates |
 //! | `alphaedit` | [`AlphaEdit`] | `P / lambda2` | no | from `C`, once | |
 //! | `alphaedit-h` | with [`History::Absorbed`] | same | yes | from `C`, once | |
 //! | `betaedit` | [`BetaEdit`] | `V diag(1 / (lambda1 s_i + lambda2)) Vᵀ` | yes | refreshed | |
 //! | | with [`Penalty::Dropped`] | `P / lambda2` | yes | refreshed | |
 //! | | with [`Refresh::Never`](crate::Refresh::Never) | as BetaEdit | yes | from `C`, once | |
 //!
-//! A row is a [`Recipe`]; a [`Method`] is anything that has one; [`ClosedFormEditor`] runs it. [`METHODS`] finds rows
-//! by name. [`NullSpace`] and [`SimIe`] go around any method.
+//! A row is a [`Recipe`]. A [`Method`] provides one, and [`ClosedFormEditor`] runs it. [`METHODS`] lists the rows by
+//! name. [`NullSpace`] and [`SimIe`] wrap any method.
 
 mod closed_form;
 mod describe;
@@ -39,6 +39,8 @@ mod proposal;
 mod random_keys;
 mod recipe;
 mod simulated;
+mod solution;
+mod state;
 mod table;
 
 pub use crate::util::description::Description;
@@ -52,10 +54,10 @@ pub use methods::encore::Encore;
 pub use methods::memit::Memit;
 pub use methods::null_space::NullSpace;
 pub use methods::pmet::Pmet;
-pub use methods::rlsedit::RlsEdit;
-pub use methods::simie::{Base, SimIe, Simulation};
+pub use methods::rlsedit::{Anchors, RlsEdit};
+pub use methods::simie::SimIe;
 pub use proposal::Proposal;
-pub use recipe::{History, Recipe, Share, Slack, Space};
+pub use recipe::{Base, History, Recipe, Share, Simulation, Slack, Space};
 pub use table::{Hyperparameters, METHODS, MethodEntry, method};
 
 use std::{fmt, io};
@@ -63,7 +65,7 @@ use std::{fmt, io};
 use faer::{Mat, MatRef};
 
 use crate::batch::EditBatch;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::refresh::{Capacity, RefreshReport};
 use crate::scalar::Scalar;
 use crate::update::Update;
@@ -71,6 +73,7 @@ use crate::util::validate;
 
 /// What an editor has done so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct EditorState {
     /// Edits committed.
@@ -79,14 +82,14 @@ pub struct EditorState {
     pub refreshes: usize,
     /// Directions that may be edited now (`d_in` if there is no projector).
     pub kept_directions: usize,
-    /// Directions of the start that are protected by now.
+    /// Directions of the initial space that are protected by now.
     pub removed_directions: usize,
-    /// An early warning: whether many, few or no directions are left.
+    /// Whether many, few or no directions are left: an early warning.
     pub capacity: Capacity,
 }
 
 impl EditorState {
-    /// The state after so many edits and refreshes, with `kept` directions left of `first`.
+    /// The state after `edits` edits and `refreshes` refreshes, with `kept` directions left of `first`.
     ///
     /// ```
     /// use betaedit_core::{editor::EditorState, refresh::Capacity};
@@ -105,31 +108,31 @@ impl EditorState {
     }
 }
 
-/// How a committed edit can be taken back, as if it had never been. A session asks for it.
+/// How a committed edit can be undone without a trace. A session asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reversal {
-    /// The editor is least squares with history: [`Editor::release`] takes the key out, and the weight follows by a term of
-    /// rank one along [`Editor::product`].
+    /// The editor is least squares with history: [`Editor::release`] removes the key, and the weight changes by a term
+    /// of rank one along [`Editor::product`].
     Downdate,
-    /// Edits of different batches know nothing of each other: the update of a batch gives way to that of its other edits, as
-    /// [`Editor::propose`] computes both, and [`Editor::release`] takes the edits out of the count.
+    /// Edits of different batches are independent: the update of a batch is replaced by the update of its remaining
+    /// edits. [`Editor::propose`] computes both, and [`Editor::release`] removes the edits from the count.
     Replace,
-    /// The other edits are played again from the start, towards the targets `W k + r` that they had: for editors in which an
+    /// The other edits are replayed from the start, towards their original targets `W k + r`. For editors in which an
     /// edit depends on those before it.
     ReplayTargets,
-    /// The other edits are played again from the start, with the residuals that they had.
+    /// The other edits are replayed from the start, with their original residuals.
     ReplayResiduals,
 }
 
 /// Edits one layer: proposes updates, and remembers those that are committed.
 ///
-/// [`propose`](Self::propose) changes nothing, so an update can be looked at, guarded, rejected and forgotten without
-/// a trace. [`commit`](Self::commit) records one that was applied. [`edit`](Self::edit) is the two in one.
+/// [`propose`](Self::propose) changes nothing, so an update can be inspected, guarded and rejected without a trace.
+/// [`commit`](Self::commit) records an update that was applied. [`edit`](Self::edit) does both in one call.
 ///
-/// An editor of your own implements the five methods without a default, or wraps another editor and passes calls on; the
-/// guide `docs/adding-an-editor.md` shows both. The other methods say what a session can do with it: without them it can
-/// edit, and undo by playing again, but not take snapshots.
+/// An editor of your own implements the five methods without a default, or wraps another editor and forwards the calls.
+/// The guide `docs/adding-an-editor.md` shows both. The other methods serve a session: without them it can edit, and
+/// undo by replaying, but not take snapshots.
 ///
 /// # Examples
 /// ```
@@ -159,70 +162,70 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// What the editor has done so far.
     fn state(&self) -> EditorState;
 
-    /// Computes the update for a batch and changes nothing.
+    /// Computes the update for a batch. Changes nothing.
     ///
     /// # Errors
-    /// Keys of another length, a due refresh, overflow, a singular small system.
+    /// Keys of another length, a refresh that is due, overflow, a singular small system.
     fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Proposal<T>>;
 
-    /// Records a proposal of this editor in its present state, so that later ones know of it, and returns its update.
+    /// Records a proposal that this editor made in its present state, so that later proposals take it into account.
+    /// Returns its update.
     ///
     /// # Errors
-    /// [`EditError::StaleUpdate`](crate::EditError::StaleUpdate) if anything was committed since the proposal, or if
-    /// it is not this editor's. Nothing is changed then.
+    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. On
+    /// error, nothing is changed.
     fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>>;
 
-    /// Refreshes the projector if that is due; to be called before [`propose`](Self::propose). Returns what was done. The
-    /// default has no projector.
+    /// Refreshes the projector if a refresh is due, and returns what was done. Call it before
+    /// [`propose`](Self::propose). The default does nothing, for editors without a projector.
     ///
     /// # Errors
-    /// A refresh that is impossible, for example because the history leaves no direction. The editor is unchanged
-    /// then.
+    /// A refresh that is impossible, for example because the history leaves no direction. On error, the editor is
+    /// unchanged.
     fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>> {
         Ok(None)
     }
 
-    /// Protects keys without editing them: they join the history as if they had been edited with residual zero, in
-    /// editors without history, too. They do not count as edits.
+    /// Protects keys without editing them: they join the history as if they had been edited with residual zero, even in
+    /// editors without history. They do not count as edits.
     ///
     /// # Errors
-    /// Wrong shape, empty, NaN, overflow; [`EditError::Unsupported`](crate::EditError::Unsupported) by default. Nothing is
-    /// changed then.
+    /// Wrong shape, empty, NaN, overflow; [`NumericsError::Unsupported`] by default. On error, nothing is changed.
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let _ = keys;
         Err(self.unsupported("protecting keys without editing them"))
     }
 
-    /// How a committed edit can be taken back. [`Reversal::ReplayTargets`] by default, which is right for any editor.
+    /// How a committed edit can be undone. The default, [`Reversal::ReplayTargets`], is right for any editor.
     fn reversal(&self) -> Reversal {
         Reversal::ReplayTargets
     }
 
-    /// Takes committed edits out of the history, as if they had never been: `A <- A - K Kᵀ`. The weight is the caller's
-    /// part: see [`Session::undo`](crate::session).
+    /// Removes committed edits from the history, as if they had never been made: `A <- A - K Kᵀ`. The caller changes
+    /// the weight: see [`Session::undo`](crate::session).
     ///
-    /// * `keys`: those of the edits, each released once
+    /// * `keys`: the keys of these edits, each released once
     ///
     /// # Errors
-    /// [`EditError::HistoryInProjector`](crate::EditError::HistoryInProjector) once the keys have shaped the projector,
-    /// [`EditError::NotReversible`](crate::EditError::NotReversible) for SimIE and random keys, and by default;
-    /// those of [`InverseGram::release`](crate::InverseGram::release), wrong shape, NaN. Nothing is changed then.
+    /// [`NumericsError::HistoryInProjector`] once the keys have shaped the projector;
+    /// [`NumericsError::NotReversible`] for SimIE and random keys, and by default; the errors of
+    /// [`InverseGram::release`](crate::InverseGram::release); wrong shape, NaN. On error, nothing is changed.
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let _ = keys;
-        Err(EditError::NotReversible)
+        Err(NumericsError::NotReversible)
     }
 
-    /// `Q K` (`d_in x n`) on the present state: what [`Reversal::Downdate`] goes by.
+    /// `Q K` (`d_in x n`) in the present state, for [`Reversal::Downdate`].
     ///
     /// # Errors
-    /// Wrong shape, NaN; [`EditError::NotReversible`](crate::EditError::NotReversible) by default.
+    /// Wrong shape, NaN; [`NumericsError::NotReversible`] by default.
     fn product(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
         let _ = keys;
-        Err(EditError::NotReversible)
+        Err(NumericsError::NotReversible)
     }
 
-    /// `s = kᵀ A0⁻¹ k` of every key, with `A0` the protected Gram matrix at the start: see
-    /// [`metrics::stability`](crate::metrics::stability). `None` by default: the editor does not know it.
+    /// `s = kᵀ A0⁻¹ k` of every key, with `A0` the initial protected Gram matrix: see
+    /// [`metrics::stability`](crate::metrics::stability). The default, `None`, means that the editor does not know it.
     ///
     /// # Errors
     /// Wrong shape, empty, NaN.
@@ -231,10 +234,11 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Writes the state, bit for bit, such that an editor that goes on from it gives the same numbers, at an equal `Par`.
+    /// Writes the state, bit for bit. An editor that loads it and continues computes the same numbers, with an equal
+    /// `Par`.
     ///
-    /// The bytes hold no checksum and no version: a [`Session`](crate::session) adds both. By default there is no way to write it,
-    /// and a session takes no snapshots: it plays its journal from the start when it is opened.
+    /// The bytes hold no checksum and no version; a [`Session`](crate::session) adds both. If an editor does not
+    /// implement this, a session takes no snapshots and replays its journal from the start when it is opened.
     ///
     /// # Errors
     /// Those of the writer; [`Unsupported`](io::ErrorKind::Unsupported) by default.
@@ -243,20 +247,20 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Goes on from a state that [`save`](Self::save) wrote for an editor with the same settings.
+    /// Loads a state that [`save`](Self::save) wrote for an editor with the same settings.
     ///
     /// # Errors
-    /// Those of the reader, and [`InvalidData`](io::ErrorKind::InvalidData) for a state that cannot be this
-    /// editor's. The editor is unchanged then. [`Unsupported`](io::ErrorKind::Unsupported) by default.
+    /// Those of the reader; [`InvalidData`](io::ErrorKind::InvalidData) for a state that cannot belong to this editor;
+    /// [`Unsupported`](io::ErrorKind::Unsupported) by default. On error, the editor is unchanged.
     fn load(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
         let _ = from;
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Refreshes if due, proposes, and commits.
+    /// Refreshes if a refresh is due, proposes, and commits.
     ///
     /// # Errors
-    /// Those of the three. A refresh that was made stays; nothing else is changed then.
+    /// Those of the three methods. On error, a refresh that was made stays, and nothing else is changed.
     fn edit(&mut self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
         validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         self.refresh_if_due()?;
@@ -264,9 +268,9 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
         self.commit(proposal)
     }
 
-    /// The error of an operation that this editor does not have.
+    /// The error of an operation that this editor does not support.
     #[doc(hidden)]
-    fn unsupported(&self, operation: &'static str) -> EditError {
-        EditError::Unsupported { what: format!("{operation}, by the editor `{}`", self.name()) }
+    fn unsupported(&self, operation: &'static str) -> NumericsError {
+        NumericsError::Unsupported { what: format!("{operation} with the editor `{}`", self.name()) }
     }
 }

@@ -1,17 +1,18 @@
-//! An update that an editor has proposed, with what committing it takes.
+//! A proposal: an update, and what the editor needs to commit it.
 
 use std::any::Any;
 use std::fmt;
 
 use crate::engine::StateToken;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
 
-/// An update that an [`Editor`](super::Editor) has computed and not recorded yet.
+/// An update that an [`Editor`](super::Editor) has computed but not yet recorded.
 ///
-/// It holds the update, a memo of what the editor needs to commit it, and the token of the state that it was computed in: an
-/// editor commits only proposals of its own, made in its present state. To drop a proposal is to reject it; it leaves no trace.
+/// It holds the update, a memo with what the editor needs to commit it, and the token of the state that it was computed
+/// in. An editor commits only its own proposals, made in its present state. To reject a proposal, drop it: it leaves no
+/// trace.
 ///
 /// # Examples
 /// ```
@@ -28,7 +29,7 @@ use crate::update::Update;
 /// assert_eq!(update.to_dense(Par::Seq), mat![[1.0, 0.0]]);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[must_use = "a proposal that is dropped is a rejected one"]
+#[must_use = "dropping a proposal rejects it"]
 pub struct Proposal<T: Scalar> {
     update: Update<T>,
     gains: Vec<f64>,
@@ -38,21 +39,21 @@ pub struct Proposal<T: Scalar> {
 }
 
 impl<T: Scalar> Proposal<T> {
-    /// A proposal of an editor.
+    /// Makes a proposal.
     ///
-    /// * `memo`: what the editor wants back at the commit, see [`into_memo`](Self::into_memo); `()` for nothing
-    /// * `token`: of the editor's present state
+    /// * `memo`: what the editor needs at the commit, see [`into_memo`](Self::into_memo); `()` for nothing
+    /// * `token`: the token of the editor's present state
     pub fn new(update: Update<T>, memo: impl Any + Send + Sync, token: &StateToken) -> Self {
         Self { update, gains: Vec::new(), directions_taken: 0, memo: Box::new(memo), token: token.clone() }
     }
 
-    /// With `g = kᵀ Q k` of every key of the batch.
+    /// Sets `g = kᵀ Q k` of every key of the batch.
     pub fn with_gains(mut self, gains: Vec<f64>) -> Self {
         self.gains = gains;
         self
     }
 
-    /// With the number of directions that a commit will take out of the space that may be edited.
+    /// Sets the number of directions that a commit will remove from the space that may be edited.
     pub fn with_directions_taken(mut self, directions: usize) -> Self {
         self.directions_taken = directions;
         self
@@ -64,27 +65,27 @@ impl<T: Scalar> Proposal<T> {
         &self.update
     }
 
-    /// The update alone: what to keep of a proposal that is not committed.
+    /// Returns the update alone, for example of a proposal that is not committed.
     #[must_use]
     pub fn into_update(self) -> Update<T> {
         self.update
     }
 
-    /// `g = kᵀ Q k` of every key of the batch: an edit on its own reaches the share `g / (1 + g)` of its residual. Empty if
-    /// the editor does not say.
+    /// `g = kᵀ Q k` of every key of the batch. An edit on its own writes the share `g / (1 + g)` of its residual. Empty
+    /// if the editor does not provide it.
     #[must_use]
     pub fn gains(&self) -> &[f64] {
         &self.gains
     }
 
-    /// Directions that a commit will take out of the space that may be edited.
+    /// Number of directions that a commit will remove from the space that may be edited.
     #[must_use]
     pub fn directions_taken(&self) -> usize {
         self.directions_taken
     }
 
-    /// The same proposal with another update: its keys join the history all the same. This is how a
-    /// [restraint](crate::restraint) changes what an editor has computed.
+    /// The same proposal with another update. Its keys join the history all the same. A [restraint](crate::restraint)
+    /// changes an update in this way.
     ///
     /// # Errors
     /// Those of `change`, and an update of another shape.
@@ -95,7 +96,7 @@ impl<T: Scalar> Proposal<T> {
         Ok(self)
     }
 
-    /// The same proposal with the update times `c`.
+    /// The same proposal with its update times `c`.
     ///
     /// # Errors
     /// Those of [`Update::scaled`].
@@ -103,17 +104,17 @@ impl<T: Scalar> Proposal<T> {
         self.map_update(|update| update.scaled(c))
     }
 
-    /// Update and memo, for the editor that commits the proposal.
+    /// Splits a proposal into update and memo, for the editor that commits it.
     ///
-    /// * `token`: of the editor's present state
+    /// * `token`: the token of the editor's present state
     ///
     /// # Errors
-    /// [`EditError::StaleUpdate`] if the proposal was made in another state, or if its memo is not an `M`.
+    /// [`NumericsError::StaleProposal`] if the proposal was made in another state, or if its memo is not an `M`.
     pub fn into_memo<M: Any>(self, token: &StateToken) -> Result<(Update<T>, M)> {
         if self.token != *token {
-            return Err(EditError::StaleUpdate);
+            return Err(NumericsError::StaleProposal);
         }
-        let memo = self.memo.downcast::<M>().map_err(|_| EditError::StaleUpdate)?;
+        let memo = self.memo.downcast::<M>().map_err(|_| NumericsError::StaleProposal)?;
         Ok((self.update, *memo))
     }
 }

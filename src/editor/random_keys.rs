@@ -1,4 +1,4 @@
-//! Keys that have nothing to do with the edits: MEMIT-R's in place of the history.
+//! Random keys, unrelated to the edits: the history of MEMIT-R.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::linalg;
 use crate::spectrum::Spectrum;
 use crate::util::random;
 
-/// Where random keys come from, and how many have come already.
+/// The source of random keys, and how many were drawn.
 #[derive(Clone, Debug)]
 pub(super) struct RandomKeys {
     pub(super) seed: u64,
@@ -17,9 +17,13 @@ pub(super) struct RandomKeys {
 }
 
 impl RandomKeys {
-    /// The next `n` keys, `d_in x n`; changes nothing.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, pool: None, drawn: 0 }
+    }
+
+    /// The next `n` keys, `d_in x n`. Changes nothing.
     pub(super) fn draw(&self, n: usize, spectrum: &Spectrum, par: Par) -> Mat<f64> {
-        // Every key from a seed of its own, so that keys do not depend on how edits are batched.
+        // Every key has its own seed, so that keys do not depend on how edits are batched.
         let seeds: Vec<u64> =
             (0..n).map(|j| random::scrambled(self.seed) ^ (self.drawn + j) as u64).map(random::scrambled).collect();
         if let Some(pool) = &self.pool {

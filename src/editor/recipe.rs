@@ -1,16 +1,23 @@
 //! A method as a value: its row in the table of methods.
 
+use std::sync::Arc;
+
+use faer::Par;
+
 use super::Reversal;
 use super::merging::Merging;
-use super::methods::simie::Simulation;
-use crate::error::Result;
-use crate::projector::Threshold;
-use crate::refresh::Refresh;
+use crate::error::numerics::Result;
+use crate::projector::{Projector, ProjectorBuilder, Threshold};
+use crate::refresh::solve::{Products, Solve};
+use crate::refresh::{Refresh, RefreshRule};
+use crate::scalar::Scalar;
+use crate::spectrum::Spectrum;
 use crate::util::named::named;
 use crate::util::validate;
 
-/// Whether the keys of past edits are protected by later ones.
+/// Whether later edits protect the keys of past edits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum History {
     /// No: every edit is computed as if it were the first.
@@ -18,36 +25,48 @@ pub enum History {
     Ignored,
     /// Yes: `A` grows by `K Kᵀ` with every committed batch.
     Absorbed,
-    /// As many other keys are, drawn at random: the control experiment of the BetaEdit paper (MEMIT-R).
+    /// As many other keys join instead, drawn at random: the control experiment of the BetaEdit paper (MEMIT-R).
     ///
-    /// They come from the keys given to [`with_random_keys`](super::ClosedFormEditor::with_random_keys) (in the paper, keys of
-    /// other facts), else from the normal distribution with the second moment `C`, which is a pass over the eigenvectors
-    /// each.
+    /// They come from the keys given to [`with_random_keys`](super::ClosedFormEditor::with_random_keys) (in the paper,
+    /// keys of other facts). Without those, they are drawn from the normal distribution with the second moment `C`;
+    /// each then costs a pass over the eigenvectors.
     Random {
-        /// An equal seed draws equal keys.
+        /// Equal seeds draw equal keys.
         seed: u64,
     },
 }
 
 /// The space in which edits are allowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Space {
-    /// All of it, `P = I`.
+    /// The whole space, `P = I`.
     Whole,
-    /// The eigendirections that the model hardly uses.
+    /// The null space: the eigendirections that the model hardly uses.
     Null(Threshold),
 }
 
-/// The `e` of the small system in `Delta = R (G + e I)⁻¹ Zᵀ`: how far a batch may miss its residuals.
+impl Space {
+    /// Where the null space ends, if there is one.
+    pub(super) fn threshold(self) -> Option<Threshold> {
+        match self {
+            Self::Whole => None,
+            Self::Null(threshold) => Some(threshold),
+        }
+    }
+}
+
+/// The slack `e` of the small system in `Delta = R (G + e I)⁻¹ Zᵀ`: how far a batch may miss its residuals.
 ///
-/// 1 is least squares, where missing a residual costs as much as changing the output of an edited key by that much. Smaller
-/// is closer; at 0 the residuals are met exactly.
+/// 1 is least squares, where missing a residual costs as much as changing the output of an edited key by the same
+/// amount. With smaller values the residuals are met more closely; with 0, exactly.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Slack {
-    /// For an edit on its own.
+    /// For a single edit.
     pub single: f64,
-    /// For two and more together.
+    /// For two or more edits written together.
     pub batch: f64,
 }
 
@@ -58,17 +77,18 @@ impl Default for Slack {
 }
 
 impl Slack {
-    /// The one for a batch of `n`.
+    /// The slack for a batch of `n`.
     pub(super) fn of(self, n: usize) -> f64 {
         if n == 1 { self.single } else { self.batch }
     }
 }
 
-/// The share of a residual that a layer takes, with `l` layers left including it.
+/// The share of a residual that a layer takes, with `l` layers left, itself included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Share {
-    /// `1 / l`: MEMIT and its family.
+    /// `1 / l`: MEMIT and related methods.
     #[default]
     Even,
     /// `1 / sqrt(l)`: PMET.
@@ -78,7 +98,7 @@ pub enum Share {
 named!(Share, "share of a residual", { Even => "even", SquareRoot => "square-root" });
 
 impl Share {
-    /// The share with so many layers left.
+    /// The share with this many layers left.
     ///
     /// ```
     /// use betaedit_core::editor::Share;
@@ -93,9 +113,39 @@ impl Share {
     }
 }
 
-/// A method as its row in the table: `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ` at the start, what a batch makes of it, and what
-/// happens later.
+/// How the ideal editor of [`SimIe`](super::SimIe) is simulated.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct Simulation {
+    /// Weight of the distance from the initial weight. Default: `10_000.0`.
+    pub lambda: f64,
+    /// The weight that the wrapped method edits. Default: [`Base::First`].
+    pub base: Base,
+}
+
+/// The weight that a wrapped method edits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+pub enum Base {
+    /// The initial weight, as published: every edit is the method's first.
+    #[default]
+    First,
+    /// The present weight.
+    Present,
+}
+
+named!(Base, "base of a simulation", { First => "first", Present => "present" });
+
+impl Default for Simulation {
+    fn default() -> Self {
+        Self { lambda: 10_000.0, base: Base::First }
+    }
+}
+
+/// A method as a row of the table: the initial `Q = V (Vᵀ (weight C) V + ridge I)⁻¹ Vᵀ`, how a batch is solved, and
+/// what happens later.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Recipe {
     /// Weight of the statistics `C` in the protected Gram matrix: `lambda` of MEMIT, `lambda1` of BetaEdit.
@@ -110,16 +160,16 @@ pub struct Recipe {
     pub refresh: Refresh,
     /// How far a batch may miss its residuals.
     pub slack: Slack,
-    /// How residuals are divided among layers: what a [`Session`](crate::session) asks of an adapter.
+    /// How residuals are divided among layers. A [`Session`](crate::session) asks the adapter for these shares.
     pub share: Share,
-    /// Whether edits of a batch with the same key become one.
+    /// Whether edits of a batch with the same key are merged.
     pub merging: Merging,
-    /// Whether the updates are only what an ideal editor learns from.
+    /// If set, an ideal editor learns from the updates, and its own updates are applied instead.
     pub simulation: Option<Simulation>,
 }
 
 impl Recipe {
-    /// A recipe, for methods that this crate does not have. The other fields are those of MEMIT; set them as you like.
+    /// A recipe for a method outside this crate. The remaining fields have the values of MEMIT; set them as needed.
     #[must_use]
     pub fn new(weight: f64, ridge: f64, space: Space, history: History, refresh: Refresh) -> Self {
         Self {
@@ -135,16 +185,37 @@ impl Recipe {
         }
     }
 
-    /// Refuses numbers outside their range.
+    /// Checks that all numbers are in range.
     pub(super) fn check(&self) -> Result<()> {
         self.refresh.check()?;
         self.merging.check()?;
-        validate::non_negative("the slack of single edits", self.slack.single)?;
-        validate::non_negative("the slack of batches", self.slack.batch)?;
+        validate::non_negative("slack of single edits", self.slack.single)?;
+        validate::non_negative("slack of batches", self.slack.batch)?;
         self.simulation.map_or(Ok(()), |simulation| validate::positive("lambda of the simulation", simulation.lambda))
     }
 
-    /// How an edit is taken back.
+    /// The projector of the start.
+    pub(super) fn projector(&self, spectrum: &Arc<Spectrum>, par: Par) -> Result<Projector> {
+        let projector = match self.space {
+            Space::Whole => Projector::identity(spectrum),
+            Space::Null(threshold) => ProjectorBuilder::new(spectrum).threshold(threshold).build(par)?,
+        };
+        match self.refresh {
+            Refresh::Never | Refresh::Every { rule: RefreshRule::Full(_), .. } => Ok(projector),
+            Refresh::Every { .. } | Refresh::Continuous { .. } => projector.with_headroom(),
+        }
+    }
+
+    /// How `Q` is computed, for keys of type `T`.
+    pub(super) fn solve<T: Scalar>(&self) -> Solve {
+        // `f32` keys give `f32` directions, so a rounded copy is enough. If residuals are met closely, the exact
+        // product is needed.
+        let exact = T::EPSILON <= f64::EPSILON || self.slack != Slack::default();
+        let products = if exact { Products::Exact } else { Products::Rounded };
+        Solve { weight: self.weight, ridge: self.ridge, products }
+    }
+
+    /// How an edit is undone.
     pub(super) fn reversal(&self) -> Reversal {
         match (self.history, self.simulation) {
             (History::Absorbed, None) if self.slack == Slack::default() => Reversal::Downdate,

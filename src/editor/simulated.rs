@@ -7,7 +7,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use super::{Base, Simulation};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
@@ -16,9 +16,9 @@ use crate::util::{bytes, validate};
 /// `W_t = argmin sum_i |(W - W'_i) X_i|² + lambda |W - W0|²`, by recursion.
 #[derive(Clone, Debug)]
 pub(super) struct Simulated {
-    /// That of `lambda I + sum X Xᵀ`.
+    /// `Q` of `lambda I + sum X Xᵀ`.
     pub(super) Q: InverseGram,
-    /// `Dᵀ = (W - W0)ᵀ`, column after column; empty before the first commit.
+    /// `Dᵀ = (W - W0)ᵀ`, column by column; empty before the first commit.
     total: Vec<f64>,
     base: Base,
     par: Par,
@@ -30,7 +30,8 @@ impl Simulated {
         Ok(Self { Q, total: Vec::new(), base: simulation.base, par })
     }
 
-    /// What is learned from a batch whose wrapped update has these directions: residuals `(W' - W) X`, and their solution.
+    /// What the ideal editor learns from a batch, given the directions of the wrapped update: the residuals
+    /// `(W' - W) X`, and their solution.
     pub(super) fn learn<T: Scalar>(
         &self,
         batch: &EditBatch<'_, T>,
@@ -41,7 +42,7 @@ impl Simulated {
             validate::shape("residuals", batch.residuals(), self.total.len() / d_in, batch.len())?;
         }
         let (K, R) = (cast::<T, f64>(batch.keys()), cast::<T, f64>(batch.residuals()));
-        // What the total change does to keys, where it counts.
+        // The effect of the total change on keys, where it matters.
         let moved = |keys: &Mat<f64>| match self.base {
             Base::First if !self.total.is_empty() => linalg::product(self.total().transpose(), keys.as_ref(), self.par),
             Base::First | Base::Present => Mat::zeros(d_out, keys.ncols()),
@@ -65,8 +66,8 @@ impl Simulated {
                 (self.in_sequence(R, of_keys, &K, directions, &solution), solution)
             }
             (Order::InSequence, Some(_)) => {
-                let what = "context of edits in sequence; give edits with context together".into();
-                return Err(EditError::Unsupported { what });
+                let what = "a context for edits in sequence; write edits with a context together".into();
+                return Err(NumericsError::Unsupported { what });
             }
         };
         let left = cast::<f64, T>(residuals.as_ref());
@@ -74,7 +75,8 @@ impl Simulated {
         Ok((left, solution))
     }
 
-    /// Residuals of single edits, each on the weight that those before it leave: they move its key as well.
+    /// Residuals of edits in sequence. Each is relative to the weight after the earlier edits, which change the output
+    /// for its key as well.
     fn in_sequence(
         &self,
         mut R: Mat<f64>,
@@ -97,7 +99,7 @@ impl Simulated {
         R
     }
 
-    /// The update of a batch is in the weight.
+    /// Adds the update of a batch to the total, once it is in the weight.
     pub(super) fn commit<T: Scalar>(&mut self, solution: &Solution, update: &Update<T>) -> Result<()> {
         self.Q.absorb_solution(solution)?;
         if self.base == Base::First {

@@ -1,4 +1,4 @@
-//! Events in an editor's life: keys join the history or leave it, directions become untouchable.
+//! Changes of state: keys join or leave the history, directions are constrained.
 
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Mat, MatRef};
@@ -6,14 +6,14 @@ use faer::{Mat, MatRef};
 use super::InverseGram;
 use super::solution::{Product, Solution, Workspace};
 use super::unsettled::Fate;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::{BLOCK, Sign};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::util::validate;
 
-/// Directions that are taken from the space: `N` at unit length, and `F` with `F Fᵀ = Q N (Nᵀ Q N)⁺ Nᵀ Q`.
+/// Directions to remove from the space: unit vectors `N`, and `F` with `F Fᵀ = Q N (Nᵀ Q N)⁺ Nᵀ Q`.
 #[derive(Clone, Debug)]
 pub(crate) struct Constraint {
     N: Mat<f64>,
@@ -21,28 +21,28 @@ pub(crate) struct Constraint {
 }
 
 impl InverseGram {
-    /// The keys join the history: `A <- A + K Kᵀ`.
+    /// Adds keys to the history: `A <- A + K Kᵀ`.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve); nothing is changed then.
+    /// As [`solve`](Self::solve). On error, nothing is changed.
     pub fn absorb<T: Scalar>(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         let solution = self.solve(keys)?;
         self.absorb_solution(&solution)
     }
 
-    /// As [`absorb`](Self::absorb), with the solution that was found for these keys in this very state: no second
-    /// product.
+    /// As [`absorb`](Self::absorb), from a solution that was found for these keys in the present state. This saves the
+    /// second product.
     ///
     /// # Errors
-    /// [`EditError::StaleUpdate`] if the state has changed since, or if the solution was found for another size.
+    /// [`NumericsError::StaleProposal`] if the state has changed since, or if the solution belongs to another engine.
     pub fn absorb_solution(&mut self, solution: &Solution) -> Result<()> {
         self.check_fresh(solution)?;
         self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
         Ok(())
     }
 
-    /// As [`absorb_solution`](Self::absorb_solution) for a single key of `f64` that becomes untouchable as well. Both
-    /// together are one column, `Q - z zᵀ / g`.
+    /// As [`absorb_solution`](Self::absorb_solution), for a single `f64` key that is constrained as well. The two
+    /// changes together are one column, `Q - z zᵀ / g`.
     ///
     /// # Errors
     /// As [`absorb_solution`](Self::absorb_solution).
@@ -54,7 +54,7 @@ impl InverseGram {
             let factor = &solution.factor * faer::Scale(((1.0 + g) / g).sqrt());
             self.join(solution, factor.as_ref(), Fate::Removed);
         } else {
-            // Nothing of it is left in the space.
+            // The key has no part left in the space.
             self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
         }
         Ok(())
@@ -62,10 +62,10 @@ impl InverseGram {
 
     fn check_fresh(&self, solution: &Solution) -> Result<()> {
         let fresh = solution.token.as_ref() == Some(&self.token);
-        if fresh { Ok(()) } else { Err(EditError::StaleUpdate) }
+        if fresh { Ok(()) } else { Err(NumericsError::StaleProposal) }
     }
 
-    /// `Q <- Q - F Fᵀ`, for what becomes of the keys of a solution.
+    /// `Q <- Q - F Fᵀ`, according to the fate of the solution's keys.
     fn join(&mut self, solution: &Solution, F: MatRef<'_, f64>, fate: Fate) {
         let n = solution.keys.ncols();
         if solution.product == Product::Rounded || !self.unsettled.is_empty() {
@@ -91,16 +91,17 @@ impl InverseGram {
         }
     }
 
-    /// The keys leave the history: `A <- A - K Kᵀ`, the exact reverse of [`absorb`](Self::absorb), in any order.
+    /// Removes keys from the history: `A <- A - K Kᵀ`. This reverses [`absorb`](Self::absorb) up to rounding, in any
+    /// order.
     ///
-    /// Only keys that are in the history may be released; for others the result is meaningless even where no error
-    /// can be seen.
+    /// Release only keys that are in the history. For other keys the result is meaningless, even where no error is
+    /// reported.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve), and [`EditError::Singular`] if `I - G` is not positive, which means that the keys are
-    /// not in the history, or not so by more than 10⁴ times its rounding: a key of huge `s = kᵀ A⁻¹ k` leaves
-    /// `1 / (1 + s)` of itself in `Q`, and the relative error of what comes back is about `1e-16 s²`. In `f64` a key
-    /// can be released up to `s` of about 10⁵. Nothing is changed then.
+    /// As [`solve`](Self::solve), and [`NumericsError::Singular`] if a pivot of `I - G` is not above 10⁴ times its
+    /// rounding error. Then the keys are not in the history, or too little of them is left: a key with `s = kᵀ A⁻¹ k`
+    /// leaves the share `1 / (1 + s)` of itself in `Q`, and the relative error after its release is about `1e-16 s²`.
+    /// In `f64` a key can be released up to `s` of about 10⁵. On error, nothing is changed.
     pub fn release<T: Scalar>(&mut self, keys: MatRef<'_, T>) -> Result<()> {
         self.settle();
         let mut workspace = Workspace::default();
@@ -108,30 +109,31 @@ impl InverseGram {
         let G = self.gram(&workspace)?;
         let n = G.nrows();
         let floors: Vec<f64> = self.rounding(&workspace.keys).map(|rounding| 1e4 * rounding).collect();
-        let singular = || EditError::Singular {
+        let singular = |pivot| NumericsError::Singular {
+            pivot: Some(pivot),
             step: "releasing keys, I - Kᵀ Q K",
-            advice: "release only keys that were absorbed, each once; if they were, their norm is too large for the \
-                     precision: use a larger lambda2",
+            advice: "release only keys that were absorbed, each once; if they were absorbed, their norm is too large for \
+                     the precision: use a larger lambda2",
         };
         let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) - (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
         let L = linalg::cholesky(system, &floors, singular, self.Q.par())?;
         let mut factor = workspace.Z;
         solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
-        // Q grows by F Fᵀ, whose entries are at most its trace.
+        // `Q` grows by `F Fᵀ`, whose entries are at most its trace.
         validate::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
         self.push(factor.as_ref(), Sign::Plus);
         self.probe.absorb(workspace.keys.as_ref(), -1.0);
         Ok(())
     }
 
-    /// The directions become untouchable: `Q N = 0` from now on, for the columns `N` (`d_in x m`, any length, also
-    /// dependent or constrained already).
+    /// Constrains directions: `Q N = 0` from now on, for the columns of `N` (`d_in x m`, of any length; they may be
+    /// linearly dependent, or constrained already).
     ///
-    /// Keys along them are never written again, and no later [`release`](Self::release) brings them back. Directions
-    /// that differ by less than 1e-7 count as one.
+    /// Later edits write nothing along these directions, and no later [`release`](Self::release) brings them back.
+    /// Directions that differ by less than 1e-7 count as one.
     ///
     /// # Errors
-    /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
+    /// Wrong shape, empty, NaN, overflow. On error, nothing is changed.
     pub fn constrain<T: Scalar>(&mut self, directions: MatRef<'_, T>) -> Result<()> {
         validate::columns("directions", directions, self.dim())?;
         validate::finite("directions", directions)?;
@@ -145,14 +147,13 @@ impl InverseGram {
         Ok(())
     }
 
-    /// `F` with `F Fᵀ` what constraining the combinations `K Y` of a solution's keys will take from the state that absorbing
-    /// it leads to.
+    /// The constraint on the combinations `K Y` of a solution's keys, for the state after the solution is absorbed.
     pub(crate) fn constraint_after(&self, solution: &Solution, Y: MatRef<'_, f64>) -> Result<Option<Constraint>> {
         let (F, par) = (solution.factor.as_ref(), self.Q.par());
         let mut N = linalg::product(solution.keys.as_ref(), Y, par);
         let QN = self.product(N.as_ref())?
             - linalg::product(F, linalg::product(F.transpose(), N.as_ref(), par).as_ref(), par);
-        // As directions, at unit length.
+        // Scale the directions to unit length.
         let lengths = linalg::column_norms(N.as_ref());
         let scaled = |columns: &Mat<f64>| {
             Mat::from_fn(columns.nrows(), columns.ncols(), |i, j| columns[(i, j)] / lengths[j].max(f64::MIN_POSITIVE))
@@ -163,9 +164,9 @@ impl InverseGram {
         Ok(factor.map(|factor| Constraint { N, factor }))
     }
 
-    /// Takes away what [`constraint_after`](Self::constraint_after) found.
+    /// Applies a constraint that [`constraint_after`](Self::constraint_after) found.
     pub(crate) fn take(&mut self, constraint: &Constraint) {
-        // Found with a rounded product, it is found again.
+        // A constraint from a rounded product is computed again.
         if self.unsettled.is_empty() || self.constrain(constraint.N.as_ref()).is_err() {
             self.subtract(constraint.factor.as_ref());
         }
@@ -174,7 +175,7 @@ impl InverseGram {
     /// `F` with `F Fᵀ = Q N (Nᵀ Q N)⁺ Nᵀ Q` for unit columns `N`; `None` if `Q N` is zero up to rounding.
     fn constraint(&self, N: MatRef<'_, f64>, QN: MatRef<'_, f64>) -> Result<Option<Mat<f64>>> {
         let S = linalg::product(N.transpose(), QN, self.Q.par());
-        // nᵀ Q n is right to the rounding of |Q n|; what is below that is constrained already.
+        // `nᵀ Q n` is accurate to the rounding of `|Q n|`; a direction below that is constrained already.
         let rounding = tolerance::CONSTRAINED * f64::EPSILON;
         let norms = linalg::column_norms(QN);
         validate::in_range("constraining directions", &norms)?;
@@ -183,7 +184,7 @@ impl InverseGram {
         if free.is_empty() {
             return Ok(None);
         }
-        // Scaled to a unit diagonal, so that every direction counts as much; small eigenvalues are dependences.
+        // Scaled to a unit diagonal, so that all directions weigh the same. Small eigenvalues mean linear dependence.
         let scale = |i: usize| 1.0 / S[(free[i], free[i])].sqrt();
         let m = free.len();
         let scaled = Mat::from_fn(m, m, |i, j| S[(free[i], free[j])] * scale(i) * scale(j));
@@ -206,7 +207,7 @@ impl InverseGram {
         self.probe.change(factor, factor, -1.0);
     }
 
-    /// `Q <- Q + A Bᵀ` for a product that is symmetric.
+    /// `Q <- Q + A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>) {
         self.settle_if_it_shows();
         self.Q.add_product(A, B, 1.0);
@@ -220,7 +221,7 @@ impl InverseGram {
     }
 }
 
-/// The columns at unit length.
+/// The columns, scaled to unit length.
 fn normalised<T: Scalar>(columns: MatRef<'_, T>) -> Mat<f64> {
     let mut N = cast::<T, f64>(columns);
     for (column, norm) in N.col_iter_mut().zip(linalg::column_norms(columns)) {

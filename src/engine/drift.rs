@@ -6,11 +6,11 @@ use super::InverseGram;
 use super::probe::Probe;
 
 impl InverseGram {
-    /// How far rounding has put `Q` from what exact arithmetic would have made of it: `|Q a - x| / |x|` for a pair with
-    /// `Q a = x`, carried along by algebra alone since the start. In `f64` it stays near `1e-14` for thousands of edits;
-    /// near `1e-6`, build the editor anew from its history.
+    /// Rounding error of the state: `|Q a - x| / |x|`, for a probe with `Q a = x` in exact arithmetic. The probe is
+    /// carried along from the start by algebra alone. In `f64` the error stays near `1e-14` for thousands of edits.
+    /// When it nears `1e-6`, build the editor anew from its history.
     ///
-    /// Cost: one product. Carrying the pair along costs `O(d_in)` an edit.
+    /// Cost: one product. Carrying the probe costs `O(d_in)` per edit.
     #[must_use]
     pub fn drift(&self) -> f64 {
         let Probe { a, x: expected } = self.present_probe();

@@ -20,7 +20,7 @@ use faer::{Mat, MatRef, Par};
 use probe::Probe;
 use unsettled::Unsettled;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::Symmetric;
 use crate::linalg::{self, tolerance};
 use crate::projector::{Projector, singular_start};
@@ -29,28 +29,28 @@ use crate::util::validate;
 
 /// `Q = V (Vᵀ A V + lambda2 I)⁻¹ Vᵀ`, the inverse of the protected Gram matrix `A` on the space that may be edited.
 ///
-/// `Q` (`d_in x d_in`) is symmetric, positive semidefinite, and its range lies inside the range of `V`. It is the only
-/// state of size `d_in²` that editing needs. Every closed-form editor of the field is
+/// `Q` (`d_in x d_in`) is symmetric and positive semidefinite, and its range lies inside the range of `V`. It is the
+/// only state of size `d_in²` that editing needs. Every closed-form editor of the field computes
 ///
 /// ```text
 /// Delta = R (I + G)⁻¹ Zᵀ,    Z = Q K,    G = Kᵀ Z
 /// ```
 ///
-/// on some `Q`, and every event in an editor's life is a low-rank change of `Q`:
+/// from some `Q`, and every event in the life of an editor is a low-rank change of `Q`:
 ///
 /// | event | change | method |
 /// |---|---|---|
 /// | keys join the history, `A + K Kᵀ` | `Q - Z (I + G)⁻¹ Zᵀ` | [`absorb`](Self::absorb) |
 /// | keys leave it, `A - K Kᵀ` | `Q + Z (I - G)⁻¹ Zᵀ` | [`release`](Self::release) |
-/// | directions become untouchable | `Q - Q N (Nᵀ Q N)⁺ Nᵀ Q` | [`constrain`](Self::constrain) |
+/// | directions are constrained | `Q - Q N (Nᵀ Q N)⁺ Nᵀ Q` | [`constrain`](Self::constrain) |
 ///
-/// Changes are kept as pending factors and folded in by one matrix product when 64 columns have gathered. This is
+/// Changes are kept as pending factors. When 64 columns have gathered, one matrix product folds them in. This is
 /// recursive least squares.
 ///
 /// # Precision and memory
-/// `Q` is `f64` whatever the keys are, and only its lower triangle is stored: `4 d_in²` bytes, what a full matrix of
-/// `f32` takes, and as many to read for a product. So an engine that runs for 10,000 edits does not drift as one in
-/// `f32` would, at the same cost.
+/// `Q` is kept in `f64` for keys of either type. Only its lower triangle is stored: `4 d_in²` bytes, as many as a
+/// full `f32` matrix, and a product reads as many. So 10,000 edits do not gather the rounding errors of `f32`, at no
+/// extra cost.
 ///
 /// # Examples
 /// ```
@@ -60,18 +60,18 @@ use crate::util::validate;
 /// let mut Q = InverseGram::isotropic(2, 5.0, Par::Seq)?; // (5 I)⁻¹
 /// Q.absorb(k.as_ref())?; //                                 (5 I + k kᵀ)⁻¹
 /// assert!((Q.to_dense()[(0, 0)] - 0.18).abs() < 1e-15);
-/// Q.release(k.as_ref())?; //                                as if it had never been
+/// Q.release(k.as_ref())?; //                                (5 I)⁻¹ again
 /// assert!((Q.to_dense()[(0, 0)] - 0.2).abs() < 1e-15);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct InverseGram {
     Q: Symmetric,
-    /// Largest eigenvalue that `Q` can have: what its rounding errors are relative to.
+    /// Upper bound of the eigenvalues of `Q`; its rounding errors are relative to this.
     largest: f64,
-    /// So that a solution knows the state it was found in.
+    /// Identifies the state that a solution was found in.
     token: StateToken,
-    /// As of before the unsettled keys.
+    /// Does not include the unsettled keys.
     probe: Probe,
     unsettled: Unsettled,
 }
@@ -82,14 +82,14 @@ impl InverseGram {
     /// `Q = V diag(1 / (weight s_i + ridge)) Vᵀ`: the start of every method, where `A = weight C` is diagonal in the
     /// eigenbasis that the projector was cut from.
     ///
-    /// * `projector`: cut from the spectrum of `C` itself, not from a refreshed one
+    /// * `projector`: cut from the spectrum of `C` itself, not from that of a refresh
     /// * `weight`: `lambda` of MEMIT, `lambda1` of BetaEdit, 0 for AlphaEdit
     /// * `ridge`: `lambda2`
     ///
     /// Cost: `d_in² r` flops, and `d_in r` numbers of workspace.
     ///
     /// # Errors
-    /// Negative or non-finite numbers; [`EditError::Singular`] if `weight s_i + ridge` is zero to working precision
+    /// Negative or non-finite numbers; [`NumericsError::Singular`] if `weight s_i + ridge` is zero to working precision
     /// for a kept direction.
     pub fn diagonal(projector: &Projector, weight: f64, ridge: f64, par: Par) -> Result<Self> {
         let A = projector.protection(weight, ridge)?;
@@ -103,7 +103,7 @@ impl InverseGram {
     /// full refresh. Cost: about `6 d_in² r` flops and an `r x r` Cholesky factorisation.
     ///
     /// # Errors
-    /// Wrong shapes, NaN; [`EditError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
+    /// Wrong shapes, NaN; [`NumericsError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
     pub fn new(projector: &Projector, A: MatRef<'_, f64>, ridge: f64, par: Par) -> Result<Self> {
         validate::shape("A", A, projector.dim(), projector.dim())?;
         validate::finite("A", A)?;
@@ -120,10 +120,10 @@ impl InverseGram {
         validate::no_overflow("the protected Gram matrix", S.as_ref())?;
         let floors: Vec<f64> = (0..n).map(|i| tolerance::singular(n) * S[(i, i)]).collect();
         let L = linalg::cholesky(S, &floors, singular_start, par)?;
-        // Rows of L⁻¹ Vᵀ: Q = (L⁻¹ Vᵀ)ᵀ (L⁻¹ Vᵀ), a product of a matrix with itself, so symmetric and semidefinite.
+        // `Q = (L⁻¹ Vᵀ)ᵀ (L⁻¹ Vᵀ)`, a product of a matrix with its transpose, so it is symmetric and semidefinite.
         let mut root = V.to_owned();
         solve_lower_triangular_in_place(L.as_ref(), root.as_mut().transpose_mut(), par);
-        // The trace bounds the largest eigenvalue, and so does the ridge, also after keys are released.
+        // The trace bounds the largest eigenvalue. So does `1 / ridge`, even after keys are released.
         let largest = if ridge > 0.0 { 1.0 / ridge } else { root.squared_norm_l2() };
         Self::from_root(&root, largest, par)
     }
@@ -135,7 +135,7 @@ impl InverseGram {
     pub fn isotropic(d_in: usize, a: f64, par: Par) -> Result<Self> {
         validate::positive("a", a)?;
         if d_in == 0 {
-            return Err(EditError::Empty { argument: "d_in" });
+            return Err(NumericsError::Empty { argument: "d_in" });
         }
         validate::in_range(START, &[1.0 / a])?;
         Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, par)?, 1.0 / a))
@@ -151,7 +151,7 @@ impl InverseGram {
         if Q.is_finite() {
             Ok(Self::started(Q, largest))
         } else {
-            Err(EditError::Overflow { step: START, scalar: f64::NAME })
+            Err(NumericsError::Overflow { step: START, scalar: f64::NAME })
         }
     }
 
@@ -161,10 +161,10 @@ impl InverseGram {
         self.Q.dim()
     }
 
-    /// `Z = Q K` for `d_in x n` keys. Cost: one pass over `Q` and the pending block.
+    /// `Z = Q K` for `d_in x n` keys. Cost: one pass over `Q` and the pending columns.
     ///
     /// # Errors
-    /// Wrong shape.
+    /// Wrong shape, NaN or infinity.
     pub fn product<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
         validate::shape("keys", keys, self.dim(), keys.ncols())?;
         validate::finite("keys", keys)?;

@@ -1,21 +1,22 @@
-//! The copy of `Q` in `f32`, and what is done where its precision is not enough.
+//! The `f32` copy of `Q`, and the fallback where its precision is not enough.
 
 use faer::{Accum, Mat};
 
 use super::InverseGram;
 use super::solution::Workspace;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::linalg::symmetric::BLOCK;
 
 impl InverseGram {
-    /// Keeps a copy of `Q` in `f32` beside it, `2 d_in²` bytes, from which [`solve`](Self::solve) multiplies keys of `f32`, up to
-    /// eight of them, one by one: half the bytes of a pass, so twice as fast.
+    /// Keeps an `f32` copy of `Q`, `2 d_in²` bytes. With it, [`solve`](Self::solve) multiplies up to eight `f32` keys
+    /// one by one with the copy, which reads half the bytes and is twice as fast.
     ///
-    /// Directions are then right to about `1e-7`, as they are when they are rounded to `f32`. A key for which that would not
-    /// do (`s` large, or hardly in the space) is multiplied once more, with `Q` itself; a block of pending factors with such a
-    /// key is computed again in `f64` from its keys before it is folded, as it is before anything but an absorption. Else
-    /// the rounding stays: 2e-7 of the state after 10,000 edits (test `endurance`), and [`drift`](Self::drift) measures it.
+    /// Directions from the copy are accurate to about `1e-7`, like any number rounded to `f32`. A key that needs more
+    /// (one with large `s`, or with little part in the space) is multiplied again, with `Q` itself. A block of pending
+    /// factors with such a key is recomputed in `f64` from its keys before it is folded in; so is any block before a
+    /// change other than an absorption. Otherwise the rounding stays: 2e-7 of the state after 10,000 edits (test
+    /// `endurance`). [`drift`](Self::drift) measures it.
     ///
     /// # Errors
     /// Not enough memory.
@@ -26,8 +27,8 @@ impl InverseGram {
         Ok(self)
     }
 
-    /// Computes the pending factors that came from rounded products again, from their keys and with `Q` itself, so that
-    /// their rounding does not become part of the state. Should that be impossible, they stay as they are.
+    /// Recomputes the pending factors that came from rounded products, from their keys and `Q` itself, so that their
+    /// rounding does not become part of the state. If that fails, they stay as they are.
     pub(super) fn settle(&mut self) {
         if self.unsettled.is_empty() {
             return;
@@ -38,12 +39,12 @@ impl InverseGram {
         self.forget_unsettled();
     }
 
-    /// At the price of half a pass for each key, so only where the rounding shows.
+    /// Settles only where the rounding shows, because each key costs half a pass.
     pub(super) fn settle_if_it_shows(&mut self) {
         if self.unsettled.strong { self.settle() } else { self.leave_unsettled() }
     }
 
-    /// Lets the pending factors stay as they are, with their rounding.
+    /// Accepts the pending factors with their rounding.
     fn leave_unsettled(&mut self) {
         let Self { Q, probe, unsettled, .. } = self;
         probe.follow(unsettled, |i| unsettled.column(Q, i));

@@ -1,4 +1,4 @@
-//! What is found for a batch of keys.
+//! The solution for a batch of keys.
 
 use faer::{Mat, MatRef};
 
@@ -6,20 +6,20 @@ use super::token::StateToken;
 
 use crate::linalg::symmetric;
 
-/// What [`InverseGram::solve`](super::InverseGram::solve) finds for a batch of `n` keys.
+/// The solution that [`InverseGram::solve`](super::InverseGram::solve) finds for a batch of `n` keys.
 #[derive(Clone, Debug)]
 pub struct Solution {
     pub(super) keys: Mat<f64>,
     pub(super) directions: Mat<f64>,
-    /// `F` with `Q - F Fᵀ` the state after the keys are absorbed.
+    /// `F`, where `Q - F Fᵀ` is the state after the keys are absorbed.
     pub(super) factor: Mat<f64>,
     pub(super) gains: Vec<f64>,
-    /// The state it was found in; `None` until it is whole.
+    /// The state it was found in; `None` while it is incomplete.
     pub(super) token: Option<StateToken>,
     pub(super) product: Product,
 }
 
-/// What a solution was computed from.
+/// The product that a solution was computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Product {
     #[default]
@@ -35,12 +35,12 @@ impl Default for Solution {
 }
 
 impl Solution {
-    /// The directions, moved out: what absorbing the keys needs stays.
+    /// Moves the directions out. What absorbing the keys needs stays.
     pub(crate) fn take_directions(&mut self) -> Mat<f64> {
         std::mem::replace(&mut self.directions, Mat::new())
     }
 
-    /// The keys that it was found for, `d_in x n`.
+    /// The keys of the solution, `d_in x n`.
     #[must_use]
     pub fn keys(&self) -> MatRef<'_, f64> {
         self.keys.as_ref()
@@ -52,15 +52,14 @@ impl Solution {
         self.directions.as_ref()
     }
 
-    /// `g = kᵀ Q k` of every key: how strongly the state lets it write. An edit on its own reaches the share
-    /// `g / (1 + g)` of its residual.
+    /// `g = kᵀ Q k` of every key. An edit on its own writes the share `g / (1 + g)` of its residual.
     #[must_use]
     pub fn gains(&self) -> &[f64] {
         &self.gains
     }
 }
 
-/// Memory that [`InverseGram::solve_into`](super::InverseGram::solve_into) works in. Used again, it is not allocated again.
+/// Working memory of [`InverseGram::solve_into`](super::InverseGram::solve_into). Reuse it to avoid allocations.
 #[derive(Clone, Debug)]
 pub struct Workspace {
     pub(super) keys: Mat<f64>,

@@ -1,4 +1,4 @@
-//! Updates for batches of keys: together, in sequence, each alone, with slack.
+//! Solutions for batches of keys: together, in sequence, each on its own, with slack.
 
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Mat, MatRef};
@@ -7,13 +7,13 @@ use super::InverseGram;
 use super::solution::{Product, Solution, Workspace};
 use super::unsettled::Fate;
 use crate::batch::Order;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::scalar::Scalar;
 use crate::util::validate;
 
-/// Keys of a batch up to which so many products with the rounded copy of `Q` are faster than one with `Q`, which is bound by
-/// arithmetic.
+/// Up to this batch size, single products with the rounded copy of `Q` are faster than one matrix product with `Q`,
+/// which is bound by arithmetic.
 const ONE_BY_ONE: usize = 8;
 
 /// The small system `I + G = L Lᵀ` of a batch, and `F = Z L⁻ᵀ`.
@@ -25,32 +25,33 @@ struct Factored {
 }
 
 impl InverseGram {
-    /// Solves for a batch of keys that are written together; changes nothing.
+    /// Solves for a batch of keys that are written together. Changes nothing.
     ///
-    /// * `keys`: `d_in x n`, any `n` of at least 1, also above `d_in`
+    /// * `keys`: `d_in x n`, with any `n` of at least 1, even above `d_in`
     ///
     /// Cost: one pass over `Q`, `O(d_in n²)`, and an `n x n` Cholesky factorisation.
     ///
     /// # Errors
-    /// Wrong shape, empty batch, NaN, and [`EditError::Overflow`] if finite keys lead beyond the range of `f64`.
+    /// Wrong shape, empty batch, NaN; [`NumericsError::Overflow`] if finite keys lead beyond the range of `f64`;
+    /// [`NumericsError::Singular`] if rounding hides a pivot of the small system.
     pub fn solve<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Solution> {
         let mut solution = Solution::default();
         self.solve_into(keys, &mut solution, &mut Workspace::default())?;
         Ok(solution)
     }
 
-    /// As [`solve`](Self::solve), into memory that is used again: for single keys, nothing is allocated from the second
+    /// As [`solve`](Self::solve), into memory that is reused. For single keys, nothing is allocated from the second
     /// call on.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve); what is in `solution` then means nothing.
+    /// As [`solve`](Self::solve). On error, the contents of `solution` are unspecified.
     pub fn solve_into<T: Scalar>(
         &self,
         keys: MatRef<'_, T>,
         solution: &mut Solution,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        // Until it is whole, a solution belongs to no state.
+        // An incomplete solution belongs to no state.
         solution.token = None;
         if keys.ncols() == 1 {
             solution.product = self.multiply_single(keys, workspace)?;
@@ -65,12 +66,12 @@ impl InverseGram {
         Ok(())
     }
 
-    /// Solves for keys that are written **one after the other**, each protected from those behind it: the same numbers
-    /// as [`solve`](Self::solve) and [`absorb`](Self::absorb) column by column, at matrix-product speed, because the
-    /// Cholesky factorisation of `I + G` runs through the same elimination.
+    /// Solves for keys that are written **one after the other**, each protected from those after it. The numbers are
+    /// those of [`solve`](Self::solve) and [`absorb`](Self::absorb) column by column, at matrix-product speed: the
+    /// Cholesky factorisation of `I + G` performs the same elimination.
     ///
-    /// The directions are those of single edits, so the residual of column `t` may be computed when columns `0..t` are
-    /// written already.
+    /// The directions are those of single edits, so the residual of column `t` may be computed after columns `0..t` are
+    /// written.
     ///
     /// # Errors
     /// As [`solve`](Self::solve).
@@ -82,12 +83,12 @@ impl InverseGram {
         self.found(&mut workspace, directions, factor, gains, product)
     }
 
-    /// As [`solve`](Self::solve), for `Delta = R (G + e I)⁻¹ Zᵀ`: with `e < 1` the residuals are met more closely than by least
-    /// squares, with `e = 0` exactly.
+    /// As [`solve`](Self::solve), for `Delta = R (G + e I)⁻¹ Zᵀ` with the slack `e`. With `e < 1` the residuals are met
+    /// more closely than by least squares, with `e = 0` exactly.
     ///
     /// # Errors
-    /// As [`solve`](Self::solve), a negative `e`, and [`EditError::Singular`] if `e` is so small that keys which are dependent, or
-    /// outside of the space, ask for the impossible.
+    /// As [`solve`](Self::solve), a negative `e`, and [`NumericsError::Singular`] if `e` is too small for keys that are
+    /// linearly dependent or outside the space.
     ///
     /// ```
     /// use betaedit_core::{InverseGram, faer::{mat, Par}};
@@ -95,7 +96,7 @@ impl InverseGram {
     /// let k = mat![[1.0], [2.0]];
     /// let exact = Q.solve_with_slack(k.as_ref(), 0.0)?; // Delta k = r, for any r
     /// assert!(((k.transpose() * exact.directions())[(0, 0)] - 1.0).abs() < 1e-15);
-    /// # Ok::<(), betaedit_core::EditError>(())
+    /// # Ok::<(), betaedit_core::Error>(())
     /// ```
     pub fn solve_with_slack<T: Scalar>(&self, keys: MatRef<'_, T>, slack: f64) -> Result<Solution> {
         let mut solution = self.solve(keys)?;
@@ -103,17 +104,18 @@ impl InverseGram {
         Ok(solution)
     }
 
-    /// Turns the directions of a least squares solution into those with another slack: of the batch as a whole, or column by
-    /// column. With `D = Z (I + G)⁻¹` and `B = Kᵀ D = G (I + G)⁻¹`, `Z (G + e I)⁻¹ = D (e I + (1 - e) B)⁻¹`.
+    /// Replaces the directions of a least squares solution by those for another slack, for the batch as a whole or
+    /// column by column. With `D = Z (I + G)⁻¹` and `B = Kᵀ D = G (I + G)⁻¹`, `Z (G + e I)⁻¹ = D (e I + (1 - e) B)⁻¹`.
     pub(crate) fn set_slack(&self, solution: &mut Solution, slack: f64, order: Order) -> Result<()> {
         validate::non_negative("slack", slack)?;
         if slack == 1.0 {
             return Ok(());
         }
-        let singular = || EditError::Singular {
+        let singular = |pivot| NumericsError::Singular {
+            pivot: Some(pivot),
             step: "the small system Kᵀ Q K + e I",
-            advice: "the residuals cannot be met so closely: keys of the batch are dependent, or (nearly) outside of the \
-                     space that may be edited; allow more slack, or merge the edits",
+            advice: "the residuals cannot be met this closely: keys of the batch are linearly dependent, or (nearly) outside \
+                     the space that may be edited; allow more slack, or merge the edits",
         };
         let n = solution.keys.ncols();
         let floors: Vec<f64> = self.rounding(&solution.keys).map(|rounding| 1e3 * rounding).collect();
@@ -123,7 +125,7 @@ impl InverseGram {
                 let met: f64 = k.iter().zip(&*d).map(|(k, d)| k * d).sum();
                 let divisor = slack + (1.0 - slack) * met;
                 if !(divisor > floor) {
-                    return Err(singular());
+                    return Err(singular(j));
                 }
                 d.iter_mut().for_each(|d| *d /= divisor);
             }
@@ -139,7 +141,7 @@ impl InverseGram {
         validate::no_overflow("the solution of the edit", solution.directions.as_ref())
     }
 
-    /// Solves for keys that know nothing of each other: every column as if it were alone.
+    /// Solves for independent keys: every column as if it were alone.
     ///
     /// # Errors
     /// As [`solve`](Self::solve).
@@ -153,7 +155,7 @@ impl InverseGram {
         self.found(&mut workspace, directions, factor, gains, Product::Exact)
     }
 
-    /// What was found for the keys in the workspace, which are moved out.
+    /// The solution for the keys in the workspace. Moves the keys out.
     fn found(
         &self,
         workspace: &mut Workspace,
@@ -167,7 +169,7 @@ impl InverseGram {
         Ok(Solution { keys, directions, factor, gains, token: Some(self.token.clone()), product })
     }
 
-    /// `Z = Q K` into the workspace, with the keys in `f64` beside it.
+    /// `Z = Q K` into the workspace, together with the keys in `f64`.
     pub(super) fn multiply<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<()> {
         self.take_keys(keys, workspace)?;
         let Workspace { keys: K, Z, product } = workspace;
@@ -188,8 +190,8 @@ impl InverseGram {
         Ok(())
     }
 
-    /// As [`multiply`](Self::multiply) for one key, which is multiplied with the rounded copy of `Q` if it is `f32` and that
-    /// is precise enough.
+    /// As [`multiply`](Self::multiply) for one key. Uses the rounded copy of `Q` if the key is `f32` and the copy is
+    /// precise enough.
     fn multiply_single<T: Scalar>(&self, key: MatRef<'_, T>, workspace: &mut Workspace) -> Result<Product> {
         if T::EPSILON > f64::EPSILON {
             self.take_keys(key, workspace)?;
@@ -206,8 +208,8 @@ impl InverseGram {
         Ok(Product::Exact)
     }
 
-    /// The small system of a batch, factored; from products with the rounded copy of `Q` where they are precise enough for
-    /// every key as it comes, after those before it.
+    /// The factored small system of a batch. Uses products with the rounded copy of `Q` if they are precise enough for
+    /// every key in turn, after the keys before it.
     fn factored<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<Factored> {
         let factored = |product, workspace: &Workspace| {
             let G = self.gram(workspace)?;
@@ -233,8 +235,8 @@ impl InverseGram {
         factored(Product::Exact, workspace)
     }
 
-    /// Whether the rounding of a product `z` with the rounded copy stays small also against the share `z / (1 + g)` that
-    /// absorbing the key leaves; by the norms of `k` and `z`.
+    /// Whether the rounding of a product `z` with the rounded copy is small even relative to `z / (1 + g)`, the part
+    /// that is left when the key is absorbed. Takes the norms of `k` and `z`.
     fn is_precise_enough(&self, k: f64, z: f64, one_and_gain: f64) -> bool {
         f64::from(f32::EPSILON) * self.largest * k * one_and_gain <= tolerance::ROUNDED * z
     }
@@ -246,7 +248,7 @@ impl InverseGram {
         Ok(G)
     }
 
-    /// `F = Z L⁻ᵀ` with `I + G = L Lᵀ`, and `L`; zero instead of 1 for a key that is removed.
+    /// `F = Z L⁻ᵀ` and `L`, with `I + G = L Lᵀ`. A removed key has 0 instead of 1 in `I`.
     pub(super) fn factor(
         &self,
         workspace: &Workspace,
@@ -265,23 +267,23 @@ impl InverseGram {
         Ok((factor, L))
     }
 
-    /// How far rounding may put an entry of the diagonal of `G` from where it is: products with `Q` are right to the
-    /// rounding of its largest eigenvalue, also where most of it cancels.
+    /// Rounding error of each diagonal entry of `G`. Products with `Q` are accurate to the rounding of its largest
+    /// eigenvalue, even where most of the sum cancels.
     pub(super) fn rounding<'a>(&self, keys: &'a Mat<f64>) -> impl Iterator<Item = f64> + use<'a> {
         let largest = self.largest.sqrt();
         keys.col_iter().map(move |k| f64::EPSILON * (largest * k.norm_l2()).powi(2))
     }
 
-    /// The solution for one key, where the small system is the number `1 + g`.
+    /// The solution for one key: the small system is the number `1 + g`.
     fn single(&self, workspace: &Workspace, solution: &mut Solution) -> Result<()> {
         let (k, z) = (workspace.keys.col_as_slice(0), workspace.Z.col_as_slice(0));
         let g: f64 = k.iter().zip(z).map(|(k, z)| k * z).sum();
         let rounding = self.rounding(&workspace.keys).fold(0.0, f64::max);
         if !g.is_finite() {
-            return Err(EditError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
+            return Err(NumericsError::Overflow { step: "the small system Kᵀ Q K", scalar: f64::NAME });
         }
         if !(1.0 + g >= smallest_pivot(rounding, Fate::Absorbed)) {
-            return Err(singular_batch());
+            return Err(singular_batch(0));
         }
         solution.gains.clear();
         solution.gains.push(g);
@@ -295,8 +297,8 @@ impl InverseGram {
     }
 }
 
-/// In exact arithmetic the pivots of `I + G` are at least 1. One that is smaller, or not far above its own rounding, would
-/// make a wrong update.
+/// In exact arithmetic the pivots of `I + G` are at least 1. A smaller pivot, or one that is not far above its own
+/// rounding, would give a wrong update.
 fn smallest_pivot(rounding: f64, fate: Fate) -> f64 {
     (1e3 * rounding).max(0.5 * fate.noise())
 }
@@ -305,10 +307,11 @@ fn diagonal(G: &Mat<f64>) -> Vec<f64> {
     (0..G.nrows()).map(|i| G[(i, i)]).collect()
 }
 
-fn singular_batch() -> EditError {
-    EditError::Singular {
+fn singular_batch(pivot: usize) -> NumericsError {
+    NumericsError::Singular {
+        pivot: Some(pivot),
         step: "the small system I + Kᵀ Q K",
-        advice: "a key is so long against lambda2, and so near to keys edited before or with it, that rounding hides \
-                 what is left of it: raise lambda2, or merge the edits",
+        advice: "a key is so large relative to lambda2, and so close to keys edited before or with it, that rounding \
+                 hides what is left of it: raise lambda2, or merge the edits",
     }
 }

@@ -1,4 +1,4 @@
-//! The state, saved and loaded bit for bit.
+//! Saving and loading the state, bit for bit.
 
 use std::io::{Read, Write};
 
@@ -7,7 +7,7 @@ use super::unsettled::{Fate, Unsettled};
 use crate::util::bytes;
 
 impl InverseGram {
-    /// The state, bit for bit.
+    /// Writes the state, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.Q.save(out)?;
         bytes::write_f64(out, self.largest)?;
@@ -20,7 +20,7 @@ impl InverseGram {
         bytes::write_matrix(out, self.probe.x.as_ref())
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
+    /// Loads a state of the same size that [`save`](Self::save) wrote. After an error the state is unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         let d = self.dim();
         self.Q.load(from)?;

@@ -1,13 +1,14 @@
-//! The token of a state: what tells one state of one engine or editor from every other.
+//! The token of a state: distinguishes one state of one engine or editor from all others.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A state of one engine or editor. Two tokens are equal only if nothing has changed between them.
+/// Identifies a state of one engine or editor. Two tokens are equal only if nothing has changed between them.
 ///
-/// A value keeps its token as a field and [advances](Self::advance) it at every change; what was computed from a state keeps a
-/// clone. Clones of the value share the token until one of them changes; from then on their tokens differ, also after equally
-/// many changes. Cost: no allocation but in [`new`](Self::new).
+/// A value keeps its token in a field and [advances](Self::advance) it at every change. A result that is computed
+/// from a state keeps a clone of its token. Clones of the value share the token until one of them changes. From then on
+/// their tokens differ, even after equally many changes. Only [`new`](Self::new) allocates.
 ///
 /// # Examples
 /// ```
@@ -16,14 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// let mut state = StateToken::new();
 /// let seen = state.clone();
 /// assert_eq!(seen, state);
-/// let mut other = state.clone(); // of a clone of the value
+/// let mut other = state.clone(); // the token of a clone of the value
 /// state.advance();
 /// other.advance();
 /// assert!(seen != state && other != state);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StateToken {
-    /// The number of the last state that any clone has had.
+    /// The last number given to any clone.
     line: Arc<AtomicU64>,
     number: u64,
 }
@@ -35,9 +36,16 @@ impl StateToken {
         Self { line: Arc::default(), number: 0 }
     }
 
-    /// The value has changed.
+    /// Records a change of the value.
     pub fn advance(&mut self) {
         self.number = 1 + self.line.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Hides the number, which means nothing to a reader.
+impl fmt::Debug for StateToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StateToken")
     }
 }
 

@@ -1,17 +1,17 @@
-//! Keys whose pending factors are yet to be computed exactly.
+//! Keys whose pending factors still have to be computed exactly.
 
 use faer::MatRef;
 
 use crate::linalg::symmetric::Symmetric;
 
-/// Keys of `f32` whose pending factors came from rounded products: see [`settle`](super::InverseGram::settle).
+/// `f32` keys whose pending factors came from rounded products: see [`settle`](super::InverseGram::settle).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unsettled {
-    /// Column after column.
+    /// Column by column.
     pub(super) keys: Vec<f64>,
-    /// What has become of each of them.
+    /// What became of each key.
     pub(super) fates: Vec<Fate>,
-    /// Whether a key among them leaves so little of itself behind that the rounding of the others would show.
+    /// Whether any of these keys leaves so little of itself that the rounding of the others would show.
     pub(super) strong: bool,
 }
 
@@ -24,19 +24,19 @@ impl Unsettled {
         MatRef::from_column_major_slice(&self.keys, d_in, self.fates.len())
     }
 
-    /// The pending column of a key that came alone. Those that came last are on the left.
+    /// The pending column of a key that was pushed alone. The latest are on the left.
     pub(super) fn column<'a>(&self, Q: &'a Symmetric, i: usize) -> MatRef<'a, f64> {
         let n = self.fates.len();
         Q.last(n).subcols(n - 1 - i, 1)
     }
 }
 
-/// What a key does to `Q`.
+/// How a key changes `Q`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It joins the history.
+    /// The key joins the history.
     Absorbed,
-    /// It joins the history and becomes untouchable: `Q k = 0`.
+    /// The key joins the history and is constrained: `Q k = 0`.
     Removed,
 }
 

@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record;
+/// The placeholder of the subject in a prompt.
+pub(super) const PLACE: &str = "{}";
 
-/// One request: what shall follow which prompt, about whom.
+/// One request to edit: the text that the model should put after a prompt about a subject.
 ///
-/// Every fact was checked when it was read or built: no text is empty, the prompt has exactly one `{}`, and the new
-/// target is not the true one. Texts carry no space at their ends; a target follows its prompt after one space.
+/// Every fact is valid: no text is empty, the prompt has exactly one `{}`, and the new target differs from the true one. Texts
+/// have no space at their ends; a target follows its prompt after one space.
 ///
-/// Serialised it is a record of the flat layout. It can be deserialised from a record of any [`Layout`](super::Layout).
+/// Serialised, a fact is a record of the flat layout. It can be deserialised from a record of any [`Layout`](super::Layout).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "serde_json::Value")]
 pub struct Fact {
@@ -31,13 +32,13 @@ pub struct NeighborhoodPrompt {
 }
 
 impl NeighborhoodPrompt {
-    /// The prompt, whole.
+    /// The complete prompt.
     #[must_use]
     pub fn prompt(&self) -> &str {
         &self.prompt
     }
 
-    /// The answer before and after.
+    /// The answer, which an edit must not change.
     #[must_use]
     pub fn target_true(&self) -> &str {
         &self.target_true
@@ -45,37 +46,37 @@ impl NeighborhoodPrompt {
 }
 
 impl Fact {
-    /// The number of the record: its `case_id`, or its place in the file counted from 0.
+    /// The `case_id` of the record, or its place in the file counted from 0.
     #[must_use]
     pub fn case_id(&self) -> u64 {
         self.case_id
     }
 
-    /// Whom or what the fact is about.
+    /// The person or thing that the fact is about.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// The prompt, with `{}` in the subject's place.
+    /// The prompt, with `{}` in place of the subject.
     #[must_use]
     pub fn prompt(&self) -> &str {
         &self.prompt
     }
 
-    /// What shall follow the prompt from now on.
+    /// The text that should follow the prompt after the edit.
     #[must_use]
     pub fn target_new(&self) -> &str {
         &self.target_new
     }
 
-    /// What followed the prompt until now, where the record says it.
+    /// The text that follows the prompt before the edit, if the record gives it.
     #[must_use]
     pub fn target_true(&self) -> Option<&str> {
         self.target_true.as_deref()
     }
 
-    /// Other ways to ask for the same fact, whole.
+    /// Other ways to ask for the same fact, as complete prompts.
     #[must_use]
     pub fn paraphrase_prompts(&self) -> &[String] {
         &self.paraphrase_prompts
@@ -90,21 +91,13 @@ impl Fact {
     /// The prompt with the subject in its place.
     #[must_use]
     pub fn full_prompt(&self) -> String {
-        self.prompt.replacen(record::PLACE, &self.subject, 1)
+        self.prompt.replacen(PLACE, &self.subject, 1)
     }
 
     /// The prompt up to and including the subject: its last token is the one whose key an edit writes to.
     #[must_use]
     pub fn prompt_to_subject(&self) -> String {
-        let end = self.prompt.find(record::PLACE).unwrap_or(self.prompt.len());
+        let end = self.prompt.find(PLACE).unwrap_or(self.prompt.len());
         format!("{}{}", &self.prompt[..end], self.subject)
-    }
-}
-
-impl TryFrom<serde_json::Value> for Fact {
-    type Error = String;
-
-    fn try_from(value: serde_json::Value) -> Result<Self, String> {
-        record::parse(&value, 0).map(|(_, fact)| fact).map_err(|fault| fault.to_string())
     }
 }

@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 
 use super::fact::Fact;
 use super::record::{self, Fault, Layout};
-use crate::error::{EditError, Result};
+use crate::error::{Error, FactsError, FileError, Result};
 
 /// The facts of one file, all of one layout.
 ///
-/// A slice of [`Fact`] in every other respect. Memory while reading: the file, and its facts.
+/// It dereferences to a slice of [`Fact`]. While reading, the file and its facts are in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     facts: Vec<Fact>,
@@ -25,18 +25,18 @@ impl Facts {
     /// or JSON lines.
     ///
     /// # Errors
-    /// A file that cannot be read, is not UTF-8, is not JSON or has no record; and the first record that is no valid
-    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`EditError::Record`].
+    /// A file that cannot be read, is not UTF-8, is not JSON or has no record; or the first record that is not a valid
+    /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`FactsError::Record`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::parse(path, contents(path)?)
     }
 
-    /// Reads what can be read: the good records, and an error for each of the others.
+    /// Reads all valid records, and gives an error for each of the others.
     ///
     /// # Errors
-    /// A file that cannot be read, is not UTF-8, is not JSON or has no good record.
-    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<EditError>)> {
+    /// A file that cannot be read, is not UTF-8, is not JSON or has no valid record.
+    pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<Error>)> {
         let path = path.as_ref();
         Self::parse_lenient(path, contents(path)?)
     }
@@ -58,7 +58,7 @@ impl Facts {
     ///
     /// # Errors
     /// As `read_lenient`.
-    pub fn parse_lenient(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<(Self, Vec<EditError>)> {
+    pub fn parse_lenient(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<(Self, Vec<Error>)> {
         let path = path.as_ref();
         let mut reader = Reader::new(path);
         let mut errors = Vec::new();
@@ -94,10 +94,10 @@ impl Deref for Facts {
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|source| EditError::Io { path: path.to_owned(), source })
+    std::fs::read(path).map_err(|error| FileError::Io { path: path.to_owned(), error }.into())
 }
 
-/// Turns records into facts, and knows what makes a file of them.
+/// Turns records into facts, and checks that they make one file.
 struct Reader {
     path: PathBuf,
     facts: Vec<Fact>,
@@ -112,7 +112,7 @@ impl Reader {
     }
 
     fn push(&mut self, number: usize, raw: &str) -> Result<()> {
-        let (layout, fact) = self.checked(number, raw).map_err(|Fault { field, problem }| EditError::Record {
+        let (layout, fact) = self.checked(number, raw).map_err(|Fault { field, problem }| FactsError::Record {
             path: self.path.clone(),
             record: number,
             field: field.map(String::into_boxed_str),
@@ -153,8 +153,8 @@ impl Reader {
     }
 }
 
-fn malformed(path: &Path, problem: String) -> EditError {
-    EditError::Format { path: path.to_owned(), problem }
+fn malformed(path: &Path, problem: String) -> Error {
+    FileError::Format { path: path.to_owned(), problem }.into()
 }
 
 /// The records of a file, unparsed, with their numbers from 1 up; in JSON lines, the number of the line.

@@ -1,7 +1,7 @@
-//! Requests to edit, from files people already have, and the measures of whether an edit did what it was asked to.
+//! Requests to edit, read from common file formats, and metrics of edited models.
 //!
-//! A [`Fact`] is one request: a subject, a prompt with `{}` in the subject's place, the target that the prompt shall
-//! continue with from now on, and, for measuring, the target it continued with until now, paraphrases of the prompt, and
+//! A [`Fact`] is one request: a subject, a prompt with `{}` in place of the subject, and the target that should follow the
+//! prompt after the edit. The metrics also use the target that follows it before the edit, paraphrases of the prompt, and
 //! neighborhood prompts, which are about other subjects and must keep their answers. [`Facts::read`] reads them from
 //!
 //! | [`Layout`] | a record's fields | where it comes from |
@@ -26,9 +26,9 @@
 //! let error = Facts::parse("facts.json", r#"[{"subject": "France", "prompt": "The capital of {} is", "target": ""}]"#);
 //! assert_eq!(
 //!     error.unwrap_err().to_string(),
-//!     "facts.json: record 1, field `target`: is empty; give the text that shall follow the prompt"
+//!     "facts.json: record 1, field `target`: is empty; give the text after the prompt"
 //! );
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
 mod fact;

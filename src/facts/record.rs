@@ -1,16 +1,14 @@
-//! From a JSON record of any layout to a fact, or what is wrong with it.
+//! Parses JSON records of any layout into facts.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::fact::{Fact, NeighborhoodPrompt};
-
-/// What stands in a prompt in the subject's place.
-pub(super) const PLACE: &str = "{}";
+use super::fact::{Fact, NeighborhoodPrompt, PLACE};
 
 /// The layouts of a record; the table is in the [module documentation](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Layout {
     /// CounterFact and multi_counterfact, as published.
@@ -35,10 +33,10 @@ impl fmt::Display for Layout {
     }
 }
 
-/// What is wrong with a record, and where in it.
+/// A problem in a record, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// The field, or none if it is the record as a whole.
+    /// The field; `None` for the record as a whole.
     pub(super) field: Option<String>,
     pub(super) problem: String,
 }
@@ -77,6 +75,14 @@ pub(super) fn parse(value: &Value, default_id: u64) -> Result<(Layout, Fact), Fa
     };
     fact.case_id = record.case_id()?.unwrap_or(default_id);
     Ok((layout, fact))
+}
+
+impl TryFrom<Value> for Fact {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        parse(&value, 0).map(|(_, fact)| fact).map_err(|fault| fault.to_string())
+    }
 }
 
 fn layout(record: &Map<String, Value>) -> Result<Layout, Fault> {
@@ -137,9 +143,9 @@ fn zsre(record: &Fields<'_>) -> Result<Fact, Fault> {
     Ok(Fact { case_id: 0, subject, prompt, target_new, target_true: None, paraphrase_prompts, neighborhood_prompts })
 }
 
-const SUBJECT: &str = "give whom or what the fact is about";
-const PROMPT: &str = "give the text that the target shall follow";
-const TARGET: &str = "give the text that shall follow the prompt";
+const SUBJECT: &str = "give the person or thing that the fact is about";
+const PROMPT: &str = "give the text before the target";
+const TARGET: &str = "give the text after the prompt";
 
 impl Fact {
     /// Subject, prompt and targets, checked against one another.
@@ -199,7 +205,7 @@ fn at_place(text: &str, start: usize, subject: &str) -> String {
     format!("{}{PLACE}{}", &text[..start], &text[start + subject.len()..])
 }
 
-/// Where the subject stands in a text as words of their own.
+/// The places of the subject in a text as whole words.
 fn occurrences(text: &str, subject: &str) -> Vec<usize> {
     let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     text.match_indices(subject)

@@ -1,6 +1,6 @@
 //! The data that comes with the crate: facts to edit, and texts for statistics and perplexity.
 //!
-//! All of it is in the repository's `data` folder, whose README says where it is from.
+//! The folder `src/facts/data` has a README that names the sources.
 
 use super::file::Facts;
 use crate::error::Result;

@@ -1,10 +1,10 @@
-//! Updates of a model in one file, as factors: small, exact, to be applied and taken back.
+//! Updates of a model in one file, as factors: small and exact. They can be applied and reverted.
 
 use std::path::Path;
 
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{Precision, Updates, in_file, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
 
@@ -12,10 +12,10 @@ use crate::update::Update;
 const KIND: &str = "betaedit.delta.1";
 
 /// Writes updates: for each parameter `p` the tensors `p.left` (`d_out x n`) and `p.right` (`n x d_in`) of
-/// `Delta = left right`, in the number type that they have.
+/// `Delta = left right`, in their own number type.
 ///
 /// [`Checkpoint::apply`](super::Checkpoint::apply) adds them to a checkpoint, [`Checkpoint::revert`](super::Checkpoint::revert)
-/// takes them back.
+/// subtracts them.
 ///
 /// # Errors
 /// No update at all, or a path that cannot be written.
@@ -37,7 +37,7 @@ const KIND: &str = "betaedit.delta.1";
 /// ```
 pub fn write<T: Scalar>(path: impl AsRef<Path>, updates: &Updates<T>) -> Result<()> {
     if updates.is_empty() {
-        return Err(EditError::Empty { argument: "updates" });
+        return Err(NumericsError::Empty { argument: "updates" }.into());
     }
     let factors = updates.iter().flat_map(|(parameter, update)| {
         [("left", update.left()), ("right", update.right())]
@@ -49,7 +49,7 @@ pub fn write<T: Scalar>(path: impl AsRef<Path>, updates: &Updates<T>) -> Result<
 /// Reads updates.
 ///
 /// # Errors
-/// A file that cannot be read or is no such file, factors that do not fit each other, or numbers beyond the range of `T`.
+/// A file that cannot be read or is not a delta file, factors that do not fit each other, or numbers beyond the range of `T`.
 pub fn read<T: Scalar>(path: impl AsRef<Path>) -> Result<Updates<T>> {
     let path = path.as_ref();
     let mut file = TensorFile::open_kind(path, KIND)?;

@@ -1,4 +1,4 @@
-//! LoRA adapters in the layout of PEFT: what an editor wrote, for any program that loads adapters.
+//! LoRA adapters in the layout of PEFT: edits for any program that loads adapters.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,20 +6,20 @@ use std::path::Path;
 use super::precision::Precision;
 use super::tensors::{self, NewTensor};
 use super::{Updates, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Orientation;
 use crate::util::atomic_file;
 
-/// What PEFT's files put before the name of a module.
+/// The prefix of module names in PEFT's files.
 const PREFIX: &str = "base_model.model.";
 
-/// Writes an adapter into a folder, which is made if it is not there: `adapter_model.safetensors` and
+/// Writes an adapter into a folder, which is created if it does not exist: `adapter_model.safetensors` and
 /// `adapter_config.json`.
 ///
 /// An update **is** a LoRA pair, `B = left` (`d_out x n`) and `A = right` (`n x d_in`) with scale 1, so an adapter of rank
-/// `n` changes the model exactly as the edits did. [`Update::compressed`](crate::Update::compressed) makes it smaller, and
-/// says what that costs.
+/// `n` changes the model exactly as the edits did. [`Update::compressed`](crate::Update::compressed) makes it smaller and
+/// reports the error of doing so.
 ///
 /// * `updates`: by the names of the parameters, which end in `.weight`
 /// * `base_model`: name or path of the model, as `from_pretrained` takes it
@@ -27,7 +27,7 @@ const PREFIX: &str = "base_model.model.";
 ///   themselves are the same for both.
 ///
 /// # Errors
-/// No update at all, a parameter that is no module's weight, or a folder that cannot be written.
+/// No update at all, a parameter that is not the weight of a module, or a folder that cannot be written.
 pub fn write<T: Scalar>(
     folder: impl AsRef<Path>,
     updates: &Updates<T>,
@@ -46,7 +46,7 @@ pub fn write<T: Scalar>(
         modules.insert(module, update);
     }
     let Some(rank) = modules.values().map(|update| update.rank()).max() else {
-        return Err(EditError::Empty { argument: "updates" });
+        return Err(NumericsError::Empty { argument: "updates" }.into());
     };
     // The scale is alpha / r, so a module of another rank has an alpha of its own.
     let ranks: BTreeMap<_, _> = modules

@@ -1,24 +1,24 @@
-//! The files that people have, and those they want to take away.
+//! Files of other programs, and files of this crate.
 //!
 //! | file | module | feature |
 //! |---|---|---|
 //! | layer statistics of the MEMIT family, `.npz` | [`Statistics::read_npz`] | `npz` |
 //! | layer statistics with a fingerprint, in parts that can be merged | [`Statistics::read`] | `safetensors` |
-//! | checkpoints of Hugging Face, single or sharded, `f64` to `bf16` | [`Checkpoint`] | `safetensors` |
+//! | Hugging Face checkpoints, single or sharded, `f64` to `bf16` | [`Checkpoint`] | `safetensors` |
 //! | LoRA adapters in PEFT's layout | [`lora`] | `safetensors` |
 //! | updates, as factors | [`delta`] | `safetensors` |
 //! | eigendecompositions, dense projectors | [`spectrum`] | `safetensors` |
 //!
-//! Files are input like any other: nothing in them is believed. A header longer than its file, a shape that its bytes do
-//! not fill, a number type that is none, an archive that unpacks to far more than it is, an index that points out of its
-//! folder: each is an [`EditError::Format`] that says what is wrong. No reader allocates more
-//! than a small multiple of the file.
+//! Readers check everything that a file claims. A header longer than its file, a shape that does not match its bytes, an
+//! unknown number type, an archive that unpacks to far more than its size, an index that points outside its folder: each
+//! gives an [`FileError::Format`] that says what is wrong. No reader allocates more than a small multiple of the file's
+//! length.
 //!
-//! Every file is written whole or not at all: beside its place, then renamed into it.
+//! Every file is written completely or not at all: first beside its place, then renamed into it.
 
 use std::path::Path;
 
-use crate::error::EditError;
+use crate::error::{Error, FileError, NumericsError};
 
 #[cfg(feature = "safetensors")]
 pub mod checkpoint;
@@ -35,8 +35,6 @@ mod precision;
 pub mod spectrum;
 mod statistics;
 #[cfg(feature = "safetensors")]
-mod statistics_file;
-#[cfg(feature = "safetensors")]
 pub(crate) mod tensors;
 
 #[cfg(feature = "safetensors")]
@@ -50,12 +48,12 @@ pub use statistics::{Fingerprint, Statistics};
 #[cfg(feature = "safetensors")]
 pub type Updates<T> = std::collections::BTreeMap<String, crate::update::Update<T>>;
 
-/// An error in what a file says.
-pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> EditError {
-    EditError::Format { path: path.to_owned(), problem: problem.into() }
+/// An error in the contents of a file.
+pub(crate) fn malformed(path: &Path, problem: impl Into<String>) -> Error {
+    FileError::Format { path: path.to_owned(), problem: problem.into() }.into()
 }
 
 /// An error in the numbers of a file.
-pub(crate) fn in_file(path: &Path) -> impl Fn(EditError) -> EditError + Copy + '_ {
-    move |source| EditError::InFile { path: path.to_owned(), source: Box::new(source) }
+pub(crate) fn in_file(path: &Path) -> impl Fn(NumericsError) -> Error + Copy + '_ {
+    move |error| FileError::Numbers { path: path.to_owned(), error: Box::new(error) }.into()
 }

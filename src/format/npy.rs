@@ -1,20 +1,19 @@
 //! The header of an array in numpy's format.
 //!
-//! It is read here: one line, of which two kinds occur, and the crates that parse any such line believe the length and
-//! the shape that it announces.
+//! This crate reads it itself, because the parsers that exist trust the length and the shape that a header announces.
 
 use std::io::Read;
 
-/// What every array begins with.
+/// The first bytes of every array.
 const MAGIC: [u8; 6] = *b"\x93NUMPY";
 /// The longest header that is read, numpy's own limit.
 const LONGEST: usize = 10_000;
 
-/// What a header says of its array.
+/// The description of an array.
 pub(super) struct Header {
     /// The byte order: `<`, `>` or `|`.
     pub(super) order: char,
-    /// Such as `f4`.
+    /// For example `f4`.
     pub(super) kind: String,
     pub(super) shape: Vec<usize>,
     /// Bytes of the header itself.
@@ -23,7 +22,7 @@ pub(super) struct Header {
 
 /// The header of an array in C order, in version 1.0 of the format, padded to a multiple of 64 bytes.
 ///
-/// * `kind`: such as `<f4`
+/// * `kind`: for example `<f4`
 /// * `shape`: as Python writes it
 pub(super) fn header(kind: &str, shape: &str) -> Vec<u8> {
     let mut line = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}");
@@ -104,7 +103,7 @@ impl Header {
     }
 }
 
-/// The text between quotation marks at the start, and what is after them.
+/// The text between quotation marks at the start, and the rest.
 fn quoted(text: &str) -> Option<(&str, &str)> {
     let mark = text.chars().next().filter(|mark| "'\"".contains(*mark))?;
     text[1..].split_once(mark)

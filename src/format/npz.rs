@@ -14,7 +14,7 @@ use super::npy::{Header, header};
 use super::precision::Precision;
 use super::statistics::Statistics;
 use super::{in_file, malformed};
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::linalg;
 use crate::util::atomic_file::{self, io_error};
 
@@ -22,25 +22,25 @@ use crate::util::atomic_file::{self, io_error};
 const SUM: &str = "mom2.mom2";
 /// Number of tokens.
 const COUNT: &str = "mom2.count";
-/// The class that reads and writes the file on the other side, and what it is there.
+/// The Python class that reads and writes the file, and its value.
 const CONSTRUCTOR: (&str, &str) = ("mom2.constructor", "util.runningstats.SecondMoment()");
-/// Number of texts, by which the other side knows the file again.
+/// Number of texts, by which the Python programs recognise the file.
 const SAMPLES: &str = "sample_size";
 
 /// An array may be this many times as large as its compressed form, if it is larger than `SMALL`. Sums of `k kᵀ` are
 /// nearly incompressible.
 const MOST_PACKED: u64 = 32;
-/// Bytes that any machine can spare.
+/// Bytes that any machine has.
 const SMALL: u64 = 1 << 20;
 /// What `None` is written as: a NaN with these bits.
 const NONE: f64 = f64::from_bits(0xFFF8_0000_0000_0002);
 
-/// Files of ROME, MEMIT, AlphaEdit, BetaEdit, EasyEdit: `mom2.mom2` is the sum, `mom2.count` the number of tokens.
+/// Files of ROME, MEMIT, AlphaEdit, BetaEdit and EasyEdit: `mom2.mom2` is the sum, `mom2.count` the number of tokens.
 impl Statistics {
     /// Reads the statistics in an `.npz` file, arrays stored or deflated, `f16`, `f32` or `f64`, of either byte order.
     ///
     /// # Errors
-    /// A file that cannot be read, is no such file, or whose numbers are no sum of `k kᵀ`.
+    /// A file that cannot be read, is not such a file, or whose numbers cannot be a sum of `k kᵀ`.
     pub fn read_npz(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(io_error(path))?;
@@ -59,7 +59,7 @@ impl Statistics {
     /// Writes an `.npz` file as `numpy.savez` does, uncompressed, for the Python programs of the family.
     ///
     /// * `precision`: `F32` is what those programs write; all of them read `F64`
-    /// * `samples`: number of texts, `sample_size` there. A program that is asked for another number collects anew.
+    /// * `samples`: number of texts, `sample_size` there. A program that is asked for another number collects the statistics again.
     ///
     /// # Errors
     /// A half precision, sums or counts out of its range (a count has 63 bits), or a path that cannot be written.
@@ -74,7 +74,7 @@ impl Statistics {
         let text = format!("<U{}", CONSTRUCTOR.1.len());
         let integer = |parameter, value: u64| match i64::try_from(value) {
             Ok(value) => Ok(value.to_le_bytes()),
-            Err(_) => Err(EditError::Parameter { parameter, value: value as f64, allowed: "at most 2^63 - 1" }),
+            Err(_) => Err(NumericsError::Parameter { parameter, value: value as f64, allowed: "at most 2^63 - 1" }),
         };
         let count = integer("tokens", self.tokens())?;
         let (samples_type, samples) = match samples {
@@ -82,7 +82,7 @@ impl Statistics {
             None => ("<f8", NONE.to_le_bytes()),
         };
         if precision == Precision::F32 && !(self.sum().norm_max() <= f64::from(f32::MAX)) {
-            return Err(EditError::Overflow { step: "the sum over all keys", scalar: "f32" });
+            return Err(NumericsError::Overflow { step: "the sum over all keys", scalar: "f32" }.into());
         }
         atomic_file::write_with(path, |file| {
             let io = io_error(path);
@@ -129,7 +129,7 @@ enum Array<'a> {
 
 struct Archive {
     members: ZipArchive<BufReader<File>>,
-    /// Of the whole file.
+    /// Length of the whole file.
     length: u64,
 }
 
@@ -170,7 +170,7 @@ impl<R: Read> Member<R> {
         self.array.read_exact(bytes).map_err(|error| malformed(path, format!("array `{}`: {error}", self.name)))
     }
 
-    /// Reads on to the end, where the checksum is compared.
+    /// Reads to the end, where the checksum is compared.
     fn finish(mut self, path: &Path) -> Result<()> {
         match self.array.read(&mut [0]) {
             Ok(0) => Ok(()),

@@ -1,4 +1,4 @@
-//! The number types of files, and what rounding to them does.
+//! The number types of files, and the effect of rounding to them.
 
 use std::fmt;
 
@@ -9,6 +9,7 @@ use crate::scalar::Scalar;
 
 /// The type of the numbers in a file, little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Precision {
     /// IEEE half precision: 11 significant bits, up to 65504.
     F16,
@@ -21,7 +22,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The type of the file that a matrix of `T` fits in exactly.
+    /// The type that holds a matrix of `T` exactly.
     #[cfg(feature = "safetensors")]
     pub(crate) fn of<T: Scalar>() -> Self {
         if size_of::<T>() == size_of::<f32>() { Self::F32 } else { Self::F64 }
@@ -37,7 +38,7 @@ impl Precision {
         }
     }
 
-    /// Name of the type, as error messages have it.
+    /// Name of the type in error messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F16 => "f16",
@@ -110,14 +111,15 @@ fn to_odd(x: f64) -> f32 {
 }
 
 #[cfg(feature = "safetensors")]
-/// What rounding to the number type of a file did to a weight change.
+/// The effect of rounding to the number type of a file on the change of a weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub struct Rounding {
     /// The number type of the file.
     pub precision: Precision,
     /// `|Delta|_F`, the change that was asked for.
     pub asked: f64,
-    /// `|W' - (W + Delta)|_F`: how far what was stored, `W'`, is from the exact result.
+    /// `|W' - (W + Delta)|_F`: the distance of the stored weight `W'` from the exact result.
     pub error: f64,
     /// The largest entry of `|W' - (W + Delta)|`.
     pub largest: f64,

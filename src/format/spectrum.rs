@@ -1,4 +1,5 @@
-//! Eigendecompositions, so that any threshold is free; dense projectors of other programs.
+//! Files of eigendecompositions, from which a projector of any threshold is quickly built; dense projectors of other
+//! programs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,10 +34,10 @@ pub fn write(path: impl AsRef<Path>, spectrum: &Spectrum, fingerprint: &Fingerpr
     tensors::write(path.as_ref(), fingerprint.metadata(KIND), &tensors)
 }
 
-/// Reads a spectrum, and what it is the spectrum of. It is verified as [`Spectrum::from_parts`] does.
+/// Reads a spectrum and its fingerprint. The spectrum is verified by [`Spectrum::from_parts`].
 ///
 /// # Errors
-/// A file that cannot be read, is no such file, or holds no spectrum.
+/// A file that cannot be read, or that does not hold a spectrum.
 pub fn read(path: impl AsRef<Path>, par: Par) -> Result<(Spectrum, Fingerprint)> {
     let path = path.as_ref();
     let mut file = TensorFile::open_kind(path, KIND)?;
@@ -54,12 +55,12 @@ pub fn read(path: impl AsRef<Path>, par: Par) -> Result<(Spectrum, Fingerprint)>
 /// Reads a dense projector `P` (`d x d`): a tensor of a safetensors file, such as one made from a
 /// `null_space_project.pt` by the converter in `docs/files.md`.
 ///
-/// It is decomposed, which finds out whether it is a projector: eigenvalues within 10⁻³ of 0 and 1, which then are taken
-/// for exact. The spectrum of the result is that of `I - P`, not that of the statistics, which `P` does not tell: it
-/// serves methods without a penalty on the statistics (AlphaEdit, threshold 0.5), and no refresh.
+/// The matrix is decomposed. If its eigenvalues are within 10⁻³ of 0 and 1 it is a projector, and they are set to 0 and 1.
+/// The spectrum of the result is that of `I - P`, because `P` does not contain the statistics. So the result suits methods
+/// without a penalty on the statistics (AlphaEdit, threshold 0.5), and cannot be refreshed.
 ///
 /// # Errors
-/// A file that cannot be read, a tensor that is missing or no projector, or a projector that keeps nothing.
+/// A file that cannot be read, a tensor that is missing or is not a projector, or a projector that keeps nothing.
 pub fn read_projector(path: impl AsRef<Path>, tensor: &str, par: Par) -> Result<Projector> {
     let path = path.as_ref();
     let mut file = TensorFile::open(path)?;

@@ -26,7 +26,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// The key of the metadata that says what a file of this crate holds.
 const KIND: &str = "format";
 
-/// A safetensors file: its header is read and checked against its length, its tensors are not read yet.
+/// A safetensors file with its header read and checked against the file's length. Tensors are read when they are asked for.
 pub(crate) struct TensorFile<R> {
     path: PathBuf,
     reader: BufReader<R>,
@@ -63,7 +63,7 @@ impl TensorFile<File> {
         Self::new(path, file, length)
     }
 
-    /// Opens a file that this crate wrote, and that holds what is expected: `kind` is in its metadata.
+    /// Opens a file of this crate whose metadata says that it is of the expected kind.
     pub(crate) fn open_kind(path: &Path, kind: &str) -> Result<Self> {
         let file = Self::open(path)?;
         match file.metadata(KIND) {
@@ -115,12 +115,12 @@ impl<R: Read + Seek> TensorFile<R> {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// An entry of the metadata that has to be there.
+    /// A required entry of the metadata.
     pub(crate) fn required(&self, key: &str) -> Result<&str> {
         self.metadata(key).ok_or_else(|| malformed(&self.path, format!("the metadata has no `{key}`")))
     }
 
-    /// An entry of the metadata that has to be there, and a number.
+    /// A required entry of the metadata, as a number.
     pub(crate) fn number<N: std::str::FromStr>(&self, key: &str) -> Result<N> {
         let text = self.required(key)?;
         text.parse().map_err(|_| malformed(&self.path, format!("the metadata has `{text}` as its `{key}`: no number")))
@@ -164,7 +164,7 @@ impl<R: Read + Seek> TensorFile<R> {
     }
 
     /// Shape and numbers of a tensor of any number of dimensions, in the order of the file, rounded to `f32`. They may be
-    /// infinite, or not numbers.
+    /// infinite or NaN.
     #[cfg(feature = "llm")]
     pub(crate) fn numbers(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let info = self.info(name)?;
@@ -186,7 +186,7 @@ impl<R: Read + Seek> TensorFile<R> {
         Ok((shape, numbers))
     }
 
-    /// As [`matrix`](Self::matrix), of a shape that is known.
+    /// As [`matrix`](Self::matrix), of a given shape.
     pub(crate) fn matrix_of_shape(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let matrix = self.matrix(name)?;
         if (matrix.rows, matrix.cols) == (rows, cols) {
@@ -196,7 +196,7 @@ impl<R: Read + Seek> TensorFile<R> {
         Err(malformed(&self.path, format!("tensor `{name}` is {r} x {c}, expected {rows} x {cols} from the others")))
     }
 
-    /// The numbers of a tensor, its **rows as columns**, each rounded once. They may be infinite, or not numbers.
+    /// The numbers of a tensor, its **rows as columns**, each rounded once. They may be infinite or NaN.
     pub(crate) fn columns<T: Scalar>(&mut self, matrix: &Matrix) -> Result<Mat<T>> {
         let mut columns = linalg::zeros(matrix.cols, matrix.rows, "a tensor of a file")?;
         let (mut bytes, mut numbers) = (vec![0; matrix.row_bytes()], vec![0.0; matrix.cols]);
@@ -211,7 +211,7 @@ impl<R: Read + Seek> TensorFile<R> {
         Ok(columns)
     }
 
-    /// As [`columns`](Self::columns), refusing what is not finite.
+    /// As [`columns`](Self::columns), with an error for numbers that are not finite.
     pub(crate) fn finite_columns<T: Scalar>(&mut self, name: &str, matrix: &Matrix) -> Result<Mat<T>> {
         let columns = self.columns::<T>(matrix)?;
         validate::finite("the tensor", columns.transpose())
@@ -219,8 +219,8 @@ impl<R: Read + Seek> TensorFile<R> {
         Ok(columns)
     }
 
-    /// Copies everything to `to`, but for the tensors that are `replaced`: their bytes come from `replace`, a block of
-    /// rows at a time, in the order of the file.
+    /// Copies everything to `to`, except the tensors `replaced`: their bytes come from `replace`, a block of rows at a time,
+    /// in the order of the file.
     pub(crate) fn copy_replacing(
         &mut self,
         to: &mut Writer<'_>,
@@ -262,7 +262,7 @@ impl<R: Read + Seek> TensorFile<R> {
     }
 }
 
-/// A tensor to be written: `rows` is as the file has it.
+/// A tensor to be written. `rows` has the layout of the file.
 pub(crate) struct NewTensor<'a, T: Scalar> {
     name: String,
     shape: Vec<usize>,
@@ -287,7 +287,7 @@ pub(crate) fn kind(kind: &str) -> HashMap<String, String> {
     HashMap::from([(KIND.to_owned(), kind.to_owned())])
 }
 
-/// Writes a safetensors file, whole or not at all. The numbers are taken as they are.
+/// Writes a safetensors file, completely or not at all. The numbers are not checked.
 pub(crate) fn write<T: Scalar>(
     path: &Path,
     metadata: HashMap<String, String>,

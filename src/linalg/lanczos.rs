@@ -2,22 +2,22 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Svd, svd};
 use crate::scalar::Scalar;
 use crate::util::{random, validate};
 
-/// Steps between two looks at the convergence.
+/// Steps between two convergence checks.
 const STEPS: usize = 8;
 
-/// Relative residual at which a singular value counts as found; its own error is of the square of that.
+/// Relative residual at which a singular value has converged. The error of the value is the square of this.
 const CONVERGED: f64 = 1e-10;
 
 /// The largest singular value `|A|_2` of any matrix, by Lanczos bidiagonalisation (Golub, Kahan 1965) from a random vector, with
 /// full orthogonalisation.
 ///
-/// Cost: two passes over the matrix a step; some tens of steps for weights of language models, more the closer the
-/// largest values lie. A copy in `f64`.
+/// Cost: two passes over the matrix per step. Weights of language models take some tens of steps, more if their largest
+/// singular values are close together. Copies the matrix to `f64`.
 ///
 /// # Errors
 /// An empty matrix, NaN, or a decomposition that fails its verification.
@@ -26,12 +26,12 @@ const CONVERGED: f64 = 1e-10;
 /// use betaedit_core::{faer::{mat, Par}, restraint::spectral_norm};
 /// let A = mat![[3.0, 0.0], [0.0, -4.0]];
 /// assert!((spectral_norm(A.as_ref(), Par::Seq)? - 4.0).abs() < 1e-14);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> {
     validate::not_empty("matrix", matrix)?;
     validate::finite("matrix", matrix)?;
-    // From the smaller side, whose vectors end after as many steps as it has.
+    // From the smaller side: its dimension bounds the number of steps.
     let (A, scale) = linalg::unit_scaled(if matrix.nrows() < matrix.ncols() { matrix.transpose() } else { matrix });
     if A.norm_l2() == 0.0 {
         return Ok(0.0);
@@ -60,13 +60,13 @@ pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> 
                 _ => 0.0,
             });
             let Svd { U, S, .. } = svd(B.as_ref(), Par::Seq)?;
-            // |Aᵀ u - s v| of the approximate vectors.
+            // |Aᵀ u - s v| for the approximate singular vectors.
             if last || length * U[(k - 1, 0)].abs() <= CONVERGED * S[0] {
                 let value = S[0] * scale;
                 return if value.is_finite() {
                     Ok(value)
                 } else {
-                    Err(EditError::Overflow { step: "the largest singular value", scalar: f64::NAME })
+                    Err(NumericsError::Overflow { step: "the largest singular value", scalar: f64::NAME })
                 };
             }
         }
@@ -74,7 +74,7 @@ pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> 
     }
 }
 
-/// A column without its part in the span of orthonormal ones; twice, which is enough for full precision.
+/// Orthogonalises a column against an orthonormal basis, twice, which is enough for full precision.
 fn orthogonal(mut x: Mat<f64>, basis: &Mat<f64>, par: Par) -> Mat<f64> {
     for _ in 0..2 {
         let coordinates = linalg::product(basis.transpose(), x.as_ref(), par);
@@ -83,7 +83,7 @@ fn orthogonal(mut x: Mat<f64>, basis: &Mat<f64>, par: Par) -> Mat<f64> {
     x
 }
 
-/// A column at unit length, and its length; zero stays.
+/// A column scaled to unit length, and its length. A zero column stays zero.
 fn unit(x: Mat<f64>) -> (Mat<f64>, f64) {
     let length = x.norm_l2();
     if length > 0.0 { (x * faer::Scale(1.0 / length), length) } else { (x, 0.0) }

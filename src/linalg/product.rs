@@ -1,16 +1,16 @@
-//! The few dense kernels that every room of the library needs, on top of faer.
+//! The few dense kernels that every room needs, on top of faer.
 
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 
-/// Zeros, or a typed error where the memory is not there.
+/// Zeros, or a typed error if there is not enough memory.
 pub(crate) fn zeros<T: Scalar>(rows: usize, cols: usize, purpose: &'static str) -> Result<Mat<T>> {
     let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<T>());
-    let out_of_memory = EditError::OutOfMemory { bytes, purpose };
+    let out_of_memory = NumericsError::OutOfMemory { bytes, purpose };
     if bytes > isize::MAX as usize {
         return Err(out_of_memory);
     }
@@ -24,8 +24,8 @@ pub(crate) fn zeros<T: Scalar>(rows: usize, cols: usize, purpose: &'static str) 
 
 /// `dst <- alpha lhs rhs`, or `dst <- dst + alpha lhs rhs`.
 ///
-/// Every thread has rows or columns of its own: with a `d x d` matrix and some hundred columns that keeps two threads busy for
-/// 97 % of the time, where one product that they share does for 75 to 90 %.
+/// Every thread has its own rows or columns. With a `d x d` matrix and some hundred columns this keeps two threads busy
+/// 97 % of the time; one shared product keeps them busy 75 to 90 %.
 pub(crate) fn matmul<T: Scalar>(
     dst: MatMut<'_, T>,
     accum: Accum,
@@ -48,11 +48,11 @@ pub(crate) fn matmul<T: Scalar>(
     }
 }
 
-/// What a thread computes at least: so many rows, or so many columns.
+/// The least work for a thread: this many rows or columns.
 const ROWS: usize = 128;
 const COLUMNS: usize = 64;
 
-/// Multiplications from which on threads are worth their start.
+/// Number of multiplications from which threads pay off.
 const WORTH_SHARING: usize = 1 << 17;
 
 /// `lhs * rhs`.
@@ -110,7 +110,7 @@ pub(crate) fn squared_column_norms<T: Scalar>(matrix: MatRef<'_, T>) -> Vec<f64>
     matrix.col_iter().map(|column| column.iter().map(|x| x.to_f64() * x.to_f64()).sum()).collect()
 }
 
-/// The Euclidean norm of every column, right wherever the columns themselves are in range.
+/// The Euclidean norm of every column, accurate whenever the columns themselves are in range.
 pub(crate) fn column_norms<T: Scalar>(matrix: MatRef<'_, T>) -> Vec<f64> {
     let norm = |column: faer::ColRef<'_, T>| {
         let sum: f64 = column.iter().map(|x| x.to_f64() * x.to_f64()).sum();

@@ -10,10 +10,10 @@ use faer::linalg::svd::{ComputeSvdVectors, SvdError, svd_scratch};
 use faer::{Conj, Mat, MatRef, Par};
 
 use super::{product, tolerance, unit_scaled};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 
-/// A matrix as an orthonormal basis times a triangle, which holds a power of two less.
+/// A matrix as an orthonormal basis times a triangle times a power of two.
 pub(crate) struct Qr {
     pub(crate) basis: Mat<f64>,
     pub(crate) triangle: Mat<f64>,
@@ -54,7 +54,7 @@ pub(crate) struct Svd {
 /// The thin singular value decomposition, descending, verified.
 pub(crate) fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
     let failed =
-        |check, measured, allowed| EditError::Decomposition { argument: "the update", check, measured, allowed };
+        |check, measured, allowed| NumericsError::Decomposition { argument: "the update", check, measured, allowed };
     let (rows, cols) = matrix.shape();
     let size = rows.min(cols);
     let (mut U, mut S, mut V) = (Mat::zeros(rows, size), faer::Col::zeros(size), Mat::zeros(cols, size));
@@ -87,5 +87,5 @@ pub(crate) fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
 
 fn scratch(asked: StackReq) -> Result<MemBuffer> {
     MemBuffer::try_new(asked)
-        .map_err(|_| EditError::OutOfMemory { bytes: asked.size_bytes(), purpose: "the compression of an update" })
+        .map_err(|_| NumericsError::OutOfMemory { bytes: asked.size_bytes(), purpose: "the compression of an update" })
 }

@@ -1,8 +1,8 @@
-//! A large symmetric matrix in half the memory, with low-rank changes pending.
+//! A large symmetric matrix in half the memory, with pending low-rank changes.
 //!
-//! What an editor does to its `d x d` state is a product with a few columns, and a change of low rank, thousands of times.
-//! Both are bound by memory traffic, so only the lower triangle is stored, in `f64`: as many bytes as a full matrix of
-//! `f32`, and as many to read in a product, with sixteen digits instead of seven.
+//! An editor multiplies its `d x d` state by a few columns, and changes it by a term of low rank, thousands of times.
+//! Both are bound by memory traffic, so only the lower triangle is stored, in `f64`. It takes as many bytes as a full
+//! `f32` matrix, and a product reads as many, with sixteen digits instead of seven.
 
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
@@ -10,7 +10,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 
 use std::io::{Read, Write};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::linalg::triangle::{Sums, Triangle};
 use crate::scalar::Scalar;
@@ -31,7 +31,8 @@ pub(crate) struct Symmetric {
     par: Par,
 }
 
-/// The base in `f32`, divided by a scale that keeps it in range: half the bytes, for products that need no more.
+/// The base in `f32`, divided by a scale that keeps it in range: half the bytes, for products that need no more
+/// precision.
 #[derive(Clone, Debug)]
 struct Rounded {
     triangle: Triangle<f32>,
@@ -55,7 +56,7 @@ impl Rounded {
     }
 }
 
-/// Memory that products with one column work in.
+/// Working memory of products with one column.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Workspace {
     exact: Sums<f64>,
@@ -63,7 +64,7 @@ pub(crate) struct Workspace {
     key: Vec<f32>,
 }
 
-/// What a pending change does: `+ F Fᵀ` or `- F Fᵀ`.
+/// The sign of a pending change: `+ F Fᵀ` or `- F Fᵀ`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
     Plus,
@@ -133,8 +134,8 @@ impl Symmetric {
         }
     }
 
-    /// As [`product`](Self::product) for a single column, from the copy in `f32` if there is one, which reads half as much.
-    /// The result is right to about `f32::EPSILON |X|₂ |k|`. Returns whether there is a copy.
+    /// As [`product`](Self::product) for a single column, from the `f32` copy, which reads half the bytes. The result
+    /// is accurate to about `f32::EPSILON |X|₂ |k|`. Returns whether there is a copy.
     pub(crate) fn rounded_product(&self, k: &[f64], z: &mut [f64], workspace: &mut Workspace) -> bool {
         let Some(rounded) = &self.rounded else { return false };
         let Workspace { rounded: sums, key, .. } = workspace;
@@ -172,7 +173,7 @@ impl Symmetric {
         pulp::Arch::new().dispatch(PendingTimesVector { matrix: self, part, k, z });
     }
 
-    /// `X <- X ± F Fᵀ`: remembered, and folded in when a block is full.
+    /// `X <- X ± F Fᵀ`: kept pending, and folded in when a block is full.
     pub(crate) fn push(&mut self, F: MatRef<'_, f64>, sign: Sign) {
         let n = F.ncols();
         if !self.has_room_for(n) {
@@ -194,7 +195,7 @@ impl Symmetric {
         self.pending.as_mut().subcols_mut(first, n).copy_from(F);
     }
 
-    /// Whether that many more pending columns fit before the next folding.
+    /// Whether `n` more pending columns fit before the next folding.
     pub(crate) fn has_room_for(&self, n: usize) -> bool {
         self.added + self.subtracted + n <= BLOCK
     }
@@ -209,12 +210,12 @@ impl Symmetric {
         self.pending.as_ref().subcols(BLOCK - self.subtracted, n)
     }
 
-    /// Others in place of the last columns that were subtracted.
+    /// Replaces the last columns that were subtracted.
     pub(crate) fn replace_last(&mut self, F: MatRef<'_, f64>) {
         self.pending.as_mut().subcols_mut(BLOCK - self.subtracted, F.ncols()).copy_from(F);
     }
 
-    /// `X <- X + alpha A Bᵀ` for a product that is symmetric.
+    /// `X <- X + alpha A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64) {
         self.base.add_product(A, B, alpha, self.par);
         self.round();
@@ -235,7 +236,7 @@ impl Symmetric {
         }
     }
 
-    /// The state, bit for bit. The rounded copy is not part of it.
+    /// Writes the state, bit for bit, without the rounded copy.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.base.save(out)?;
         bytes::write_len(out, self.added)?;
@@ -243,7 +244,7 @@ impl Symmetric {
         bytes::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().copied()))
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote, of the same dimension. After an error it means nothing.
+    /// Loads a state of the same dimension that [`save`](Self::save) wrote. After an error the state is unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.base.load(from)?;
         self.added = bytes::read_len(from, BLOCK)?;
@@ -269,10 +270,10 @@ impl Symmetric {
     }
 }
 
-/// Numbers of a column that are worked on at once; the compiler makes vector registers of them.
+/// Numbers of a column that are processed at once; the compiler uses vector registers for them.
 const LANES: usize = 4;
 
-/// `z += F₊ F₊ᵀ k - F₋ F₋ᵀ k` for some of the columns, counted from the first that was added.
+/// `z += F₊ F₊ᵀ k - F₋ F₋ᵀ k` for a range of the columns, counted from the first added one.
 struct PendingTimesVector<'a> {
     matrix: &'a Symmetric,
     part: std::ops::Range<usize>,

@@ -1,7 +1,7 @@
 //! Every tolerance of the library, with the reason for its size.
 
-/// Relative asymmetry that passes as rounding of `f32` statistics (their entries are right to 6e-8, and sums
-/// accumulated in different orders differ by a small multiple of that).
+/// Relative asymmetry that counts as rounding of `f32` statistics. Their entries are accurate to 6e-8, and sums
+/// accumulated in different orders differ by a small multiple of that.
 pub(crate) const SYMMETRY: f64 = 1e-5;
 
 /// Largest relative error of a verified eigendecomposition of size `n`: faer reaches about `1e-15 sqrt(n)`.
@@ -22,13 +22,14 @@ pub(crate) fn singular(n: usize) -> f64 {
 /// A direction whose `nᵀ Q n` is below this many roundings is constrained already.
 pub(crate) const CONSTRAINED: f64 = 64.0;
 
-/// Directions that use all but this share of their headroom count as saturated, and those this close to the threshold
-/// (relative to it) are left out at the build: their inverse headroom would drown all others in rounding.
+/// Directions that use all but this share of their headroom count as saturated. Directions this close to the threshold,
+/// relative to it, are left out when the headroom is built: their inverse headroom would drown all others in rounding.
 pub(crate) const HEADROOM: f64 = 1e-9;
 
-/// Error that a direction from the rounded copy of `Q` may have, relative to what is left of it when its key is absorbed.
+/// Allowed error of a direction from the rounded copy of `Q`, relative to what is left of it when its key is absorbed.
 pub(crate) const ROUNDED: f64 = 2e-6;
 
-/// How far the eigenvalues of a projector that another program rounded to `f32`, or summed in it, may be from 0 and 1.
+/// Allowed distance from 0 and 1 of the eigenvalues of a projector that another program computed in or rounded to
+/// `f32`.
 #[cfg(feature = "safetensors")]
 pub(crate) const IDEMPOTENCE: f64 = 1e-3;

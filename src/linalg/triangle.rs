@@ -1,11 +1,11 @@
-//! The lower triangle of a large symmetric matrix, and its product with one vector at the speed of memory.
+//! The lower triangle of a large symmetric matrix, and its product with one vector at memory speed.
 
 use std::io::{Read, Write};
 use std::ops::{Add, AddAssign, Mul};
 
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::scalar::Scalar;
 use crate::util::bytes;
@@ -25,13 +25,14 @@ pub(crate) struct Triangle<X> {
     pub(crate) panels: Vec<Mat<X>>,
 }
 
-/// Numbers that a triangle is made of.
+/// Number types of a triangle.
 pub(crate) trait Entry: Scalar + Add<Output = Self> + AddAssign + Mul<Output = Self> {}
 
 impl Entry for f32 {}
 impl Entry for f64 {}
 
-/// Memory for a product: for every thread but the first its share of `z`, and for every thread its sums over a panel.
+/// Working memory of a product: for every thread but the first its share of `z`, and for every thread its sums over a
+/// panel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums<X> {
     shares: Vec<f64>,
@@ -49,7 +50,8 @@ impl<X: Entry> Triangle<X> {
 
     /// `z = scale X k`, one pass over the triangle. Sums in `X` run over one panel; the panels are summed in `f64`.
     ///
-    /// * `more`: what else each thread (which of how many) adds to its share of `z`
+    /// * `more`: adds further terms to a thread's share of `z`; takes the number of the thread and the number of
+    ///   threads
     pub(crate) fn times_vector(
         &self,
         k: &[X],
@@ -73,7 +75,7 @@ impl<X: Entry> Triangle<X> {
 }
 
 impl Triangle<f64> {
-    /// The lower triangle of a matrix by its entries.
+    /// The lower triangle of a matrix given by its entries.
     pub(crate) fn from_fn(dim: usize, entry: impl Fn(usize, usize) -> f64) -> Self {
         let panel = |first| {
             let (rows, width) = (dim - first, PANEL.min(dim - first));
@@ -86,7 +88,7 @@ impl Triangle<f64> {
         self.dim
     }
 
-    /// `X <- X + alpha A Bᵀ` for a product that is symmetric.
+    /// `X <- X + alpha A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64, par: Par) {
         if A.ncols() == 0 {
             return;
@@ -146,11 +148,11 @@ impl Triangle<f64> {
 
     /// Whether all entries are finite.
     pub(crate) fn is_finite(&self) -> bool {
-        // Of a diagonal block only the lower triangle counts, but the rest is made of the same products.
+        // Only the lower triangle of a diagonal block counts, but the rest comes from the same products.
         self.panels.iter().all(|panel| panel.as_ref().is_all_finite())
     }
 
-    /// The entries, bit for bit.
+    /// Writes the entries, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         for panel in &self.panels {
             bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().copied()))?;
@@ -158,13 +160,13 @@ impl Triangle<f64> {
         Ok(())
     }
 
-    /// Takes over what [`save`](Self::save) wrote, of the same size. After an error it means nothing.
+    /// Loads entries of the same size that [`save`](Self::save) wrote. After an error they are unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.panels.iter_mut().try_for_each(|panel| bytes::read_columns(from, panel))
     }
 }
 
-/// A product, shared out among threads.
+/// A product, divided among threads.
 struct Work<'a, X, F> {
     triangle: &'a Triangle<X>,
     k: &'a [X],
@@ -174,7 +176,7 @@ struct Work<'a, X, F> {
 }
 
 impl<X: Entry, F: Fn(usize, usize, &mut [f64]) + Sync> Work<'_, X, F> {
-    /// Some of the threads work on equal areas of the triangle, each into a vector of its own.
+    /// Runs a range of the threads. Each works on an equal area of the triangle, into its own vector.
     fn fan_out(&self, z: &mut [f64], shares: &mut [f64], panel_sums: &mut [X], some: std::ops::Range<usize>) {
         let (Self { triangle, k, scale, more, threads }, dim) = (self, self.triangle.dim);
         if some.len() == 1 {

@@ -1,39 +1,39 @@
-//! A model that edits itself: keys and residuals of requests, as the engine asks for them.
+//! A language model as an adapter: keys and residuals of requests.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Result as Computed;
 use faer::{Mat, MatMut, MatRef};
 
+use super::block::{Opened, TokenBatch, columns};
 use super::failed;
-use super::generate::{Contexts, Prompt};
-use super::model::{Batch, Model, Opened, columns};
+use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
-use super::request::Request;
-use super::steering::Site;
-use super::target::{TargetSearch, targeted_behind};
+use super::prompt::{Contexts, Prompt, Request, targeted_behind};
+use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, NumericsError, Result};
 use crate::update::{Orientation, Update};
 use crate::util::validate;
 
 /// A language model behind the [`Adapter`] seam.
 ///
-/// The key of a request is the mean of those of its bare prompt and of its prompts behind the [`Contexts`]. Its residual
-/// at any layer is what the **last** edited layer's output at the fact's token of the bare prompt still lacks of the
-/// target; the caller divides it among the layers left.
+/// The key of a request is the weighted mean of the key of its bare prompt and the keys of its prompts after the [`Contexts`]. The residual
+/// at any layer is the difference between the target and the output of the **last** edited layer, at the fact's token of the bare prompt.
+/// The caller divides it among the layers that are left.
 ///
-/// Which output that is says the search's [`Site`]. At [`Site::Block`] it is the block's, the sum of all that is written below it, and
-/// so what one layer has written no longer lacks at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the MLP's own, `W k`
-/// (with the bias, where there is one): what the edited matrix itself puts out. The layers below reach it only through `k`, so
-/// there every layer is asked for nearly the whole again, as in the published program of PMET.
+/// The search's [`Site`] decides which output this is. At [`Site::Block`] it is the output of the block, the sum of everything written
+/// below it, so what one layer has written is no longer missing at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the
+/// output of the MLP, `W k` (plus the bias, if there is one). The layers below reach it only through `k`, so every layer is asked for
+/// nearly the whole residual again, as in the published program of PMET.
 ///
-/// A batch of requests begins when other requests come, or a layer at or below the last changed one. Targets are sought
-/// when residuals are first asked for in a batch, that is, with the usual order, on the model before it, and kept for it.
-/// What lies below the layer that is asked for is computed once in a batch.
+/// A new batch begins with other requests, or with a layer at or below the last changed one. Targets are sought when residuals are first
+/// asked for in a batch, in the usual order on the model before the batch, and kept for the batch. Everything below the layer that is
+/// asked for is computed once for each batch.
 pub struct ModelAdapter {
     model: Model,
     tokenizer: Tokenizer,
@@ -42,6 +42,16 @@ pub struct ModelAdapter {
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
     batch: Option<Work>,
+}
+
+impl fmt::Debug for ModelAdapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, contexts, search, layers, known, batch, .. } = self;
+        let mut shown = f.debug_struct("ModelAdapter");
+        shown.field("model", model).field("layers", layers).field("contexts", contexts).field("search", search);
+        shown.field("known_targets", &known.len()).field("batch", &batch.as_ref().map(|work| work.requests.len()));
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// The state of a batch of requests.
@@ -56,11 +66,11 @@ struct Work {
     targets: Option<Mat<f32>>,
 }
 
-/// Some requests of a batch: so many as are run at once.
+/// Requests of a batch that are run at once.
 struct Part {
     requests: Range<usize>,
-    batch: Batch,
-    /// For each sequence (each request's bare prompt, then those behind contexts), the row of the fact's token.
+    batch: TokenBatch,
+    /// For each sequence (each request's bare prompt, then its prompts after the contexts), the row of the fact's token.
     places: Vec<usize>,
     opened: Opened,
 }
@@ -81,18 +91,17 @@ impl ModelAdapter {
         search: TargetSearch,
     ) -> Result<Self> {
         if layers.is_empty() {
-            return Err(EditError::Empty { argument: "layers" });
+            return Err(NumericsError::Empty { argument: "layers" }.into());
         }
         if let Some(pair) = layers.windows(2).find(|pair| pair[0] >= pair[1]) {
             let (parameter, allowed) = ("layers", "ascending numbers");
-            return Err(EditError::Parameter { parameter, value: pair[1] as f64, allowed });
+            return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
         model.down(layers[layers.len() - 1])?;
         Ok(Self { model, tokenizer, contexts, search, layers, known: HashMap::new(), batch: None })
     }
 
-    /// Takes the targets of some requests as known, for example those found on the unedited model by the same search, and seeks the
-    /// others only.
+    /// Uses known targets for some requests, for example targets found on the unedited model, and searches only for the others.
     ///
     /// # Errors
     /// A target whose length is not the model's hidden size, or that is not finite.
@@ -118,16 +127,16 @@ impl ModelAdapter {
         &self.tokenizer
     }
 
-    /// The texts that prompts stand behind.
+    /// The texts that come before prompts.
     #[must_use]
     pub fn contexts(&self) -> &Contexts {
         &self.contexts
     }
 
-    /// Refuses a request that cannot be written into this model, without running it.
+    /// Refuses a request that cannot be written into this model, without running the model.
     ///
     /// # Errors
-    /// A subject or target that the tokenizer makes nothing of, or a prompt that is longer than the model's context.
+    /// A subject or target that has no tokens of its own, or a prompt that is longer than the model's context.
     pub fn check(&self, request: &Request) -> Result<()> {
         let prompts = targeted_behind(&self.tokenizer, self.contexts.openings(), request)?;
         let sought = self.search.prompts(&self.tokenizer, &self.contexts, request)?;
@@ -141,7 +150,7 @@ impl ModelAdapter {
     fn check_layer(&self, layer: usize) -> Result<()> {
         match self.layers.contains(&layer) {
             true => Ok(()),
-            false => Err(EditError::UnknownLayer { layer, known: self.layers.clone() }),
+            false => Err(ModelError::UnknownLayer { layer, known: self.layers.clone() }.into()),
         }
     }
 
@@ -149,7 +158,7 @@ impl ModelAdapter {
     fn at(&mut self, layer: usize, requests: &[Request]) -> Result<&mut Work> {
         self.check_layer(layer)?;
         if requests.is_empty() {
-            return Err(EditError::Empty { argument: "requests" });
+            return Err(NumericsError::Empty { argument: "requests" }.into());
         }
         let goes_on = |work: &Work| {
             work.requests == requests && work.layer <= layer && work.changed.is_none_or(|changed| changed < layer)
@@ -163,7 +172,7 @@ impl ModelAdapter {
                 let (this, next) = (&self.model.blocks[at], &self.model.blocks[at + 1]);
                 let advance = || -> Computed<Opened> {
                     let x = this.close(&part.opened, self.model.par)?;
-                    next.open(&self.model, &x, &part.batch, vec![])
+                    next.open(self.model.frame(), &x, &part.batch, vec![])
                 };
                 part.opened = advance().map_err(failed)?;
             }
@@ -193,23 +202,23 @@ impl ModelAdapter {
     fn open(&self, requests: Range<usize>, prompts: &[Prompt]) -> Computed<Part> {
         // Nothing after the fact's token matters to what is asked here.
         let inputs: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.tokens[..=prompt.position]).collect();
-        let batch = Batch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
+        let batch = TokenBatch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let places = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let x = self.model.embed(&inputs.concat(), &batch)?;
-        let opened = self.model.blocks[0].open(&self.model, &x, &batch, vec![])?;
+        let opened = self.model.blocks[0].open(self.model.frame(), &x, &batch, vec![])?;
         Ok(Part { requests, batch, places, opened })
     }
 
-    /// The last edited layer's output that targets are of, at the fact's token of the bare prompts, a column a request.
+    /// The output of the last edited layer at the fact's token of the bare prompts, a column for each request.
     fn outputs(&self, layer: usize, part: &Part) -> Computed<Mat<f32>> {
         let each = self.contexts.prefixes().len() + 1;
         let bare: Vec<_> = part.batch.spans.iter().step_by(each).map(|span| span.rows.clone()).collect();
-        let batch = Batch::new(&self.model.config, bare.iter().map(|rows| (0, rows.len())));
+        let batch = TokenBatch::new(&self.model.config, bare.iter().map(|rows| (0, rows.len())));
         let rows: Vec<usize> = bare.into_iter().flatten().collect();
         let (mut at, mut opened) = (&self.model.blocks[layer], part.opened.rows(&rows)?);
         for next in &self.model.blocks[layer + 1..=self.layers[self.layers.len() - 1]] {
             let x = at.close(&opened, self.model.par)?;
-            (at, opened) = (next, next.open(&self.model, &x, &batch, vec![])?);
+            (at, opened) = (next, next.open(self.model.frame(), &x, &batch, vec![])?);
         }
         let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let opened = opened.rows(&last)?;

@@ -1,4 +1,4 @@
-//! Fine-tuning, which editing is compared with: of one matrix (FT-L), and of low-rank changes of many (LoRA).
+//! Fine-tuning as a baseline: of one matrix (FT-L), and of low-rank changes of many (LoRA).
 
 use std::sync::Arc;
 
@@ -8,28 +8,28 @@ use faer::{Accum, Mat, MatRef, Par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::adam::Adam;
+use super::block::{LowRank, TokenBatch, columns, select};
 use super::failed;
-use super::generate::Contexts;
-use super::model::{Batch, LowRank, Model, columns, select};
+use super::model::Model;
 use super::ops::{Objective, Op, Term, copy};
-use super::request::Request;
-use super::target::targeted_behind;
+use super::prompt::{Contexts, Request, targeted_behind};
+use super::target::Adam;
 use super::tokenizer::Tokenizer;
-use crate::error::{EditError, Result};
+use crate::error::{NumericsError, Result};
 use crate::util::validate;
 
-/// Where the target is asked for.
+/// Where the loss asks for the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Supervision {
-    /// At each of its tokens, after those before it (FT-M).
+    /// At each of its tokens, given the tokens before it (FT-M).
     #[default]
     Target,
-    /// All of its tokens at the prompt's last one, as the published FT-L does it.
+    /// All of its tokens at the last token of the prompt, as in the published FT-L.
     PromptLast,
 }
 
-/// How a fine-tuning went.
+/// The course of a fine-tuning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tuned {
     /// The mean `-log p` of the targets before each step.
@@ -38,23 +38,24 @@ pub struct Tuned {
 
 /// Fine-tuning of the matrix that edits change, in one layer: FT-L.
 ///
-/// Adam on the mean `-log p` of the requests' targets, all together. The gradient by the matrix is `G Kᵀ`, with `K` its inputs and
-/// `G` the gradient by its outputs at all tokens.
+/// Adam minimises the mean `-log p` of the targets of all requests together. The gradient with respect to the matrix is `G Kᵀ`, with `K`
+/// its inputs and `G` the gradient with respect to its outputs at all tokens.
 ///
 /// # References
-/// Zhu et al., "Modifying Memories in Transformer Models" (arXiv 2012.00363), as the programs of ROME and `EasyEdit` have it.
+/// Zhu et al., "Modifying Memories in Transformer Models" (arXiv 2012.00363), as in the programs of ROME and `EasyEdit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct FineTuning {
     /// Adam's step length. Default: `5e-4`.
     pub learning_rate: f64,
-    /// Steps, at most. Default: `25`.
+    /// The largest number of steps. Default: `25`.
     pub steps: usize,
     /// It ends when the mean `-log p` falls below this. Default: `1e-2`.
     pub enough: f64,
     /// The largest change of an entry; `None` is no limit. Default: `Some(5e-4)`.
     pub bound: Option<f64>,
-    /// Where the target is asked for. Default: [`Supervision::PromptLast`].
+    /// Where the loss asks for the target. Default: [`Supervision::PromptLast`].
     pub supervision: Supervision,
 }
 
@@ -71,15 +72,15 @@ impl FineTuning {
     /// Memory: four matrices of the weight's size.
     ///
     /// # Errors
-    /// Settings out of range, no request, an unknown layer, a request that the tokenizer makes no sense of, or a loss beyond the
-    /// range of `f32`. The model is unchanged then.
+    /// Settings out of range, no request, an unknown layer, a request that the tokenizer cannot encode, or a loss beyond the range of
+    /// `f32`. The model is unchanged then.
     pub fn run(&self, model: &mut Model, tokenizer: &Tokenizer, layer: usize, requests: &[Request]) -> Result<Tuned> {
         check_descent(self.learning_rate, self.steps, self.enough)?;
         if let Some(bound) = self.bound {
             validate::positive("bound", bound)?;
         }
         model.down(layer)?;
-        let task = Task::new(model, tokenizer, requests, self.supervision)?;
+        let task = Exercise::new(model, tokenizer, requests, self.supervision)?;
         let (weight, losses) = self.descend(model, layer, &task).map_err(failed)?;
         validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         validate::finite("the fine-tuned weight", weight.as_ref())?;
@@ -88,14 +89,14 @@ impl FineTuning {
         Ok(Tuned { losses })
     }
 
-    fn descend(&self, model: &Model, layer: usize, task: &Task) -> Computed<(Mat<f32>, Vec<f32>)> {
+    fn descend(&self, model: &Model, layer: usize, task: &Exercise) -> Computed<(Mat<f32>, Vec<f32>)> {
         // Below the matrix nothing changes.
         let mut x = task.embedded.clone();
         for block in &model.blocks[..layer] {
-            x = block.close(&block.open(model, &x, &task.batch, vec![])?, model.par)?;
+            x = block.close(&block.open(model.frame(), &x, &task.batch, vec![])?, model.par)?;
         }
         let mut tuned = model.clone();
-        let opened = model.blocks[layer].open(model, &x, &task.batch, vec![])?;
+        let opened = model.blocks[layer].open(model.frame(), &x, &task.batch, vec![])?;
         let K = columns(&opened.keys)?;
         let start = model.blocks[layer].down.weight.matrix().to_owned();
         let mut change = vec![0.0_f32; start.nrows() * start.ncols()];
@@ -108,7 +109,7 @@ impl FineTuning {
             let output = Var::from_tensor(&tuned.blocks[layer].close(&opened, model.par)?)?;
             let mut x = output.as_tensor().clone();
             for block in &tuned.blocks[layer + 1..] {
-                x = block.close(&block.open(&tuned, &x, &task.batch, vec![])?, model.par)?;
+                x = block.close(&block.open(tuned.frame(), &x, &task.batch, vec![])?, model.par)?;
             }
             let loss = task.loss(&tuned, &x)?;
             losses.push(loss.to_scalar::<f32>()?);
@@ -133,11 +134,12 @@ impl FineTuning {
 
 /// Fine-tuning of low-rank changes `scale B A` of the queries' and values' matrices of all blocks: LoRA.
 ///
-/// `A` starts at random, `B` at zero; the changes are added to the matrices at the end.
+/// `A` starts at random and `B` at zero. At the end the changes are added to the matrices.
 ///
 /// # References
 /// Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022; settings as in `EasyEdit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct LowRankTuning {
     /// Rank of a change. Default: `8`.
@@ -146,11 +148,11 @@ pub struct LowRankTuning {
     pub alpha: f64,
     /// Adam's step length. Default: `5e-3`.
     pub learning_rate: f64,
-    /// Steps, at most. Default: `70`.
+    /// The largest number of steps. Default: `70`.
     pub steps: usize,
     /// It ends when the mean `-log p` falls below this. Default: `1e-2`.
     pub enough: f64,
-    /// For the start. Default: `0`.
+    /// The seed of the start. Default: `0`.
     pub seed: u64,
 }
 
@@ -164,15 +166,15 @@ impl LowRankTuning {
     /// Fine-tunes the model on requests.
     ///
     /// # Errors
-    /// Settings out of range, no request, a request that the tokenizer makes no sense of, or a loss beyond the range of `f32`. The
-    /// model is unchanged then.
+    /// Settings out of range, no request, a request that the tokenizer cannot encode, or a loss beyond the range of `f32`. The model is
+    /// unchanged then.
     pub fn run(&self, model: &mut Model, tokenizer: &Tokenizer, requests: &[Request]) -> Result<Tuned> {
         check_descent(self.learning_rate, self.steps, self.enough)?;
         validate::positive("alpha", self.alpha)?;
         if self.rank == 0 {
-            return Err(EditError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
+            return Err(NumericsError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" }.into());
         }
-        let task = Task::new(model, tokenizer, requests, Supervision::Target)?;
+        let task = Exercise::new(model, tokenizer, requests, Supervision::Target)?;
         let (tuned, losses) = self.descend(model, &task).map_err(failed)?;
         validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         for block in &tuned.blocks {
@@ -184,7 +186,7 @@ impl LowRankTuning {
         Ok(Tuned { losses })
     }
 
-    fn descend(&self, model: &Model, task: &Task) -> Computed<(Model, Vec<f32>)> {
+    fn descend(&self, model: &Model, task: &Exercise) -> Computed<(Model, Vec<f32>)> {
         let mut tuned = model.clone();
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let scale = self.alpha / self.rank as f64;
@@ -209,7 +211,7 @@ impl LowRankTuning {
         loop {
             let mut x = task.embedded.clone();
             for block in &tuned.blocks {
-                x = block.close(&block.open(&tuned, &x, &task.batch, vec![])?, model.par)?;
+                x = block.close(&block.open(tuned.frame(), &x, &task.batch, vec![])?, model.par)?;
             }
             let loss = task.loss(&tuned, &x)?;
             losses.push(loss.to_scalar::<f32>()?);
@@ -246,24 +248,24 @@ fn merge(model: &mut Model, par: Par) -> Computed<()> {
 fn check_descent(learning_rate: f64, steps: usize, enough: f64) -> Result<()> {
     validate::positive("learning_rate", learning_rate)?;
     if steps == 0 {
-        return Err(EditError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" });
+        return Err(NumericsError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" }.into());
     }
-    validate::non_negative("enough", enough)
+    Ok(validate::non_negative("enough", enough)?)
 }
 
-/// Requests as one batch of sequences, and what is asked of them.
-struct Task {
-    batch: Batch,
+/// Requests as one batch of sequences, and the terms of their loss.
+struct Exercise {
+    batch: TokenBatch,
     embedded: Tensor,
-    /// The rows whose next tokens are asked for, and which.
+    /// The rows whose logits are in the loss, and their terms.
     asked: Vec<usize>,
     terms: Arc<[Term]>,
 }
 
-impl Task {
+impl Exercise {
     fn new(model: &Model, tokenizer: &Tokenizer, requests: &[Request], supervision: Supervision) -> Result<Self> {
         if requests.is_empty() {
-            return Err(EditError::Empty { argument: "requests" });
+            return Err(NumericsError::Empty { argument: "requests" }.into());
         }
         let bare = Contexts::default();
         let mut sequences = vec![];
@@ -278,7 +280,7 @@ impl Task {
                 Supervision::PromptLast => &prompt.tokens[..*start],
             })
             .collect();
-        let batch = Batch::new(&model.config, inputs.iter().map(|tokens| (0, tokens.len())));
+        let batch = TokenBatch::new(&model.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let embedded = model.embed(&inputs.concat(), &batch).map_err(failed)?;
         let (mut asked, mut terms) = (vec![], vec![]);
         for (span, (prompt, start)) in batch.spans.iter().zip(&sequences) {

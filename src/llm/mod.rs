@@ -1,20 +1,21 @@
-//! Language models themselves: what the engine needs of them, from a model that runs here.
+//! Language models: everything that an editor needs from one.
 //!
-//! A [`Model`] is a decoder in `f32`, in main memory, read from a directory of the Hugging Face layout or from a GGUF file. What
-//! an editor needs of it:
+//! A [`Model`] is a decoder in `f32` in main memory, read from a directory in the Hugging Face layout or from a GGUF file. It provides
+//! what an editor needs:
 //!
-//! | what | from |
+//! | what | type |
 //! |---|---|
 //! | second moments of keys over a text | [`Collector`] |
-//! | texts that stand before a prompt | [`Contexts`] |
-//! | the key of a [`Request`], and the residual that is left to write | [`ModelAdapter`], an [`Adapter`](crate::Adapter) |
-//! | the target, that is, the output of a block or of its MLP that makes the model say the new thing | [`TargetSearch`] |
-//! | what editing is compared with: fine-tuning of one matrix, or of low-rank changes | [`FineTuning`], [`LowRankTuning`] |
+//! | texts to put before a prompt | [`Contexts`] |
+//! | the key and the residual of a [`Request`] | [`ModelAdapter`], an [`Adapter`](crate::Adapter) |
+//! | the target: the output of a block, or of its MLP, that makes the model give the new answer | [`TargetSearch`] |
+//! | baselines: fine-tuning of one matrix, or of low-rank changes | [`FineTuning`], [`LowRankTuning`] |
+//! | models of families that the crate does not know | [`Family`], [`Families`], [`Model::open_with`] |
 //!
-//! With the feature `facts`, a [`Scoring`](self) answers the questions of the metrics, and facts are requests.
+//! With the feature `facts`, `Scoring` answers the questions of the metrics, and a fact converts into a request.
 //!
-//! A target takes a gradient by a vector added to the output of a block, or by two, added to those of its MLP and its attention
-//! ([`Site`]): [`Steering`] is the upper part of a model as a function of such vectors.
+//! The search for a target needs the gradient of a loss with respect to vectors that are added to outputs of a block ([`Site`]).
+//! [`Steering`] is the upper part of a model as a function of such vectors.
 //!
 //! ```no_run
 //! use std::ops::ControlFlow;
@@ -26,7 +27,7 @@
 //! let par = Par::rayon(0);
 //! let (model, tokenizer) = Model::open("SmolLM2-135M-Instruct", par)?;
 //!
-//! // What the model knows, and from it one editor a layer.
+//! // What the model knows, and one editor for each layer.
 //! let layers = vec![7, 8, 9, 10];
 //! let text = std::fs::read_to_string("corpus.txt").unwrap();
 //! let mut collector = Collector::new(&model, &tokenizer, &layers)?;
@@ -48,48 +49,54 @@
 //!     adapter.apply(*layer, &editor.edit(&EditBatch::new(K.as_ref(), R.as_ref())?)?)?;
 //!     left -= 1;
 //! }
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
-//! Arithmetic is in `f32`; equal input gives equal bits at an equal number of threads.
+//! Arithmetic is in `f32`. At an equal number of threads, equal input gives equal bits.
 
-mod adam;
 mod adapter;
+mod block;
+mod collector;
 mod config;
-mod descent;
-mod directory;
+pub mod families;
 mod fine_tuning;
-mod generate;
-mod gguf;
-mod load;
 mod model;
 mod ops;
-mod request;
-mod save;
+mod prompt;
+mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;
-mod statistics;
-mod steering;
 mod target;
 mod tokenizer;
+mod weights;
+
+/// The JSON of [`Family::config_json`], so that versions cannot disagree.
+#[doc(no_inline)]
+pub use serde_json;
 
 pub use adapter::ModelAdapter;
-pub use config::{Activation, Config, Family, NormKind, Pairing, Positions, Rotary, RotaryScaling};
-pub use descent::Descent;
+pub use collector::{CollectionProgress, Collector};
+pub use config::{
+    Activation, Arrangement, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions, Rotary, RotaryScaling, Sizes,
+};
+pub use families::{Families, Family};
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
-pub use generate::{Contexts, Sampler};
 pub use model::{Continuation, Model, Trace};
-pub use request::{FactToken, Request};
+pub use prompt::{Contexts, FactToken, Request};
+pub use sampling::Sampler;
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
-pub use statistics::{Collector, Progress};
-pub use steering::{Anchor, Evaluation, Site, Steered, Steering};
-pub use target::{Target, TargetSearch, Wording};
+pub use target::{Anchor, Descent, Site, Steered, SteeredEvaluation, Steering, Target, TargetSearch, Wording};
 pub use tokenizer::Tokenizer;
+pub use weights::{Source, StoredTensor};
 
-use crate::error::EditError;
+use crate::error::{Error, ModelError};
 
-/// A failure inside the model.
-fn failed(error: candle_core::Error) -> EditError {
-    EditError::Adapter(Box::new(error))
+/// A failure of the model or its tokenizer.
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    ModelError::Failed(error.into()).into()
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/adding-a-model-family.md")]
+struct AddingAModelFamily;

@@ -1,23 +1,27 @@
-//! The model: one decoder for all families, with its taps.
+//! The decoder, which is the same for all families.
 
+use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{Device, Result as Computed, Tensor};
-use faer::{Mat, MatRef, Par};
+use faer::{Mat, Par};
 
-use super::config::{Config, Positions};
+use super::block::{Block, Frame, Linear, TokenBatch, columns, positions, select};
+use super::config::Config;
 use super::failed;
-use super::ops::{
-    Activate, Angles, Attention, Gate, Normalize, Op, Parameter, Past, Project, Rotate, Span, log_sum_exp, with_rows,
-};
-use crate::error::{EditError, Result};
+use super::families::{Family, numbered};
+use super::ops::{Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
+use crate::error::{ModelError, NumericsError, Result, Shape};
+use crate::update::Orientation;
 
 /// A decoder-only language model in `f32`, in main memory.
 ///
-/// [`Model::open`] reads it from a directory of the Hugging Face layout or from a GGUF file.
+/// [`Model::open`] reads one from a directory in the Hugging Face layout or from a GGUF file. [`Model::open_with`] also knows families
+/// that you add, and [`Model::from_source`] takes the weights from any [`Source`](super::Source).
 #[derive(Clone)]
 pub struct Model {
     pub(super) config: Config,
+    pub(super) family: Arc<dyn Family>,
     pub(super) embedding: Arc<Parameter>,
     /// Learned positions, a row each.
     pub(super) positions: Option<Arc<Parameter>>,
@@ -28,219 +32,42 @@ pub struct Model {
     pub(super) par: Par,
 }
 
-/// A matrix of the model, perhaps with a bias.
+/// What a model computes for a sequence of `T` tokens. Columns are tokens.
 #[derive(Clone)]
-pub(super) struct Linear {
-    pub(super) weight: Arc<Parameter>,
-    pub(super) bias: Option<Arc<[f32]>>,
-    /// What is being learned on top of the matrix.
-    pub(super) low_rank: Option<LowRank>,
-}
-
-/// `scale B A`, on top of a matrix.
-#[derive(Clone)]
-pub(super) struct LowRank {
-    /// `rank x inputs`.
-    pub(super) A: Tensor,
-    /// `outputs x rank`.
-    pub(super) B: Tensor,
-    pub(super) scale: f64,
-}
-
-/// One block.
-#[derive(Clone)]
-pub(super) struct Block {
-    pub(super) attention_norm: Normalize,
-    pub(super) query: Linear,
-    pub(super) key: Linear,
-    pub(super) value: Linear,
-    /// Norms of every head of the queries and of the keys.
-    pub(super) head_norms: Option<[Normalize; 2]>,
-    pub(super) attention_output: Linear,
-    /// None where the MLP stands beside the attention and shares its norm.
-    pub(super) mlp_norm: Option<Normalize>,
-    pub(super) gate: Option<Linear>,
-    pub(super) up: Linear,
-    /// The matrix that edits change.
-    pub(super) down: Linear,
-}
-
-/// Sequences to run together: their rows one after the other, none padded.
-#[derive(Clone)]
-pub(super) struct Batch {
-    pub(super) spans: Arc<[Span]>,
-    angles: Option<Arc<Angles>>,
-}
-
-/// A block up to its MLP's output projection, and what it takes to finish it.
-#[derive(Clone)]
-pub(super) struct Opened {
-    /// Keys: the inputs of the output projection, a row a token.
-    pub(super) keys: Tensor,
-    /// What the MLP's output is added to.
-    pub(super) residual: Tensor,
-    /// Keys and values of the attention.
-    attended: [Tensor; 2],
-}
-
-/// What a model computes for a sequence of `T` tokens, and what an editor needs of it. Columns are tokens.
-#[derive(Clone, Debug)]
 pub struct Trace {
     /// For each block, the inputs of the MLP's output projection, `d_in x T`.
     pub keys: Vec<Mat<f32>>,
-    /// For each block its output, `hidden x T`.
+    /// For each block, its output, `hidden x T`.
     pub block_outputs: Vec<Mat<f32>>,
     /// The logits of the next token, `vocabulary x T`.
     pub logits: Mat<f32>,
 }
 
-/// How a model continues a text that is given to its end.
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, family, fingerprint, .. } = self;
+        let mut shown = f.debug_struct("Model");
+        shown.field("family", &family.name()).field("fingerprint", fingerprint).field("config", config);
+        shown.finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes = |of: &[Mat<f32>]| of.iter().map(|one| Shape::from(one.shape())).collect::<Vec<_>>();
+        let mut shown = f.debug_struct("Trace");
+        shown.field("keys", &sizes(&self.keys)).field("block_outputs", &sizes(&self.block_outputs));
+        shown.field("logits", &Shape::from(self.logits.shape())).finish()
+    }
+}
+
+/// How probable a model finds a given continuation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continuation {
-    /// For each token from the start of the continuation, the logarithm of its probability after all before it.
+    /// For each token of the continuation, the logarithm of its probability given all tokens before it.
     pub log_probabilities: Vec<f32>,
-    /// The likeliest token in its place.
+    /// For each token of the continuation, the most probable token in its place.
     pub likeliest: Vec<u32>,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor, par: Par) -> Computed<Tensor> {
-        let y = x.apply_op1(Op(Project { weight: self.weight.clone(), bias: self.bias.clone(), par }))?;
-        match &self.low_rank {
-            None => Ok(y),
-            Some(LowRank { A, B, scale }) => y + (x.matmul(&A.t()?)? * *scale)?.matmul(&B.t()?)?,
-        }
-    }
-}
-
-impl Batch {
-    /// The rows of some sequences, of which the first tokens, so many as `starts` says, are in the past already.
-    pub(super) fn new(config: &Config, sequences: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let mut rows = 0;
-        let mut spans = vec![];
-        for (start, tokens) in sequences {
-            spans.push(Span { rows: rows..rows + tokens, start });
-            rows += tokens;
-        }
-        let angles = match &config.positions {
-            Positions::Learned => None,
-            Positions::Rotary(rotary) => Some(Arc::new(Angles::new(rotary, positions(&spans)))),
-        };
-        Self { spans: spans.into(), angles }
-    }
-
-    pub(super) fn rows(&self) -> usize {
-        self.spans.last().map_or(0, |span| span.rows.end)
-    }
-}
-
-fn positions(spans: &[Span]) -> impl Iterator<Item = usize> {
-    spans.iter().flat_map(|span| span.start..span.start + span.rows.len())
-}
-
-/// Some rows of a matrix.
-pub(super) fn select(x: &Tensor, rows: &[usize]) -> Computed<Tensor> {
-    let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-    x.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)
-}
-
-/// Rows as columns.
-pub(super) fn columns(x: &Tensor) -> Computed<Mat<f32>> {
-    with_rows([x], |[x]| MatRef::from_column_major_slice(x.numbers, x.cols, x.count()).to_owned())
-}
-
-impl Block {
-    /// Runs the block up to its MLP's output projection.
-    pub(super) fn open(&self, model: &Model, x: &Tensor, batch: &Batch, past: Vec<Arc<Past>>) -> Computed<Opened> {
-        let (config, par) = (&model.config, model.par);
-        let h = x.apply_op1(Op(self.attention_norm.clone()))?;
-        let v = self.value.forward(&h, par)?;
-        let [q, k] = [(&self.query, 0), (&self.key, 1)].map(|(linear, which)| {
-            let mut x = linear.forward(&h, par)?;
-            if let Some(norms) = &self.head_norms {
-                let shape = x.dims2()?;
-                x = x.reshape(((), config.head_dim))?.apply_op1(Op(norms[which].clone()))?.reshape(shape)?;
-            }
-            match &batch.angles {
-                Some(angles) => x.apply_op1(Op(Rotate { angles: angles.clone(), head_dim: config.head_dim })),
-                None => Ok(x),
-            }
-        });
-        let (q, k) = (q?, k?);
-        let attention = Attention {
-            spans: batch.spans.clone(),
-            past,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            window: config.window,
-            par,
-        };
-        let attended = q.apply_op3(&k, &v, Op(attention))?;
-        let residual = (x + self.attention_output.forward(&attended, par)?)?;
-        let keys = match &self.mlp_norm {
-            Some(norm) => self.keys(model, &residual.apply_op1(Op(norm.clone()))?)?,
-            None => self.keys(model, &h)?,
-        };
-        Ok(Opened { keys, residual, attended: [k, v] })
-    }
-
-    /// The block with more in its attention's output. Where the MLP stands beside the attention, its keys stay.
-    pub(super) fn shifted(&self, model: &Model, opened: &Opened, more: &Tensor) -> Computed<Opened> {
-        let residual = (&opened.residual + more)?;
-        let keys = match &self.mlp_norm {
-            Some(norm) => self.keys(model, &residual.apply_op1(Op(norm.clone()))?)?,
-            None => opened.keys.clone(),
-        };
-        Ok(Opened { keys, residual, attended: opened.attended.clone() })
-    }
-
-    /// The inputs of the MLP's output projection, from those of the MLP.
-    fn keys(&self, model: &Model, h: &Tensor) -> Computed<Tensor> {
-        let (activation, par) = (model.config.activation, model.par);
-        let up = self.up.forward(h, par)?;
-        match &self.gate {
-            Some(gate) => gate.forward(h, par)?.apply_op2(&up, Op(Gate(activation, par))),
-            None => up.apply_op1(Op(Activate(activation, par))),
-        }
-    }
-
-    /// The MLP's output.
-    pub(super) fn mlp(&self, opened: &Opened, par: Par) -> Computed<Tensor> {
-        self.down.forward(&opened.keys, par)
-    }
-
-    /// The block's output.
-    pub(super) fn close(&self, opened: &Opened, par: Par) -> Computed<Tensor> {
-        &opened.residual + self.mlp(opened, par)?
-    }
-}
-
-impl Opened {
-    /// The attention's keys and values of the first tokens of every sequence, so many as `kept` says, behind its past.
-    pub(super) fn extended(&self, batch: &Batch, past: &[Arc<Past>], kept: &[usize]) -> Computed<Vec<Arc<Past>>> {
-        let [k, v] = &self.attended;
-        with_rows([k, v], |[k, v]| {
-            let extend = |(i, (span, kept)): (usize, (&Span, &usize))| {
-                let mut past = past.get(i).map_or_else(Past::default, |past| Past::clone(past));
-                let part = span.rows.start * k.cols..(span.rows.start + kept) * k.cols;
-                past.keys.extend_from_slice(&k.numbers[part.clone()]);
-                past.values.extend_from_slice(&v.numbers[part]);
-                Arc::new(past)
-            };
-            batch.spans.iter().zip(kept).enumerate().map(extend).collect()
-        })
-    }
-
-    /// Some rows alone, to be closed.
-    pub(super) fn rows(&self, rows: &[usize]) -> Computed<Self> {
-        let [k, v] = &self.attended;
-        Ok(Self {
-            keys: select(&self.keys, rows)?,
-            residual: select(&self.residual, rows)?,
-            attended: [select(k, rows)?, select(v, rows)?],
-        })
-    }
 }
 
 impl Model {
@@ -250,26 +77,51 @@ impl Model {
         &self.config
     }
 
-    /// A fingerprint of the weights as they were read from the file: statistics and sessions of one model refuse another.
+    /// The family that the model belongs to: it names the tensors in saved files.
+    #[must_use]
+    pub fn family(&self) -> &dyn Family {
+        &*self.family
+    }
+
+    /// The family's name and a hash of the weights as they were read. Statistics and sessions of one model refuse another by it.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Runs a sequence and keeps what an editor looks at.
+    /// Name and orientation of the weight that edits of a layer change, in files in the Hugging Face layout.
     ///
-    /// Memory: every block's keys and outputs, and a row of logits a token.
+    /// # Errors
+    /// No such layer.
+    pub fn edited_tensor(&self, layer: usize) -> Result<(String, Orientation)> {
+        self.down(layer)?;
+        let layout = self.family.layout();
+        Ok((format!("{}.weight", numbered(&layout.down, layer)), layout.orientation))
+    }
+
+    pub(super) fn down(&self, layer: usize) -> Result<&Parameter> {
+        let known = || ModelError::UnknownLayer { layer, known: (0..self.blocks.len()).collect() };
+        Ok(&self.blocks.get(layer).ok_or_else(known)?.down.weight)
+    }
+
+    pub(super) fn frame(&self) -> Frame<'_> {
+        Frame { config: &self.config, par: self.par }
+    }
+
+    /// Runs a sequence and returns keys, block outputs and logits.
+    ///
+    /// Memory: the keys and outputs of all blocks, and a column of logits for each token.
     ///
     /// # Errors
     /// No token, one outside the vocabulary, or more than the model's context holds.
     pub fn trace(&self, tokens: &[u32]) -> Result<Trace> {
         self.check_tokens(tokens)?;
         let run = || -> Computed<Trace> {
-            let batch = Batch::new(&self.config, [(0, tokens.len())]);
+            let batch = TokenBatch::new(&self.config, [(0, tokens.len())]);
             let (mut keys, mut block_outputs) = (vec![], vec![]);
             let mut x = self.embed(tokens, &batch)?;
             for block in &self.blocks {
-                let opened = block.open(self, &x, &batch, vec![])?;
+                let opened = block.open(self.frame(), &x, &batch, vec![])?;
                 x = block.close(&opened, self.par)?;
                 keys.push(columns(&opened.keys)?);
                 block_outputs.push(columns(&x)?);
@@ -279,18 +131,18 @@ impl Model {
         run().map_err(failed)
     }
 
-    /// How probable the model finds each sequence's tokens from index `start` on, each after all before it, and what it
-    /// would have said instead. The sequences are run together; each is `(tokens, start)`, `start` at least 1.
+    /// The log-probability of each token from index `start` on, given all tokens before it, and the most probable token in its place.
+    /// Each sequence is `(tokens, start)`, with `start` at least 1. All sequences are run together.
     ///
     /// # Errors
     /// An empty sequence, a token outside the vocabulary, a sequence longer than the model's context, or a `start` of 0
     /// or beyond the end.
-    pub fn continuations(&self, sequences: &[(&[u32], usize)]) -> Result<Vec<Continuation>> {
+    pub fn score_continuations(&self, sequences: &[(&[u32], usize)]) -> Result<Vec<Continuation>> {
         for (tokens, start) in sequences {
             self.check_tokens(tokens)?;
             if *start == 0 || *start >= tokens.len() {
                 let allowed = "at least 1 and less than the number of tokens";
-                return Err(EditError::Parameter { parameter: "start", value: *start as f64, allowed });
+                return Err(NumericsError::Parameter { parameter: "start", value: *start as f64, allowed }.into());
             }
         }
         self.run_continuations(sequences).map_err(failed)
@@ -309,10 +161,10 @@ impl Model {
             }
             places.push(inputs.len() - 1);
         }
-        let batch = Batch::new(&self.config, inputs.iter().map(|tokens| (0, tokens.len())));
+        let batch = TokenBatch::new(&self.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let mut x = self.embed(&inputs.concat(), &batch)?;
         for block in &self.blocks {
-            x = block.close(&block.open(self, &x, &batch, vec![])?, self.par)?;
+            x = block.close(&block.open(self.frame(), &x, &batch, vec![])?, self.par)?;
         }
         let asked: Vec<(usize, u32)> = (places.iter().zip(sequences))
             .flat_map(|(&place, (tokens, start))| {
@@ -341,23 +193,28 @@ impl Model {
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
-            return Err(EditError::Empty { argument: "tokens" });
+            return Err(NumericsError::Empty { argument: "tokens" }.into());
         }
         if tokens.len() > self.config.context {
             let allowed = "at most the model's context";
-            return Err(EditError::Parameter { parameter: "number of tokens", value: tokens.len() as f64, allowed });
+            return Err(NumericsError::Parameter {
+                parameter: "number of tokens",
+                value: tokens.len() as f64,
+                allowed,
+            }
+            .into());
         }
         match tokens.iter().find(|&&token| token as usize >= self.config.vocabulary) {
             Some(&token) => {
                 let allowed = "less than the size of the model's vocabulary";
-                Err(EditError::Parameter { parameter: "token", value: f64::from(token), allowed })
+                Err(NumericsError::Parameter { parameter: "token", value: f64::from(token), allowed }.into())
             }
             None => Ok(()),
         }
     }
 
     /// Embeddings of a batch's tokens.
-    pub(super) fn embed(&self, tokens: &[u32], batch: &Batch) -> Computed<Tensor> {
+    pub(super) fn embed(&self, tokens: &[u32], batch: &TokenBatch) -> Computed<Tensor> {
         let hidden = self.config.hidden;
         let row = |weight: &'_ Parameter, i: usize| weight.numbers()[i * hidden..(i + 1) * hidden].to_vec();
         let mut x: Vec<f32> = tokens.iter().flat_map(|&token| row(&self.embedding, token as usize)).collect();
@@ -377,9 +234,3 @@ impl Model {
 
 /// Rows of logits that are held at once.
 const LOGITS: usize = 128;
-
-pub(super) fn likeliest(row: &[f32]) -> u32 {
-    let best =
-        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
-    best.0 as u32
-}

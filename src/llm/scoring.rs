@@ -1,13 +1,13 @@
-//! The questions of the metrics, answered by a model.
+//! A model as the scorer of the metrics.
 
 use super::model::{Continuation, Model};
-use super::request::Request;
+use super::prompt::Request;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::facts::Fact;
 use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
 
-/// A model and its tokenizer, to be asked.
+/// A model and its tokenizer as a [`Scorer`].
 ///
 /// ```no_run
 /// use betaedit_core::{facts, faer::Par, llm::{Model, Scoring}};
@@ -16,9 +16,9 @@ use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
 /// let facts = facts::Facts::read("facts.json")?;
 /// let mut scoring = Scoring::new(&model, &tokenizer);
 /// let summary = facts::metrics::evaluate(&mut scoring, facts.iter())?.summary();
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scoring<'a> {
     model: &'a Model,
     tokenizer: &'a Tokenizer,
@@ -34,34 +34,36 @@ const PIECE: usize = 256;
 const PIECES_AT_ONCE: usize = 4;
 
 impl<'a> Scoring<'a> {
-    /// Asks a model.
+    /// Scores with a model.
     #[must_use]
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer) -> Self {
         Self { model, tokenizer }
     }
 
-    /// The perplexity of a text, in pieces of 256 tokens, of which it takes so many, four at a time, that `tokens` tokens are scored at
-    /// least.
+    /// Measures the perplexity of the beginning of a text, in pieces of 256 tokens. Pieces are added four at a time until at least `tokens`
+    /// tokens are scored, or the text ends.
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer.
-    pub fn perplexity(&self, text: &str, tokens: u64) -> Result<Perplexity> {
+    pub fn measure_perplexity(&self, text: &str, tokens: u64) -> Result<Perplexity> {
         let mut perplexity = Perplexity::default();
         for pieces in self.pieces(text, tokens)?.chunks(PIECES_AT_ONCE) {
             let sequences: Vec<(&[u32], usize)> = pieces.iter().map(|piece| (&piece[..], 1)).collect();
-            for Continuation { log_probabilities, .. } in self.model.continuations(&sequences)? {
+            for Continuation { log_probabilities, .. } in self.model.score_continuations(&sequences)? {
                 perplexity.observe(log_probabilities.into_iter().map(f64::from));
             }
         }
         Ok(perplexity)
     }
 
-    /// The part of a text that [`perplexity`](Self::perplexity) takes.
+    /// The part of a text that [`measure_perplexity`](Self::measure_perplexity) uses.
     ///
     /// # Errors
     /// Any failure of the tokenizer.
-    pub fn measured(&self, text: &str, tokens: u64) -> Result<String> {
-        self.pieces(text, tokens)?.iter().map(|piece| self.tokenizer.decode(piece)).collect()
+    pub fn measured_part(&self, text: &str, tokens: u64) -> Result<String> {
+        // Together: a piece may end within a character. So may the last one.
+        let measured = self.tokenizer.decode(&self.pieces(text, tokens)?.concat())?;
+        Ok(measured.trim_end_matches('\u{FFFD}').to_owned())
     }
 
     fn pieces(&self, text: &str, tokens: u64) -> Result<Vec<Vec<u32>>> {
@@ -92,7 +94,7 @@ impl Scorer for Scoring<'_> {
             };
             let sequences = queries.iter().map(sequence).collect::<Result<Vec<(Vec<u32>, usize)>>>()?;
             let asked: Vec<(&[u32], usize)> = sequences.iter().map(|(whole, start)| (&whole[..], *start)).collect();
-            for (found, (whole, start)) in self.model.continuations(&asked)?.into_iter().zip(&sequences) {
+            for (found, (whole, start)) in self.model.score_continuations(&asked)?.into_iter().zip(&sequences) {
                 let each = found.log_probabilities.into_iter().zip(found.likeliest).zip(&whole[*start..]);
                 let score = |((log_probability, argmax), &token)| TokenScore {
                     token,

@@ -1,8 +1,8 @@
-//! Whether updates help or undo each other.
+//! Interference: whether updates help or undo each other.
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
@@ -20,7 +20,7 @@ use crate::util::validate;
 /// assert_eq!(interference.matrix()[(0, 1)], -1.0);
 /// assert_eq!(interference.worst(), Some((1, 0, -1.0 / 2.0_f64.sqrt())));
 /// assert!(!interference.is_non_conflicting(1e-12));
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Interference {
@@ -28,13 +28,13 @@ pub struct Interference {
 }
 
 impl Interference {
-    /// Computes all pairs, in `f64`. Cost: `O(N² (d_in + d_out))` for updates of `N` columns together, and two `N x N`
-    /// matrices: for the updates of a long run, take a sample.
+    /// Computes all pairs, in `f64`. Cost: `O(N² (d_in + d_out))` for updates with `N` columns in total, and two
+    /// `N x N` matrices. For the updates of a long run, take a sample.
     ///
     /// # Errors
     /// An empty list, updates of different weights, or overflow.
     pub fn new<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
-        let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
+        let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
         let total: usize = updates.iter().map(Update::rank).sum();
         let mut L = Mat::<f64>::zeros(first.d_out(), total);
         let mut R = Mat::<f64>::zeros(first.d_in(), total);
@@ -64,8 +64,8 @@ impl Interference {
         self.matrix.as_ref()
     }
 
-    /// The pair that conflicts most, `(later, earlier, cosine)`, or the one that agrees least if none conflicts. `None`
-    /// with fewer than two updates that are not zero.
+    /// The most conflicting pair, `(later, earlier, cosine)`. If no pair conflicts, the pair that agrees least. `None`
+    /// if fewer than two updates are nonzero.
     #[must_use]
     pub fn worst(&self) -> Option<(usize, usize, f64)> {
         let M = &self.matrix;

@@ -1,8 +1,8 @@
-//! How much an update changes what the model already knows.
+//! Leakage: how much an update changes what the model already knows.
 
 use faer::Par;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
@@ -10,11 +10,11 @@ use crate::update::Update;
 use crate::util::validate;
 
 /// Leakage of one update, `tr(Delta C Deltaᵀ) = E |Delta k|²`: the mean squared change of the layer's output over the
-/// keys that the statistics were made of (the BetaEdit paper's `|Delta K0|²`, per token).
+/// keys of the statistics (the BetaEdit paper's `|Delta K0|²`, per token).
 ///
-/// For an update inside a null space of `C` with threshold `tau` it is at most `tau |Delta|_F²` (after a refresh by
-/// `Sum`, too; by `Mean`, at most `tau (lambda1 + 1) / lambda1` times that norm, because that is where `C` stands in the
-/// mean). One step of BetaEdit leaks at most `|r|² / lambda1`.
+/// For an update inside a null space of `C` with threshold `tau` it is at most `tau |Delta|_F²`. The same bound holds
+/// after a refresh by `Sum`. After a refresh by `Mean` the bound is `tau (lambda1 + 1) / lambda1 |Delta|_F²`, because
+/// the mean scales `C`. One step of BetaEdit leaks at most `|r|² / lambda1`.
 ///
 /// Cost: one pass over `C`.
 ///
@@ -26,7 +26,7 @@ use crate::util::validate;
 /// moment.observe(mat![[2.0], [0.0]].as_ref(), Par::Seq)?; // C = diag(4, 0)
 /// let update = Update::from_factors(mat![[3.0]], mat![[1.0, 7.0]])?;
 /// assert_eq!(metrics::leakage(&update, &moment, Par::Seq)?, 36.0);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 ///
 /// # Errors
@@ -34,7 +34,7 @@ use crate::util::validate;
 pub fn leakage<T: Scalar>(update: &Update<T>, moment: &SecondMoment, par: Par) -> Result<f64> {
     if update.d_in() != moment.d_in() {
         let (expected, found) = ((update.d_in(), update.d_in()).into(), (moment.d_in(), moment.d_in()).into());
-        return Err(EditError::Shape { argument: "moment", expected, found });
+        return Err(NumericsError::Shape { argument: "moment", expected, found });
     }
     let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
     let CR = moment.product(R.as_ref(), par)?;

@@ -1,26 +1,24 @@
-//! What an edit does beyond what it was asked for, as values.
+//! Metrics: the side effects of an edit, as values.
 //!
 //! | quantity | meaning | where | cost |
 //! |---|---|---|---|
 //! | leakage `tr(Delta C Deltaᵀ)` | mean squared change of the outputs on the model's own keys | [`leakage`], [`RunningTotal`] | one pass over `C` |
 //! | drift `\|sum Delta\|_F` | distance from the unedited weight | [`RunningTotal`] | two passes over the total |
 //! | interference `<Delta_i, Delta_j>` | whether updates undo each other | [`Interference`], [`RunningTotal`] | `O(t² (d_in + d_out))` for all pairs |
-//! | stability `s = kᵀ A0⁻¹ k` | how large a key is against what protects the model; above 1 the guarantees of history fade | [`stability`] | one pass over `V` |
+//! | stability `s = kᵀ A0⁻¹ k` | how large a key is relative to what protects the model; above 1 the guarantees of history fade | [`stability`] | one pass over `V` |
 //! | write error `\|Delta k - r\|` | how far the edit falls short of its own target | [`write_errors`] | `O(n (d_in + d_out))` |
-//! | retention error | the same for every past edit, now | [`Retention`] | `2 d_in d_out t` flops a measurement |
+//! | retention error | the same for every past edit, in the present weight | [`Retention`] | `2 d_in d_out t` flops per measurement |
 //!
-//! All are computed in `f64`. [`RunningTotal`] takes a stride for long runs; [`Retention`] is measured when asked.
+//! All are computed in `f64`. [`RunningTotal`] takes a stride for long runs. [`Retention`] is measured on request.
 
 mod interference;
 mod leakage;
 mod retention;
 mod running;
 mod stability;
-mod theorem1;
 
 pub use interference::Interference;
 pub use leakage::leakage;
 pub use retention::{Retention, write_errors};
 pub use running::{Gauges, Measurement, RunningTotal};
 pub use stability::stability;
-pub use theorem1::Theorem1;

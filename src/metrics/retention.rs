@@ -1,20 +1,20 @@
-//! Whether edits still hold: the one just made, and all before it.
+//! Retention: whether edits still hold, the newest and all before it.
 
 use faer::{Mat, MatRef, Par};
 
 use crate::batch::EditBatch;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
 use crate::util::validate;
 
-/// Write error `|Delta k - r|` of every edit of a batch: what is left of its residual after the update.
+/// Write error `|Delta k - r|` of every edit of a batch: the part of its residual that is left after the update.
 ///
 /// Cost: `O(n² (d_in + d_out))`.
 ///
 /// # Errors
-/// A batch of other shapes than the update, or overflow.
+/// A batch whose shape differs from that of the update, or overflow.
 pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Vec<f64>> {
     validate::shape("keys", batch.keys(), update.d_in(), batch.len())?;
     validate::shape("residuals", batch.residuals(), update.d_out(), batch.len())?;
@@ -26,12 +26,12 @@ pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par
 
 /// The keys and goals of all past edits, to measure how well each still holds.
 ///
-/// The goal of an edit is what it asked the weight to answer when it was made, `v = W k + r`. Goals are kept relative
-/// to the unedited weight, `v - W0 k = D k + r` with `D` the total change before the edit, so the weight itself is not
-/// needed.
+/// The goal of an edit is the output it asked of the weight when it was made, `v = W k + r`. Goals are kept relative to
+/// the unedited weight, `v - W0 k = D k + r`, where `D` is the total change before the edit. So the weight itself is
+/// not needed.
 ///
 /// # Memory
-/// `d_in + d_out` numbers of `f64` an edit: 150 MB for 1,000 edits at 14336 x 4096.
+/// `d_in + d_out` numbers of `f64` per edit: 150 MB for 1,000 edits at 14336 x 4096.
 ///
 /// # Examples
 /// ```
@@ -43,19 +43,19 @@ pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par
 /// retention.record(&EditBatch::new(k.as_ref(), r.as_ref())?, total.as_ref(), Par::Seq)?;
 /// total[(0, 0)] = 1.5; // the edit reaches three quarters of its goal
 /// assert_eq!(retention.errors(total.as_ref(), Par::Seq)?, [0.5]);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Retention {
     d_in: usize,
     d_out: usize,
-    /// Column after column, so that it grows without being copied at every edit.
+    /// Column by column, so that it grows without a copy at every edit.
     keys: Vec<f64>,
     goals: Vec<f64>,
 }
 
 impl Retention {
-    /// No edit yet.
+    /// A record without edits.
     #[must_use]
     pub fn new(d_in: usize, d_out: usize) -> Self {
         Self { d_in, d_out, keys: Vec::new(), goals: Vec::new() }
@@ -76,7 +76,7 @@ impl Retention {
     /// Records a batch **before** its update is added to `total` (`d_out x d_in`, the sum of all updates so far).
     ///
     /// # Errors
-    /// Wrong shapes, NaN, overflow. Nothing is recorded then.
+    /// Wrong shapes, NaN, overflow. On error, nothing is recorded.
     pub fn record<T: Scalar>(&mut self, batch: &EditBatch<'_, T>, total: MatRef<'_, f64>, par: Par) -> Result<()> {
         validate::shape("keys", batch.keys(), self.d_in, batch.len())?;
         validate::shape("residuals", batch.residuals(), self.d_out, batch.len())?;
@@ -90,7 +90,8 @@ impl Retention {
         Ok(())
     }
 
-    /// `|W k - v|` of every recorded edit, with `total` the sum of all updates by now. Cost: `2 d_in d_out t` flops.
+    /// `|W k - v|` of every recorded edit, where `total` is the sum of all updates so far. Cost: `2 d_in d_out t`
+    /// flops.
     ///
     /// # Errors
     /// Wrong shape, NaN, overflow.

@@ -1,10 +1,10 @@
-//! Leakage and drift of everything edited so far.
+//! Running total: leakage and drift of all edits so far.
 
 use std::sync::Arc;
 
 use faer::{Accum, Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
@@ -13,12 +13,12 @@ use crate::util::validate;
 
 /// The sum `D` of all updates, with its leakage and drift kept up to date.
 ///
-/// A dense `tr(D C Dᵀ)` costs `2 d_out d_in²` flops. Here both quantities are carried along, `leak(D + Delta) = leak(D) +
-/// 2 tr(D C Deltaᵀ) + leak(Delta)`, which takes one pass over `C` and two over `D` per measurement, about the cost of the
-/// edit itself. With a stride, updates are gathered and the passes shared.
+/// A dense `tr(D C Dᵀ)` costs `2 d_out d_in²` flops. Here both quantities are updated:
+/// `leak(D + Delta) = leak(D) + 2 tr(D C Deltaᵀ) + leak(Delta)`. A measurement takes one pass over `C` and two over
+/// `D`, about the cost of the edit itself. With a stride, updates are gathered and share the passes.
 ///
 /// # Memory
-/// `D` (`d_out x d_in`, `f64`); with a stride, the factors gathered. The statistics are shared.
+/// `D` (`d_out x d_in`, `f64`); with a stride, also the gathered factors. The statistics are shared.
 ///
 /// # Examples
 /// ```
@@ -34,7 +34,7 @@ use crate::util::validate;
 /// assert!((second.drift - 32.0_f64.sqrt()).abs() < 1e-14);
 /// assert!((second.leakage - 16.0).abs() < 1e-14);
 /// assert!((second.interference - 8.0).abs() < 1e-14); // <D before, Delta>
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct RunningTotal {
@@ -46,7 +46,7 @@ pub struct RunningTotal {
     edits: usize,
     /// Updates recorded since the last measurement, and their factors: `left`, transposed `right`.
     waiting: usize,
-    /// Column after column, so that they gather without being copied.
+    /// Column by column, so that they are gathered without copies.
     left: Vec<f64>,
     right: Vec<f64>,
     par: Par,
@@ -54,6 +54,7 @@ pub struct RunningTotal {
 
 /// One measurement of a [`RunningTotal`].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Measurement {
     /// Edits so far.
@@ -72,6 +73,7 @@ pub struct Measurement {
 
 /// Leakage and drift of a total change `D`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Gauges {
     /// `tr(D C Dᵀ)`.
     pub leakage: f64,
@@ -87,7 +89,7 @@ impl RunningTotal {
     pub fn new(moment: &Arc<SecondMoment>, d_out: usize, stride: usize, par: Par) -> Result<Self> {
         for (parameter, value) in [("stride", stride), ("d_out", d_out)] {
             if value == 0 {
-                return Err(EditError::Parameter { parameter, value: 0.0, allowed: "at least 1" });
+                return Err(NumericsError::Parameter { parameter, value: 0.0, allowed: "at least 1" });
             }
         }
         let d_in = moment.d_in();
@@ -105,10 +107,10 @@ impl RunningTotal {
         })
     }
 
-    /// Adds an update, and measures if the stride says so.
+    /// Adds an update. Measures at every `stride`-th update.
     ///
     /// # Errors
-    /// An update of another shape, or overflow; nothing is recorded then.
+    /// An update of another shape, or overflow. On error, nothing is recorded.
     pub fn record<T: Scalar>(&mut self, update: &Update<T>) -> Result<Option<Measurement>> {
         update.check_shape("update", self.total.nrows(), self.total.ncols())?;
         let before = (self.left.len(), self.right.len());
@@ -129,10 +131,10 @@ impl RunningTotal {
         measured.map(Some)
     }
 
-    /// Measures now, whatever the stride.
+    /// Measures now, regardless of the stride.
     ///
     /// # Errors
-    /// Overflow; nothing is measured then.
+    /// Overflow. On error, nothing is measured.
     pub fn measure(&mut self) -> Result<Measurement> {
         let (d_out, d_in) = self.total.shape();
         let n = self.left.len() / d_out;
@@ -147,7 +149,7 @@ impl RunningTotal {
         Ok(measured)
     }
 
-    /// What [`record`](Self::record) would measure after an update, at stride 1; records nothing.
+    /// What [`record`](Self::record) would measure after an update, at stride 1. Records nothing.
     ///
     /// # Errors
     /// As [`record`](Self::record).
@@ -163,7 +165,7 @@ impl RunningTotal {
         Ok(Measurement { edits: self.edits + update.edits(), ..measured })
     }
 
-    /// The measurement of the total and a change `L Rᵀ`.
+    /// The measurement of the total plus a change `L Rᵀ`.
     fn with(&self, L: MatRef<'_, f64>, R: MatRef<'_, f64>) -> Result<Measurement> {
         let (par, n) = (self.par, L.ncols());
         let D = self.total.as_ref();
@@ -191,7 +193,7 @@ impl RunningTotal {
         })
     }
 
-    /// The total `D`, `d_out x d_in`, of all updates recorded; measures first if some are still gathered.
+    /// The total `D` of all recorded updates, `d_out x d_in`. Measures first if some are still gathered.
     ///
     /// # Errors
     /// As [`measure`](Self::measure).
@@ -202,8 +204,8 @@ impl RunningTotal {
         Ok(self.total.as_ref())
     }
 
-    /// Leakage and drift up to the last measurement, computed afresh: `2 d_out d_in²` flops. What
-    /// is carried along differs from it by rounding only.
+    /// Leakage and drift up to the last measurement, recomputed from the total: `2 d_out d_in²` flops. The updated
+    /// values differ from these by rounding only.
     ///
     /// # Errors
     /// None in practice.
@@ -214,10 +216,10 @@ impl RunningTotal {
     }
 }
 
-/// What a session needs of a total.
+/// What a session needs.
 #[cfg(feature = "session")]
 impl RunningTotal {
-    /// Records an update together with what [`after`](Self::after) measured for it.
+    /// Records an update together with its measurement from [`after`](Self::after).
     pub(crate) fn accept<T: Scalar>(&mut self, update: &Update<T>, measured: &Measurement) {
         let (left, right) =
             (crate::scalar::cast::<T, f64>(update.left()), crate::scalar::cast::<T, f64>(update.right()));
@@ -236,7 +238,7 @@ impl RunningTotal {
         self.total.as_ref()
     }
 
-    /// The state, bit for bit.
+    /// Writes the state, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn std::io::Write) -> crate::util::bytes::Result<()> {
         crate::util::bytes::write_len(out, self.edits)?;
         crate::util::bytes::write_f64(out, self.leakage)?;
@@ -244,7 +246,7 @@ impl RunningTotal {
         crate::util::bytes::write_matrix(out, self.total.as_ref())
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote. After an error it means nothing.
+    /// Loads a state that [`save`](Self::save) wrote. After an error the state is unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn std::io::Read) -> crate::util::bytes::Result<()> {
         self.edits = crate::util::bytes::read_len(from, usize::MAX)?;
         self.leakage = crate::util::bytes::read_f64(from)?;

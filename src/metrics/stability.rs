@@ -1,19 +1,19 @@
-//! The honest stability diagnostic.
+//! Stability: how large a key is relative to what protects the model.
 
 use faer::{MatRef, Par};
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::linalg;
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
 use crate::util::validate;
 
 /// `s = kᵀ A0⁻¹ k` of every key, with `A0 = weight C + ridge I` on the projector's space: the squared norm of the key,
-/// whitened by what protects the model.
+/// whitened by the protected Gram matrix.
 ///
-/// At `s <= 1` history-aware editing drifts less than history-agnostic editing under the conditions of
-/// [`Theorem1`](super::Theorem1); far above 1 a key overwhelms the protection. An edit reaches the share `s / (1 + s)`
-/// of its residual if nothing is in the history.
+/// At `s <= 1`, history-aware editing drifts less than history-agnostic editing, under the conditions that
+/// `docs/design.md` lists ("Theorem 1"). Far above 1, a key overwhelms the protection. With an empty history, an edit
+/// writes the share `s / (1 + s)` of its residual.
 ///
 /// * `projector`: cut from the spectrum of `C`
 /// * `keys`: `d_in x n`
@@ -21,7 +21,7 @@ use crate::util::validate;
 /// Cost: one pass over `V`, `2 d_in r n` flops in `f64`.
 ///
 /// # Errors
-/// Wrong shape, empty, NaN, overflow; [`Singular`](crate::EditError::Singular) if `A0` is not positive on the space.
+/// Wrong shape, empty, NaN, overflow; [`Singular`](crate::error::NumericsError::Singular) if `A0` is not positive on the space.
 pub fn stability<T: Scalar>(
     projector: &Projector,
     weight: f64,

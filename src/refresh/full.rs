@@ -6,17 +6,17 @@ use faer::{Mat, MatRef, Par, Scale};
 
 use super::solve::Solve;
 use crate::engine::InverseGram;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::{HistoryWeighting, Projector, Threshold};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 
-/// `H`, and how it joins `C`.
+/// `H`, and its weighting in the protected matrix.
 #[derive(Clone, Debug)]
 pub(super) struct Full {
     pub(super) H: SecondMoment,
     pub(super) weighting: HistoryWeighting,
-    /// Where the null space ends; `None` if edits are allowed everywhere, where a refresh changes nothing.
+    /// Where the null space ends; `None` if all directions may be edited, so that a refresh changes nothing.
     pub(super) threshold: Option<Threshold>,
 }
 
@@ -27,8 +27,8 @@ impl Full {
 
     /// Projector and `Q` after a refresh. `C` is formed once, for both.
     ///
-    /// * `first`: the projector of the start, cut from the spectrum of `C`
-    /// * `Q`: the present one
+    /// * `first`: the initial projector, cut from the spectrum of `C`
+    /// * `Q`: the present `Q`
     pub(super) fn refreshed(
         &self,
         first: &Projector,

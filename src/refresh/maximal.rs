@@ -1,4 +1,4 @@
-//! The `Maximal` refresh: the largest space with the guarantee, from one eigendecomposition made long ago.
+//! The `Maximal` refresh: the largest space that keeps the guarantee, from the eigendecomposition of the start.
 
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -8,7 +8,7 @@ use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::engine::InverseGram;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::projector::Projector;
 use crate::spectrum::Spectrum;
@@ -23,9 +23,9 @@ use crate::util::bytes;
 /// { x₊ + x₋ :  x₊ orthogonal to Z₊ N,   x₋ = - E₋⁻¹ Z₋ X Z₊ᵀ x₊ },   X = w S⁻¹,   S = I + w Z₋ᵀ E₋⁻¹ Z₋,
 /// ```
 ///
-/// with `N = L⁻ᵀ y`, `S = L Lᵀ`, for the eigenvectors `y` of `w L⁻¹ Z₊ᵀ E₊⁻¹ Z₊ L⁻ᵀ` whose eigenvalue is at least 1. `Q` on any
-/// such space, with any keys in the history, is the `Q` of the start plus `A Psi Aᵀ` with `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]` and a
-/// matrix `Psi` of size `2t`: a refresh adds the difference of two such terms.
+/// with `N = L⁻ᵀ y` and `S = L Lᵀ`, for the eigenvectors `y` of `w L⁻¹ Z₊ᵀ E₊⁻¹ Z₊ L⁻ᵀ` whose eigenvalue is at least 1.
+/// On any such space, with any keys in the history, `Q` is the `Q` of the start plus `A Psi Aᵀ`. Here
+/// `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]`, and `Psi` is a matrix of size `2t`. A refresh adds the difference of two such terms.
 #[derive(Clone, Debug)]
 pub(super) struct Tilt {
     spectrum: Arc<Spectrum>,
@@ -33,22 +33,22 @@ pub(super) struct Tilt {
     first_kept: usize,
     tau: f64,
     weight: f64,
-    /// `weight of C`, `ridge` of the solve.
+    /// Weight of `C` and ridge in the solve.
     solve: (f64, f64),
-    /// `Z`, column after column.
+    /// `Z`, column by column.
     keys: Vec<f64>,
     space: Space,
     par: Par,
 }
 
-/// A space between two refreshes, by what it needs of the keys that made it.
+/// A space between two refreshes, in terms of the keys that made it.
 #[derive(Clone, Debug)]
 struct Space {
     X: Mat<f64>,
     N: Mat<f64>,
 }
 
-/// A refresh, computed before anything is changed.
+/// A refresh, computed before anything changes.
 pub(super) struct Plan {
     space: Space,
     keys: Vec<f64>,
@@ -72,23 +72,23 @@ impl Tilt {
         }
     }
 
-    /// `w`: what an edited key counts.
+    /// `w`: the weight of an edited key.
     pub(super) fn weight(&self) -> f64 {
         self.weight
     }
 
-    /// Number of keys that the refreshes so far knew.
+    /// Number of keys known to the last refresh.
     pub(super) fn len(&self) -> usize {
         self.keys.len() / self.spectrum.dim()
     }
 
-    /// Those keys, `d_in x t`.
+    /// These keys, `d_in x t`.
     pub(super) fn keys(&self) -> Mat<f64> {
         let Z = MatRef::from_column_major_slice(&self.keys, self.spectrum.dim(), self.len());
         linalg::product(self.spectrum.vectors(), Z, self.par)
     }
 
-    /// The space after `new` keys (`d_in x n`) have joined those of the refreshes before.
+    /// The space after `new` keys (`d_in x n`) have joined those of earlier refreshes.
     pub(super) fn plan(&self, new: MatRef<'_, f64>) -> Result<Plan> {
         let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
         let s = self.spectrum.values();
@@ -139,16 +139,16 @@ impl Tilt {
         Ok(Plan { space, keys, basis, change, kept })
     }
 
-    /// The state, bit for bit.
+    /// Writes the state, bit for bit.
     pub(super) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         bytes::write_slice(out, &self.keys)?;
         bytes::write_matrix(out, self.space.X.as_ref())?;
         bytes::write_matrix(out, self.space.N.as_ref())
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
+    /// Loads a state of the same size that [`save`](Self::save) wrote. After an error the state is unspecified.
     pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
-        // Long before there are as many, the keys are given up for their sum.
+        // The keys are replaced by their sum long before there are this many.
         let d = self.spectrum.dim();
         self.keys = bytes::read_slice(from, d)?;
         let t = bytes::read_len(from, d)?;
@@ -158,7 +158,7 @@ impl Tilt {
         let mut N = Mat::zeros(rows, bytes::read_len(from, d)?);
         bytes::read_columns(from, &mut N)?;
         if X.ncols() != t || rows != t || self.len() < t {
-            return Err(bytes::invalid("a space of other keys"));
+            return Err(bytes::invalid("the space does not match the keys"));
         }
         self.space = Space { X, N };
         Ok(())
@@ -185,7 +185,7 @@ impl Tilt {
 }
 
 impl Space {
-    /// The same space, of `t` keys of which it knew only the first.
+    /// The same space among `t` keys, of which it knows only the first.
     fn padded(&self, t: usize) -> Self {
         let pad = |matrix: &Mat<f64>, cols: usize| {
             Mat::from_fn(t, cols, |i, j| if i < matrix.nrows() && j < matrix.ncols() { matrix[(i, j)] } else { 0.0 })
@@ -203,16 +203,16 @@ struct Small {
 }
 
 impl Small {
-    /// `Psi` of a space, with all the keys in the history.
+    /// `Psi` of a space, with all keys in the history.
     fn psi(&self, space: &Space) -> Result<Mat<f64>> {
         let (t, par) = (self.Gamma.nrows(), self.par);
         let product = |a: &Mat<f64>, b: &Mat<f64>| linalg::product(a.as_ref(), b.as_ref(), par);
         let identity = Mat::<f64>::identity(t, t);
         let (X, N, Gamma) = (&space.X, &space.N, &self.Gamma);
-        // On x₊ the history is Z₊ W Z₊ᵀ, the tilt folded in.
+        // On x₊ the history is Z₊ W Z₊ᵀ, with the tilt folded in.
         let seen = &identity - product(&self.Theta, X);
         let mut W = product(X, &product(&self.Pi, X)) + linalg::self_outer(seen.transpose(), par);
-        // Of keys that lie nearly in one direction there may be nothing left but rounding, of either sign.
+        // If keys lie nearly in one direction, what is left may be rounding alone, of either sign.
         let rounding = 2.0 * tolerance::singular(t) * W.norm_max();
         (0..t).for_each(|i| W[(i, i)] += rounding);
         let root = factor(W, par)?;
@@ -237,7 +237,8 @@ impl Small {
 
 /// The Cholesky factor of a positive definite `G`.
 fn factor(G: Mat<f64>, par: Par) -> Result<Mat<f64>> {
-    let singular = || EditError::Singular {
+    let singular = |pivot| NumericsError::Singular {
+        pivot: Some(pivot),
         step: "the refreshed space",
         advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
     };

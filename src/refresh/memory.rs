@@ -1,4 +1,4 @@
-//! What an editor remembers of past keys for its refreshes: one type a rule, and no editor knows which.
+//! What an editor keeps of past keys for its refreshes: one type per rule. No editor knows which.
 
 use std::io::{Read, Write};
 
@@ -11,17 +11,17 @@ use super::nested::{self, Headroom};
 use super::solve::Solve;
 use super::{Refresh, RefreshRule};
 use crate::engine::{Constraint, InverseGram, Solution};
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::projector::{HistoryWeighting, Projector, SpectralGap, Threshold};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::util::bytes;
 
-/// What past keys leave behind, by the rule that a refresh follows.
+/// What past keys leave behind, for each refresh rule.
 #[derive(Clone, Debug)]
 enum Rule {
-    /// There are no refreshes.
+    /// No refreshes.
     Never,
     Full(Full),
     /// The headroom, and the keys since the last refresh.
@@ -32,7 +32,7 @@ enum Rule {
     Maximal(Tilt, Keys),
 }
 
-/// The space that may be edited, and what its refreshes have to know.
+/// The space that may be edited, and what its refreshes need.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     /// Cut from the spectrum of `C` at the start.
@@ -43,14 +43,14 @@ pub(crate) struct Memory {
     par: Par,
 }
 
-/// What keys that join the history will change beside `Q`, computed before anything is changed.
+/// What changes besides `Q` when keys join the history, computed before anything changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     headroom: Option<nested::Plan>,
     constraint: Option<Constraint>,
 }
 
-/// What a refresh came to.
+/// The result of a refresh.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Refreshed {
     pub(crate) moved: Option<f64>,
@@ -58,7 +58,7 @@ pub(crate) struct Refreshed {
 }
 
 impl Plan {
-    /// Directions that the keys will take out of the space.
+    /// Number of directions that the keys will remove from the space.
     pub(crate) fn saturated(&self) -> usize {
         self.headroom.as_ref().map_or(0, |plan| plan.saturated.ncols())
     }
@@ -89,7 +89,7 @@ impl Memory {
         Ok(Self { kept: projector.kept(), projector, rule, solve, par })
     }
 
-    /// The projector of the start.
+    /// The initial projector.
     pub(crate) fn projector(&self) -> &Projector {
         &self.projector
     }
@@ -106,12 +106,12 @@ impl Memory {
         }
     }
 
-    /// Forgets the keys: there will be no more refreshes.
+    /// Ends refreshes and forgets the keys.
     pub(crate) fn stop(&mut self) {
         self.rule = Rule::Never;
     }
 
-    /// What keys will change of the headroom, if every commit tests them.
+    /// How keys will change the headroom, if every commit tests them.
     pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Plan> {
         let headroom = match &self.rule {
             Rule::Continuous(headroom) => Some(headroom.plan(keys)?),
@@ -120,10 +120,10 @@ impl Memory {
         Ok(Plan { headroom, constraint: None })
     }
 
-    /// The plan with what it takes to constrain `Q`, once the solution for its keys is known.
+    /// Adds to the plan what constraining `Q` takes, once the solution for its keys is known.
     pub(crate) fn completed(&self, mut plan: Plan, Q: &InverseGram, solution: &Solution) -> Result<Plan> {
         let saturated = plan.headroom.as_ref().map(|plan| plan.saturated.as_ref()).filter(|Y| Y.ncols() > 0);
-        // A single key needs no more than its solution.
+        // A single key needs only its solution.
         if let Some(Y) = saturated
             && Y.nrows() > 1
         {
@@ -132,13 +132,13 @@ impl Memory {
         Ok(plan)
     }
 
-    /// The keys of a solution join the history. What can fail comes before the first change.
+    /// Adds the keys of a solution to the history. Everything that can fail comes before the first change.
     pub(crate) fn absorb(&mut self, Q: &mut InverseGram, solution: &Solution, plan: &Plan) -> Result<()> {
         let keys = solution.keys();
         if let Rule::Full(full) = &mut self.rule {
             full.absorb(keys, self.par)?;
         }
-        // The editor's token vouches for the solution, so this does not fail.
+        // The editor's token guarantees that the solution is fresh, so this does not fail.
         if plan.headroom.as_ref().is_some_and(nested::Plan::removes_its_only_key) {
             Q.remove_solution(solution)?;
         } else {
@@ -158,9 +158,9 @@ impl Memory {
         Ok(())
     }
 
-    /// Refreshes. Everything that can fail comes before the first change.
+    /// Refreshes the space. Everything that can fail comes before the first change.
     ///
-    /// * `edits`: committed so far, for the error of a space that is used up
+    /// * `edits`: edits committed so far, for the error of an exhausted space
     pub(crate) fn refresh(&mut self, Q: &mut InverseGram, edits: usize) -> Result<Refreshed> {
         if let Some(full) = self.outgrown()? {
             self.rule = Rule::Full(full);
@@ -202,11 +202,11 @@ impl Memory {
         Ok(Refreshed::default())
     }
 
-    pub(crate) fn exhausted(&self, edits: usize) -> EditError {
-        EditError::CapacityExhausted { edits, first: self.projector.kept() }
+    pub(crate) fn exhausted(&self, edits: usize) -> NumericsError {
+        NumericsError::CapacityExhausted { edits, first: self.projector.kept() }
     }
 
-    /// Whether past keys have shaped the space, after so many refreshes.
+    /// Whether past keys have shaped the space, after this many refreshes.
     pub(crate) fn is_shaped(&self, refreshes: usize) -> bool {
         match &self.rule {
             Rule::Never => false,
@@ -215,7 +215,7 @@ impl Memory {
         }
     }
 
-    /// Takes keys out of the history, of `Q` and of what a refresh will know. Nothing is changed by an error.
+    /// Removes keys from the history, in `Q` and in what a refresh needs. On error, nothing is changed.
     pub(crate) fn release<T: Scalar>(&mut self, Q: &mut InverseGram, keys: MatRef<'_, T>) -> Result<()> {
         if let Rule::Full(full) = &self.rule {
             full.H.holds(keys)?;
@@ -227,13 +227,13 @@ impl Memory {
         Ok(())
     }
 
-    /// Whether there will be no more refreshes.
+    /// Whether refreshes have ended.
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.rule, Rule::Never)
     }
 
-    /// The sum of all keys, if there are so many that they and the matrices of their number, which a refresh by each of them
-    /// leaves behind, would take more memory: from `0.31 d_in` on.
+    /// The sum of all keys, once the keys and the matrices that each refresh leaves behind would take more memory: from
+    /// `0.31 d_in` keys on.
     fn outgrown(&self) -> Result<Option<Full>> {
         let Rule::Maximal(tilt, keys) = &self.rule else { return Ok(None) };
         let d_in = self.projector.dim();
@@ -251,7 +251,8 @@ impl Memory {
         Ok(Some(full))
     }
 
-    /// A full refresh in place of another rule stays at the threshold of the start, whatever that was a fraction of.
+    /// A full refresh that replaces another rule uses the absolute threshold of the start, even if that was given as a
+    /// fraction.
     fn sum_for(&self, weight: f64) -> Full {
         let threshold = self.projector.threshold();
         Full {
@@ -261,7 +262,7 @@ impl Memory {
         }
     }
 
-    /// What tells the rules apart in a file.
+    /// Identifies the rule in a file.
     fn tag(&self) -> u64 {
         match &self.rule {
             Rule::Never => 0,
@@ -291,7 +292,8 @@ impl Memory {
         }
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote, with so many directions kept. After an error it means nothing.
+    /// Loads a state that [`save`](Self::save) wrote, with `kept` directions left. After an error the state is
+    /// unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read, kept: usize) -> bytes::Result<()> {
         let d = self.projector.dim();
         self.kept = kept;
@@ -316,7 +318,7 @@ impl Memory {
                 tilt.load(from)?;
                 *keys = Keys::load(from, d)?;
             }
-            _ => return Err(bytes::invalid("the state is of another refresh rule")),
+            _ => return Err(bytes::invalid("the state belongs to another refresh rule")),
         }
         Ok(())
     }

@@ -9,29 +9,30 @@ pub(crate) mod solve;
 
 pub use nested::Headroom;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::projector::{HistoryWeighting, SpectralGap};
 use crate::util::named::named;
 use crate::util::validate;
 
 /// When a projector is refreshed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Refresh {
-    /// Never: the projector of the start serves for all edits.
+    /// Never: the initial projector serves all edits.
     #[default]
     Never,
-    /// Before the first edit or batch by which at least `edits` edits have been committed since the last refresh.
+    /// Before the next edit or batch, once at least `edits` edits have been committed since the last refresh.
     Every {
         /// The refresh period `T`, in edits.
         edits: usize,
-        /// How.
+        /// How to refresh.
         rule: RefreshRule,
     },
     /// At every commit, by the rule [`Nested`](RefreshRule::Nested): every key is tested against the headroom as it
-    /// arrives. One more pass over a matrix an edit.
+    /// arrives. Cost: one more pass over a matrix per edit.
     Continuous {
-        /// What an edited key counts against the mean over the text, see [`RefreshRule::Nested`].
+        /// `w`: weight of an edited key relative to the mean over the text, see [`RefreshRule::Nested`].
         weight: f64,
     },
 }
@@ -44,25 +45,28 @@ pub enum Refresh {
 /// | `Maximal` | `O(d_in² t)`, all `t` keys so far | as many as `Full` by `C + w H` | may come back | the keys, the spectrum |
 /// | `Nested` | `O(d_in² n)`, the `n` new keys | fewer | stay protected | the headroom, `4 d_in²` bytes |
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum RefreshRule {
     /// A new eigendecomposition of the protected matrix, and a new `Q` from one Cholesky factorisation.
     Full(HistoryWeighting),
     /// The largest space on which `C + w H` stays below the threshold, without a decomposition of size `d_in`. From
-    /// `0.31 d_in` keys on, when they would take more memory than their sum, by `Full` with the same weight.
+    /// `0.31 d_in` keys on, the keys would take more memory than their sum; then `Full` with the same weight takes
+    /// over.
     Maximal {
-        /// `w`: what an edited key counts against the mean over the text; 1 is the paper's `C + H`.
+        /// `w`: weight of an edited key relative to the mean over the text; 1 is the paper's `C + H`.
         weight: f64,
     },
     /// The largest part of the **present** space on which `C + w H` stays below the threshold.
     Nested {
-        /// `w`: what an edited key counts against the mean over the text; 1 is the paper's `C + H`.
+        /// `w`: weight of an edited key relative to the mean over the text; 1 is the paper's `C + H`.
         weight: f64,
     },
 }
 
 /// What a refresh did.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RefreshReport {
     /// Edits committed before the refresh.
@@ -71,29 +75,31 @@ pub struct RefreshReport {
     pub kept_before: usize,
     /// Kept directions after.
     pub kept_after: usize,
-    /// `|P_after - P_start|_F²`: how many directions have changed sides since the start, counted with their angles. Only a
-    /// full refresh knows it.
+    /// `|P_after - P_start|_F²`: how many directions have changed sides since the start, counted with their angles.
+    /// Known only after a full refresh.
     pub moved: Option<f64>,
-    /// The spectral gap at the new cut, see [`Projector::gap`](crate::Projector::gap), after a full refresh.
+    /// The spectral gap at the new cut, see [`Projector::gap`](crate::Projector::gap). Empty unless the refresh was
+    /// full.
     pub gap: SpectralGap,
 }
 
-/// How much of the space of the start may still be edited.
+/// How much of the initial space may still be edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Capacity {
-    /// A tenth or more of the directions of the start.
+    /// At least a tenth of the initial directions.
     Ample,
-    /// Less than a tenth: time to plan for a larger threshold, a smaller weight, or a fresh start.
+    /// Less than a tenth: plan for a larger threshold, a smaller refresh weight, or a fresh start.
     Low,
-    /// None: every further edit is refused with [`EditError::CapacityExhausted`].
+    /// None: every further edit is refused with [`NumericsError::CapacityExhausted`].
     Exhausted,
 }
 
 named!(Capacity, "capacity", { Ample => "ample", Low => "low", Exhausted => "exhausted" });
 
 impl Capacity {
-    /// With `kept` directions left of `first` at the start.
+    /// The capacity with `kept` directions left of `first` initial ones.
     #[must_use]
     pub fn new(kept: usize, first: usize) -> Self {
         match kept {
@@ -108,7 +114,7 @@ impl Refresh {
     pub(crate) fn check(self) -> Result<()> {
         match self {
             Self::Never => Ok(()),
-            Self::Every { edits: 0, .. } => Err(EditError::Parameter {
+            Self::Every { edits: 0, .. } => Err(NumericsError::Parameter {
                 parameter: "refresh period",
                 value: 0.0,
                 allowed: "at least 1 edit; for no refresh, use `Refresh::Never`",

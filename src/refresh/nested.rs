@@ -1,4 +1,4 @@
-//! What is left of the threshold: how much more a kept direction can take, without any eigendecomposition.
+//! Headroom: how much more a kept direction can take below the threshold, without any eigendecomposition.
 
 use std::io::{Read, Write};
 
@@ -6,7 +6,7 @@ use faer::{Mat, MatRef, Par};
 
 use crate::util::bytes;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::{Sign, Symmetric};
 use crate::linalg::{self, tolerance};
 use crate::projector::Projector;
@@ -16,14 +16,15 @@ use crate::util::validate;
 
 /// The headroom `E = tau I - (C + w H)` on the kept space, as its inverse `V (Vᵀ E V)⁻¹ Vᵀ`.
 ///
-/// A direction may be edited as long as the protected matrix `M = C + w H` gives it less than the threshold `tau`, that is,
-/// while `E` is positive there. With `K` the new keys, `B = w Kᵀ E⁻¹ K` says how much of the headroom they use: an
-/// eigenvalue `beta >= 1` means that a combination of them is **saturated**, and has to be taken out of the space (rule
-/// [`Nested`](crate::RefreshRule::Nested)). What remains is positive again, so every update inside it leaks at most `tau |Delta|²`; no
-/// direction that was ever protected is released; and no fewer directions could have been removed.
+/// A direction may be edited while the protected matrix `M = C + w H` stays below the threshold `tau` on it, that is,
+/// while `E` is positive there. For new keys `K`, `B = w Kᵀ E⁻¹ K` tells how much of the headroom they use. An
+/// eigenvalue `beta >= 1` means that a combination of keys is **saturated**: the rule
+/// [`Nested`](crate::RefreshRule::Nested) removes it from the space. On the rest, `E` is positive again, so every
+/// update inside it leaks at most `tau |Delta|²`. No direction that was ever protected is released, and no fewer
+/// directions could have been removed.
 ///
-/// The inverse changes by low-rank terms only, `+ w Z y yᵀ Zᵀ / (1 - beta)` for a combination `y` that fits and
-/// `- w Z y yᵀ Zᵀ / beta` for one that is saturated (`Z = E⁻¹ K`): one pass over a matrix per key.
+/// The inverse changes by low-rank terms only: `+ w Z y yᵀ Zᵀ / (1 - beta)` for a combination `y` that fits, and
+/// `- w Z y yᵀ Zᵀ / beta` for a saturated one, with `Z = E⁻¹ K`. Cost: one pass over a matrix per key.
 ///
 /// # Memory
 /// The lower triangle in `f64`, `4 d_in²` bytes.
@@ -31,7 +32,7 @@ use crate::util::validate;
 /// # Examples
 /// ```
 /// use std::sync::Arc;
-/// use betaedit_core::{Headroom, ProjectorBuilder, Spectrum, faer::{Mat, mat, Par}};
+/// use betaedit_core::{Spectrum, faer::{Mat, mat, Par}, projector::ProjectorBuilder, refresh::Headroom};
 ///
 /// let C = Mat::from_fn(3, 3, |i, j| if i == j { [1.0, 0.004, 0.01][i] } else { 0.0 });
 /// let spectrum = Arc::new(Spectrum::from_matrix(C.as_ref(), Par::Seq)?);
@@ -43,7 +44,7 @@ use crate::util::validate;
 /// assert!(headroom.used(large.as_ref())?[0] > 1.0);
 /// assert_eq!((headroom.absorb(small.as_ref())?, headroom.absorb(large.as_ref())?), (0, 1)); // directions removed
 /// assert_eq!(headroom.kept(), 1);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Headroom {
@@ -52,27 +53,27 @@ pub struct Headroom {
     kept: usize,
 }
 
-/// What absorbing keys would do, computed before anything is changed.
+/// What absorbing keys would do, computed before anything changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// `Y`: the saturated combinations of the keys, one a column.
+    /// `Y`: the saturated combinations of the keys, one per column.
     pub(crate) saturated: Mat<f64>,
     grows: Mat<f64>,
     shrinks: Mat<f64>,
 }
 
 impl Plan {
-    /// Whether it is of a single key, which is saturated.
+    /// Whether the plan is for a single key that is saturated.
     pub(crate) fn removes_its_only_key(&self) -> bool {
         self.saturated.shape() == (1, 1)
     }
 }
 
 impl Headroom {
-    /// The headroom of a projector that was cut from the spectrum of `C`. Directions within `1e-9` of the threshold have
-    /// none, and must not be in the projector: see [`Projector::with_headroom`].
+    /// The headroom of a projector that was cut from the spectrum of `C`. Directions within a relative `1e-9` of the
+    /// threshold have no headroom and must not be in the projector: see [`Projector::with_headroom`].
     ///
-    /// * `weight`: `w`, what an edited key counts against the mean over the text; at 1 as in the paper's `C + H`
+    /// * `weight`: `w`, weight of an edited key relative to the mean over the text; 1 is the paper's `C + H`
     ///
     /// Cost: `d_in² r` flops.
     ///
@@ -86,10 +87,10 @@ impl Headroom {
         let V = projector.basis();
         let s = projector.kept_values();
         if s.iter().any(|s| tau - s < tolerance::HEADROOM * tau) {
-            return Err(EditError::Parameter {
+            return Err(NumericsError::Parameter {
                 parameter: "threshold",
                 value: tau,
-                allowed: "farther from every kept eigenvalue: use `Projector::with_headroom`",
+                allowed: "a value farther from every kept eigenvalue; use `Projector::with_headroom`",
             });
         }
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / (tau - s[j]).sqrt());
@@ -102,7 +103,7 @@ impl Headroom {
         self.kept
     }
 
-    /// `w kᵀ E⁻¹ k` of every key: the share of the headroom that it would use. At 1 and above it would be saturated.
+    /// `w kᵀ E⁻¹ k` of every key: the share of the headroom that it would use. A key at 1 or above would be saturated.
     ///
     /// # Errors
     /// Wrong shape, empty, NaN.
@@ -118,10 +119,10 @@ impl Headroom {
         Ok(used)
     }
 
-    /// The keys join the protected matrix. Returns how many directions that saturates and takes out of the space.
+    /// Adds keys to the protected matrix. Returns how many saturated directions this removes from the space.
     ///
     /// # Errors
-    /// Wrong shape, empty, NaN, overflow. Nothing is changed then.
+    /// Wrong shape, empty, NaN, overflow. On error, nothing is changed.
     pub fn absorb<T: Scalar>(&mut self, keys: MatRef<'_, T>) -> Result<usize> {
         let plan = self.plan(keys)?;
         let removed = plan.saturated.ncols();
@@ -165,13 +166,13 @@ impl Headroom {
         Ok(Plan { saturated, grows, shrinks })
     }
 
-    /// The state, bit for bit.
+    /// Writes the state, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         bytes::write_len(out, self.kept)?;
         self.inverse.save(out)
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote, of the same size. After an error it means nothing.
+    /// Loads a state of the same size that [`save`](Self::save) wrote. After an error the state is unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.kept = bytes::read_len(from, self.inverse.dim())?;
         self.inverse.load(from)

@@ -1,9 +1,9 @@
-//! What a refresh has to know of the solve: how `Q` is made on a space.
+//! How `Q` is computed on a space, as a refresh needs it.
 
 use faer::{MatRef, Par};
 
 use crate::engine::InverseGram;
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Projector;
 
 /// `Q = V (Vᵀ (weight C + H) V + ridge I)⁻¹ Vᵀ`.
@@ -14,11 +14,11 @@ pub(crate) struct Solve {
     pub(crate) products: Products,
 }
 
-/// What `Q` multiplies single keys with.
+/// Which form of `Q` multiplies single keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Products {
     Exact,
-    /// A copy of `Q` in `f32` beside it: faster for keys of `f32`, and as precise as they are.
+    /// An `f32` copy of `Q`: faster for `f32` keys, and as precise as they are.
     Rounded,
 }
 

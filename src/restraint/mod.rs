@@ -1,11 +1,11 @@
-//! Restraints: an update changed after it was computed, by whatever editor.
+//! Restraints: changes to an update after an editor has computed it.
 //!
-//! A restrained update is committed as the one that the editor proposed: its keys join the history. Restraints know nothing of
-//! the least squares behind an update, so what is proved of a method (one ridge solution in any order, what leaks at
-//! most) does not hold with one.
+//! A restrained update is committed like the editor's own: its keys join the history. A restraint ignores the least
+//! squares problem behind an update. So the guarantees of a method (one ridge solution in any order, a bound on the
+//! leakage) do not hold with a restraint.
 //!
-//! * [`Rect`] keeps the entries that change most against the weight, and drops the others
-//! * [`Prune`] damps the singular values of the change that are above the weight's largest
+//! * [`Rect`] keeps the entries with the largest change relative to the weight, and drops the others
+//! * [`Prune`] damps the singular values of the change that exceed the largest one of the weight
 //!
 //! # Examples
 //! ```
@@ -17,11 +17,12 @@
 //! let mut editor = Memit::default().with_lambda(1.0).editor::<f64>(&spectrum, Par::Seq)?;
 //! let (k, r, W) = (mat![[1.0], [1.0]], mat![[3.0], [3.0]], mat![[1.0, -5.0], [0.0, 2.0]]);
 //!
-//! let update = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
-//! let update = Rect::default().with_kept(0.5).restrain(&update, W.as_ref(), Par::Seq)?;
+//! let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
+//! let half = Rect::default().with_kept(0.5);
+//! let proposal = proposal.map_update(|update| half.restrain(update, W.as_ref(), Par::Seq))?;
+//! let update = editor.commit(proposal)?;
 //! assert!((update.to_dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
-//! editor.commit(&update)?;
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
 mod prune;
@@ -31,24 +32,25 @@ pub use crate::linalg::lanczos::spectral_norm;
 pub use prune::{Damping, Prune};
 pub use rect::Rect;
 
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::util::description::Description;
 
-/// A restraint as a value, for example of a [`SessionBuilder`](crate::session).
+/// A restraint as a value, for example for a [`SessionBuilder`](crate::session).
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Restraint {
-    /// Of every update.
+    /// Applied to every update.
     Rect(Rect),
-    /// Of the total change, after every update.
+    /// Applied to the total change, after every update.
     Prune(Prune),
 }
 
 impl Restraint {
-    /// Refuses numbers outside their range.
+    /// Checks that all numbers are in range.
     ///
     /// # Errors
-    /// [`EditError::Parameter`](crate::EditError::Parameter).
+    /// [`NumericsError::Parameter`](crate::error::NumericsError::Parameter).
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Rect(rect) => rect.check(),
@@ -56,7 +58,7 @@ impl Restraint {
         }
     }
 
-    /// All that the numbers depend on, as it is written to disk.
+    /// Everything that the results depend on, in the form that is written to disk.
     #[must_use]
     pub fn description(&self) -> Description {
         match self {

@@ -3,18 +3,19 @@
 use faer::{Mat, MatRef, Par};
 
 use super::spectral_norm;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::update::Update;
 use crate::util::validate;
 
-/// PRUNE: singular values of the change that are above the largest one of the weight, `s > s_max(W)`, are damped, so that the
-/// condition of the weight stays what it was.
+/// PRUNE: damps the singular values of the change that exceed the largest one of the weight, `s > s_max(W)`, to
+/// preserve the condition number of the weight.
 ///
-/// Published as one change at the end of all edits: [`restrain`](Self::restrain) their sum ([`Update::stacked`]) with the
-/// [`spectral_norm`] of the first weight. A session, which goes on from its restrained weight, does it after every batch.
+/// The paper applies it once, at the end of all edits. To do so, [`restrain`](Self::restrain) their sum
+/// ([`Update::stacked`]) with the [`spectral_norm`] of the initial weight. A session continues from its restrained
+/// weight, so it applies PRUNE after every batch.
 ///
 /// # References
 /// Ma et al., "Perturbation-Restrained Sequential Model Editing", ICLR 2025.
@@ -25,20 +26,22 @@ use crate::util::validate;
 /// let total = Update::from_factors(mat![[3.0], [4.0]], mat![[2.0, 0.0]])?; // one singular value, 10
 /// let pruned = Prune::default().restrain(&total, 2.0, Par::Seq)?;
 /// assert!((pruned.frobenius_norm() - (5.0_f64.ln() + 2.0)).abs() < 1e-14);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Prune {
     /// How singular values are damped. Default: [`Damping::Logarithm`] with the base e.
     pub damping: Damping,
 }
 
-/// What becomes of a singular value `s` above the largest one of the weight, `m`. Never more than `s`.
+/// The damped value of a singular value `s` above `m`, the largest one of the weight. Never more than `s`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Damping {
-    /// `log_b(s) - log_b(m) + m`. Published are the bases e, 2, 1.5 and 1.2.
+    /// `log_b(s) - log_b(m) + m`. The published bases are e, 2, 1.5 and 1.2.
     Logarithm {
         /// `b`.
         base: f64,
@@ -56,7 +59,7 @@ impl Default for Damping {
 impl Damping {
     /// The damped value of `s`, for a weight whose largest singular value is `largest`.
     ///
-    /// Where the weight is so small that the logarithm would enlarge `s` (`largest < 1 / ln b`), it stays.
+    /// If the weight is so small that the logarithm would enlarge `s` (`largest < 1 / ln b`), `s` stays as it is.
     ///
     /// ```
     /// use betaedit_core::restraint::Damping;
@@ -69,7 +72,7 @@ impl Damping {
             return s;
         }
         let damped = match self {
-            // A weight of zeros has no scale to go by.
+            // A zero weight sets no scale.
             Self::Logarithm { .. } if largest == 0.0 => s,
             Self::Logarithm { base } => (s / largest).ln() / base.ln() + largest,
             Self::Linear => 0.5 * s + 0.5 * largest,
@@ -89,16 +92,16 @@ impl Prune {
     pub(super) fn check(&self) -> Result<()> {
         match self.damping {
             Damping::Logarithm { base: value } if !(value > 1.0 && value.is_finite()) => {
-                Err(EditError::Parameter { parameter: "base of the logarithm", value, allowed: "above 1" })
+                Err(NumericsError::Parameter { parameter: "base of the logarithm", value, allowed: "above 1" })
             }
             Damping::Logarithm { .. } | Damping::Linear => Ok(()),
         }
     }
 
-    /// The update with its singular values damped, through its factors: `O(n² (d_in + d_out) + n³)` for rank `n`. One that has
-    /// none above `largest` comes back bit for bit.
+    /// The update with its singular values damped, computed from its factors: `O(n² (d_in + d_out) + n³)` for rank `n`.
+    /// An update without singular values above `largest` is returned bit for bit.
     ///
-    /// * `largest`: the largest singular value of the weight before any edit, by [`spectral_norm`]
+    /// * `largest`: the largest singular value of the weight before any edit, from [`spectral_norm`]
     ///
     /// # Errors
     /// Numbers outside their range, or a decomposition that fails its verification.
@@ -119,10 +122,10 @@ impl Prune {
         update.with_factors(factor(&U), factor(&V))
     }
 
-    /// What has to be added to a dense total change (`d_out x d_in`) to damp its singular values; `None` if none is above
-    /// `largest`. Its rank is the number of those that are.
+    /// The update to add to a dense total change (`d_out x d_in`) to damp its singular values; `None` if none exceeds
+    /// `largest`. Its rank is the number of singular values above `largest`.
     ///
-    /// Cost: if the largest one is not above, a few passes over the total; else an eigendecomposition of the size
+    /// Cost: a few passes over the total if none exceeds `largest`; otherwise an eigendecomposition of size
     /// `min(d_out, d_in)`.
     ///
     /// # Errors
@@ -133,7 +136,8 @@ impl Prune {
         if spectral_norm(total, par)? <= largest {
             return Ok(None);
         }
-        // From the smaller side; what is above the largest value of a weight is far above the rounding of the squares.
+        // The Gram matrix of the smaller side. Values above the largest one of a weight are far above the rounding of
+        // their squares.
         let wide = total.nrows() <= total.ncols();
         let (D, scale) = linalg::unit_scaled(if wide { total } else { total.transpose() });
         let mut gram = Mat::zeros(D.nrows(), D.nrows());

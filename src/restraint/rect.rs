@@ -2,23 +2,25 @@
 
 use faer::{Mat, MatRef, Par};
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
 use crate::util::validate;
 
-/// RECT: of an update, the entries with the largest relative change `|Delta_ij / W_ij|` stay, all others become zero.
+/// RECT: keeps the entries of an update with the largest relative change `|Delta_ij / W_ij|`, and sets all others to
+/// zero.
 ///
-/// An entry that changes where the weight is zero stays before all others; of equal ones, the first in the order of columns. (One published
-/// program divides by `W_ij + 1e-8`, which turns the order around for small negative weights.)
+/// A change where the weight is zero ranks above all others. Of equal entries, the first in column order is kept. (One
+/// published program divides by `W_ij + 1e-8`, which reverses the order for small negative weights.)
 ///
 /// # References
 /// Gu et al., "Model Editing Harms General Abilities of Large Language Models: Regularization to the Rescue", EMNLP 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Rect {
-    /// The share of the entries that stay, rounded up to a whole number. Default: `0.4`, as in the AlphaEdit program; the
-    /// original keeps `0.2`.
+    /// The share of the entries to keep, rounded up to a whole number of entries. Default: `0.4`, as in the AlphaEdit
+    /// program; the original keeps `0.2`.
     pub kept: f64,
 }
 
@@ -29,7 +31,7 @@ impl Default for Rect {
 }
 
 impl Rect {
-    /// Sets the share of the entries that stay.
+    /// Sets the share of the entries to keep.
     #[must_use]
     pub fn with_kept(mut self, kept: f64) -> Self {
         self.kept = kept;
@@ -40,12 +42,12 @@ impl Rect {
         if self.kept > 0.0 && self.kept <= 1.0 {
             return Ok(());
         }
-        Err(EditError::Parameter { parameter: "kept", value: self.kept, allowed: "above 0, up to 1" })
+        Err(NumericsError::Parameter { parameter: "kept", value: self.kept, allowed: "above 0, up to 1" })
     }
 
-    /// The update with the entries that stay: dense, but an [`Update`] as any other, which its editor commits.
+    /// The update with only the kept entries. It is dense, but an [`Update`] like any other, which its editor commits.
     ///
-    /// * `weight`: `d_out x d_in`, as it is before the update
+    /// * `weight`: `d_out x d_in`, before the update
     ///
     /// Cost: forming `Delta`, and a selection without sorting, `O(d_out d_in)`.
     ///
@@ -81,7 +83,7 @@ impl Rect {
     }
 }
 
-/// `|d / w|`, infinite for a zero that changes, zero for one that does not.
+/// `|d / w|`: infinite if only `w` is zero, zero if `d` is zero.
 fn relative<T: Scalar>(d: T, w: T) -> T {
     let (d, w) = (d.to_f64().abs(), w.to_f64().abs());
     if d == 0.0 { T::default() } else { T::from_f64(d / w) }

@@ -1,4 +1,4 @@
-//! How a session is set up and opened.
+//! The settings of a session.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::restraint::Restraint;
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 
-/// What a [`Session`](super::Session) is made of, and how it is opened.
+/// Sets up and opens a [`Session`](super::Session).
 ///
 /// `M` is a [`SessionMethod`](super::SessionMethod): any [`Method`](crate::Method), or one of your own.
 #[must_use]
@@ -35,9 +35,9 @@ pub struct SessionBuilder<M> {
 }
 
 impl<M> SessionBuilder<M> {
-    /// A session without layers yet.
+    /// A session without layers.
     ///
-    /// * `method`: whose editors edit every layer, for example [`BetaEdit`](crate::BetaEdit)
+    /// * `method`: supplies the editor of each layer, for example [`BetaEdit`](crate::BetaEdit)
     pub fn new(method: M) -> Self {
         Self {
             method,
@@ -55,7 +55,7 @@ impl<M> SessionBuilder<M> {
         }
     }
 
-    /// Edits a layer; layers are given in ascending order.
+    /// Adds a layer to edit. Layers are added in ascending order.
     ///
     /// * `moment`, `spectrum`: the statistics of the layer's keys, and their eigendecomposition
     pub fn layer(mut self, number: usize, moment: Arc<SecondMoment>, spectrum: Arc<Spectrum>) -> Self {
@@ -63,7 +63,7 @@ impl<M> SessionBuilder<M> {
         self
     }
 
-    /// Keys to draw from at a layer, for methods with [`History::Random`](crate::History::Random): those of other facts.
+    /// Keys of other facts, from which methods with [`History::Random`](crate::editor::History::Random) draw at a layer.
     ///
     /// * `keys`: `d_in x m`
     pub fn random_keys(mut self, layer: usize, keys: Arc<Mat<f64>>) -> Self {
@@ -71,59 +71,60 @@ impl<M> SessionBuilder<M> {
         self
     }
 
-    /// Changes every update before it is applied, so that the layers above see what is left. `Prune` needs the gauges.
+    /// Restrains every update before it is applied; the layers above see the restrained update. `Prune` needs the gauges.
     ///
-    /// What is proved of a method does not hold for what a restraint leaves of it, so an undo plays the other edits again from
-    /// the start.
+    /// The exact undo of a method does not hold for restrained updates, so an undo replays the other edits from the start.
     pub fn restraint(mut self, restraint: impl Into<Restraint>) -> Self {
         self.restraint = Some(restraint.into());
         self
     }
 
-    /// How residuals are divided among the layers, if not as the method does it.
+    /// How residuals are divided among the layers. The default is the method's own rule.
     pub fn share(mut self, share: Share) -> Self {
         self.share = Some(share);
         self
     }
 
-    /// Limits that every batch has to keep.
+    /// Limits on what a batch may do.
     pub fn guards(mut self, guards: Guards) -> Self {
         self.guards = guards;
         self
     }
 
-    /// What is done about edits that contradict each other.
+    /// What to do about edits that contradict each other.
     pub fn conflicts(mut self, policy: ConflictPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The cosine from which two keys count as nearly parallel, at least 0.9; 0.99 if not said.
+    /// The cosine from which two keys count as nearly parallel, 0.9 to 1. Default: 0.99.
     pub fn parallel_from(mut self, cosine: f64) -> Self {
         self.near = cosine;
         self
     }
 
-    /// Does not measure leakage and drift, which cost about as much as the edit, and a matrix in `f64` of the weight's size.
+    /// Turns the gauges off: leakage and drift are not measured. Measuring them takes about as long as the edit, and an `f64`
+    /// matrix of the weight's size for each layer.
     pub fn without_gauges(mut self) -> Self {
         self.gauged = false;
         self
     }
 
-    /// Keeps the session in a directory: journal, first weights, snapshots. If there is one, it goes on.
+    /// Keeps the session in a directory: journal, first weights, snapshots. A session that is already there is continued.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
         self
     }
 
-    /// Edits between snapshots, 1000 if not said. A snapshot takes as long as writing all weights and states, and saves as
-    /// many edits from being done again when the session is opened.
+    /// Edits between snapshots. Default: 1000. Opening a session replays only the edits since the last snapshot. Writing a
+    /// snapshot takes as long as writing all weights and states. An editor that cannot be saved has no snapshots, and all edits
+    /// are replayed.
     pub fn snapshot_every(mut self, edits: usize) -> Self {
         self.snapshot_every = edits;
         self
     }
 
-    /// Who is told of every outcome.
+    /// Called with the outcome of every batch.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.observer = Box::new(observer);
         self

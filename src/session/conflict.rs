@@ -12,19 +12,21 @@ use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::random;
 
-/// What is done about a conflict.
+/// What to do about a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum ConflictPolicy {
-    /// Both are written, as the papers do, or merged within a batch, by a method that does so; the outcome reports it.
+    /// Both edits are written, as in the papers; a method that merges within a batch merges them. The outcome reports the
+    /// conflict.
     #[default]
     Report,
     /// The batch is rejected.
     Reject,
-    /// Within a batch, the edits become one, with the mean of their keys and of their residuals (as in MEMIT-Merge, arXiv
-    /// 2502.07322, where the group shares one target). Against past edits, as [`LastWins`](Self::LastWins).
+    /// Within a batch, the edits are merged into one with the mean of their keys and the mean of their residuals (as in
+    /// MEMIT-Merge, arXiv 2502.07322, where the group shares one target). Against past edits, as [`LastWins`](Self::LastWins).
     Merge,
-    /// The later edit is written and the earlier one is not: it is undone, if it was written already.
+    /// The later edit is written. The earlier one is not, or is undone if it is already in the model.
     LastWins,
 }
 
@@ -37,6 +39,7 @@ named!(ConflictPolicy, "conflict policy", {
 
 /// Two edits of the same subject, or with nearly parallel keys at the first layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Conflict {
     /// The later edit.
@@ -56,10 +59,10 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// What is known of every request without reading the journal.
+/// What is known about every request without reading the journal.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Requests of batches that were not rejected, ascending. The others have no entry: a short record may speak of many.
+    /// Requests of batches that were applied, ascending. Rejected requests have no entry: a short record can reject many.
     entries: Vec<Entry>,
     seen: u64,
     applied: u64,
@@ -104,7 +107,7 @@ impl Index {
         self.applied
     }
 
-    /// The next request; `sketch` is that of its key if it is applied.
+    /// Adds the next request; `sketch` is that of its key, if it was applied.
     pub(super) fn add(&mut self, place: Mark, subject: u64, sketch: Option<u64>) {
         let fate = if sketch.is_some() { Fate::Applied } else { Fate::Never };
         if let (Some(sketch), Ok(at)) = (sketch, u32::try_from(self.entries.len())) {
@@ -118,7 +121,7 @@ impl Index {
         self.seen += 1;
     }
 
-    /// The next requests were rejected.
+    /// Counts the next requests as rejected.
     pub(super) fn pass_over(&mut self, requests: usize) {
         self.seen += requests as u64;
     }
@@ -131,7 +134,7 @@ impl Index {
         self.entry(id).map(|entry| entry.place)
     }
 
-    /// An edit leaves the model, by the record at a place.
+    /// Marks an edit as undone or replaced by the record at a place.
     pub(super) fn take_back(&mut self, id: EditId, place: Mark) {
         let Some(at) = self.position(id) else { return };
         let entry = &mut self.entries[at];
@@ -163,8 +166,8 @@ impl Index {
         self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
-    /// Edits in the model that may conflict with a new one, and whether the subject is why: the latest of the same subject,
-    /// and those whose keys look most like it, to `near` signs.
+    /// Edits in the model that may conflict with a new one: the latest of the same subject (their value is `true`), and those
+    /// with the most similar sketches, which differ in at most `near` signs.
     pub(super) fn candidates(&self, subject: u64, sketch: u64, near: u32) -> BTreeMap<EditId, bool> {
         let entry = |at: u32| &self.entries[at as usize];
         let distance = |at: u32| (entry(at).sketch ^ sketch).count_ones();
@@ -181,7 +184,7 @@ impl Index {
     }
 }
 
-/// In how many of the 64 signs keys of at least this cosine differ at most: the mean and four deviations.
+/// The largest number of signs in which keys of at least this cosine may differ: the mean plus four standard deviations.
 pub(super) fn near_signs(cosine: f64) -> u32 {
     let mean = 64.0 * cosine.clamp(-1.0, 1.0).acos() / std::f64::consts::PI;
     (mean + 4.0 * mean.sqrt() + 1.0).ceil() as u32
@@ -191,10 +194,10 @@ fn buckets(sketch: u64) -> impl Iterator<Item = usize> {
     (0..8).map(move |byte| 256 * byte + (sketch >> (8 * byte) & 255) as usize)
 }
 
-/// Past edits of either kind that are looked at for a new one.
+/// The most candidates of each kind that are examined for a new edit.
 const CANDIDATES: usize = 8;
 
-/// The signs of 64 fixed random projections of a key: an eighth of a kilobit that keeps angles.
+/// The signs of 64 fixed random projections of a key. The number in which two sketches differ estimates the keys' angle.
 pub(super) fn sketch<T: Scalar>(key: MatRef<'_, T>) -> u64 {
     let mut sums = [0.0_f64; 64];
     for (i, k) in key.col(0).iter().enumerate() {
@@ -207,7 +210,7 @@ pub(super) fn sketch<T: Scalar>(key: MatRef<'_, T>) -> u64 {
     sums.iter().enumerate().fold(0, |sketch, (bit, &sum)| sketch | u64::from(sum > 0.0) << bit)
 }
 
-/// A number for a subject, never 0; 0 for none.
+/// A hash of the subject, never 0; 0 if there is none.
 pub(super) fn subject_hash(subject: Option<&str>) -> u64 {
     subject.map_or(0, |subject| {
         let hash = blake3::hash(subject.trim().to_lowercase().as_bytes());
@@ -219,7 +222,7 @@ pub(super) fn subject_hash(subject: Option<&str>) -> u64 {
 mod tests {
     use super::*;
 
-    /// A record of a few bytes says that a million requests were rejected.
+    /// A record of a few bytes can reject a million requests.
     #[test]
     fn rejected_requests_take_numbers_and_no_memory() {
         let place = |offset| Mark { offset, check: [0; 16] };

@@ -1,17 +1,17 @@
-//! Descriptions of the first format, which held the settings as Rust prints them for debugging. They are written here field by
-//! field, so that a session of that time is recognised whatever the types become. Nothing new belongs here.
+//! Descriptions in the first format, which holds the settings as Rust's `Debug` prints them. They are written here field by
+//! field, so that these sessions are recognised even if the types change. Do not extend this format.
 
 use crate::editor::{Base, History, Merging, Recipe, Share, Space};
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::restraint::{Damping, Prune, Rect, Restraint};
 
-/// Whether a description is of that format.
+/// Whether a description is in the first format.
 pub(super) fn is(description: &str) -> bool {
     description.lines().next() == Some("session format 1")
 }
 
-/// The description without the method's name, which was for reports alone.
+/// The description without the method's name, which does not identify a session.
 pub(super) fn without_name(description: &str) -> String {
     let line = |line: &str| match line.strip_prefix("method: ").and_then(|method| method.split_once(" Recipe ")) {
         Some((_, recipe)) => format!("method: Recipe {recipe}"),

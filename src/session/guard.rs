@@ -1,4 +1,4 @@
-//! Limits that a batch has to keep.
+//! Limits on what a batch may do.
 
 use std::fmt;
 
@@ -6,31 +6,33 @@ use super::layer::LayerOutcome;
 use crate::error::Result;
 use crate::util::validate;
 
-/// Limits on what a batch may do to a layer; a batch beyond one is rejected, and the run goes on. `None` is no limit, which
-/// is the default. That all numbers are finite is checked always.
+/// Limits on what a batch may do to a layer. A batch that exceeds one is rejected, and the session continues. `None`, the
+/// default, is no limit. Numbers that are not finite are always rejected.
 ///
 /// ```
 /// use betaedit_core::session::Guards;
 /// let guards = Guards { relative_drift: Some(0.1), ..Guards::default() };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Guards {
     /// `|Delta|_F / sqrt(n)` of a batch of `n`.
     pub update_norm: Option<f64>,
     /// The same, as a share of `|W|_F`.
     pub relative_update_norm: Option<f64>,
-    /// Leakage `tr(D C Dᵀ)` of everything so far. Needs the gauges.
+    /// Leakage `tr(D C Dᵀ)` of all edits so far. Needs the gauges.
     pub leakage: Option<f64>,
-    /// Drift `|D|_F` of everything so far, as a share of `|W|_F`. Needs the gauges.
+    /// Drift `|D|_F` of all edits so far, as a share of `|W|_F`. Needs the gauges.
     pub relative_drift: Option<f64>,
     /// `s = kᵀ A0⁻¹ k` of a key.
     pub stability: Option<f64>,
-    /// Directions protected so far, as a share of those of the start.
+    /// Directions protected so far, as a share of those at the start.
     pub used_capacity: Option<f64>,
 }
 
-/// Which limit.
+/// One of the limits in [`Guards`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Guard {
     /// [`Guards::update_norm`].
@@ -60,24 +62,25 @@ impl fmt::Display for Guard {
     }
 }
 
-/// A limit that a batch did not keep.
+/// A limit that a batch exceeded.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Violation {
-    /// The layer that the update was for.
+    /// The layer of the update.
     pub layer: usize,
-    /// Which limit.
+    /// The limit.
     pub guard: Guard,
-    /// What was measured.
+    /// The value that was measured.
     pub value: f64,
-    /// What is allowed.
+    /// The largest value allowed.
     pub limit: f64,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { layer, guard, value, limit } = self;
-        write!(f, "layer {layer}: {guard} is {value:.4e}, allowed is {limit:.4e}")
+        write!(f, "layer {layer}: {guard} is {value:.4e}, at most {limit:.4e} is allowed")
     }
 }
 
@@ -91,13 +94,13 @@ impl Guards {
             ("stability", self.stability),
             ("used_capacity", self.used_capacity),
         ];
-        limits
+        Ok(limits
             .iter()
             .filter_map(|&(name, limit)| Some((name, limit?)))
-            .try_for_each(|(n, l)| validate::non_negative(n, l))
+            .try_for_each(|(n, l)| validate::non_negative(n, l))?)
     }
 
-    /// The first limit that is not kept. NaN keeps none.
+    /// The first limit that is exceeded. NaN exceeds every limit.
     pub(super) fn violated(&self, found: &LayerOutcome, edits: usize) -> Option<Violation> {
         let per_edit = found.update_norm / (edits as f64).sqrt();
         let removed = found.state.removed_directions as f64;

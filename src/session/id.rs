@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-/// The number of a request in its session: the first is 0. It stays when others are undone.
+/// The number of a request in its session, from 0. It does not change when other edits are undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct EditId(pub u64);
 
 impl From<u64> for EditId {

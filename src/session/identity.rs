@@ -1,4 +1,4 @@
-//! What a session is of, as it is written into its journal: all that its numbers depend on.
+//! What identifies a session: a description of everything that its results depend on, written to its journal.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use faer::Mat;
 use super::first_format;
 use super::method::{LayerStatistics, SessionMethod};
 use crate::editor::Share;
-use crate::error::{EditError, Result};
+use crate::error::{FileError, Result};
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
@@ -45,7 +45,7 @@ impl<M> Identity<'_, M> {
         lines.join("\n")
     }
 
-    /// The description that the first format had, for a method that it could run.
+    /// The description in the first format, if that format has the method.
     fn first_format<T: Scalar>(&self) -> Option<String>
     where
         M: SessionMethod<T>,
@@ -73,13 +73,13 @@ impl<M> Identity<'_, M> {
         lines
     }
 
-    /// Refuses the session of another description; the first difference is in the error.
+    /// Refuses a session with another description. The error names the first difference.
     pub(super) fn check<T: Scalar>(&self, path: &Path, there: &str) -> Result<()>
     where
         M: SessionMethod<T>,
     {
         let (there, here) = if first_format::is(there) {
-            let none = || "session format 1, which has no session of this method".to_owned();
+            let none = || "a method that session format 1 does not have".to_owned();
             (first_format::without_name(there), self.first_format::<T>().unwrap_or_else(none))
         } else {
             (there.to_owned(), self.written::<T>())
@@ -104,15 +104,24 @@ fn same(path: &Path, there: &str, here: &str) -> Result<()> {
     if there == here {
         return Ok(());
     }
-    let (mut a, mut b) = (there.lines(), here.lines());
+    let (mut a, mut b, mut within) = (there.lines(), here.lines(), String::new());
     let problem = loop {
         match (a.next(), b.next()) {
-            (Some(a), Some(b)) if a == b => {}
+            (Some(a), Some(b)) if a == b => {
+                // The fields of a description are indented below the line that names it.
+                if !a.starts_with(' ') {
+                    within = a.split(": ").next().unwrap_or_default().to_owned();
+                }
+            }
             (a, b) => {
+                let place = match a.or(b) {
+                    Some(line) if line.starts_with(' ') => format!(", its {within}"),
+                    _ => String::new(),
+                };
                 let (a, b) = (a.unwrap_or("nothing").trim(), b.unwrap_or("nothing").trim());
-                break format!("it holds another session: there `{a}`, here `{b}`; use another directory");
+                break format!("belongs to another session{place}: there `{a}`, here `{b}`; use another directory");
             }
         }
     };
-    Err(EditError::Format { path: path.to_owned(), problem })
+    Err(FileError::Format { path: path.to_owned(), problem }.into())
 }

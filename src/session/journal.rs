@@ -1,20 +1,20 @@
-//! An append-only file of records, each checked by a hash that is chained to the one before.
+//! An append-only file of records. The hash of each record is chained to that of the record before.
 //!
 //! ```text
 //! journal = magic (8 bytes)  record*
 //! record  = length (u64)  kind (u8)  head check (8)  payload (length)  check (16)
 //! ```
 //!
-//! Numbers are little endian. `head check` is the front of BLAKE3 over the check before, length and kind; `check` that of
-//! BLAKE3 over the check before, length, kind and payload. So a record that was cut off (its head, if there, is sound)
-//! can be told from one that was damaged.
+//! Numbers are little endian. `head check` is the beginning of BLAKE3 over the previous check, length and kind; `check` is the
+//! beginning of BLAKE3 over the previous check, length, kind and payload. So a truncated record, whose head is intact or
+//! incomplete, can be told from a damaged one.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{EditError, Result};
+use crate::error::{Error, FileError, Result};
 use crate::util::atomic_file::io_error;
 
 const MAGIC: [u8; 8] = *b"betajrn1";
@@ -36,7 +36,7 @@ pub(super) struct Mark {
 pub(super) struct Journal {
     storage: Storage,
     end: Mark,
-    /// Whether bytes of a record that failed may be behind the end.
+    /// Whether bytes of a failed write may follow the end.
     unclean: bool,
 }
 
@@ -63,13 +63,13 @@ impl Journal {
         Self { storage: Storage::Memory(MAGIC.to_vec()), end: START, unclean: false }
     }
 
-    /// Makes a journal in a file that is not there yet.
+    /// Creates a journal in a file that does not exist yet.
     pub(super) fn create(path: &Path) -> Result<Self> {
         crate::util::atomic_file::write_whole(path, &MAGIC)?;
         Ok(Self { storage: open(path)?, end: START, unclean: false })
     }
 
-    /// Opens a journal, and shows every record to `visit` (its place, kind and payload). What was cut off at the end is
+    /// Opens a journal and passes every record (its place, kind and payload) to `visit`. A truncated record at the end is
     /// dropped; its length is returned.
     pub(super) fn open(path: &Path, mut visit: impl FnMut(Mark, u8, &[u8]) -> Result<()>) -> Result<(Self, u64)> {
         let start = Mark { offset: 0, check: [0; CHECK] };
@@ -77,8 +77,8 @@ impl Journal {
         let mut magic = [0; MAGIC.len()];
         let length = journal.length()?;
         if length < MAGIC.len() as u64 || journal.read_at(0, &mut magic).is_err() || magic != MAGIC {
-            let problem = "not a journal of a session, or one of another version".into();
-            return Err(EditError::Format { path: path.to_owned(), problem });
+            let problem = "not the journal of a session, or of an unknown version".into();
+            return Err(FileError::Format { path: path.to_owned(), problem }.into());
         }
         journal.end = START;
         let mut records = 0;
@@ -138,7 +138,7 @@ impl Journal {
                     file.sync_data()
                 };
                 if let Err(error) = write(file) {
-                    // What is there of it would be cut off at the next opening as well.
+                    // The next opening would drop the incomplete record as well.
                     self.unclean = file.set_len(place.offset).is_err();
                     return Err(io_error(path)(error));
                 }
@@ -152,7 +152,7 @@ impl Journal {
     pub(super) fn read(&mut self, place: Mark) -> Result<(u8, Vec<u8>, Mark)> {
         match self.next(place, 0)? {
             Next::Record { kind, payload, end } => Ok((kind, payload, end)),
-            Next::End | Next::CutOff => Err(self.damaged(place, "it is not there any more")),
+            Next::End | Next::CutOff => Err(self.damaged(place, "the record is no longer there")),
         }
     }
 
@@ -177,7 +177,7 @@ impl Journal {
         let (length, kind) = (u64::from_le_bytes(head[..8].try_into().expect("8 bytes")), head[8]);
         let sound = usize::try_from(length).is_ok_and(|length| head[9..] == head_check(place.check, length, kind));
         if !sound {
-            return Err(self.damaged(place, &format!("the head of record {record} is not what was written")));
+            return Err(self.damaged(place, &format!("the head of record {record} does not match its hash")));
         }
         if left - (HEAD as u64) < length.saturating_add(CHECK as u64) {
             return Ok(Next::CutOff);
@@ -187,22 +187,22 @@ impl Journal {
         let check = payload.split_off(length as usize);
         let end = Self::seal(place, kind, &payload);
         if check != end.check {
-            return Err(self.damaged(place, &format!("record {record} is not what was written")));
+            return Err(self.damaged(place, &format!("record {record} does not match its hash")));
         }
         Ok(Next::Record { kind, payload, end })
     }
 
-    fn damaged(&self, place: Mark, problem: &str) -> EditError {
+    fn damaged(&self, place: Mark, problem: &str) -> Error {
         let path = match &self.storage {
             Storage::Memory(_) => PathBuf::from("the journal in memory"),
             Storage::File { path, .. } => path.clone(),
         };
         let problem = format!(
-            "damaged at byte {}: {problem}. Everything before it is sound; to go on from there, and lose what comes after, \
-             cut the file to {} bytes",
+            "damaged at byte {}: {problem}. Everything before that byte is intact; to continue from there and lose the rest, \
+             truncate the file to {} bytes",
             place.offset, place.offset
         );
-        EditError::Format { path, problem }
+        FileError::Format { path, problem }.into()
     }
 
     fn length(&self) -> Result<u64> {
@@ -225,7 +225,7 @@ impl Journal {
                 let start = offset as usize;
                 match bytes.get(start..start + to.len()) {
                     Some(bytes) => to.copy_from_slice(bytes),
-                    None => return Err(self.damaged(self.end, "it ends early")),
+                    None => return Err(self.damaged(self.end, "the journal ends early")),
                 }
                 Ok(())
             }
@@ -236,12 +236,12 @@ impl Journal {
     }
 }
 
-/// How often, and how long apart, a lock that another holds is tried again. A process that is being started has, for a moment, a
-/// copy of every file its parent had open, and so of a lock that the parent has given back meanwhile.
+/// How often a lock that is held elsewhere is tried, and the time between tries. A process that is just being started briefly has
+/// a copy of every file that its parent had open, and so may hold a lock that the parent has released.
 const TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
-/// Opens a file for this process alone.
+/// Opens a file and locks it for this process.
 fn open(path: &Path) -> Result<Storage> {
     let file = File::options().read(true).write(true).open(path).map_err(io_error(path))?;
     let mut locked = file.try_lock();
@@ -254,9 +254,11 @@ fn open(path: &Path) -> Result<Storage> {
     }
     match locked {
         Ok(()) => Ok(Storage::File { file, path: path.to_owned() }),
-        Err(TryLockError::WouldBlock) => {
-            Err(EditError::Format { path: path.to_owned(), problem: "another process has this session open".into() })
+        Err(TryLockError::WouldBlock) => Err(FileError::Format {
+            path: path.to_owned(),
+            problem: "another process has this session open; close it there first".into(),
         }
+        .into()),
         Err(TryLockError::Error(error)) => Err(io_error(path)(error)),
     }
 }

@@ -1,4 +1,4 @@
-//! One layer of a session: its editor, its gauges, and its weight from before the batch that runs.
+//! One layer of a session: its editor, its gauges, and its weight from before the current batch.
 
 use std::io::{Read, Write};
 
@@ -18,6 +18,7 @@ use crate::util::bytes;
 
 /// What an applied batch did to one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LayerOutcome {
     /// The layer.
@@ -26,18 +27,18 @@ pub struct LayerOutcome {
     pub update_norm: f64,
     /// `|W|_F` before the first edit.
     pub weight_norm: f64,
-    /// Largest `s = kᵀ A0⁻¹ k` of the batch, see [`metrics::stability`](crate::metrics::stability); `None` with the gauges
-    /// off and no guard on it.
+    /// Largest `s = kᵀ A0⁻¹ k` of the batch, see [`metrics::stability`](crate::metrics::stability). `None` if the gauges are
+    /// off and no guard limits it.
     pub stability: Option<f64>,
     /// Largest `g = kᵀ Q k` of the batch.
     pub gain: f64,
-    /// Leakage of everything so far, `tr(D C Dᵀ)`; `None` with the gauges off.
+    /// Leakage `tr(D C Dᵀ)` of all edits so far; `None` with the gauges off.
     pub leakage: Option<f64>,
-    /// Drift `|D|_F` of everything so far; `None` with the gauges off.
+    /// Drift `|D|_F` of all edits so far; `None` with the gauges off.
     pub drift: Option<f64>,
-    /// The editor after the batch.
+    /// The editor's state after the batch.
     pub state: EditorState,
-    /// The refresh that came before the batch.
+    /// The refresh before the batch, if one was due.
     pub refresh: Option<RefreshReport>,
 }
 
@@ -47,14 +48,14 @@ pub(super) struct Layer<T: Scalar, E> {
     pub(super) editor: E,
     statistics: LayerStatistics,
     total: Option<RunningTotal>,
-    /// The weight before the batch that runs.
+    /// The weight before the current batch.
     pub(super) before: Mat<T>,
     weight_norm: f64,
     restraint: Option<Restrained>,
     par: Par,
 }
 
-/// A restraint with what it has to know.
+/// A restraint with the numbers that it needs.
 #[derive(Clone, Copy, Debug)]
 enum Restrained {
     Rect(Rect),
@@ -62,14 +63,14 @@ enum Restrained {
     Prune(Prune, f64),
 }
 
-/// What edits change of a layer, beside its weight.
+/// What edits change in a layer, besides its weight.
 #[derive(Debug)]
 pub(super) struct State<E> {
     editor: E,
     total: Option<RunningTotal>,
 }
 
-/// An update that was computed for a layer, and nothing changed for it yet.
+/// An update that was computed for a layer and is not applied yet.
 #[derive(Debug)]
 pub(super) struct Proposed<T: Scalar> {
     pub(super) proposal: Proposal<T>,
@@ -77,7 +78,7 @@ pub(super) struct Proposed<T: Scalar> {
     pub(super) outcome: LayerOutcome,
 }
 
-/// Whether the largest `s` of a batch is measured, which takes a pass over the basis.
+/// When the largest `s` of a batch is measured, which takes a pass over the basis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stability {
     Measured,
@@ -112,13 +113,13 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.restraint.is_some()
     }
 
-    /// The proposal as the restraint leaves it.
+    /// The proposal after the restraint.
     fn restrained(&self, proposal: Proposal<T>) -> Result<Proposal<T>> {
         let par = self.par;
         match (self.restraint, &self.total) {
             (None, _) | (Some(Restrained::Prune(..)), None) => Ok(proposal),
             (Some(Restrained::Rect(rect)), _) => {
-                proposal.map_update(|update| rect.restrain(update, self.before.as_ref(), par))
+                Ok(proposal.map_update(|update| rect.restrain(update, self.before.as_ref(), par))?)
             }
             (Some(Restrained::Prune(prune, largest)), Some(total)) => {
                 // The drift bounds the singular values.
@@ -128,10 +129,10 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
                 let sum = total.so_far() + cast::<T, f64>(proposal.update().to_dense(par).as_ref());
                 match prune.correction(sum.as_ref(), largest, par)? {
                     None => Ok(proposal),
-                    Some(correction) => proposal.map_update(|update| {
+                    Some(correction) => Ok(proposal.map_update(|update| {
                         let both = Update::stacked([update, &correction.cast()?])?;
                         update.with_factors(both.left().to_owned(), both.right().transpose().to_owned())
-                    }),
+                    })?),
                 }
             }
         }
@@ -149,7 +150,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.total.as_ref().map(RunningTotal::gauges)
     }
 
-    /// The state, to be put back.
+    /// A copy of the state, for [`put_back`](Self::put_back).
     pub(super) fn state(&self) -> State<E> {
         State { editor: self.editor.clone(), total: self.total.clone() }
     }
@@ -158,7 +159,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         (self.editor, self.total) = (state.editor, state.total);
     }
 
-    /// Back to the state before the first edit, with the editor of that time.
+    /// Resets to the state before the first edit, with a new editor.
     pub(super) fn reset(&mut self, editor: E) -> Result<()> {
         let (d_out, _) = self.shape();
         if self.total.is_some() {
@@ -204,7 +205,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         Ok(Proposed { proposal, measured, outcome })
     }
 
-    /// The proposal joins the history. Returns what it did to the layer.
+    /// Commits the proposal and returns what it did to the layer.
     pub(super) fn commit(&mut self, proposed: Proposed<T>) -> Result<LayerOutcome> {
         let Proposed { proposal, measured, outcome } = proposed;
         let update = self.editor.commit(proposal)?;
@@ -212,12 +213,12 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         Ok(LayerOutcome { state: self.editor.state(), ..outcome })
     }
 
-    /// What the gauges will read after a change of the weight.
+    /// The gauges as they would be after a change of the weight.
     pub(super) fn measure(&self, update: &Update<T>) -> Result<Option<Measurement>> {
-        self.total.as_ref().map(|total| total.after(update)).transpose()
+        Ok(self.total.as_ref().map(|total| total.after(update)).transpose()?)
     }
 
-    /// A change of the weight joins the gauges.
+    /// Adds a change of the weight to the gauges.
     pub(super) fn count(&mut self, update: &Update<T>, measured: Option<&Measurement>) {
         if let (Some(total), Some(measured)) = (&mut self.total, measured) {
             total.accept(update, measured);
@@ -229,7 +230,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.total.as_ref().map_or(Ok(()), |total| total.save(out))
     }
 
-    /// Takes over a state that [`save`](Self::save) wrote. After an error it means nothing.
+    /// Loads a state that [`save`](Self::save) wrote. After an error the state is undefined.
     pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.editor.load(from)?;
         self.total.as_mut().map_or(Ok(()), |total| total.load(from))

@@ -1,4 +1,4 @@
-//! What a session needs to know of a method: how a layer's editor starts, and what identifies it on disk.
+//! What a session needs from a method: the first editor of each layer, and what identifies the method on disk.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 
-/// A layer of a session, with the statistics of its keys.
+/// A layer of a session and the statistics of its keys.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct LayerStatistics {
-    /// The number of the layer, as the adapter counts.
+    /// The layer, by the adapter's number.
     pub layer: usize,
     /// The second moment of the layer's keys.
     pub moment: Arc<SecondMoment>,
@@ -26,7 +26,7 @@ pub struct LayerStatistics {
 }
 
 impl LayerStatistics {
-    /// Statistics of a layer.
+    /// The statistics of a layer, without random keys.
     #[must_use]
     pub fn new(layer: usize, moment: Arc<SecondMoment>, spectrum: Arc<Spectrum>) -> Self {
         Self { layer, moment, spectrum, random_keys: None }
@@ -39,20 +39,20 @@ impl fmt::Debug for LayerStatistics {
     }
 }
 
-/// A method that a [`Session`](super::Session) can run. Every [`Method`] is one; implement it for a method of your own whose
-/// editor is no [`ClosedFormEditor`]: see `docs/adding-an-editor.md`.
+/// A method that a [`Session`](super::Session) can run. Every [`Method`] is one. Implement this trait for a method of your own
+/// whose editor is not a [`ClosedFormEditor`], see `docs/adding-an-editor.md`.
 pub trait SessionMethod<T: Scalar>: Send + Sync {
     /// The editor of a layer.
     type Editor: Editor<T> + Clone;
 
-    /// The method and all settings that its numbers depend on: a session goes on only with an equal description.
+    /// The method and all settings that its results depend on. A session in a directory opens only with an equal description.
     fn description(&self) -> Description;
 
-    /// The editor of a layer before the first edit. It is asked for when the session is opened, and again when a session
-    /// plays its edits from the start.
+    /// The editor of a layer before the first edit. A session calls this when it is opened, and again when it replays its edits
+    /// from the start.
     ///
     /// # Errors
-    /// Settings outside their range, statistics that do not fit.
+    /// Settings outside their range, or statistics that do not fit.
     fn editor(&self, statistics: &LayerStatistics, par: Par) -> Result<Self::Editor>;
 
     /// How residuals are divided among the layers.
@@ -60,12 +60,12 @@ pub trait SessionMethod<T: Scalar>: Send + Sync {
         Share::Even
     }
 
-    /// Whether edits of a batch with nearly parallel keys, or the same subject, become one.
+    /// Whether edits of a batch with nearly parallel keys, or with the same subject, are merged into one.
     fn merging(&self) -> Merging {
         Merging::Never
     }
 
-    /// The recipe, where there is one: sessions of the first format are recognised by it.
+    /// The recipe, if there is one, to recognise sessions of the first format.
     #[doc(hidden)]
     fn first_format(&self) -> Option<Recipe> {
         None
@@ -81,11 +81,11 @@ impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
 
     fn editor(&self, statistics: &LayerStatistics, par: Par) -> Result<ClosedFormEditor<T>> {
         self.check()?;
-        // Merged are requests, once for all layers.
+        // The session merges requests itself, once for all layers.
         let recipe = Recipe { merging: Merging::Never, ..self.recipe() };
         let editor = ClosedFormEditor::new(self.name(), recipe, &statistics.spectrum, par)?;
         match &statistics.random_keys {
-            Some(keys) => editor.with_random_keys(keys),
+            Some(keys) => Ok(editor.with_random_keys(keys)?),
             None => Ok(editor),
         }
     }

@@ -1,9 +1,9 @@
-//! Sessions: many layers, one transaction a batch, undo, and a run that survives a crash.
+//! Sessions: edits of many layers, one transaction per batch, with undo and recovery after a crash.
 //!
-//! A [`Session`] drives an [`Adapter`] through its layers in ascending order, each on the model as edited so far, with one
-//! editor a layer. A batch of requests is applied as a whole or not at all: any failure, of a guard, the adapter (also a
-//! panic), or the disk, leaves every weight and every editor as they were, bit for bit. In a directory, every batch is in
-//! the journal before it counts, and a run that was killed goes on from there.
+//! A [`Session`] edits a model through an [`Adapter`], layer by layer in ascending order, with one editor per layer. The keys of
+//! a layer are computed on the model as edited so far. A batch of requests is applied as a whole or not at all: if a guard, the
+//! adapter (also by a panic) or the disk fails, every weight and every editor stays as it was, bit for bit. In a directory, a
+//! session writes every batch to a journal before it counts, and continues from there after a crash.
 //!
 //! ```text
 //! request -> keys, residuals (adapter) -> conflicts -> propose, guard, apply, layer by layer -> journal -> commit
@@ -19,7 +19,7 @@
 //! let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
 //! let mut session = SessionBuilder::new(BetaEdit::default())
 //!     .layer(0, moment, spectrum)
-//!     .directory("run-1") // goes on where it was, if it was
+//!     .directory("run-1") // continues an earlier run, if there is one
 //!     .snapshot_every(1000)
 //!     .open(stream, Par::Seq)?;
 //! for request in session.processed()..100 {
@@ -27,7 +27,7 @@
 //!     println!("{outcome}");
 //! }
 //! session.undo(&[17.into()])?;
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
 mod builder;
@@ -68,7 +68,7 @@ use faer::Par;
 
 use crate::adapter::Adapter;
 use crate::editor::{ClosedFormEditor, Editor, EditorState, Share};
-use crate::error::{EditError, Result};
+use crate::error::{Error, Result, SessionError};
 use crate::metrics::Gauges;
 
 use conflict::Index;
@@ -79,15 +79,15 @@ use store::Store;
 /// Edits the layers of one model through an adapter. See the [module](self).
 ///
 /// # Memory
-/// Per layer: an editor, a copy of the weight (from before the batch that runs), and, if the gauges are on, the total
-/// update in `f64`. Per request: one to two hundred bytes of index. Everything else is in the journal; a session without a directory
-/// keeps journal and first weights in memory.
+/// Per layer: an editor, a copy of the weight from before the current batch, and, with the gauges on, the total update in
+/// `f64`. Per request: one to two hundred bytes of index. Everything else is in the journal. A session without a directory
+/// keeps the journal and the first weights in memory.
 pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     adapter: A,
     layers: Vec<Layer<A::Scalar, E>>,
     method: Box<dyn SessionMethod<A::Scalar, Editor = E>>,
     share: Share,
-    /// Whether the method merges edits of a batch.
+    /// Whether the method merges requests of a batch.
     merges: bool,
     guards: Guards,
     policy: ConflictPolicy,
@@ -100,18 +100,18 @@ pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     /// Edits between snapshots, and edits since the last one.
     snapshot_every: usize,
     since_snapshot: usize,
-    snapshot_failure: Option<EditError>,
+    snapshot_failure: Option<Error>,
     recovery: Recovery,
     /// Requests seen before the session was opened.
     processed_before: u64,
-    /// Why nothing more can be done: a weight could not be restored.
+    /// Why the session cannot continue: a weight could not be restored.
     broken: Option<String>,
     started: Instant,
     par: Par,
 }
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
-    /// Requests that the session has seen, applied or rejected: the number of the next one.
+    /// The number of requests seen so far, applied or rejected. It is also the number of the next request.
     #[must_use]
     pub fn processed(&self) -> u64 {
         self.index.len()
@@ -123,7 +123,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         &self.adapter
     }
 
-    /// The adapter, taken out. What the session holds in a directory stays there.
+    /// Ends the session and returns the adapter. The files in the session's directory stay.
     #[must_use]
     pub fn into_adapter(self) -> A {
         self.adapter
@@ -140,38 +140,39 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         self.layers.iter().map(|layer| (layer.number, layer.editor.state()))
     }
 
-    /// Leakage and drift of a layer's total as it is now; `None` for another layer or with the gauges off.
+    /// The leakage and drift of a layer's total update. `None` for a layer that the session does not edit, or with the gauges off.
     #[must_use]
     pub fn gauges(&self, layer: usize) -> Option<Gauges> {
         self.layers.iter().find(|one| one.number == layer)?.gauges()
     }
 
-    /// The editor of a layer; `None` for another layer.
+    /// The editor of a layer; `None` for a layer that the session does not edit.
     #[must_use]
     pub fn editor(&self, layer: usize) -> Option<&E> {
         self.layers.iter().find(|one| one.number == layer).map(|layer| &layer.editor)
     }
 
-    /// The run so far.
+    /// Counts and curves of the run so far.
     #[must_use]
     pub fn report(&self) -> &Report {
         &self.report
     }
 
-    /// The sum of all updates of a layer, `d_out x d_in`; `None` for another layer or with the gauges off.
+    /// The sum of all updates of a layer, `d_out x d_in`. `None` for a layer that the session does not edit, or with the gauges
+    /// off.
     #[must_use]
     pub fn total(&self, layer: usize) -> Option<faer::MatRef<'_, f64>> {
         self.layers.iter().find(|one| one.number == layer)?.total()
     }
 
-    /// Why the last snapshot could not be written, if so. Nothing is lost by it but time: the journal has every batch, and
-    /// the next snapshot is tried after the next one.
+    /// Why the last snapshot could not be written, if it failed. No edit is lost: the journal has every batch. The session tries
+    /// again when the next snapshot is due.
     #[must_use]
-    pub fn snapshot_failure(&self) -> Option<&EditError> {
+    pub fn snapshot_failure(&self) -> Option<&Error> {
         self.snapshot_failure.as_ref()
     }
 
-    /// Whether an edit is in the model: applied, and neither undone nor replaced.
+    /// Whether an edit is in the model: applied, and not undone or replaced since.
     #[must_use]
     pub fn holds(&self, id: EditId) -> bool {
         self.index.is_applied(id)
@@ -180,11 +181,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     fn usable(&self) -> Result<()> {
         match &self.broken {
             None => Ok(()),
-            Some(problem) => Err(EditError::SessionBroken { problem: problem.clone() }),
+            Some(problem) => Err(SessionError::Broken { problem: problem.clone() }.into()),
         }
     }
 
-    /// Runs what restores the model; if that fails, the session is of no use any more.
+    /// Runs `restore`, which brings the model back to a known state. If it fails, the session is broken.
     fn restored<R>(&mut self, restore: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         restore(self).inspect_err(|error| self.broken = Some(error.to_string()))
     }

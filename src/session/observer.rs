@@ -1,4 +1,4 @@
-//! Who is told what becomes of every batch.
+//! Observers, which are called with the outcome of every batch.
 
 use std::io::Write;
 use std::time::Duration;
@@ -8,23 +8,24 @@ use serde_json::json;
 use super::outcome::Outcome;
 use crate::refresh::Capacity;
 
-/// How far a session is.
+/// The progress of a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Progress {
-    /// Requests seen, in this run and in those before it.
+    /// Requests seen, including those of earlier runs.
     pub processed: u64,
-    /// Edits that are in the model.
+    /// Edits in the model.
     pub applied: u64,
-    /// Requests that were rejected.
+    /// Requests rejected.
     pub rejected: u64,
-    /// Requests seen since the session was opened, and the time since.
+    /// Requests seen since the session was opened.
     pub processed_now: u64,
     /// Time since the session was opened.
     pub elapsed: Duration,
 }
 
-/// Called with every outcome, after it is in the journal. `()` is one that does nothing.
+/// Called with the outcome of every batch, once it is in the journal. The observer `()` does nothing.
 pub trait Observer: Send + Sync {
     /// A batch was applied or rejected.
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress);
@@ -34,8 +35,8 @@ impl Observer for () {
     fn outcome(&mut self, _: &Outcome, _: &Progress) {}
 }
 
-/// A line for people that writes over itself: edits done and rejected, edits per second, time left, leakage, drift and
-/// capacity of the last layer. Meant for standard error on a terminal; what cannot be written is let go.
+/// A progress line that overwrites itself: edits done and rejected, edits per second, time left, leakage, drift and capacity
+/// of the last layer. Meant for standard error on a terminal. Write errors are ignored.
 #[derive(Debug)]
 pub struct ProgressLine<W> {
     out: W,
@@ -45,7 +46,9 @@ pub struct ProgressLine<W> {
 }
 
 impl<W: Write + Send + Sync> ProgressLine<W> {
-    /// * `planned`: how many requests there will be, if that is known: for the bar and the time left
+    /// A progress line.
+    ///
+    /// * `planned`: how many requests there are in all, if known; needed for the bar and the time left
     pub fn new(out: W, planned: Option<u64>) -> Self {
         Self { out, planned, drawn: None, width: 0 }
     }
@@ -96,7 +99,7 @@ impl<W: Write + Send + Sync> Observer for ProgressLine<W> {
     }
 }
 
-/// A JSON object a line and batch, for programs. What cannot be written is let go.
+/// Writes a line with one JSON object for each batch. Write errors are ignored.
 #[derive(Debug)]
 pub struct JsonLines<W>(pub W);
 

@@ -1,4 +1,4 @@
-//! How a session is opened: what it is made of is checked, and in a directory the journal is read.
+//! Opening a session: its settings are checked and, in a directory, its journal is read.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -18,23 +18,24 @@ use super::store::{Recovery, Store};
 use super::transaction::{self, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Merging;
-use crate::error::{EditError, Result};
+use crate::error::{FileError, ModelError, NumericsError, Result};
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::util::atomic_file::io_error;
 use crate::util::validate;
 
 impl<M> SessionBuilder<M> {
-    /// Opens the session on a model that is as it was before the first edit.
+    /// Opens the session. The model must be in its state before the first edit.
     ///
-    /// In a directory that holds a session, the model is brought to where it was after the last confirmed batch: from the
-    /// last snapshot, with the batches since then done again from the journal. With an equal `par`, that is so bit for bit.
+    /// If the directory holds a session, the model is brought to its state after the last confirmed batch: the last snapshot
+    /// is loaded, and the batches since then are replayed from the journal. With an equal `par`, the result is equal bit for
+    /// bit.
     ///
     /// # Errors
-    /// Layers that the adapter does not have, statistics of another size, hyperparameters outside their range; a directory
-    /// that cannot be written, whose session is of another model, layers, statistics or hyperparameters (the error names the
-    /// difference), that another process has open, or whose journal is damaged (the error says where). The model is
-    /// unchanged then, but for a failure of the adapter while it is brought forward.
+    /// Layers that the adapter does not have, statistics of another size, or hyperparameters outside their range. A directory
+    /// that cannot be written, that another process has open, whose session has another model, layers, statistics or
+    /// hyperparameters (the error names the first difference), or whose journal is damaged (the error says where). The model
+    /// is unchanged then, unless the adapter fails while edits are replayed.
     pub fn open<A: Adapter>(mut self, adapter: A, par: Par) -> Result<Session<A, M::Editor>>
     where
         M: SessionMethod<A::Scalar> + 'static,
@@ -43,7 +44,7 @@ impl<M> SessionBuilder<M> {
         for (number, keys) in std::mem::take(&mut self.random_keys) {
             let known = self.layers.iter().map(|layer| layer.layer).collect();
             let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
-            layer.ok_or(EditError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
+            layer.ok_or(ModelError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
         }
         let identity = Identity {
             model: guarded(|| Ok(adapter.fingerprint()))?,
@@ -88,50 +89,57 @@ impl<M> SessionBuilder<M> {
         Ok(session)
     }
 
-    /// Refuses what cannot be a session of any model.
+    /// Checks the settings that do not depend on the model.
     fn check(&self) -> Result<()> {
         self.guards.check()?;
         if self.layers.is_empty() {
-            return Err(EditError::Empty { argument: "layers" });
+            return Err(NumericsError::Empty { argument: "layers" }.into());
         }
         if !(0.9..=1.0).contains(&self.near) {
             let (parameter, value) = ("the cosine of parallel keys", self.near);
-            return Err(EditError::Parameter { parameter, value, allowed: "0.9 to 1" });
+            return Err(NumericsError::Parameter { parameter, value, allowed: "0.9 to 1" }.into());
         }
         if self.snapshot_every == 0 {
-            return Err(EditError::Parameter { parameter: "snapshot_every", value: 0.0, allowed: "at least 1 edit" });
+            return Err(NumericsError::Parameter {
+                parameter: "snapshot_every",
+                value: 0.0,
+                allowed: "at least 1 edit",
+            }
+            .into());
         }
         if let Some(pair) = self.layers.windows(2).find(|pair| pair[0].layer >= pair[1].layer) {
             let (parameter, value) = ("layers", pair[1].layer as f64);
-            return Err(EditError::Parameter { parameter, value, allowed: "layers in ascending order, each once" });
+            return Err(
+                NumericsError::Parameter { parameter, value, allowed: "layers in ascending order, each once" }.into()
+            );
         }
-        let without_gauges = |what: &str| EditError::Unsupported {
+        let without_gauges = |what: &str| NumericsError::Unsupported {
             what: format!("{what} without the gauges; leave out `without_gauges`"),
         };
         if !self.gauged && (self.guards.leakage.is_some() || self.guards.relative_drift.is_some()) {
-            return Err(without_gauges("a guard on leakage or drift"));
+            return Err(without_gauges("a guard on leakage or drift").into());
         }
         if let Some(restraint) = &self.restraint {
             restraint.check()?;
             if matches!(restraint, Restraint::Prune(_)) && !self.gauged {
-                return Err(without_gauges("a restraint of the total change"));
+                return Err(without_gauges("a restraint of the total change").into());
             }
         }
         Ok(())
     }
 
-    /// The layers on the model as it is before the first edit.
+    /// The layers of the unedited model.
     fn first_layers<A: Adapter>(&self, adapter: &A, par: Par) -> Result<Vec<Layer<A::Scalar, M::Editor>>>
     where
         M: SessionMethod<A::Scalar>,
     {
-        let layer = |statistics: &LayerStatistics| {
+        let layer = |statistics: &LayerStatistics| -> Result<_> {
             let (d_out, d_in) = guarded(|| adapter.weight_shape(statistics.layer))?;
             validate::shape("spectrum", statistics.spectrum.vectors(), d_in, d_in)?;
             let moment = statistics.moment.d_in();
             if moment != d_in {
                 let (expected, found) = ((d_in, d_in).into(), (moment, moment).into());
-                return Err(EditError::Shape { argument: "moment", expected, found });
+                return Err(NumericsError::Shape { argument: "moment", expected, found }.into());
             }
             let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
@@ -143,7 +151,7 @@ impl<M> SessionBuilder<M> {
     }
 }
 
-/// What a session keeps of its past, as it was found or made.
+/// The stored parts of a session, found or created.
 struct Opened<T: Scalar> {
     journal: Journal,
     store: Store<T>,
@@ -157,7 +165,7 @@ impl<T: Scalar> Opened<T> {
         Self::begun(Journal::in_memory(), store, &identity.written::<T>())
     }
 
-    /// A session that has just begun: its description is the first record.
+    /// A new session. Its description is the first record.
     fn begun(mut journal: Journal, store: Store<T>, description: &str) -> Result<Self> {
         let record = Record::<T>::Description(description.to_owned());
         journal.append(record.kind(), &record.encode())?;
@@ -176,7 +184,7 @@ impl<T: Scalar> Opened<T> {
         }
         if let Some(other) = Store::<T>::leftover(path) {
             let problem = "there is no journal beside it: restore the journal, or use another directory".into();
-            return Err(EditError::Format { path: other, problem });
+            return Err(FileError::Format { path: other, problem }.into());
         }
         let description = identity.written::<T>();
         let store = Store::in_directory(path, &description);
@@ -193,7 +201,7 @@ impl<T: Scalar> Opened<T> {
         let shapes: Vec<_> = layers.iter().map(Layer::shape).collect();
         let (mut index, mut recovery) = (Index::default(), Recovery::default());
         let mut description = None;
-        let visit = |place, kind, payload: &[u8]| {
+        let visit = |place, kind, payload: &[u8]| -> Result<()> {
             let record = Record::<T>::decode(kind, payload, &shapes).map_err(io_error(&at))?;
             match record {
                 Record::Description(there) => {
@@ -202,7 +210,7 @@ impl<T: Scalar> Opened<T> {
                 }
                 record if record.first().is_some_and(|first| first != index.len()) => {
                     let problem = "its batches are out of order".into();
-                    return Err(EditError::Format { path: at.clone(), problem });
+                    return Err(FileError::Format { path: at.clone(), problem }.into());
                 }
                 record => {
                     recovery.resumed = true;
@@ -216,7 +224,7 @@ impl<T: Scalar> Opened<T> {
         let written = identity.written::<T>();
         let store = Store::in_directory(path, description.as_ref().unwrap_or(&written));
         if journal.is_empty() {
-            // Killed before the description was on the disk.
+            // The process was killed before the description was on the disk.
             return Ok(Self { recovery, ..Self::begun(journal, store, &written)? });
         }
         Ok(Self { journal, store, index, recovery })

@@ -1,4 +1,4 @@
-//! What became of a batch.
+//! The outcome of a batch, and of an undo.
 
 use std::fmt;
 
@@ -6,28 +6,28 @@ use super::conflict::Conflict;
 use super::guard::Violation;
 use super::id::EditId;
 use super::layer::LayerOutcome;
-use crate::error::EditError;
+use crate::error::Error;
 
-/// What became of a batch of requests.
+/// The outcome of a batch of requests.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It is in the model.
+    /// The batch is in the model.
     Applied {
-        /// Its requests.
+        /// The requests of the batch.
         ids: Vec<EditId>,
-        /// Edits that it replaced: they were undone with it.
+        /// Past edits that the batch replaced, which were undone.
         replaced: Vec<EditId>,
-        /// Conflicts that were found and let pass, or settled.
+        /// Conflicts that were found, and reported or settled by the policy.
         conflicts: Vec<Conflict>,
-        /// What was done to every layer.
+        /// What was done to each layer.
         layers: Vec<LayerOutcome>,
     },
-    /// The model is as it was.
+    /// The model is unchanged.
     Rejected {
-        /// Its requests.
+        /// The requests of the batch.
         ids: Vec<EditId>,
-        /// Why.
+        /// Why the batch was rejected.
         reason: Rejection,
     },
 }
@@ -67,16 +67,16 @@ impl fmt::Display for Outcome {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// A guard.
+    /// A limit was exceeded.
     Guard(Violation),
-    /// A conflict, and a policy that does not let it pass.
+    /// A conflict, under a policy that rejects conflicts.
     Conflict(Conflict),
     /// The adapter or the editor of a layer failed.
     Failed {
         /// The layer.
         layer: usize,
-        /// How.
-        error: EditError,
+        /// What went wrong.
+        error: Error,
     },
 }
 
@@ -92,10 +92,11 @@ impl fmt::Display for Rejection {
 
 /// What an undo did.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Undone {
-    /// The edits that are gone, with those that were merged into one with them.
+    /// The edits that were undone, including those that were merged with them.
     pub ids: Vec<EditId>,
-    /// Whether the rest was played again from the start, because the edits had shaped a projector.
+    /// Whether the other edits were replayed from the start, see [`Session::undo`](super::Session::undo).
     pub rebuilt: bool,
 }

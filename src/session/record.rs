@@ -1,4 +1,4 @@
-//! What the journal holds: everything needed to do it again.
+//! The records of the journal, which hold everything needed to replay a session.
 
 use std::io::{self, Read};
 
@@ -8,13 +8,13 @@ use super::id::EditId;
 use crate::scalar::Scalar;
 use crate::util::bytes;
 
-/// Requests of a batch.
+/// The most requests in a batch.
 pub(super) const MOST_REQUESTS: usize = 1 << 20;
 
 /// A record of the journal.
 #[derive(Clone, Debug)]
 pub(super) enum Record<T: Scalar> {
-    /// What the session is of, as lines of text.
+    /// What identifies the session, as lines of text.
     Description(String),
     Batch(Batch<T>),
     /// A batch that was rejected: its first request, how many, and why.
@@ -23,7 +23,7 @@ pub(super) enum Record<T: Scalar> {
         count: usize,
         reason: String,
     },
-    /// Edits taken back.
+    /// Edits that were undone.
     Undone {
         ids: Vec<EditId>,
         rebuilt: bool,
@@ -35,11 +35,11 @@ pub(super) enum Record<T: Scalar> {
 pub(super) struct Batch<T: Scalar> {
     /// The first request.
     pub(super) first: u64,
-    /// For every request the hash of its subject, 0 where the adapter names none.
+    /// The hash of every request's subject, 0 if the adapter names none.
     pub(super) subjects: Vec<u64>,
-    /// Edits that were taken back for it.
+    /// Past edits that were undone for it.
     pub(super) replaced: Vec<EditId>,
-    /// The requests behind every column: one, or several that were merged. Requests in none were overruled.
+    /// The requests of every column: one, or several that were merged. A request without a column was overruled.
     pub(super) columns: Vec<Vec<EditId>>,
     pub(super) layers: Vec<Part<T>>,
 }
@@ -48,7 +48,7 @@ pub(super) struct Batch<T: Scalar> {
 #[derive(Clone, Debug)]
 pub(super) struct Part<T: Scalar> {
     pub(super) keys: Mat<T>,
-    /// The layer's share of them.
+    /// The layer's share of the residuals.
     pub(super) residuals: Mat<T>,
     /// `W K` before the batch: with the residuals, the targets.
     pub(super) before: Mat<T>,
@@ -75,7 +75,7 @@ impl<T: Scalar> Part<T> {
 }
 
 impl<T: Scalar> Record<T> {
-    /// The request that a record begins with, if it is of requests.
+    /// The first request of the record, if it has requests.
     pub(super) fn first(&self) -> Option<u64> {
         match self {
             Self::Batch(batch) => Some(batch.first),
@@ -129,7 +129,7 @@ impl<T: Scalar> Record<T> {
         }
     }
 
-    /// The record of these bytes; `shapes` are the `(d_out, d_in)` of the session's layers.
+    /// Decodes a record; `shapes` are the `(d_out, d_in)` of the session's layers.
     pub(super) fn decode(kind: u8, mut bytes: &[u8], shapes: &[(usize, usize)]) -> io::Result<Self> {
         let most = bytes.len();
         let from: &mut dyn Read = &mut bytes;
@@ -143,7 +143,7 @@ impl<T: Scalar> Record<T> {
                 let n = bytes::read_len(from, count)?;
                 let columns = (0..n).map(|_| read_ids(from, most)).collect::<io::Result<_>>()?;
                 if bytes::read_len(from, shapes.len())? != shapes.len() {
-                    return Err(bytes::invalid("a batch is of other layers"));
+                    return Err(bytes::invalid("a batch has another number of layers"));
                 }
                 let column: usize = shapes.iter().map(|(d_out, d_in)| d_in + 2 * d_out).sum();
                 if n.saturating_mul(column).saturating_mul(size_of::<T>()) > most {
@@ -166,7 +166,7 @@ impl<T: Scalar> Record<T> {
                 let rebuilt = bytes::read_u64(from)? != 0;
                 Self::Undone { rebuilt, ids: read_ids(from, most)? }
             }
-            _ => return Err(bytes::invalid("a record is of an unknown kind")),
+            _ => return Err(bytes::invalid("a record has an unknown kind")),
         };
         if bytes.is_empty() { Ok(record) } else { Err(bytes::invalid("a record is too long")) }
     }

@@ -1,4 +1,4 @@
-//! The same again from the journal: what opening a directory does.
+//! Replaying the journal when a session is opened.
 
 use faer::Mat;
 
@@ -13,15 +13,15 @@ use super::report::Report;
 use super::transaction::{copy_weight, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Editor;
-use crate::error::{EditError, Result};
+use crate::error::{Error, Result, SessionError};
 use crate::refresh::RefreshReport;
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
-    /// The batch that is recorded at a place.
+    /// The batch recorded at a place.
     pub(super) fn batch(&mut self, place: Mark) -> Result<Batch<A::Scalar>> {
         match self.record(place)?.0 {
             Record::Batch(batch) => Ok(batch),
-            _ => Err(EditError::SessionBroken { problem: "the journal has no batch where one was written".into() }),
+            _ => Err(SessionError::Broken { problem: "the journal has no batch where one was written".into() }.into()),
         }
     }
 
@@ -30,11 +30,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let shapes: Vec<_> = self.layers.iter().map(Layer::shape).collect();
         let (kind, payload, end) = self.journal.read(place)?;
         let record = Record::decode(kind, &payload, &shapes)
-            .map_err(|error| EditError::SessionBroken { problem: format!("the journal cannot be read: {error}") })?;
+            .map_err(|error| SessionError::Broken { problem: format!("the journal cannot be read: {error}") })?;
         Ok((record, end))
     }
 
-    /// Brings model and editors to where the journal ends: from the snapshot, or from the start if there is none.
+    /// Brings model and editors to the end of the journal, from the snapshot or, without one, from the start.
     pub(super) fn recover(&mut self) -> Result<()> {
         let start = self.start_from_snapshot()?;
         let mut place = match start {
@@ -57,13 +57,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(())
     }
 
-    /// The place of the snapshot, if there is one and it could be loaded.
+    /// Loads the snapshot, if there is a usable one, and returns its place.
     fn start_from_snapshot(&mut self) -> Result<Option<Mark>> {
         let place = match self.store.snapshot_place() {
             Ok(None) => return Ok(None),
             Ok(Some(place)) if self.journal.holds(place) => place,
             Ok(Some(_)) => {
-                self.recovery.snapshot_ignored = Some("it was taken after the end of the journal".into());
+                self.recovery.snapshot_ignored = Some("it was taken beyond the end of the journal".into());
                 return Ok(None);
             }
             Err(error) => {
@@ -79,7 +79,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 self.report = report;
                 Ok(Some(place))
             }
-            Err(error @ EditError::Adapter(_)) => Err(error),
+            Err(error @ Error::Model(_)) => Err(error),
             Err(error) => {
                 self.recovery.snapshot_ignored = Some(error.to_string());
                 Ok(None)
@@ -87,7 +87,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
     }
 
-    /// Back to the model before the first edit.
+    /// Resets to the model before the first edit.
     pub(super) fn reset(&mut self) -> Result<()> {
         let Self { store, layers, adapter, method, par, .. } = self;
         for layer in layers.iter_mut() {
@@ -97,12 +97,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         store.read_base(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))
     }
 
-    /// Does again what a record says. Returns the number of edits.
+    /// Replays a record. Returns the number of edits.
     fn play(&mut self, record: &Record<A::Scalar>, place: Mark) -> Result<usize> {
         match record {
             Record::Description(_) => Ok(0),
             Record::Rejected { count, .. } => {
-                // Nothing but the refreshes; what failed then fails again.
+                // Only the refreshes are replayed. What failed then fails again.
                 let _ = self.refresh();
                 self.report.rejected += *count as u64;
                 Ok(*count)
@@ -135,12 +135,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
     }
 
-    /// As [`refresh`](Self::refresh), for a batch that came through when it was new.
+    /// As [`refresh`](Self::refresh), for a batch that was applied.
     fn refresh_again(&mut self) -> Vec<Option<RefreshReport>> {
         self.refresh().unwrap_or_else(|_| vec![None; self.layers.len()])
     }
 
-    /// A batch at one layer, without guards.
+    /// Writes a batch to one layer, without guards.
     pub(super) fn write(
         &mut self,
         i: usize,
@@ -161,10 +161,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
     }
 
-    /// Writes a snapshot now. Without a directory there is nothing to do.
+    /// Writes a snapshot now. Does nothing in a session without a directory.
     ///
     /// # Errors
-    /// A directory that cannot be written; the last snapshot stays then.
+    /// A directory that cannot be written, or an editor that cannot be saved. The previous snapshot stays then.
     pub fn snapshot(&mut self) -> Result<()> {
         if !self.store.is_durable() {
             return Ok(());

@@ -1,18 +1,19 @@
-//! The run so far, in numbers that do not grow with it.
+//! The report of a run, of bounded size.
 
 use std::io::{Read, Write};
 
 use super::outcome::Outcome;
 use crate::util::bytes;
 
-/// Points of a curve that are kept; when there are twice as many, every second goes.
+/// Points kept per layer. When there are twice as many, every second one is dropped.
 const POINTS: usize = 512;
 
-/// What a session did from its first batch on, also before it was opened again, and the curves of it.
+/// What a session has done since its first batch, in all runs, with curves.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
-    /// Requests applied, whatever became of them later.
+    /// Requests applied, including those undone since.
     pub applied: u64,
     /// Requests rejected.
     pub rejected: u64,
@@ -20,7 +21,7 @@ pub struct Report {
     pub undone: u64,
     /// Refreshes of projectors.
     pub refreshes: u64,
-    /// Points along the run, a layer and batch each, thinned out evenly.
+    /// Points along the run, one per layer and batch, evenly thinned out.
     pub curve: Vec<Point>,
     stride: usize,
     skipped: usize,
@@ -28,17 +29,18 @@ pub struct Report {
 
 /// A point of a report's curve.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Point {
     /// Requests seen.
     pub processed: u64,
     /// The layer.
     pub layer: usize,
-    /// Leakage so far, with the gauges on.
+    /// Leakage of all edits so far; `None` with the gauges off.
     pub leakage: Option<f64>,
-    /// Drift so far, with the gauges on.
+    /// Drift of all edits so far; `None` with the gauges off.
     pub drift: Option<f64>,
-    /// Largest `s` of the batch, where it was measured.
+    /// Largest `s` of the batch, if it was measured.
     pub stability: Option<f64>,
     /// Directions that may be edited.
     pub kept_directions: usize,

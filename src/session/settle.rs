@@ -1,4 +1,4 @@
-//! Conflicts of a batch: found, and decided by the policy.
+//! Finds the conflicts of a batch and settles them by the policy.
 
 use faer::Mat;
 
@@ -11,17 +11,17 @@ use super::transaction::Stop;
 use crate::adapter::Adapter;
 use crate::editor::{Editor, merging};
 
-/// What is to be written of a batch once its conflicts are settled.
+/// What to write of a batch, once its conflicts are settled.
 pub(super) struct Settled {
-    /// The requests behind every column.
+    /// The requests of every column.
     pub(super) groups: Vec<Vec<usize>>,
-    /// Past edits that give way.
+    /// Past edits to undo.
     pub(super) replaced: Vec<EditId>,
     pub(super) found: Vec<Conflict>,
 }
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
-    /// Finds conflicts, and decides by the policy what is written.
+    /// Finds conflicts and decides by the policy what is written.
     pub(super) fn settle(
         &mut self,
         keys: &Mat<A::Scalar>,

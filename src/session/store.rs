@@ -1,4 +1,5 @@
-//! Where a session's first weights and snapshots are: in a directory, or (the first weights alone) in memory.
+//! Storage of a session's first weights and snapshots, in a directory. Without a directory, the first weights are kept in
+//! memory, and there are no snapshots.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -10,7 +11,7 @@ use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
 use crate::editor::Editor;
-use crate::error::{EditError, Result};
+use crate::error::{FileError, Result};
 use crate::scalar::Scalar;
 use crate::util::atomic_file::{self, io_error};
 use crate::util::bytes;
@@ -21,15 +22,16 @@ const HASH: usize = blake3::OUT_LEN;
 
 /// What opening a session's directory found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Whether there was a session.
+    /// Whether there was a session to continue.
     pub resumed: bool,
-    /// Batches (and undos) that were done again, those since the snapshot.
+    /// Batches and undos since the snapshot, which were replayed.
     pub replayed: u64,
-    /// Bytes of an unfinished record at the end of the journal, which were dropped: its batch had not been confirmed.
+    /// Bytes of an incomplete record at the end of the journal, which were dropped. Its batch had not been confirmed.
     pub dropped_bytes: u64,
-    /// Why a snapshot was left aside, if one was; the journal was played from the start then.
+    /// Why a snapshot was not used, if there was one. The journal was replayed from the start then.
     pub snapshot_ignored: Option<String>,
 }
 
@@ -56,18 +58,18 @@ impl<T: Scalar> Store<T> {
         matches!(self, Self::Directory { .. })
     }
 
-    /// In a directory, for the session of a description.
+    /// The store in a directory, for the session with this description.
     pub(super) fn in_directory(path: &Path, description: &str) -> Self {
         let fingerprint = *blake3::hash(description.as_bytes()).as_bytes();
         Self::Directory { path: path.to_owned(), fingerprint }
     }
 
-    /// A snapshot in a directory, which should have a journal beside it.
+    /// The snapshot in a directory, if there is one. It should have a journal beside it.
     pub(super) fn leftover(directory: &Path) -> Option<PathBuf> {
         Some(Self::snapshot_path(directory)).filter(|path| path.exists())
     }
 
-    /// Removes files that a killed process was writing. What cannot be removed stays.
+    /// Removes incomplete files of a killed process. Files that cannot be removed stay.
     pub(super) fn sweep(&self) {
         let Self::Directory { path, .. } = self else { return };
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -75,7 +77,7 @@ impl<T: Scalar> Store<T> {
         unfinished.for_each(|entry| drop(std::fs::remove_file(entry.path())));
     }
 
-    /// Keeps the first weights.
+    /// Writes the first weights.
     pub(super) fn write_base<E: Editor<T> + Clone>(&self, layers: &[Layer<T, E>]) -> Result<()> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
         write_sealed(&Self::base_path(path), BASE, fingerprint, |out| {
@@ -83,7 +85,7 @@ impl<T: Scalar> Store<T> {
         })
     }
 
-    /// The first weight of every layer, one after the other, so that one at a time is in memory.
+    /// Passes the first weight of every layer to `each`, with one weight at a time in memory.
     pub(super) fn read_base<E: Editor<T> + Clone>(
         &self,
         layers: &mut [Layer<T, E>],
@@ -105,7 +107,7 @@ impl<T: Scalar> Store<T> {
         }
     }
 
-    /// Writes a snapshot of the state at a place in the journal. Without a directory there is none.
+    /// Writes a snapshot of the state at a place in the journal. Does nothing without a directory.
     pub(super) fn write_snapshot<E: Editor<T> + Clone>(
         &self,
         place: Mark,
@@ -132,7 +134,7 @@ impl<T: Scalar> Store<T> {
         failure.map_or(written, Err)
     }
 
-    /// The place in the journal of the snapshot that there is.
+    /// The place in the journal at which the snapshot was taken, if there is one.
     pub(super) fn snapshot_place(&self) -> Result<Option<Mark>> {
         let Self::Directory { path, fingerprint } = self else { return Ok(None) };
         let path = Self::snapshot_path(path);
@@ -143,7 +145,7 @@ impl<T: Scalar> Store<T> {
         read_place(&mut from).map(Some).map_err(io_error(&path))
     }
 
-    /// Loads the snapshot: editors into their layers, and every weight to `each`. Returns the report.
+    /// Loads the snapshot: loads the editors, and passes every weight to `each`. Returns the report.
     pub(super) fn read_snapshot<E: Editor<T> + Clone>(
         &self,
         layers: &mut [Layer<T, E>],
@@ -170,7 +172,7 @@ fn read_place(from: &mut dyn Read) -> io::Result<Mark> {
     Ok(place)
 }
 
-/// Writes a file of a magic number, a fingerprint, contents, and a hash of all of them; whole or not there.
+/// Writes a file of a magic number, a fingerprint, contents, and a hash of all three. It is never incomplete.
 fn write_sealed(
     path: &Path,
     magic: [u8; 8],
@@ -190,31 +192,31 @@ fn write_sealed(
     })
 }
 
-/// Opens such a file, checks all of it, and stands at the contents.
+/// Opens such a file and checks all of it. The reader starts at the contents.
 fn open_sealed(path: &Path, magic: [u8; 8], fingerprint: &[u8; HASH]) -> Result<impl Read + use<>> {
     let io = io_error(path);
-    let malformed = |problem: &str| EditError::Format { path: path.to_owned(), problem: problem.into() };
+    let malformed = |problem: &str| FileError::Format { path: path.to_owned(), problem: problem.into() };
     let open = || File::open(path).map(|file| BufReader::with_capacity(1 << 20, file)).map_err(io);
     let length = std::fs::metadata(path).map_err(io)?.len();
     let contents = length
         .checked_sub((magic.len() + 2 * HASH) as u64)
-        .ok_or_else(|| malformed("too short: it was cut off, or is another file"))?;
+        .ok_or_else(|| malformed("too short: it was truncated, or is another kind of file"))?;
 
     let (mut hasher, mut file) = (blake3::Hasher::new(), open()?);
     io::copy(&mut (&mut file).take(length - HASH as u64), &mut hasher).map_err(io)?;
     let mut hash = [0; HASH];
     file.read_exact(&mut hash).map_err(io)?;
     if hasher.finalize() != hash {
-        return Err(malformed("damaged: its hash is not that of its contents"));
+        return Err(malformed("damaged: its hash does not match its contents").into());
     }
     let mut file = open()?;
     let (mut found_magic, mut found) = ([0; 8], [0; HASH]);
     file.read_exact(&mut found_magic).and_then(|()| file.read_exact(&mut found)).map_err(io)?;
     if found_magic != magic {
-        return Err(malformed("of another kind or version"));
+        return Err(malformed("another kind of file, or another version").into());
     }
     if found != *fingerprint {
-        return Err(malformed("of another session: model, layers, statistics or hyperparameters differ"));
+        return Err(malformed("from another session: model, layers, statistics or hyperparameters differ").into());
     }
     Ok(file.take(contents))
 }

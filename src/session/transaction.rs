@@ -15,34 +15,34 @@ use super::record::{Batch, MOST_REQUESTS, Part, Record};
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, merging};
-use crate::error::{EditError, Result};
+use crate::error::{Error, ModelError, NumericsError, Result, SessionError};
 use crate::linalg;
 use crate::refresh::RefreshReport;
 use crate::scalar::Scalar;
 use crate::update::Update;
 use crate::util::validate;
 
-/// Why an attempt stopped: the batch is rejected, or the session cannot go on as it is.
+/// Why an attempt stopped: the batch is rejected, or an error is returned.
 pub(super) enum Stop {
     Rejected(Rejection),
-    Failed(EditError),
+    Failed(Error),
 }
 
-/// How far an attempt came: what has to be taken back if it fails.
+/// What an attempt has changed, and must be rolled back if it fails.
 struct Traces<T: Scalar, E> {
-    /// Layers whose weight may have changed, the first ones.
+    /// How many layers, from the first, may have a changed weight.
     touched: usize,
-    /// If edits were taken back, which changes editors as well: what was there before.
+    /// The state before past edits were undone, which also changes editors; `None` if none were.
     kept: Option<Kept<T, E>>,
 }
 
-/// States and weights of all layers, kept aside.
+/// A copy of the states and weights of all layers.
 pub(super) struct Kept<T: Scalar, E>(Vec<(State<E>, Mat<T>)>);
 
 /// A batch at one layer: what the journal keeps of it, and its update.
 type Step<T> = (Part<T>, Proposed<T>);
 
-/// An attempt that came through: all that is left is to record and commit it.
+/// An attempt that succeeded, to be recorded and committed.
 struct Attempt<T: Scalar> {
     record: Record<T>,
     replaced: Vec<EditId>,
@@ -54,7 +54,7 @@ struct Attempt<T: Scalar> {
 pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-        Err(EditError::Adapter(format!("it panicked: {}", text.unwrap_or("without a message")).into()))
+        Err(ModelError::Adapter(format!("it panicked: {}", text.unwrap_or("without a message")).into()).into())
     })
 }
 
@@ -64,10 +64,10 @@ pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
     layer: &mut Layer<A::Scalar, E>,
 ) -> Result<()> {
     guarded(|| adapter.read_weight(layer.number, layer.before.as_mut()))?;
-    validate::finite("the adapter's weight", layer.before.as_ref())
+    Ok(validate::finite("the adapter's weight", layer.before.as_ref())?)
 }
 
-/// What a record says about requests joins the index.
+/// Adds what a record says about requests to the index.
 pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T>) {
     match record {
         Record::Description(_) => {}
@@ -85,30 +85,30 @@ pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T
 }
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
-    /// Edits the model by a batch of requests, as a whole or not at all.
+    /// Edits the model with a batch of requests, as a whole or not at all.
     ///
-    /// Projectors whose refresh is due are refreshed first, whatever becomes of the batch.
+    /// Projectors that are due for a refresh are refreshed first, and stay so even if the batch is rejected.
     ///
     /// # Errors
-    /// No requests, or a session that cannot go on: its directory cannot be written (the model is as before then), or a
-    /// failed batch could not be taken back ([`EditError::SessionBroken`]). All else is an [`Outcome::Rejected`].
+    /// No requests, or more than 2^20; a directory that cannot be written (the model is unchanged then); a failed batch that
+    /// could not be rolled back ([`SessionError::Broken`]). Any other failure is an [`Outcome::Rejected`].
     pub fn edit(&mut self, requests: &[A::Request]) -> Result<Outcome> {
         self.replace(&[], requests)
     }
 
-    /// Takes back past edits and writes new ones in their place, as one transaction: the new targets are reached as they
-    /// would be by a first edit, not averaged with the old ones.
+    /// Undoes past edits and writes new ones instead, in one transaction. The new targets are reached as by a first edit, and
+    /// are not averaged with the old ones.
     ///
     /// # Errors
-    /// As [`edit`](Self::edit), and [`EditError::UnknownEdit`].
+    /// As [`edit`](Self::edit), and [`SessionError::UnknownEdit`].
     pub fn replace(&mut self, old: &[EditId], requests: &[A::Request]) -> Result<Outcome> {
         self.usable()?;
         if requests.is_empty() {
-            return Err(EditError::Empty { argument: "requests" });
+            return Err(NumericsError::Empty { argument: "requests" }.into());
         }
         if requests.len() > MOST_REQUESTS {
             let (parameter, value) = ("requests of a batch", requests.len() as f64);
-            return Err(EditError::Parameter { parameter, value, allowed: "up to 2^20" });
+            return Err(NumericsError::Parameter { parameter, value, allowed: "up to 2^20" }.into());
         }
         let old = self.with_partners(old)?;
         let first = self.processed();
@@ -172,9 +172,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         if !replaced.is_empty() {
             traces.kept = Some(self.keep().map_err(|error| self.failed(0, error))?);
             self.withdraw(&replaced, self.journal.end()).map_err(|error| match error {
-                EditError::Io { .. } | EditError::Format { .. } | EditError::SessionBroken { .. } => {
-                    Stop::Failed(error)
-                }
+                Error::File(_) | Error::Session(SessionError::Broken { .. }) => Stop::Failed(error),
                 error => self.failed(0, error),
             })?;
             for (report, again) in refreshes.iter_mut().zip(self.refresh().map_err(Stop::Rejected)?) {
@@ -208,11 +206,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(Attempt { record: Record::Batch(batch), replaced, proposed, conflicts: settled.found })
     }
 
-    fn failed(&self, layer: usize, error: EditError) -> Stop {
+    fn failed(&self, layer: usize, error: Error) -> Stop {
         Stop::Rejected(Rejection::Failed { layer: self.layers[layer].number, error })
     }
 
-    /// The batch is in the journal: it counts.
+    /// Commits a batch that is in the journal.
     fn commit(&mut self, attempt: Attempt<A::Scalar>, ids: &[EditId], place: Mark) -> Result<Outcome> {
         let Attempt { record, replaced, proposed, conflicts } = attempt;
         let committed: Result<Vec<_>> =
@@ -222,14 +220,14 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(Outcome::Applied { ids: ids.to_vec(), replaced, conflicts, layers })
     }
 
-    /// Brings model and editors back to where the last confirmed batch left them.
+    /// Restores model and editors to their state after the last confirmed batch.
     fn take_back(&mut self, traces: Traces<A::Scalar, E>) -> Result<()> {
         if let Some(kept) = traces.kept {
             return self.put_back(kept);
         }
         self.restored(|session| {
             let Self { adapter, layers, .. } = session;
-            // Downwards, so that an adapter that works layer by layer begins anew at the lowest.
+            // From the top down, so that an adapter that works layer by layer starts again at the lowest.
             layers[..traces.touched]
                 .iter()
                 .rev()
@@ -237,7 +235,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         })
     }
 
-    /// Keeps aside what an undo changes.
+    /// Copies what an undo changes.
     pub(super) fn keep(&mut self) -> Result<Kept<A::Scalar, E>> {
         let Self { adapter, layers, .. } = self;
         let keep = |layer: &mut Layer<A::Scalar, E>| {
@@ -259,10 +257,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         })
     }
 
-    /// Refreshes the projectors that are due. What was refreshed before a failure stays so.
+    /// Refreshes the projectors that are due. A refresh before a failure stays.
     pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, Rejection> {
         let refresh = |layer: &mut Layer<A::Scalar, E>| {
-            layer.editor.refresh_if_due().map_err(|error| Rejection::Failed { layer: layer.number, error })
+            layer
+                .editor
+                .refresh_if_due()
+                .map_err(|error| Rejection::Failed { layer: layer.number, error: error.into() })
         };
         self.layers.iter_mut().map(refresh).collect()
     }
@@ -284,7 +285,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(residuals * Scale(A::Scalar::from_f64(share)))
     }
 
-    /// The update of a layer, with the weight as it is kept aside.
+    /// Copies a layer's weight and computes its update.
     pub(super) fn propose(
         &mut self,
         i: usize,

@@ -1,4 +1,4 @@
-//! Taking back past edits, as if they had never been.
+//! Undoing past edits, as if they had never been made.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -11,35 +11,37 @@ use super::record::{Part, Record};
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, Reversal};
-use crate::error::{EditError, Result};
+use crate::error::{Error, NumericsError, Result, SessionError};
 use crate::linalg;
 use crate::scalar::cast;
 use crate::update::Update;
 
-/// The largest `s = kᵀ Q k` of a key that is taken out of a history: what stays behind is about `1e-16 s²`.
+/// The largest `s = kᵀ Q k` of a key that is removed from a history; the error of the removal is about `1e-16 s²`.
 const RELEASABLE: f64 = 1e3;
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
-    /// Takes back past edits: weights and history become what they would be without them, with the keys and the targets
-    /// (`W k + r` at the time) of all others as they were recorded.
+    /// Undoes past edits: weights and history become what they would be without them, with the keys and targets (`W k + r` at
+    /// the time) of all other edits as they were recorded.
     ///
-    /// With a fixed projector that costs as much as an edit, from the identity
+    /// With a fixed projector this costs as much as an edit, by the identity
     ///
     /// ```text
     /// Q <- Q + z zᵀ / (1 - g),    W <- W - (v - W k) zᵀ / (1 - g),    z = Q k,  g = kᵀ z
     /// ```
     ///
-    /// (without history: the batch's update gives way to that of its other edits), and is right to about `1e-16 s²`. Edits that have shaped a projector cannot be
-    /// taken out of it, and those with `s > 1000` not precisely enough: the others are played again from the start then,
-    /// which costs as much as they did, and nothing is approximate. At several layers, the keys of the layers above an undone edit stay those that were recorded.
+    /// and is exact to about `1e-16 s²`. Without history, the update of the batch is replaced by that of its other edits.
+    ///
+    /// If the edits have shaped a projector, if `s > 1000`, or if the method or a restraint does not allow either way, the other
+    /// edits are replayed from the start. This costs as much as they did, and approximates nothing. In a session of several
+    /// layers, the keys of the layers above an undone edit stay as they were recorded.
     ///
     /// # Errors
-    /// [`EditError::UnknownEdit`] for edits that are not in the model, and those of [`edit`](Self::edit). Nothing is changed
-    /// then.
+    /// [`SessionError::UnknownEdit`] for edits that are not in the model, and the errors of [`edit`](Self::edit). Nothing is
+    /// changed then.
     pub fn undo(&mut self, ids: &[EditId]) -> Result<Undone> {
         self.usable()?;
         if ids.is_empty() {
-            return Err(EditError::Empty { argument: "ids" });
+            return Err(NumericsError::Empty { argument: "ids" }.into());
         }
         let ids = self.with_partners(ids)?;
         let kept = self.keep()?;
@@ -55,36 +57,36 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         };
         ids.iter().for_each(|&id| self.index.take_back(id, place));
         self.report.undone += ids.len() as u64;
-        // What was expensive to do is not to be done again.
+        // A rebuild is expensive; a snapshot keeps it from being repeated.
         self.count_towards_snapshot(if rebuilt { self.snapshot_every } else { ids.len() });
         Ok(Undone { ids, rebuilt })
     }
 
-    /// These edits, each once, and those that were merged with one of them; all in the model.
+    /// These edits, each once, and those that were merged with one of them. All must be in the model.
     pub(super) fn with_partners(&mut self, ids: &[EditId]) -> Result<Vec<EditId>> {
         let mut all = BTreeSet::new();
         for &id in ids {
             let processed = self.processed();
             let place = self.index.place(id).filter(|_| self.index.is_applied(id));
-            let place = place.ok_or(EditError::UnknownEdit { id: id.0, processed })?;
+            let place = place.ok_or(SessionError::UnknownEdit { id: id.0, processed })?;
             let batch = self.batch(place)?;
-            let column = batch.column(id).ok_or(EditError::UnknownEdit { id: id.0, processed })?;
+            let column = batch.column(id).ok_or(SessionError::UnknownEdit { id: id.0, processed })?;
             all.extend(&batch.columns[column]);
         }
         Ok(all.into_iter().collect())
     }
 
-    /// Takes edits out of weights and histories; returns whether that took a rebuild from the journal up to `end`. After an
-    /// error the state means nothing.
+    /// Removes edits from weights and histories. Returns whether that took a rebuild from the journal up to `end`. After an
+    /// error the state is undefined.
     pub(super) fn withdraw(&mut self, ids: &[EditId], end: Mark) -> Result<bool> {
         match self.withdraw_directly(ids, end) {
             Ok(()) => Ok(false),
-            Err(
-                EditError::HistoryInProjector
-                | EditError::NotReversible
-                | EditError::RefreshDue { .. }
-                | EditError::Singular { .. },
-            ) => {
+            Err(Error::Numerics(
+                NumericsError::HistoryInProjector
+                | NumericsError::NotReversible
+                | NumericsError::RefreshDue { .. }
+                | NumericsError::Singular { .. },
+            )) => {
                 self.rebuild(ids, end)?;
                 Ok(true)
             }
@@ -94,11 +96,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     fn withdraw_directly(&mut self, ids: &[EditId], end: Mark) -> Result<()> {
         if self.layers.iter().any(Layer::is_restrained) {
-            return Err(EditError::NotReversible);
+            return Err(NumericsError::NotReversible.into());
         }
         let mut places = BTreeMap::new();
         for id in ids {
-            let unknown = EditError::UnknownEdit { id: id.0, processed: self.processed() };
+            let unknown = SessionError::UnknownEdit { id: id.0, processed: self.processed() };
             let place = self.index.place(*id).ok_or(unknown)?;
             places.insert(place.offset, place);
         }
@@ -118,14 +120,16 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                         leaving.iter().try_for_each(|&column| self.downdate(i, part, column))?;
                     }
                     Reversal::Replace => self.replace_update(i, part, &leaving, &staying)?,
-                    Reversal::ReplayTargets | Reversal::ReplayResiduals => return Err(EditError::NotReversible),
+                    Reversal::ReplayTargets | Reversal::ReplayResiduals => {
+                        return Err(NumericsError::NotReversible.into());
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// `W <- W - (v - W k) zᵀ / (1 - g)`, and the key leaves the history.
+    /// `W <- W - (v - W k) zᵀ / (1 - g)`, and removes the key from the history.
     fn downdate(&mut self, i: usize, part: &Part<A::Scalar>, column: usize) -> Result<()> {
         self.read_weight(i)?;
         let k = part.keys.as_ref().subcols(column, 1);
@@ -135,14 +139,19 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let z = layer.editor.product(k)?;
         let s = linalg::inner(cast(k).as_ref(), z.as_ref());
         if !(s <= RELEASABLE) {
-            return Err(EditError::Singular { step: "undoing an edit", advice: "play the others again" });
+            return Err(NumericsError::Singular {
+                step: "undoing an edit",
+                pivot: None,
+                advice: "replay the other edits",
+            }
+            .into());
         }
         let now = linalg::product(layer.before.as_ref(), k, self.par);
         let left = now - part.targets().as_ref().subcols(column, 1);
         self.change(i, &Update::from_factors(left, cast(z.transpose()))?)
     }
 
-    /// In an editor without history: the update of a batch gives way to that of the columns that stay.
+    /// In an editor without history: replaces the update of a batch by that of the columns that stay.
     fn replace_update(&mut self, i: usize, part: &Part<A::Scalar>, leaving: &[usize], staying: &[usize]) -> Result<()> {
         let present: Vec<usize> = leaving.iter().chain(staying).copied().collect();
         let layer = &mut self.layers[i];
@@ -158,7 +167,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         changes.iter().try_for_each(|update| self.change(i, update))
     }
 
-    /// A change of a weight that no editor proposed.
+    /// Applies a change of a weight that no editor proposed.
     fn change(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {
         let measured = self.layers[i].measure(update)?;
         self.apply(i, update)?;
@@ -166,7 +175,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(())
     }
 
-    /// Plays the journal up to a place again, without some edits and without all that were taken back before.
+    /// Replays the journal up to a place, without these edits and without those that were undone before.
     pub(super) fn rebuild(&mut self, ids: &[EditId], end: Mark) -> Result<()> {
         let mut gone: HashSet<EditId> = ids.iter().copied().collect();
         let mut place = self.journal.start();
@@ -195,7 +204,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             };
             self.refresh().map_err(|rejection| match rejection {
                 Rejection::Failed { error, .. } => error,
-                other => EditError::SessionBroken { problem: other.to_string() },
+                other => SessionError::Broken { problem: other.to_string() }.into(),
             })?;
             let stays = |column: &usize| batch.columns[*column].iter().all(|id| !gone.contains(id));
             let keep: Vec<usize> = (0..batch.columns.len()).filter(stays).collect();
@@ -218,7 +227,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     }
 }
 
-/// Whether an edit that is played again without others is to reach its target, or to add its residual.
+/// Whether an edit that is replayed without others must reach its target; otherwise it adds its residual.
 fn aims_at_targets(reversal: Reversal) -> bool {
     match reversal {
         Reversal::Downdate | Reversal::ReplayTargets => true,

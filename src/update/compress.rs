@@ -1,32 +1,42 @@
-//! Many updates as one, and an update of a smaller rank.
+//! Many updates as one, and compression to a smaller rank.
 
 use faer::{Mat, Par};
 
 use super::Update;
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::svd::{Qr, Svd, qr, svd};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
 use crate::util::validate;
 
-/// How far an update is compressed.
+/// How far to compress an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Compression {
-    /// To this rank, or the update's own if that is smaller.
+    /// To this rank, or to the update's own rank if that is smaller.
     Rank(usize),
-    /// To the smallest rank with an error of at most this fraction of `|Delta|_F`.
+    /// To the smallest rank whose error is at most this fraction of `|Delta|_F`.
     Tolerance(f64),
 }
 
+/// An update compressed to a smaller rank, see [`Update::compressed`].
+#[derive(Clone, Debug)]
+pub struct Compressed<T: Scalar> {
+    /// The compressed update.
+    pub update: Update<T>,
+    /// Upper bound of `|Delta - Delta'|_F`: the part that was cut off, plus the rounding of the factors to `T`.
+    pub error: f64,
+}
+
 impl<T: Scalar> Update<T> {
-    /// The sum of updates as one update, exactly: its rank is the sum of theirs. What an adapter of a whole session is made
-    /// of.
+    /// The exact sum of several updates as one update. Its rank is the sum of their ranks. Use it to make one adapter
+    /// of a whole session.
     ///
     /// # Errors
-    /// No update, updates of different weights, or a sum beyond the range of `T`.
+    /// An empty list, updates of different shapes, or a sum beyond the range of `T`.
     pub fn stacked<'a>(updates: impl IntoIterator<Item = &'a Self>) -> Result<Self> {
         let updates: Vec<_> = updates.into_iter().collect();
-        let Some(first) = updates.first() else { return Err(EditError::Empty { argument: "updates" }) };
+        let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
         for update in &updates {
             update.check_shape("updates", first.d_out(), first.d_in())?;
         }
@@ -41,40 +51,39 @@ impl<T: Scalar> Update<T> {
         Self::from_factors(left, right)
     }
 
-    /// The nearest update of a smaller rank, and `|Delta - Delta'|_F` at most: the part that was cut off, plus what
-    /// rounding the factors to `T` can add.
+    /// The nearest update of a smaller rank.
     ///
-    /// By QR decompositions of both factors and a singular value decomposition of the small product of the triangles
-    /// (Eckart, Young 1936: no update of that rank is nearer). The factors share the singular values evenly. Cost:
-    /// `O(n² (d_in + d_out) + n³)`, with `n` at most `min(d_in, d_out)` in the last term.
+    /// It takes QR decompositions of both factors and a singular value decomposition of the small product of the
+    /// triangles (Eckart, Young 1936: no update of that rank is nearer). The factors share the singular values evenly.
+    /// Cost: `O(n² (d_in + d_out) + n³)`; in the last term, `n` is at most `min(d_in, d_out)`.
     ///
     /// # Errors
-    /// A rank of 0, a tolerance outside of 0 to 1, or a decomposition that fails its verification.
+    /// A rank of 0, a tolerance outside 0 to 1, or a decomposition that fails its verification.
     ///
     /// # Examples
     /// ```
-    /// use betaedit_core::{Compression, Update, faer::{mat, Mat, Par}};
+    /// use betaedit_core::{Update, faer::{mat, Mat, Par}, update::{Compressed, Compression}};
     ///
-    /// // Two edits that are nearly one.
+    /// // Two nearly equal edits.
     /// let update = Update::from_factors(mat![[3.0, 3.0], [4.0, 4.001]], mat![[1.0, 0.0], [1.0, 0.001]])?;
-    /// let (one, error) = update.compressed(Compression::Rank(1), Par::Seq)?;
+    /// let Compressed { update: one, error } = update.compressed(Compression::Rank(1), Par::Seq)?;
     /// assert_eq!(one.rank(), 1);
     /// let difference = update.to_dense(Par::Seq) - one.to_dense(Par::Seq);
     /// assert!(difference.norm_l2() <= error && error < 1e-2);
-    /// # Ok::<(), betaedit_core::EditError>(())
+    /// # Ok::<(), betaedit_core::Error>(())
     /// ```
-    pub fn compressed(&self, to: Compression, par: Par) -> Result<(Self, f64)> {
+    pub fn compressed(&self, to: Compression, par: Par) -> Result<Compressed<T>> {
         match to {
             Compression::Rank(0) => {
-                return Err(EditError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
+                return Err(NumericsError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
             }
             Compression::Tolerance(share) if !(0.0..=1.0).contains(&share) => {
-                return Err(EditError::Parameter { parameter: "tolerance", value: share, allowed: "from 0 to 1" });
+                return Err(NumericsError::Parameter { parameter: "tolerance", value: share, allowed: "from 0 to 1" });
             }
             Compression::Rank(_) | Compression::Tolerance(_) => {}
         }
         let (L, R, Svd { U, S, V }) = self.core(par)?;
-        // dropped[r]: what a cut to rank r leaves out.
+        // `dropped[r]`: the norm of what a cut to rank `r` drops.
         let mut dropped: Vec<f64> = S
             .iter()
             .rev()
@@ -98,15 +107,15 @@ impl<T: Scalar> Update<T> {
         validate::no_overflow("the compression of the update", left.as_ref())?;
         validate::no_overflow("the compression of the update", right.as_ref())?;
         let kept: f64 = S[..rank].iter().sum();
-        // |fl(A) fl(B) - A B| <= (2 u + u²) |A| |B|, and both factors have the squared norm `kept`; a few more
-        // roundings are those of the decompositions, in f64.
+        // |fl(A) fl(B) - A B| <= (2 u + u²) |A| |B|, and both factors have the squared norm `kept`. The
+        // decompositions in f64 add a few more roundings.
         let u = T::EPSILON / 2.0 + tolerance::decomposition(self.rank());
         let error = L.scale * R.scale * (dropped[rank] + (2.0 * u + u * u) * kept);
         validate::in_range("the error of the compression", &[error])?;
-        Ok((Self::from_factors(left, right.transpose().to_owned())?, error))
+        Ok(Compressed { update: Self::from_factors(left, right.transpose().to_owned())?, error })
     }
 
-    /// Thin singular value decomposition `U diag(s) Vᵀ`, descending: `d_out x m`, `m` values, `d_in x m`.
+    /// Thin singular value decomposition `U diag(s) Vᵀ`, in descending order: `d_out x m`, `m` values, `d_in x m`.
     pub(crate) fn singular_values(&self, par: Par) -> Result<(Mat<f64>, Vec<f64>, Mat<f64>)> {
         let (L, R, Svd { U, S, V }) = self.core(par)?;
         let S: Vec<f64> = S.iter().map(|s| s * L.scale * R.scale).collect();
@@ -116,7 +125,8 @@ impl<T: Scalar> Update<T> {
         Ok((U, S, V))
     }
 
-    /// `Delta = Q_L (R_L R_Rᵀ) Q_Rᵀ`, each triangle short of a power of two, and the decomposition of the small product.
+    /// `Delta = Q_L (R_L R_Rᵀ) Q_Rᵀ`: both QR decompositions, each triangle divided by a power of two, and the singular
+    /// value decomposition of the small product.
     fn core(&self, par: Par) -> Result<(Qr, Qr, Svd)> {
         let (L, R) = (qr(self.left(), par)?, qr(self.right().transpose(), par)?);
         let core = linalg::product(L.triangle.as_ref(), R.triangle.transpose(), par);

@@ -1,9 +1,9 @@
-//! What comes out of an editor: a change of low rank, as a plain value.
+//! Updates: low-rank changes of a weight, as plain values.
 
 mod compress;
 mod weight;
 
-pub use compress::Compression;
+pub use compress::{Compressed, Compression};
 pub use weight::{Orientation, Weight};
 
 use faer::linalg::matmul::matmul;
@@ -11,17 +11,17 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use rayon::iter::ParallelIterator;
 
-use crate::error::{EditError, Result};
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, lanczos};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::util::validate;
 
-/// A change of one weight, `Delta = left right` (`d_out x d_in`), always as factors of rank `n`.
+/// A change of one weight, `Delta = left right` (`d_out x d_in`), stored as factors of rank `n`.
 ///
-/// (A [restraint](crate::restraint) may make it dense: then one of the factors is the identity, and `n` the smaller side.)
-/// As factors an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
-/// subtracted again.
+/// As factors, an update takes `n (d_in + d_out)` numbers, is exactly a LoRA pair (`B = left`, `A = right`), and can be
+/// subtracted again. A [restraint](crate::restraint) may make an update dense. Then one of the factors is the identity,
+/// and `n` is the smaller side.
 ///
 /// # Examples
 /// ```
@@ -32,7 +32,7 @@ use crate::util::validate;
 /// update.apply_to(W.as_mut(), Orientation::OutputsByInputs, Par::Seq)?;
 /// assert_eq!(W, mat![[0.5, 0.0, -1.0], [1.0, 0.0, -2.0]]);
 /// assert!((update.frobenius_norm() - 6.25_f64.sqrt()).abs() < 1e-15);
-/// # Ok::<(), betaedit_core::EditError>(())
+/// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Update<T: Scalar> {
@@ -43,28 +43,28 @@ pub struct Update<T: Scalar> {
     edits: usize,
 }
 
-/// How the factors of an update are to be read.
+/// How to read the factors of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Factors,
-    /// The factor on the smaller side is the identity: the other one is `Delta`, and nothing needs to be multiplied.
+    /// The factor on the smaller side is the identity. The other one is `Delta`; no product is needed.
     Dense,
 }
 
-/// The factor that takes a scale: never the one that is the identity.
+/// The factor to scale: never the identity.
 enum Side {
     Left,
     Right,
 }
 
 impl<T: Scalar> Update<T> {
-    /// An update from its factors, for example one read from a file.
+    /// An update from its factors, for example read from a file.
     ///
     /// * `left`: `d_out x n`
     /// * `right`: `n x d_in`
     ///
     /// # Errors
-    /// Factors that do not fit each other, empty ones, NaN or infinity.
+    /// Factors that do not fit together, empty factors, NaN or infinity, or a product that may leave the range of `T`.
     pub fn from_factors(left: Mat<T>, right: Mat<T>) -> Result<Self> {
         validate::not_empty("left", left.as_ref())?;
         validate::not_empty("right", right.as_ref())?;
@@ -75,22 +75,21 @@ impl<T: Scalar> Update<T> {
         Self { left, right: right.transpose().to_owned(), form: Form::Factors, edits }.representable()
     }
 
-    /// `Delta = left directionsᵀ`, of so many edits.
+    /// `Delta = left directionsᵀ`, for a number of edits.
     pub(crate) fn from_directions(left: Mat<T>, directions: &Mat<f64>, edits: usize) -> Result<Self> {
         let right = cast::<f64, T>(directions.as_ref());
         validate::no_overflow("the update", right.as_ref())?;
         Self { left, right, form: Form::Factors, edits }.representable()
     }
 
-    /// An update of the same edits with other factors: `left` (`d_out x m`), and `right` transposed
-    /// (`d_in x m`).
+    /// An update for the same edits with other factors: `left` (`d_out x m`), and `right`, transposed (`d_in x m`).
     pub(crate) fn with_factors(&self, left: Mat<T>, right: Mat<T>) -> Result<Self> {
         validate::no_overflow("the changed update", left.as_ref())?;
         validate::no_overflow("the changed update", right.as_ref())?;
         Self { left, right, form: Form::Factors, edits: self.edits }.representable()
     }
 
-    /// An update of the same edits with a dense `Delta` in place of its own.
+    /// An update for the same edits with a new, dense `Delta`.
     pub(crate) fn with_entries(&self, Delta: Mat<T>) -> Result<Self> {
         let (d_out, d_in) = Delta.shape();
         let changed = if d_out <= d_in {
@@ -101,7 +100,7 @@ impl<T: Scalar> Update<T> {
         Ok(Self { form: Form::Dense, ..changed })
     }
 
-    /// The entries of `Delta`, if they are there without a multiplication.
+    /// The entries of `Delta`, if they need no product.
     fn entries(&self) -> Option<MatRef<'_, T>> {
         match self.form {
             Form::Factors => None,
@@ -110,12 +109,16 @@ impl<T: Scalar> Update<T> {
         }
     }
 
-    /// Refuses factors whose product leaves the range of `T`.
+    /// Refuses factors whose product may leave the range of `T`.
     fn representable(self) -> Result<Self> {
-        if self.bound() <= T::MAX { Ok(self) } else { Err(EditError::Overflow { step: "the update", scalar: T::NAME }) }
+        if self.bound() <= T::MAX {
+            Ok(self)
+        } else {
+            Err(NumericsError::Overflow { step: "the update", scalar: T::NAME })
+        }
     }
 
-    /// An upper bound of every entry of `Delta`.
+    /// An upper bound of the absolute entries of `Delta`.
     pub(crate) fn bound(&self) -> f64 {
         if let Some(entries) = self.entries() {
             return linalg::largest(entries);
@@ -124,16 +127,18 @@ impl<T: Scalar> Update<T> {
         norms.map(|(l, r)| l * r).sum()
     }
 
-    /// Refuses, under the name of an argument, an update of a weight of another shape than `d_out x d_in`.
+    /// Checks that the update is for a `d_out x d_in` weight.
+    ///
+    /// * `argument`: the name of the update in the error
     ///
     /// # Errors
-    /// [`EditError::Shape`].
+    /// [`NumericsError::Shape`].
     pub fn check_shape(&self, argument: &'static str, d_out: usize, d_in: usize) -> Result<()> {
         let (expected, found) = ((d_out, d_in).into(), (self.d_out(), self.d_in()).into());
-        if expected == found { Ok(()) } else { Err(EditError::Shape { argument, expected, found }) }
+        if expected == found { Ok(()) } else { Err(NumericsError::Shape { argument, expected, found }) }
     }
 
-    /// The left factor, `d_out x n`: for a proposed update, the residuals.
+    /// The left factor, `d_out x n`. In a proposed update it holds the residuals.
     #[must_use]
     pub fn left(&self) -> MatRef<'_, T> {
         self.left.as_ref()
@@ -145,13 +150,14 @@ impl<T: Scalar> Update<T> {
         self.right.transpose()
     }
 
-    /// Number of columns `n` of the left factor, an upper bound of the rank.
+    /// Number of columns of the left factor, `n`: an upper bound of the rank.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.left.ncols()
     }
 
-    /// How many edits it is of: as many as columns, but for edits that were merged, and updates that were changed.
+    /// Number of edits in the update. It equals [`rank`](Self::rank), unless edits were merged or the update was
+    /// changed.
     #[must_use]
     pub fn edits(&self) -> usize {
         self.edits
@@ -175,7 +181,7 @@ impl<T: Scalar> Update<T> {
         self.entries().map_or_else(|| linalg::product(self.left(), self.right(), par), |entries| entries.to_owned())
     }
 
-    /// `c Delta`.
+    /// The update times `c`.
     ///
     /// # Errors
     /// A `c` that is not finite, or a factor beyond the range of `T`.
@@ -196,7 +202,7 @@ impl<T: Scalar> Update<T> {
     /// `Delta X` for a `d_in x m` matrix, through the factors: `2 n m (d_in + d_out)` flops.
     ///
     /// # Errors
-    /// Wrong shape.
+    /// Wrong shape, NaN or infinity.
     pub fn product(&self, X: MatRef<'_, T>, par: Par) -> Result<Mat<T>> {
         validate::shape("X", X, self.d_in(), X.ncols())?;
         validate::finite("X", X)?;
@@ -206,16 +212,17 @@ impl<T: Scalar> Update<T> {
         Ok(linalg::product(self.left(), linalg::product(self.right(), X, par).as_ref(), par))
     }
 
-    /// `W <- W + Delta` in a weight of either orientation. Cost: for `n = 1`, one pass over the weight to check it, and
+    /// `W <- W + Delta`, in a weight of either orientation. Cost for `n = 1`: one pass over the weight to check it, and
     /// one to change it.
     ///
     /// # Errors
-    /// A weight of another shape, one that holds NaN or infinity, or one that would; it is unchanged then.
+    /// A weight of another shape, one that holds NaN or infinity, or one that the update might make overflow. On error,
+    /// the weight is unchanged.
     pub fn apply_to(&self, weight: MatMut<'_, T>, orientation: Orientation, par: Par) -> Result<()> {
         self.add_to(weight, orientation, 1.0, par)
     }
 
-    /// `W <- W - Delta`: takes back what [`apply_to`](Self::apply_to) added, up to the rounding of the additions.
+    /// `W <- W - Delta`: undoes [`apply_to`](Self::apply_to), up to the rounding of the additions.
     ///
     /// # Errors
     /// As [`apply_to`](Self::apply_to).
@@ -234,7 +241,7 @@ impl<T: Scalar> Update<T> {
                 weight.transpose_mut()
             }
         };
-        // One comparison finds NaN, infinity, and entries from which the update might overflow.
+        // One comparison finds NaN, infinity, and entries that the update might make overflow.
         let room = (T::MAX - self.bound()) * (1.0 - T::EPSILON);
         let fits = |part: MatRef<'_, T>| {
             let within =
@@ -245,13 +252,13 @@ impl<T: Scalar> Update<T> {
         let threads = par.degree().min(lines.ncols());
         if !lines.par_col_partition(threads).all(fits) {
             validate::finite("weight", weight.as_ref())?;
-            return Err(EditError::Overflow { step: "the edited weight", scalar: T::NAME });
+            return Err(NumericsError::Overflow { step: "the edited weight", scalar: T::NAME });
         }
         self.add_unchecked(weight, sign, par);
         Ok(())
     }
 
-    /// `W <- W ± Delta` (`d_out x d_in`), where shapes and range are known to be right.
+    /// `W <- W ± Delta` (`d_out x d_in`), without checks of shape and range.
     pub(crate) fn add_unchecked(&self, weight: MatMut<'_, T>, sign: f64, par: Par) {
         if let Some(entries) = self.entries() {
             let add = |w: &mut T, d: T| *w = T::from_f64(w.to_f64() + sign * d.to_f64());
@@ -266,10 +273,10 @@ impl<T: Scalar> Update<T> {
         }
     }
 
-    /// The same update with factors in another number type, each entry rounded once.
+    /// The same update with factors of another number type, each entry rounded once.
     ///
     /// # Errors
-    /// [`EditError::Overflow`] if a factor or their product leaves the range of `U`.
+    /// [`NumericsError::Overflow`] if a factor or their product leaves the range of `U`.
     pub fn cast<U: Scalar>(&self) -> Result<Update<U>> {
         let (left, right) = (cast::<T, U>(self.left()), cast::<T, U>(self.right.as_ref()));
         validate::no_overflow("the conversion of the update", left.as_ref())?;
@@ -311,8 +318,8 @@ impl<T: Scalar> Update<T> {
         Ok(spectrum.largest().sqrt() * left_scale * right_scale)
     }
 
-    /// `<Delta, Other> = tr(Delta Otherᵀ)`, in `f64` from the factors: how two updates interfere. Negative means that
-    /// one undoes part of the other.
+    /// `<Delta, Other> = tr(Delta Otherᵀ)`, in `f64` from the factors: the interference of two updates. It is negative
+    /// where one undoes part of the other.
     ///
     /// # Errors
     /// Updates of different weights, or overflow.
@@ -324,7 +331,7 @@ impl<T: Scalar> Update<T> {
         Ok(inner)
     }
 
-    /// The inner product as a number of moderate size and a scale for each side, so that no square leaves the range.
+    /// The inner product as a number of moderate size, and one scale per side, so that no square leaves the range.
     fn scaled_inner(&self, other: &Self) -> (f64, f64, f64) {
         let gram = |a: &Mat<T>, b: &Mat<T>| {
             let ((a, scale_a), (b, scale_b)) = (linalg::unit_scaled(a.as_ref()), linalg::unit_scaled(b.as_ref()));

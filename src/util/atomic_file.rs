@@ -1,4 +1,4 @@
-//! Reading and writing of whole files.
+//! Reading and writing whole files.
 
 #![cfg_attr(not(feature = "safetensors"), allow(dead_code, reason = "archives are written in one way only"))]
 
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::error::{EditError, Result};
+use crate::error::{Error, FileError, Result};
 
-/// Bytes gathered before they are handed to the operating system, or asked of it at once.
+/// Size of the buffer for reading and writing.
 pub(crate) const BUFFER: usize = 1 << 20;
 
 /// A file that is being written. It can seek, as archives must; a pipe cannot.
 pub(crate) type Writer<'a> = BufWriter<&'a File>;
 
 /// The error of the operating system about a file.
-pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> EditError + Copy + '_ {
-    move |source| EditError::Io { path: path.to_owned(), source }
+pub(crate) fn io_error(path: &Path) -> impl Fn(io::Error) -> Error + Copy + '_ {
+    move |error| FileError::Io { path: path.to_owned(), error }.into()
 }
 
 /// The contents of a file.
@@ -27,15 +27,15 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(io_error(path))
 }
 
-/// Writes a file so that it is whole or not there: see [`write_with`].
+/// Writes a file so that it is either complete or absent: see [`write_with`].
 pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(contents).map_err(io_error(path)))
 }
 
-/// Writes a file so that it is whole or not there: beside its place, then renamed into it. A link is followed, and what
-/// is no regular file (a pipe, a device) is written to directly.
+/// Writes a file so that it is either complete or absent: first beside its place, then renamed into it. A link is
+/// followed. Anything but a regular file (a pipe, a device) is written to directly.
 ///
-/// After an error of `write` the place is as it was.
+/// After an error of `write` the place is unchanged.
 pub(crate) fn write_with(path: &Path, write: impl FnOnce(&mut Writer<'_>) -> Result<()>) -> Result<()> {
     let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
@@ -45,18 +45,18 @@ pub(crate) fn write_with(path: &Path, write: impl FnOnce(&mut Writer<'_>) -> Res
     Staged::new(&place, write)?.commit()
 }
 
-/// A file written beside its place. Dropped, it is gone, and the place is as it was.
+/// A file written beside its place. Dropping it deletes it and leaves the place unchanged.
 pub(crate) struct Staged {
     file: NamedTempFile,
     place: PathBuf,
 }
 
 impl Staged {
-    /// Writes beside `place`, through to the disk.
+    /// Writes beside `place`, and syncs to the disk.
     pub(crate) fn new(place: &Path, write: impl FnOnce(&mut Writer<'_>) -> Result<()>) -> Result<Self> {
         let io = io_error(place);
         let mut builder = tempfile::Builder::new();
-        // Like any new file, not private to its owner; the process's mask applies.
+        // Permissions as for any new file, not private to its owner; the umask applies.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder_of(place)).map_err(io)?;
@@ -69,7 +69,7 @@ impl Staged {
     pub(crate) fn commit(self) -> Result<()> {
         let Self { file, place } = self;
         file.persist(&place).map_err(|error| io_error(&place)(error.error))?;
-        // A rename lasts when the folder is on the disk.
+        // A rename is durable only when the folder is synced.
         #[cfg(unix)]
         File::open(folder_of(&place)).and_then(|folder| folder.sync_all()).map_err(io_error(&place))?;
         Ok(())

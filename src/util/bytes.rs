@@ -1,6 +1,6 @@
 //! Numbers and matrices as bytes: little endian, in the order in which they are written.
 //!
-//! Whoever reads knows the shapes; a stream that says otherwise is refused before anything is allocated for it.
+//! The reader knows the shapes. A stream with other shapes is refused before anything is allocated for it.
 
 use std::io::{self, Read, Write};
 
@@ -8,7 +8,7 @@ use faer::{Mat, MatRef};
 
 use crate::scalar::Scalar;
 
-/// What reading or writing state may fail with: the operating system's error, or
+/// Result of reading or writing state. It fails with the operating system's error, or with
 /// [`InvalidData`](io::ErrorKind::InvalidData).
 pub(crate) type Result<T> = io::Result<T>;
 
@@ -51,7 +51,7 @@ pub(crate) fn write_slice(out: &mut dyn Write, numbers: &[f64]) -> Result<()> {
     write_numbers(out, numbers.iter().copied())
 }
 
-/// Rows, columns, and the entries, column after column.
+/// Rows, columns, and the entries, column by column.
 pub(crate) fn write_matrix<T: Scalar>(out: &mut dyn Write, matrix: MatRef<'_, T>) -> Result<()> {
     write_len(out, matrix.nrows())?;
     write_len(out, matrix.ncols())?;
@@ -91,7 +91,7 @@ pub(crate) fn read_numbers<T: Scalar>(from: &mut dyn Read, numbers: &mut [T]) ->
     Ok(())
 }
 
-/// What [`write_slice`] wrote: whole columns of `rows` numbers. Memory grows as the numbers come.
+/// Reads what [`write_slice`] wrote: whole columns of `rows` numbers. Memory grows as the numbers arrive.
 pub(crate) fn read_slice(from: &mut dyn Read, rows: usize) -> Result<Vec<f64>> {
     let mut left = read_len(from, usize::MAX)?;
     if !left.is_multiple_of(rows) {
@@ -107,7 +107,7 @@ pub(crate) fn read_slice(from: &mut dyn Read, rows: usize) -> Result<Vec<f64>> {
     Ok(numbers)
 }
 
-/// What [`write_matrix`] wrote, of this shape.
+/// Reads what [`write_matrix`] wrote, of this shape.
 pub(crate) fn read_matrix<T: Scalar>(from: &mut dyn Read, rows: usize, cols: usize) -> Result<Mat<T>> {
     if (read_u64(from)?, read_u64(from)?) != (rows as u64, cols as u64) {
         return Err(invalid("a matrix is of another shape"));

@@ -1,11 +1,11 @@
-//! Written descriptions: what identifies settings on disk.
+//! Written descriptions: they identify settings on disk.
 
 use std::fmt;
 
-/// Settings as lines of text, `name: value`, in a fixed order: what a session's directory is recognised by.
+/// Settings as lines of text, `name: value`, in a fixed order. A session recognises its directory by them.
 ///
-/// Every field is written by hand, so that a type can grow without locking anyone out of what was written before: a field
-/// that is added later goes in by [`with_unless`](Self::with_unless), which writes nothing for its default.
+/// Every field is written by hand, so that a type can grow and older directories still open. Add a new field with
+/// [`with_unless`](Self::with_unless), which writes nothing for its default.
 ///
 /// # Examples
 /// ```
@@ -26,16 +26,16 @@ impl Description {
         Self { text: kind.to_owned() }
     }
 
-    /// With a field. A number of type `f64` is written such that it reads back equal.
+    /// Adds a field. A number of type `f64` is written so that it reads back equal.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        // Lines of a value that is a description itself stand further to the right.
+        // Indents the lines of a value that is itself a description.
         let value = value.to_string().replace('\n', "\n  ");
         self.text += &format!("\n  {name}: {value}");
         self
     }
 
-    /// With a field, unless it has its default value.
+    /// Adds a field, unless it has its default value.
     #[must_use]
     pub fn with_unless<V: fmt::Display + PartialEq>(self, name: &str, value: V, default: V) -> Self {
         if value == default { self } else { self.with(name, value) }

@@ -1,4 +1,4 @@
-//! What every room needs and no formula is in.
+//! Helpers that every room needs.
 
 #[cfg(feature = "files")]
 pub(crate) mod atomic_file;

@@ -1,8 +1,13 @@
-//! Values that have a name: written and read by it.
+//! Values with names: written and read by name.
 
-/// Implements `Display` and `FromStr` by a table of names.
+/// Implements `Display`, `FromStr` and the list of all values by a table of names.
 macro_rules! named {
-    ($type:ty, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
+    ($type:ident, $what:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl $type {
+            /// All values. `Display` writes their names, `FromStr` reads them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+        }
+
         impl std::fmt::Display for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.pad(match self { $(Self::$variant => $name),+ })
@@ -10,12 +15,12 @@ macro_rules! named {
         }
 
         impl std::str::FromStr for $type {
-            type Err = crate::error::EditError;
+            type Err = crate::error::NumericsError;
 
             fn from_str(name: &str) -> std::result::Result<Self, Self::Err> {
                 match name {
                     $($name => Ok(Self::$variant),)+
-                    _ => Err(crate::error::EditError::UnknownName {
+                    _ => Err(crate::error::NumericsError::UnknownName {
                         kind: $what,
                         name: name.to_owned(),
                         known: [$($name),+].join(", "),

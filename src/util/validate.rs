@@ -2,13 +2,13 @@
 
 use faer::{ColRef, MatRef};
 
-use crate::error::{EditError, Result, Shape};
+use crate::error::numerics::{NumericsError, Result, Shape};
 use crate::scalar::Scalar;
 
 pub(crate) fn shape<T>(argument: &'static str, matrix: MatRef<'_, T>, rows: usize, cols: usize) -> Result<()> {
     let expected = Shape { rows, cols };
     let found = Shape::from(matrix.shape());
-    if found == expected { Ok(()) } else { Err(EditError::Shape { argument, expected, found }) }
+    if found == expected { Ok(()) } else { Err(NumericsError::Shape { argument, expected, found }) }
 }
 
 /// At least one row and one column, and `rows` rows.
@@ -23,16 +23,16 @@ pub(crate) fn square<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result
 }
 
 pub(crate) fn not_empty<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
-    if matrix.nrows() == 0 || matrix.ncols() == 0 { Err(EditError::Empty { argument }) } else { Ok(()) }
+    if matrix.nrows() == 0 || matrix.ncols() == 0 { Err(NumericsError::Empty { argument }) } else { Ok(()) }
 }
 
-/// The matrix or its transpose: that whose columns lie in memory number by number, if one does.
+/// The matrix or its transpose: the one whose columns are contiguous in memory, if either is.
 pub(crate) fn along_memory<T>(matrix: MatRef<'_, T>) -> MatRef<'_, T> {
     if matrix.row_stride() == 1 { matrix } else { matrix.transpose() }
 }
 
 pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
-    // Along the memory, and without a way out, it runs in vector registers.
+    // Along contiguous memory, and without an early exit, this runs in vector registers.
     let all_finite = |line: ColRef<'_, T>| match line.try_as_col_major() {
         Some(line) => pulp::Arch::new().dispatch(
             #[inline(always)]
@@ -53,7 +53,7 @@ pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -
         for (row, x) in column.iter().enumerate() {
             let value = x.to_f64();
             if !value.is_finite() {
-                return Err(EditError::NonFinite { argument, row, col, value });
+                return Err(NumericsError::NonFinite { argument, row, col, value });
             }
         }
     }
@@ -64,13 +64,13 @@ pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -
 pub(crate) fn no_overflow<T: Scalar>(step: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
     match finite(step, matrix) {
         Ok(()) => Ok(()),
-        Err(_) => Err(EditError::Overflow { step, scalar: T::NAME }),
+        Err(_) => Err(NumericsError::Overflow { step, scalar: T::NAME }),
     }
 }
 
-/// Results that must be in range, one by one.
+/// Checks that all results are in range.
 pub(crate) fn in_range(step: &'static str, values: &[f64]) -> Result<()> {
-    if values.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(EditError::Overflow { step, scalar: f64::NAME }) }
+    if values.iter().all(|x| x.is_finite()) { Ok(()) } else { Err(NumericsError::Overflow { step, scalar: f64::NAME }) }
 }
 
 /// Symmetric to a relative `tolerance` of the largest entry.
@@ -90,20 +90,24 @@ pub(crate) fn symmetric<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>
     if worst <= tolerance * largest {
         Ok(())
     } else {
-        Err(EditError::NotSymmetric { argument, row: at.0, col: at.1, difference: worst })
+        Err(NumericsError::NotSymmetric { argument, row: at.0, col: at.1, difference: worst })
     }
 }
 
 /// Refuses NaN and infinity.
 pub(crate) fn finite_number(parameter: &'static str, value: f64) -> Result<()> {
-    if value.is_finite() { Ok(()) } else { Err(EditError::Parameter { parameter, value, allowed: "a finite number" }) }
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(NumericsError::Parameter { parameter, value, allowed: "a finite number" })
+    }
 }
 
 pub(crate) fn non_negative(parameter: &'static str, value: f64) -> Result<()> {
     if value >= 0.0 && value.is_finite() {
         Ok(())
     } else {
-        Err(EditError::Parameter { parameter, value, allowed: "a finite number that is not negative" })
+        Err(NumericsError::Parameter { parameter, value, allowed: "a finite number that is not negative" })
     }
 }
 
@@ -111,6 +115,6 @@ pub(crate) fn positive(parameter: &'static str, value: f64) -> Result<()> {
     if value > 0.0 && value.is_finite() {
         Ok(())
     } else {
-        Err(EditError::Parameter { parameter, value, allowed: "a finite number above zero" })
+        Err(NumericsError::Parameter { parameter, value, allowed: "a finite number above zero" })
     }
 }

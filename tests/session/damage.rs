@@ -3,10 +3,7 @@
 use super::durability::Folder;
 use crate::common::Random;
 
-#[path = "../../fuzz/fuzz_targets/small.rs"]
-mod small;
-
-use small::Journals;
+use super::small::Journals;
 
 #[test]
 fn journals_that_hold_nonsense_are_refused_or_sound() {

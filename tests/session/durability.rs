@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use betaedit_core::editor::NamedRecipe;
+use betaedit_core::error::FileError;
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::session::{Session, SessionBuilder};
-use betaedit_core::{EditError, Refresh, Result};
+use betaedit_core::{Error, Refresh, Result};
 
 use super::model::{Stack, builder, facts, recipe, refreshes};
 
@@ -127,7 +128,7 @@ fn damage_is_never_silent() {
             damaged[at] ^= 1 << (at % 8);
             fs::write(&file, &damaged).unwrap();
             match open(path, Refresh::Never) {
-                Err(EditError::Format { path, problem }) => {
+                Err(Error::File(FileError::Format { path, problem })) => {
                     assert!(path == file && !problem.is_empty());
                     assert_eq!(fs::read(&file).unwrap(), damaged, "a damaged file is left as it is");
                     refused += 1;
@@ -151,7 +152,7 @@ fn damage_is_never_silent() {
         bytes.truncate(bytes.len() / 2);
         fs::write(&file, bytes).unwrap();
     }
-    assert!(matches!(open(path, Refresh::Never), Err(EditError::Format { .. })));
+    assert!(matches!(open(path, Refresh::Never), Err(Error::File(FileError::Format { .. }))));
 }
 
 #[test]
@@ -159,11 +160,11 @@ fn a_session_of_something_else_is_refused_and_named() {
     let folder = Folder::new("other");
     run(&mut open(folder.path(), Refresh::Never).unwrap(), 5, 1);
     let problem = |opened: Result<Session<Stack>>| match opened {
-        Err(EditError::Format { problem, .. }) => problem,
+        Err(Error::File(FileError::Format { problem, .. })) => problem,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("another session was opened"),
     };
-    assert!(problem(open(folder.path(), refreshes()[1])).contains("method: "));
+    assert!(problem(open(folder.path(), refreshes()[1])).contains("method"));
     let deeper = builder(2, recipe(Refresh::Never)).directory(folder.path()).open(Stack::new(3), Par::Seq);
     assert!(problem(deeper).contains("model: a stack of 2"));
     let fewer = builder(1, recipe(Refresh::Never)).directory(folder.path()).open(Stack::new(2), Par::Seq);
@@ -181,11 +182,11 @@ fn a_place_that_cannot_be_written_is_an_error_and_loses_nothing() {
     let file = folder.path().join("a-file");
     fs::write(&file, "").unwrap();
     for place in [file.join("below"), PathBuf::from("/proc/betaedit")] {
-        assert!(matches!(open(&place, Refresh::Never), Err(EditError::Io { .. })), "{}", place.display());
+        assert!(matches!(open(&place, Refresh::Never), Err(Error::File(FileError::Io { .. }))), "{}", place.display());
     }
     fs::create_dir(folder.path().join("empty")).unwrap();
     fs::write(folder.path().join("empty/journal"), "x").unwrap();
-    assert!(matches!(open(&folder.path().join("empty"), Refresh::Never), Err(EditError::Format { .. })));
+    assert!(matches!(open(&folder.path().join("empty"), Refresh::Never), Err(Error::File(FileError::Format { .. }))));
 }
 
 /// A disk that is full when a snapshot is written: the batch counts, the failure is told, and the next snapshot is tried.
@@ -197,7 +198,7 @@ fn a_snapshot_that_does_not_fit_costs_nothing_but_time() {
     let snapshot = folder.path().join("snapshot");
     std::os::unix::fs::symlink("/dev/full", &snapshot).unwrap();
     let weights = run(&mut session, 6, 3);
-    assert!(matches!(session.snapshot_failure(), Some(EditError::Io { .. })));
+    assert!(matches!(session.snapshot_failure(), Some(Error::File(FileError::Io { .. }))));
     assert!(session.snapshot().is_err());
     drop(session);
     fs::remove_file(&snapshot).unwrap();

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use betaedit_core::editor::Anchors;
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::NamedRecipe;
 use betaedit_core::editor::Share;
 use betaedit_core::editor::{METHODS, Recipe, method};
+use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
+use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::restraint::{Damping, Prune, Rect, Restraint, spectral_norm};
 use betaedit_core::session::{ConflictPolicy, Session, SessionBuilder};
-use betaedit_core::{EditError, HistoryWeighting, Hyperparameters, Refresh, RefreshRule, Threshold};
+use betaedit_core::{Error, Refresh, RefreshRule, Threshold};
 
 use super::durability::Folder;
 use super::model::{Fact, HIDDEN, Stack, builder, facts};
@@ -17,9 +21,9 @@ use crate::common::{Random, distance};
 fn recipe(name: &str) -> Recipe {
     let mut h = Hyperparameters::default();
     (h.lambda, h.lambda1, h.lambda2, h.threshold) = (0.05, 0.05, 0.1, Threshold::Directions(3 * HIDDEN / 4));
-    h.anchors = (1.0, 0.3);
+    h.anchors = Anchors { mu: 1.0, nu: 0.3 };
     let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1e-4 });
-    h.refresh = Refresh::Every { edits: 4, rule };
+    h.refresh = Some(Refresh::Every { edits: 4, rule });
     method(name).unwrap().recipe(&h)
 }
 
@@ -202,20 +206,26 @@ fn random_keys_of_a_layer_are_part_of_the_session() {
     let refused = durable(keys(2)).open(Stack::new(1), Par::Seq).err().unwrap();
     assert!(refused.to_string().contains("random keys of layer 1"), "{refused}");
     let elsewhere = builder(1, recipe("memit-r")).random_keys(2, keys(1)).open(Stack::new(1), Par::Seq);
-    assert!(matches!(elsewhere, Err(EditError::UnknownLayer { layer: 2, .. })));
+    assert!(matches!(elsewhere, Err(Error::Model(ModelError::UnknownLayer { layer: 2, .. }))));
 }
 
 #[test]
 fn a_restraint_is_checked_and_part_of_the_session() {
     let refused = |builder: SessionBuilder<NamedRecipe>| builder.open(Stack::new(1), Par::Seq).err().unwrap();
     let memit = || builder(1, recipe("memit"));
-    assert!(matches!(refused(memit().restraint(Rect::default().with_kept(0.0))), EditError::Parameter { .. }));
-    assert!(matches!(refused(memit().restraint(linear()).without_gauges()), EditError::Parameter { .. }));
+    assert!(matches!(
+        refused(memit().restraint(Rect::default().with_kept(0.0))),
+        Error::Numerics(NumericsError::Parameter { .. })
+    ));
+    assert!(matches!(
+        refused(memit().restraint(linear()).without_gauges()),
+        Error::Numerics(NumericsError::Unsupported { .. })
+    ));
     assert!(memit().restraint(Rect::default()).without_gauges().open(Stack::new(1), Par::Seq).is_ok());
 
     let folder = Folder::new("restraint");
     let durable = |kept| memit().restraint(Rect::default().with_kept(kept)).directory(folder.path());
     open(durable(0.4), 1).edit(&facts(58, 1)).unwrap();
     let error = refused(durable(0.5)).to_string();
-    assert!(error.contains("restraint: Rect(Rect { kept: 0.4 })"), "{error}");
+    assert!(error.contains("its restraint: there `kept: 0.4`, here `kept: 0.5`"), "{error}");
 }

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{ClosedFormEditor, method};
+use betaedit_core::error::{ModelError, SessionError};
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::session::{ConflictPolicy, EditId, Guards, Observer, Outcome, Progress};
-use betaedit_core::{Adapter, EditBatch, EditError, Editor, Hyperparameters, Refresh, Result, Update};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, Refresh, Result, Update};
 
 use super::durability::Folder;
 use super::model::{
@@ -383,7 +385,7 @@ impl Spoilt {
         self.calls.set(self.calls.get() + 1);
         match self.fault.get() {
             Some((at, Fault::Panic)) if at == self.calls.get() => panic!("a fault"),
-            Some((at, _)) if at == self.calls.get() => Err(EditError::Adapter("a fault".into())),
+            Some((at, _)) if at == self.calls.get() => Err(ModelError::Adapter("a fault".into()).into()),
             _ => Ok(()),
         }
     }
@@ -476,9 +478,9 @@ fn a_session_that_cannot_restore_the_model_stops() {
     // The second layer's update fails, and then the first weight that is written back: after a subject and two reads.
     session.adapter().inner.fault.set(Some((session.adapter().inner.calls() + 6, Fault::Error)));
     fault.set(Some((session.adapter().calls.get() + 4, Fault::Error)));
-    assert!(matches!(session.edit(&stream[1..2]), Err(EditError::Adapter(_))));
-    assert!(matches!(session.edit(&stream[2..]), Err(EditError::SessionBroken { .. })));
-    assert!(matches!(session.undo(&[0.into()]), Err(EditError::SessionBroken { .. })));
+    assert!(matches!(session.edit(&stream[1..2]), Err(Error::Model(ModelError::Adapter(_)))));
+    assert!(matches!(session.edit(&stream[2..]), Err(Error::Session(SessionError::Broken { .. }))));
+    assert!(matches!(session.undo(&[0.into()]), Err(Error::Session(SessionError::Broken { .. }))));
     drop(session);
     fault.set(None);
     let session = open(Spoilt::new(&fault, false)).unwrap();

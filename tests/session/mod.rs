@@ -4,7 +4,7 @@ mod damage;
 mod durability;
 mod family;
 mod histories;
-mod kill;
 mod model;
+mod small;
 mod transaction;
 mod undo;

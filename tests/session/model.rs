@@ -6,11 +6,10 @@ use std::sync::{Arc, Once};
 
 use betaedit_core::editor::NamedRecipe;
 use betaedit_core::editor::Recipe;
+use betaedit_core::error::ModelError;
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::session::{Session, SessionBuilder};
-use betaedit_core::{
-    Adapter, BetaEdit, EditError, Method, Orientation, Refresh, Result, SecondMoment, Spectrum, Update,
-};
+use betaedit_core::{Adapter, BetaEdit, Method, Orientation, Refresh, Result, SecondMoment, Spectrum, Update};
 
 use crate::common::Random;
 
@@ -54,7 +53,7 @@ impl Stack {
 
     fn at(&self, layer: usize) -> Result<usize> {
         let known = self.layers.clone();
-        self.layers.iter().position(|&one| one == layer).ok_or(EditError::UnknownLayer { layer, known })
+        self.layers.iter().position(|&one| one == layer).ok_or(ModelError::UnknownLayer { layer, known }.into())
     }
 
     fn keys_of(&self, depth: usize, x: &Mat<f64>) -> Mat<f64> {
@@ -78,7 +77,7 @@ impl Stack {
         self.calls.set(self.calls.get() + 1);
         match self.fault.get() {
             Some((at, fault)) if at == self.calls.get() => match fault {
-                Fault::Error => Err(EditError::Adapter("a fault".into())),
+                Fault::Error => Err(ModelError::Adapter("a fault".into()).into()),
                 Fault::Panic => panic!("a fault"),
                 fault => Ok(Some(fault)),
             },
@@ -151,9 +150,9 @@ impl Adapter for Stack {
             self.W[at][(0, 0)] += 1.0;
         }
         if self.call()?.is_some() {
-            return Err(EditError::Adapter("a fault".into()));
+            return Err(ModelError::Adapter("a fault".into()).into());
         }
-        update.apply_to(self.W[at].as_mut(), Orientation::OutputsByInputs, Par::Seq)
+        Ok(update.apply_to(self.W[at].as_mut(), Orientation::OutputsByInputs, Par::Seq)?)
     }
 }
 
@@ -212,7 +211,8 @@ pub fn session(depth: usize, refresh: Refresh) -> Session<Stack> {
 
 /// Every refresh rule, often enough to be due within a short stream.
 pub fn refreshes() -> Vec<Refresh> {
-    use betaedit_core::{HistoryWeighting, RefreshRule};
+    use betaedit_core::RefreshRule;
+    use betaedit_core::projector::HistoryWeighting;
     let every = |rule| Refresh::Every { edits: 4, rule };
     vec![
         Refresh::Never,
@@ -276,7 +276,7 @@ impl Adapter for Wide {
     }
 
     fn apply(&mut self, _: usize, update: &Update<f64>) -> Result<()> {
-        update.apply_to(self.W.as_mut(), Orientation::OutputsByInputs, Par::Seq)
+        Ok(update.apply_to(self.W.as_mut(), Orientation::OutputsByInputs, Par::Seq)?)
     }
 }
 

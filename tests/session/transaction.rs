@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use betaedit_core::editor::NamedRecipe;
 use betaedit_core::editor::Share;
+use betaedit_core::error::{ModelError, NumericsError, SessionError};
 use betaedit_core::faer::Par;
 use betaedit_core::session::{
     ConflictPolicy, Guard, Guards, JsonLines, Observer, Outcome, Progress, ProgressLine, Rejection, Violation,
 };
-use betaedit_core::{EditError, Refresh};
+use betaedit_core::{Error, Refresh};
 
 use super::model::{Fact, Fault, Stack, builder, fact, facts, quiet_faults, recipe, refreshes, session};
 use crate::common::Random;
@@ -116,7 +117,7 @@ fn every_guard_rejects_one_batch_and_lets_the_run_go_on() {
     let refused = Guards { leakage: Some(f64::NAN), ..none };
     assert!(matches!(
         builder(1, recipe(Refresh::Never)).guards(refused).open(Stack::new(1), Par::Seq),
-        Err(EditError::Parameter { parameter: "leakage", .. })
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "leakage", .. }))
     ));
 }
 
@@ -286,12 +287,18 @@ fn what_cannot_be_a_session_is_refused() {
         builder.open(Stack::new(2), Par::Seq).map(|_| ())
     };
     let usual = || builder(2, recipe(Refresh::Never));
-    assert!(matches!(open(usual().snapshot_every(0)), Err(EditError::Parameter { parameter: "snapshot_every", .. })));
-    assert!(matches!(open(usual().parallel_from(0.5)), Err(EditError::Parameter { .. })));
+    assert!(matches!(
+        open(usual().snapshot_every(0)),
+        Err(Error::Numerics(NumericsError::Parameter { parameter: "snapshot_every", .. }))
+    ));
+    assert!(matches!(open(usual().parallel_from(0.5)), Err(Error::Numerics(NumericsError::Parameter { .. }))));
     let unknown = builder(3, recipe(Refresh::Never));
-    assert!(matches!(open(unknown), Err(EditError::UnknownLayer { layer: 7, .. })));
+    assert!(matches!(open(unknown), Err(Error::Model(ModelError::UnknownLayer { layer: 7, .. }))));
     let mut session = session(2, Refresh::Never);
-    assert!(matches!(session.edit(&[]), Err(EditError::Empty { argument: "requests" })));
-    assert!(matches!(session.undo(&[]), Err(EditError::Empty { argument: "ids" })));
-    assert!(matches!(session.undo(&[0.into()]), Err(EditError::UnknownEdit { id: 0, processed: 0 })));
+    assert!(matches!(session.edit(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests" }))));
+    assert!(matches!(session.undo(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "ids" }))));
+    assert!(matches!(
+        session.undo(&[0.into()]),
+        Err(Error::Session(SessionError::UnknownEdit { id: 0, processed: 0 }))
+    ));
 }

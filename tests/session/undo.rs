@@ -1,9 +1,11 @@
 //! Undo: weights and history as if the edit had never been.
 
+use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::{Recipe, method};
 use betaedit_core::faer::{Mat, Par};
+use betaedit_core::projector::ProjectorBuilder;
 use betaedit_core::session::Session;
-use betaedit_core::{Hyperparameters, ProjectorBuilder, Refresh, Threshold};
+use betaedit_core::{Refresh, Threshold};
 
 use super::model::{Fact, HIDDEN, Stack, WIDTH, builder, facts, recipe, refreshes, session};
 use crate::common::{distance, lu_solve};

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
-/// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` in place of `K Kᵀ`.
+/// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` instead of `K Kᵀ`.
 ///
 /// It writes only in directions that the model hardly uses: `P` projects onto the eigenvectors of `C` with eigenvalues
 /// below the threshold.
@@ -17,6 +17,7 @@ use crate::util::validate;
 /// Fang et al., "AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models", ICLR 2025 (equation 4 of
 /// the BetaEdit paper). The released program always carries the history, which the BetaEdit paper calls AlphaEdit-H.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AlphaEdit {
     /// Ridge on the norm of the update. Default: `10.0`.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::util::named::named;
@@ -11,13 +11,15 @@ use crate::util::validate;
 
 /// BetaEdit: `Delta = R Kᵀ P (K Kᵀ P + (lambda1 C + H) P + lambda2 I)⁻¹`, `P` refreshed every `T` edits.
 ///
-/// AlphaEdit with three additions: what leaks into the model's knowledge through the imperfect null space is penalised
-/// (`lambda1`), past edits are protected by the solve (`H`), and by the projector, which is rebuilt as they gather.
+/// It adds three things to AlphaEdit: a penalty on what leaks into the model's knowledge through the imperfect null
+/// space (`lambda1`), protection of past edits in the solve (`H`), and a projector that is rebuilt to protect them as
+/// well.
 ///
 /// # References
 /// Liu, Liu, Li, "BetaEdit: Null-Space Constrained Sequential Model Editing", arXiv 2605.09285, equations 7 to 9.
 /// Ablations: "w/o KL" is [`Penalty::Dropped`], "w/o NS" is [`Refresh::Never`].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct BetaEdit {
     /// Weight of the statistics in the solve. Default: `3_000.0`, in units of one edited key.
@@ -27,7 +29,7 @@ pub struct BetaEdit {
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
     /// When and how the projector is rebuilt. Default: before edits 1001, 2001, ..., by a full eigendecomposition of
-    /// `(H / t + lambda1 C) / (lambda1 + 1)`, as the published program does it.
+    /// `(H / t + lambda1 C) / (lambda1 + 1)`, as in the published program.
     pub refresh: Refresh,
     /// Whether the solve penalises leakage. Default: [`Penalty::Kept`].
     pub penalty: Penalty,
@@ -35,6 +37,7 @@ pub struct BetaEdit {
 
 /// Whether the solve has the leakage penalty `lambda1 C`. The statistics stay in the projector either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Penalty {
     /// Yes.
     #[default]
@@ -59,8 +62,9 @@ impl Default for BetaEdit {
 }
 
 impl BetaEdit {
-    /// Sets the weight of the statistics in the solve, and in a [`HistoryWeighting::Mean`] refresh, as the published
-    /// program has one number for both. [`with_refresh`](Self::with_refresh) after it gives the refresh another.
+    /// Sets the weight of the statistics in the solve, and in a [`HistoryWeighting::Mean`] refresh: the published
+    /// program has one number for both. Call [`with_refresh`](Self::with_refresh) afterwards to give the refresh
+    /// another weight.
     #[must_use]
     pub fn with_lambda1(mut self, lambda1: f64) -> Self {
         self.lambda1 = lambda1;

@@ -3,24 +3,25 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Slack, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
-/// EMMET: `Delta = R (Kᵀ A⁻¹ K + e I)⁻¹ Kᵀ A⁻¹`, `A = lambda C + ridge I`, and with history `+ H`.
+/// EMMET: `Delta = R (Kᵀ A⁻¹ K + e I)⁻¹ Kᵀ A⁻¹` with `A = lambda C + ridge I`, and `+ H` with history.
 ///
-/// It meets the residuals exactly (`e = 0`, as an equality constraint) or nearly so, and changes the outputs of all other
-/// keys as little as that allows. Without history and ridge it is [`Memit`](crate::editor::Memit) with the weight `lambda e`; for
-/// `e = 0` it does not depend on `lambda`, and a single edit is ROME's, `r kᵀ C⁻¹ / (kᵀ C⁻¹ k)`.
+/// It meets the residuals exactly (`e = 0`, an equality constraint) or nearly so, and changes the outputs for all other
+/// keys as little as possible. Without history and ridge it is [`Memit`](crate::editor::Memit) with the weight
+/// `lambda e`. For `e = 0` it does not depend on `lambda`, and a single edit is ROME's, `r kᵀ C⁻¹ / (kᵀ C⁻¹ k)`.
 ///
 /// # References
 /// Gupta, Sajnani, Anumanchipalli, "A Unified Framework for Model Editing", Findings of EMNLP 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Emmet {
-    /// Weight of the statistics. Default: `15_000.0`; published are 1 to 100 000, by model and program.
+    /// Weight of the statistics. Default: `15_000.0`; published values range from 1 to 100 000, by model and program.
     pub lambda: f64,
-    /// `e`. Default: 0 for single edits, 0.1 for batches.
+    /// The slack `e`. Default: 0 for single edits, 0.1 for batches.
     pub slack: Slack,
     /// Ridge on the norm of the update. Default: `0.0`.
     pub ridge: f64,
@@ -43,7 +44,7 @@ impl Emmet {
         self
     }
 
-    /// Sets how far residuals may be missed.
+    /// Sets how far the residuals may be missed.
     #[must_use]
     pub fn with_slack(mut self, slack: Slack) -> Self {
         self.slack = slack;

@@ -3,16 +3,17 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Memit, Method, Recipe};
-use crate::error::Result;
+use crate::error::numerics::Result;
 
 /// ENCORE: `Delta = R Kᵀ (lambda C + H + mu I + K Kᵀ)⁻¹`, MEMIT-H with a ridge that keeps the norm of the weight from
 /// growing with the edits.
 ///
-/// Its early stop of the search for targets belongs to that search, see the feature `llm`.
+/// The early stopping of its target search is part of that search, see the feature `llm`.
 ///
 /// # References
 /// Gupta et al., "Lifelong Knowledge Editing requires Better Regularization", Findings of EMNLP 2025.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Encore {
     /// Weight of the statistics. Default: `15_000.0`; 20 000 for GPT-2 XL.

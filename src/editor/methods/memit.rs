@@ -3,20 +3,22 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Merging, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
 /// MEMIT: `Delta = R Kᵀ (lambda C + K Kᵀ)⁻¹`, and with history `Delta = R Kᵀ (lambda C + H + K Kᵀ)⁻¹`.
 ///
-/// It balances writing the new facts against changing the outputs of all other keys, `lambda |Delta K0|²`. `C` must
-/// have full rank; [`with_ridge`](Self::with_ridge) adds a ridge where it has not.
+/// It balances writing the new facts against changing the outputs for all other keys, `lambda |Delta K0|²`. `C` must
+/// have full rank. If it does not, add a ridge with [`with_ridge`](Self::with_ridge).
 ///
 /// # References
-/// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023 (equations 2 and 6 of the BetaEdit paper); with
-/// history: equation 5 of the BetaEdit paper (MEMIT-H); with random keys in place of the history: its baseline MEMIT-R; its
-/// MEMIT-30000 is `lambda = 30_000.0`. Merging: Dong, Shen, Xia, "MEMIT-Merge", Findings of ACL 2025, arXiv 2502.07322.
+/// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023 (equations 2 and 6 of the BetaEdit paper). With
+/// history it is MEMIT-H, equation 5 of the BetaEdit paper; with random keys instead of the history, its baseline
+/// MEMIT-R; its MEMIT-30000 has `lambda = 30_000.0`. Merging: Dong, Shen, Xia, "MEMIT-Merge", Findings of ACL 2025,
+/// arXiv 2502.07322.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Memit {
     /// Weight of the statistics. Default: `15_000.0`, in units of one edited key.
@@ -25,7 +27,7 @@ pub struct Memit {
     pub ridge: f64,
     /// Whether past keys are protected. Default: [`History::Ignored`].
     pub history: History,
-    /// Whether edits of a batch with the same key become one. Default: [`Merging::Never`].
+    /// Whether edits of a batch with the same key are merged. Default: [`Merging::Never`].
     pub merging: Merging,
 }
 
@@ -57,7 +59,7 @@ impl Memit {
         self
     }
 
-    /// Sets whether edits of a batch with the same key become one.
+    /// Sets whether edits of a batch with the same key are merged.
     #[must_use]
     pub fn with_merging(mut self, merging: Merging) -> Self {
         self.merging = merging;

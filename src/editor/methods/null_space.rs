@@ -3,26 +3,28 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
 
-/// Any method, with past edits protected as in BetaEdit: its keys join the solve, and a projector that is refreshed over them.
+/// Wraps a method so that it protects past edits as BetaEdit does: their keys join the solve, and the projector is
+/// refreshed over them.
 ///
 /// # References
 /// Liu, Liu, Li, "BetaEdit", arXiv 2605.09285, Figure 5.
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{Emmet, Method, NullSpace, Refresh, Threshold};
+/// use betaedit_core::{Method, Refresh, Threshold, editor::{Emmet, NullSpace}};
 /// let method = NullSpace::new(Emmet::default()).with_threshold(Threshold::Directions(700));
 /// assert_eq!(method.name(), "emmet-ns");
 /// assert!(method.recipe().refresh != Refresh::Never);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct NullSpace<M> {
-    /// The method.
+    /// The wrapped method.
     pub method: M,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
@@ -31,7 +33,7 @@ pub struct NullSpace<M> {
 }
 
 impl<M: Method> NullSpace<M> {
-    /// A method with history through the null space.
+    /// Wraps a method.
     #[must_use]
     pub fn new(method: M) -> Self {
         let crate::editor::BetaEdit { threshold, refresh, .. } = crate::editor::BetaEdit::default();

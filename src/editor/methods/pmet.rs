@@ -3,19 +3,21 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Memit, Method, Recipe, Share};
-use crate::error::Result;
+use crate::error::numerics::Result;
 
 /// PMET: the update of MEMIT, with a larger share of the residual for the lower layers, `1 / sqrt(l)` with `l` layers left.
 ///
-/// Its targets are the other half of the method, and the adapter's: outputs of the edited matrix itself, found together with
-/// those of the attention, where MEMIT's are outputs of the block (`llm::Site::MlpAndAttention`).
+/// The other half of the method is its targets, which the adapter finds (`llm::Site::MlpAndAttention`). They are
+/// outputs of the edited matrix itself, found together with those of the attention. The targets of MEMIT are outputs of
+/// the block.
 ///
 /// # References
 /// Li et al., "PMET: Precise Model Editing in a Transformer", AAAI 2024.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Pmet {
-    /// Weight of the statistics. Default: `15_000.0`; published is 6 000 for GPT-J.
+    /// Weight of the statistics. Default: `15_000.0`; published: 6 000 for GPT-J.
     pub lambda: f64,
     /// Whether past keys are protected. Default: [`History::Ignored`].
     pub history: History,
@@ -51,7 +53,8 @@ impl Method for Pmet {
     fn name(&self) -> Cow<'static, str> {
         let name = match self.history {
             History::Absorbed => "pmet-h",
-            History::Ignored | History::Random { .. } => "pmet",
+            History::Ignored => "pmet",
+            History::Random { .. } => "pmet-r",
         };
         name.into()
     }

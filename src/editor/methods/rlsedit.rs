@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::editor::{History, Method, Recipe, Space};
-use crate::error::Result;
+use crate::error::numerics::Result;
 use crate::refresh::Refresh;
 use crate::util::validate;
 
@@ -13,26 +13,41 @@ use crate::util::validate;
 /// sum_i |W k_i - v_i|² + mu² lambda tr((W - W0) C (W - W0)ᵀ) + nu² |W - W0|²
 /// ```
 ///
-/// Two terms anchor it to the weight `W0` of the start: `mu` to its outputs over the text, `nu` to its entries. Other outputs
-/// are anchored by [`protect`](crate::editor::Editor::protect)ing their keys, scaled by `mu`. With `mu = 1` and `nu = 0`, as
-/// published, it is MEMIT-H: the recursion by which it is computed is that of the engine for every method with history.
+/// Two terms anchor it to the initial weight `W0`: `mu` to its outputs over the text, `nu` to its entries. To anchor
+/// other outputs, [`protect`](crate::editor::Editor::protect) their keys, scaled by `mu`. With `mu = 1` and `nu = 0`,
+/// as published, it is MEMIT-H: its recursion is the engine's recursion for every method with history.
 ///
 /// # References
 /// "RLSEdit", arXiv 2601.15686.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RlsEdit {
     /// Weight of the statistics. Default: `15_000.0`.
     pub lambda: f64,
-    /// Strength of the anchor to the outputs of the start. Default: `1.0`.
+    /// Strengths of the anchors to the initial weight.
+    pub anchors: Anchors,
+}
+
+/// Strengths of the two terms that keep RLSEdit's weight near the initial weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+pub struct Anchors {
+    /// Anchor to the outputs of the initial weight. Default: `1.0`.
     pub mu: f64,
-    /// Strength of the anchor to the weight of the start. Default: `0.0`.
+    /// Anchor to the entries of the initial weight. Default: `0.0`.
     pub nu: f64,
+}
+
+impl Default for Anchors {
+    fn default() -> Self {
+        Self { mu: 1.0, nu: 0.0 }
+    }
 }
 
 impl Default for RlsEdit {
     fn default() -> Self {
-        Self { lambda: 15_000.0, mu: 1.0, nu: 0.0 }
+        Self { lambda: 15_000.0, anchors: Anchors::default() }
     }
 }
 
@@ -44,10 +59,10 @@ impl RlsEdit {
         self
     }
 
-    /// Sets the strengths of the anchors, to the outputs and to the weight of the start.
+    /// Sets the strengths of the anchors.
     #[must_use]
-    pub fn with_anchors(mut self, mu: f64, nu: f64) -> Self {
-        (self.mu, self.nu) = (mu, nu);
+    pub fn with_anchors(mut self, anchors: Anchors) -> Self {
+        self.anchors = anchors;
         self
     }
 }
@@ -59,12 +74,13 @@ impl Method for RlsEdit {
 
     fn check(&self) -> Result<()> {
         validate::non_negative("lambda", self.lambda)?;
-        validate::non_negative("mu", self.mu)?;
-        validate::non_negative("nu", self.nu)
+        validate::non_negative("mu", self.anchors.mu)?;
+        validate::non_negative("nu", self.anchors.nu)
     }
 
     fn recipe(&self) -> Recipe {
-        let (weight, ridge) = (self.mu * self.mu * self.lambda, self.nu * self.nu);
+        let Anchors { mu, nu } = self.anchors;
+        let (weight, ridge) = (mu * mu * self.lambda, nu * nu);
         Recipe::new(weight, ridge, Space::Whole, History::Absorbed, Refresh::Never)
     }
 }

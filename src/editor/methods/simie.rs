@@ -2,74 +2,47 @@
 
 use std::borrow::Cow;
 
-use crate::editor::{Method, Recipe};
-use crate::error::Result;
-use crate::util::named::named;
+use crate::editor::{Method, Recipe, Simulation};
+use crate::error::numerics::Result;
 use crate::util::validate;
 
-/// How an ideal editor is simulated, see [`SimIe`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Simulation {
-    /// Weight of the distance from the weight of the start. Default: `10_000.0`.
-    pub lambda: f64,
-    /// Where the wrapped method starts from. Default: [`Base::First`].
-    pub base: Base,
-}
-
-/// The weight that a wrapped method edits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Base {
-    /// That of the start, as published: every edit is the method's first.
-    #[default]
-    First,
-    /// The present one.
-    Present,
-}
-
-named!(Base, "base of a simulation", { First => "first", Present => "present" });
-
-impl Default for Simulation {
-    fn default() -> Self {
-        Self { lambda: 10_000.0, base: Base::First }
-    }
-}
-
-/// SimIE: a method made fit for many edits, by taking its weights `W'_i` as the answers of an ideal editor, and learning from them.
-/// After `t` edits the weight minimises
+/// SimIE: adapts a method to many edits. It treats the weights `W'_i` of the method as the answers of an ideal editor,
+/// and learns from them. After `t` edits the weight minimises
 ///
 /// ```text
 /// sum_i |(W - W'_i) X_i|² + lambda |W - W0|²
 /// ```
 ///
-/// where `X_i` are the inputs of the edited matrix at all tokens of edit `i`: those of
-/// [`EditBatch::with_context`](crate::EditBatch::with_context), else the keys. By recursion, each edit
-/// is the formula of the engine on a second `Q`, that of `lambda I + sum X Xᵀ`, with residuals `(W'_t - W) X_t`.
+/// where `X_i` are the inputs of the edited matrix at all tokens of edit `i`, from
+/// [`EditBatch::with_context`](crate::EditBatch::with_context). Without a context they are the keys. By recursion, each
+/// edit is the engine's formula on a second `Q`, that of `lambda I + sum X Xᵀ`, with the residuals `(W'_t - W) X_t`.
 ///
-/// The published program wraps ROME, of which the single edit of [`Emmet`](crate::editor::Emmet) is the closed form.
+/// The published program wraps ROME, whose closed form is a single edit of [`Emmet`](crate::editor::Emmet).
 ///
 /// # Memory
-/// For `Q`, `4 d_in²` bytes more, and `8 d_in d_out` for the total change.
+/// `4 d_in²` bytes for the second `Q`, and `8 d_in d_out` for the total change.
 ///
 /// # References
 /// Guo et al., "Towards Lifelong Model Editing via Simulating Ideal Editor", ICML 2025.
 ///
 /// # Examples
 /// ```
-/// use betaedit_core::{Memit, Method, SimIe};
+/// use betaedit_core::{Memit, Method, editor::SimIe};
 /// let method = SimIe::new(Memit::default());
 /// assert_eq!(method.recipe().simulation.unwrap().lambda, 10_000.0);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct SimIe<M> {
-    /// The method.
+    /// The wrapped method.
     pub method: M,
     /// How the ideal editor is simulated.
     pub simulation: Simulation,
 }
 
 impl<M: Method> SimIe<M> {
-    /// SimIE around a method.
+    /// Wraps a method.
     #[must_use]
     pub fn new(method: M) -> Self {
         Self { method, simulation: Simulation::default() }
@@ -86,7 +59,7 @@ impl<M: Method> SimIe<M> {
 impl<M: Method> Method for SimIe<M> {
     fn name(&self) -> Cow<'static, str> {
         match &*self.method.name() {
-            // The closed form of what is published.
+            // The closed form of the published program.
             "emmet" => "simie".into(),
             name => format!("simie-{name}").into(),
         }

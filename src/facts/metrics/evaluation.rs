@@ -1,11 +1,11 @@
-//! What a model answered to every prompt of every fact, and the rates that follow.
+//! The answers of a model at every prompt of every fact, and the rates computed from them.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Query, Rate, Scorer, TokenScore};
-use crate::error::{EditError, Result};
+use crate::error::{ModelError, NumericsError, Result};
 use crate::facts::Fact;
 
 /// How a model scored one target after one prompt: at least one token.
@@ -38,7 +38,7 @@ impl Answer {
         self.0.iter().all(|token| token.token == token.argmax)
     }
 
-    /// Share of the places where the model's argmax is what it is in another answer to the same query.
+    /// Share of the positions where the model's argmax equals that of another answer to the same query.
     #[must_use]
     pub fn agreement(&self, other: &Answer) -> f64 {
         let agreeing = self.0.iter().zip(&other.0).filter(|(a, b)| a.argmax == b.argmax).count();
@@ -57,7 +57,7 @@ pub struct Contest {
 
 impl Contest {
     /// From the wanted target's answer, and its rival's if there is one.
-    fn of(answers: &[Answer]) -> Self {
+    fn new(answers: &[Answer]) -> Self {
         Self { wanted: answers[0].clone(), rival: answers.get(1).cloned() }
     }
 
@@ -69,7 +69,7 @@ impl Contest {
     }
 }
 
-/// What a model answered to the prompts of one fact.
+/// The answers of a model at the prompts of one fact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Case {
     /// The fact's number.
@@ -88,7 +88,7 @@ impl Case {
     /// # Errors
     /// Any failure of the scorer; another number of answers than queries, an answer without tokens, or a
     /// log-probability that is not finite.
-    pub fn of<S: Scorer + ?Sized>(scorer: &mut S, fact: &Fact) -> Result<Self> {
+    pub fn new<S: Scorer + ?Sized>(scorer: &mut S, fact: &Fact) -> Result<Self> {
         let prompt = fact.full_prompt();
         let (new, truth) = (fact.target_new(), fact.target_true());
         let mut queries = Vec::new();
@@ -105,9 +105,9 @@ impl Case {
         let (paraphrases, neighborhood) = rest.split_at(per_prompt * fact.paraphrase_prompts().len());
         Ok(Self {
             case_id: fact.case_id(),
-            prompt: Contest::of(prompt),
-            paraphrases: paraphrases.chunks(per_prompt).map(Contest::of).collect(),
-            neighborhood: neighborhood.chunks(2).map(Contest::of).collect(),
+            prompt: Contest::new(prompt),
+            paraphrases: paraphrases.chunks(per_prompt).map(Contest::new).collect(),
+            neighborhood: neighborhood.chunks(2).map(Contest::new).collect(),
         })
     }
 }
@@ -117,22 +117,22 @@ fn answers<S: Scorer + ?Sized>(scorer: &mut S, queries: &[Query<'_>]) -> Result<
     let scores = scorer.score(queries)?;
     if scores.len() != queries.len() {
         let problem = format!("the scorer gave {} answers to {} queries", scores.len(), queries.len());
-        return Err(EditError::Adapter(problem.into()));
+        return Err(ModelError::Adapter(problem.into()).into());
     }
     for (row, (tokens, query)) in scores.iter().zip(queries).enumerate() {
         if tokens.is_empty() {
             let problem = format!("the scorer gave no token for the target {:?} of {:?}", query.target, query.prompt);
-            return Err(EditError::Adapter(problem.into()));
+            return Err(ModelError::Adapter(problem.into()).into());
         }
         if let Some(col) = tokens.iter().position(|token| !token.log_probability.is_finite()) {
             let value = tokens[col].log_probability;
-            return Err(EditError::NonFinite { argument: "log-probabilities", row, col, value });
+            return Err(NumericsError::NonFinite { argument: "log-probabilities", row, col, value }.into());
         }
     }
     Ok(scores.into_iter().map(Answer).collect())
 }
 
-/// What a model answered to the prompts of many facts.
+/// The answers of a model at the prompts of many facts.
 ///
 /// Collect [`Case`]s into one to report progress or to spread the work; it can be stored and read back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -144,12 +144,12 @@ pub struct Evaluation {
 /// Asks a model about facts.
 ///
 /// # Errors
-/// As [`Case::of`].
+/// As [`Case::new`].
 pub fn evaluate<'a, S: Scorer + ?Sized>(
     scorer: &mut S,
     facts: impl IntoIterator<Item = &'a Fact>,
 ) -> Result<Evaluation> {
-    facts.into_iter().map(|fact| Case::of(scorer, fact)).collect()
+    facts.into_iter().map(|fact| Case::new(scorer, fact)).collect()
 }
 
 impl FromIterator<Case> for Evaluation {
@@ -228,14 +228,14 @@ impl Evaluation {
     #[must_use]
     pub fn neighborhood_agreement(&self, before: &Evaluation) -> Option<Rate> {
         let before: HashMap<u64, &Case> = before.cases.iter().map(|case| (case.case_id, case)).collect();
-        Rate::of(self.cases.iter().filter_map(|case| {
+        Rate::new(self.cases.iter().filter_map(|case| {
             let earlier = before.get(&case.case_id)?;
             Some(case.near().iter().zip(earlier.near()).map(|(now, then)| now.wanted.agreement(&then.wanted)))
         }))
     }
 
     fn rate(&self, prompts: fn(&Case) -> &[Contest], value: impl Fn(&Contest) -> Option<f64>) -> Option<Rate> {
-        Rate::of(self.cases.iter().map(|case| prompts(case).iter().filter_map(&value)))
+        Rate::new(self.cases.iter().map(|case| prompts(case).iter().filter_map(&value)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether a model says what it was edited to say, and still says the rest.
+//! Measures whether an edited model gives the new answers and keeps the other ones.
 //!
 //! Every fact is asked in three ways: its prompt, its paraphrases, and its neighborhood prompts. At each, one target
 //! should win (the new one; at neighborhood prompts the true one) over a rival (the other one). The share of prompts
@@ -22,7 +22,7 @@
 //!
 //! [`Perplexity`] is that of held-out text.
 //!
-//! A model comes in as a [`Scorer`]: a type that implements it, or a closure.
+//! A model is given as a [`Scorer`]: a type that implements the trait, or a closure.
 //!
 //! ```
 //! use betaedit_core::facts::{Facts, metrics};
@@ -45,7 +45,7 @@
 //! assert_eq!(summary.efficacy.unwrap().mean, 1.0);
 //! assert_eq!(summary.generality.unwrap().mean, 0.5);
 //! assert_eq!(summary.specificity_prob.unwrap().mean, 1.0);
-//! # Ok::<(), betaedit_core::EditError>(())
+//! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
 //! # References
@@ -88,12 +88,12 @@ pub struct TokenScore {
 
 /// A model that scores targets.
 ///
-/// Every closure from queries to scores is one.
+/// Closures from queries to scores implement it.
 pub trait Scorer {
     /// The scores of the tokens of each query's target, in order. Queries of the same prompt come one after the other.
     ///
     /// # Errors
-    /// Any failure of the model, as [`EditError::Adapter`](crate::EditError::Adapter).
+    /// Any failure of the model, as [`ModelError::Adapter`](crate::error::ModelError::Adapter).
     fn score(&mut self, queries: &[Query<'_>]) -> Result<Vec<Vec<TokenScore>>>;
 }
 

@@ -1,4 +1,4 @@
-//! Perplexity, gathered piece by piece.
+//! Perplexity, accumulated piece by piece.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ impl Perplexity {
         }
     }
 
-    /// Adds what was gathered elsewhere.
+    /// Adds another accumulated perplexity.
     pub fn merge(&mut self, other: &Self) {
         self.log_probability += other.log_probability;
         self.tokens += other.tokens;
@@ -42,7 +42,7 @@ impl Perplexity {
         self.tokens
     }
 
-    /// The perplexity; none before the first token.
+    /// The perplexity; `None` before the first token.
     #[must_use]
     pub fn value(&self) -> Option<f64> {
         (self.tokens > 0).then(|| (-self.log_probability / self.tokens as f64).exp())

@@ -1,12 +1,13 @@
-//! A share, and how sure it is.
+//! A share with its confidence interval.
 
 use serde::{Deserialize, Serialize};
 
-/// The mean over cases of the mean over each case's prompts, with an interval for it.
+/// The mean over cases of the mean over each case's prompts, with a confidence interval.
 ///
-/// The interval is Wilson's at 95 %. The prompts of one case are no independent trials, so its number of trials is the
-/// one at which independent trials would have the variance seen between cases: the number of cases where each has one
-/// prompt, at most the number of prompts. It speaks of the choice of cases only, not of seeds or of the order of edits.
+/// The interval is Wilson's at 95 %. The prompts of one case are not independent trials, so the number of
+/// trials is chosen such that independent trials would have the variance seen between cases. It equals the number of cases
+/// if each has one prompt, and is at most the number of prompts. The interval covers the choice of cases only, not that of
+/// seeds or of the order of edits.
 ///
 /// Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927); effective
 /// number of trials as in Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
@@ -26,18 +27,18 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// From the values at the prompts of each case, all between 0 and 1; cases without prompts do not count. None if no
-    /// case counts.
+    /// From the values at the prompts of each case, all between 0 and 1. Cases without prompts are left out. `None` if no
+    /// case has prompts.
     ///
     /// ```
     /// use betaedit_core::facts::metrics::Rate;
     ///
-    /// let rate = Rate::of([vec![1.0], vec![0.0, 1.0], vec![]]).unwrap();
+    /// let rate = Rate::new([vec![1.0], vec![0.0, 1.0], vec![]]).unwrap();
     /// assert_eq!((rate.mean, rate.cases, rate.prompts), (0.75, 2, 3));
     /// assert!(0.0 < rate.low && rate.low < 0.75 && 0.75 < rate.high && rate.high <= 1.0);
     /// ```
     #[must_use]
-    pub fn of<C>(cases: impl IntoIterator<Item = C>) -> Option<Self>
+    pub fn new<C>(cases: impl IntoIterator<Item = C>) -> Option<Self>
     where
         C: IntoIterator<Item = f64>,
     {

@@ -18,7 +18,7 @@ impl Activation {
             Self::Gelu => {
                 // sqrt(2 / pi), and the published constant.
                 let (a, b) = (0.797_884_6_f32, 0.044_715_f32);
-                // tanh by exp is as exact as f32 is here.
+                // tanh by exp is as exact as f32 allows here.
                 let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * a * (x + b * x * x * x)));
                 let slope = (1.0 - tanh * tanh) * a * (1.0 + 3.0 * b * x * x);
                 (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * slope)
@@ -27,10 +27,10 @@ impl Activation {
     }
 }
 
-/// Numbers that one task takes at once.
+/// Numbers per task.
 const CHUNK: usize = 8 * 1024;
 
-/// Runs `work` on slices of equal length, part by part, on several threads where `par` has them.
+/// Runs `work` on slices of equal length, in parts, on the threads of `par`.
 fn in_parts<const N: usize, const M: usize>(
     from: [&[f32]; N],
     mut to: [&mut [f32]; M],

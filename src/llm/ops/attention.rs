@@ -1,4 +1,4 @@
-//! Causal attention over several sequences at once, each with the keys and values of what came before it.
+//! Causal attention over several sequences at once, each with the keys and values of its past.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use rayon::prelude::*;
 use super::elementwise::{exp, largest, sum, vectorized};
 use super::{Function, Rows};
 
-/// The rows of one sequence, and the position of the first of them: so many tokens came before.
+/// The rows of one sequence, and the position of its first row, which is the number of tokens before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::llm) struct Span {
     pub(in crate::llm) rows: Range<usize>,
     pub(in crate::llm) start: usize,
 }
 
-/// Keys and values of the tokens before a span, at one layer; a row a token. No gradient goes there.
+/// Keys and values of the tokens before a span, at one layer, one row per token. They get no gradient.
 #[derive(Clone, Default)]
 pub(in crate::llm) struct Past {
     pub(in crate::llm) keys: Vec<f32>,
@@ -26,7 +26,7 @@ pub(in crate::llm) struct Past {
 
 pub(in crate::llm) struct Attention {
     pub(in crate::llm) spans: Arc<[Span]>,
-    /// One a span, `start` tokens long; empty if no span has a past.
+    /// One per span, `start` tokens long; empty if no span has a past.
     pub(in crate::llm) past: Vec<Arc<Past>>,
     pub(in crate::llm) heads: usize,
     pub(in crate::llm) kv_heads: usize,
@@ -35,8 +35,8 @@ pub(in crate::llm) struct Attention {
     pub(in crate::llm) par: Par,
 }
 
-/// What one task works on: a sequence and a head of keys and values, with the heads of queries that share it.
-struct Task<'a> {
+/// One task: a sequence and a head of keys and values, with the heads of queries that share it.
+struct HeadTask<'a> {
     attention: &'a Attention,
     span: &'a Span,
     queries: Rows<'a>,
@@ -59,7 +59,7 @@ fn product(dst: MatMut<'_, f32>, accumulate: Accum, lhs: MatRef<'_, f32>, rhs: M
     matmul(dst, accumulate, lhs, rhs, scale, Par::Seq);
 }
 
-impl Task<'_> {
+impl HeadTask<'_> {
     fn scale(&self) -> f32 {
         1.0 / (self.attention.head_dim as f32).sqrt()
     }
@@ -109,7 +109,7 @@ impl Task<'_> {
         outputs
     }
 
-    /// Gradients by the heads of queries, one after the other, and by the head of keys and that of values; all
+    /// The gradients with respect to the heads of queries, one after the other, the head of keys, and the head of values; all
     /// `tokens x head_dim`, row by row.
     fn gradient(&self, g: Rows<'_>) -> [Vec<f32>; 3] {
         let (past, tokens, head_dim) = (self.span.start, self.span.rows.len(), self.attention.head_dim);
@@ -122,7 +122,7 @@ impl Task<'_> {
             let g = head_of(g, self.span.rows.clone(), head, head_dim);
             product(MatMut::from_row_major_slice_mut(&mut dv, tokens, head_dim), Accum::Add, own.transpose(), g, 1.0);
 
-            // By the probabilities, then by the scores: d_ij = p_ij (d_ij - sum_l p_il d_il).
+            // With respect to the probabilities, then to the scores: d_ij = p_ij (d_ij - sum_l p_il d_il).
             let mut scores = vec![0.0; tokens * all];
             let view = MatMut::from_row_major_slice_mut(&mut scores, tokens, all);
             let (before, own) = view.split_at_col_mut(past);
@@ -164,7 +164,7 @@ fn softmax(row: &mut [f32]) {
 
 impl Attention {
     /// Runs `work` for every sequence and head of keys and values.
-    fn for_each<R: Send>(&self, [q, k, v]: [Rows<'_>; 3], work: impl Fn(&Task<'_>) -> R + Sync) -> Vec<R> {
+    fn for_each<R: Send>(&self, [q, k, v]: [Rows<'_>; 3], work: impl Fn(&HeadTask<'_>) -> R + Sync) -> Vec<R> {
         let tasks: Vec<(usize, usize)> =
             (0..self.spans.len()).flat_map(|span| (0..self.kv_heads).map(move |head| (span, head))).collect();
         let run = |&(index, kv_head): &(usize, usize)| {
@@ -173,7 +173,7 @@ impl Attention {
                 self.past.get(index).map_or((&[][..], &[][..]), |past| (&past.keys[..], &past.values[..]));
             let (keys, values) =
                 (self.parts(span, kv_head, before_keys, k), self.parts(span, kv_head, before_values, v));
-            work(&Task { attention: self, span, queries: q, keys, values, kv_head })
+            work(&HeadTask { attention: self, span, queries: q, keys, values, kv_head })
         };
         match self.par {
             Par::Seq => tasks.iter().map(run).collect(),
@@ -181,7 +181,7 @@ impl Attention {
         }
     }
 
-    /// A head of what came before a span, and of the span itself.
+    /// A head of the past of a span, and of the span itself.
     fn parts<'a>(&self, span: &Span, head: usize, before: &'a [f32], own: Rows<'a>) -> [MatRef<'a, f32>; 2] {
         let before = Rows { numbers: before, cols: own.cols };
         [head_of(before, 0..span.start, head, self.head_dim), head_of(own, span.rows.clone(), head, self.head_dim)]

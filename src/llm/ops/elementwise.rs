@@ -1,15 +1,15 @@
-//! Loops over many numbers, in the widest vectors that the processor has.
+//! Loops over many numbers, with the processor's widest vector instructions.
 
 use pulp::Arch;
 
-/// Runs loops with the processor's vector instructions. The closure needs `#[inline(always)]`, and its loops are best `for` loops:
-/// closures within it that are not inlined, as those of `for_each` were, are compiled for any processor.
+/// Runs loops with the processor's vector instructions. The closure needs `#[inline(always)]`. Use `for` loops in it: inner
+/// closures that are not inlined, such as those of `for_each`, are compiled without these instructions.
 pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)
 }
 
-/// `e^x` to two units in the last place, as straight-line code that a compiler makes vectors of; a call of the library's function
-/// for every number takes five times as long. Below -87.33 and above 88.37 it stays what it is there. NaN stays NaN.
+/// `e^x` to two units in the last place, as straight-line code that the compiler can vectorise. Calling the standard library for
+/// every number takes five times as long. `x` is clamped to -87.33 to 88.37. NaN stays NaN.
 ///
 /// The reduction and the polynomial are those of the Cephes library (Moshier).
 #[inline(always)]
@@ -18,7 +18,7 @@ pub(in crate::llm) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.33, 88.37);
     let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
     let n = shifted - 12_582_912.0;
-    // ln 2 in two parts, the first of which is multiplied without rounding.
+    // ln 2 in two parts; the product with the first is exact.
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
@@ -28,11 +28,11 @@ pub(in crate::llm) fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * power
 }
 
-/// Numbers that are taken together: each lane of a reduction is one.
+/// Lanes of a reduction: numbers that are processed together.
 const LANES: usize = 32;
 
-/// `f(.. f(f(initial, x_0), x_1) ..)` over the numbers that stand side by side in some slices of equal length, in lanes whose results
-/// are merged at the end: an order that vectors follow, and the same on every machine.
+/// `f(.. f(f(initial, x_0), x_1) ..)`, where `x_i` are the numbers at index `i` of some slices of equal length. The lanes are
+/// reduced separately and merged at the end. This order suits vector instructions, and is the same on every machine.
 #[inline(always)]
 pub(super) fn reduce<const N: usize>(
     x: [&[f32]; N],
@@ -41,7 +41,7 @@ pub(super) fn reduce<const N: usize>(
     merge: impl Fn(f32, f32) -> f32,
 ) -> f32 {
     let parts = x.map(|x| x.as_chunks::<LANES>());
-    // Of equal length, so that the compiler drops the checks.
+    // Slices of known equal length, so that the compiler drops the bounds checks.
     let (whole, rest) = (parts[0].0.len(), parts[0].1.len());
     let (chunks, tails) = (parts.map(|(chunks, _)| &chunks[..whole]), parts.map(|(_, tail)| &tail[..rest]));
     let mut lanes = [initial; LANES];
@@ -57,16 +57,28 @@ pub(super) fn reduce<const N: usize>(
     lanes.into_iter().fold(initial, merge)
 }
 
-/// `f(x_0) + f(x_1) + ...` in the manner of [`reduce`].
+/// `f(x_0) + f(x_1) + ...`, in the order of [`reduce`].
 #[inline(always)]
 pub(super) fn sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
     reduce(x, 0.0, |sum, x| sum + f(x), |a, b| a + b)
 }
 
-/// The largest number, `-inf` of none.
+/// The largest number; `-inf` if there is none.
 #[inline(always)]
 pub(super) fn largest(x: &[f32]) -> f32 {
     reduce([x], f32::NEG_INFINITY, |largest, [x]| largest.max(x), f32::max)
+}
+
+/// The index of the largest number, the first of equal ones; 0 if there is none.
+pub(in crate::llm) fn likeliest(row: &[f32]) -> u32 {
+    let best =
+        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best });
+    best.0 as u32
+}
+
+/// The length of a vector.
+pub(in crate::llm) fn norm(x: &[f32]) -> f32 {
+    x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt() as f32
 }
 
 #[cfg(test)]

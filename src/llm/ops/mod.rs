@@ -1,8 +1,8 @@
-//! The operations of a model that carry its cost, with their derivatives by the **activations**. A model's weights stay
-//! as they are while a target is sought, so no gradient by a weight is ever formed, which is what a general autograd
-//! would spend most of its time on.
+//! The expensive operations of a model, with their derivatives with respect to the **activations**. The search for a target does
+//! not change the weights, so no gradient with respect to a weight is formed. A general autograd would spend most of its time
+//! on these.
 //!
-//! All tensors are matrices, one row a token.
+//! All tensors are matrices with one row per token.
 
 mod activate;
 mod attention;
@@ -14,6 +14,7 @@ mod rotate;
 
 pub(super) use activate::{Activate, Gate};
 pub(super) use attention::{Attention, Past, Span};
+pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;
 pub(super) use objective::{Objective, Term, log_sum_exp};
 pub(super) use project::{Parameter, Project, copy};
@@ -42,18 +43,18 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A differentiable function of `N` matrices, row by row of its result.
+/// A differentiable function of `N` matrices.
 pub(super) trait Function<const N: usize>: Send + Sync + 'static {
     const NAME: &'static str;
 
     /// The result, row by row, and its number of columns.
     fn value(&self, x: [Rows<'_>; N]) -> (Vec<f32>, usize);
 
-    /// The gradient by each argument, given that by the result.
+    /// The gradient with respect to each argument, given the gradient with respect to the result.
     fn gradient(&self, x: [Rows<'_>; N], result: Rows<'_>) -> [Vec<f32>; N];
 }
 
-/// A [`Function`] as candle knows it.
+/// A [`Function`] as a candle operation.
 pub(super) struct Op<F>(pub(super) F);
 
 fn rows<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Rows<'a>> {
@@ -69,7 +70,7 @@ pub(super) fn with_rows<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce
     let mut views = [Rows { numbers: &[], cols: 1 }; N];
     for (view, (storage, layout)) in views.iter_mut().zip(&guards) {
         let Storage::Cpu(storage) = &**storage else {
-            return Err(Error::Msg("a tensor that is not in main memory".into()));
+            return Err(Error::Msg("a tensor is not in main memory, where these operations need it".into()));
         };
         *view = rows(storage, layout)?;
     }

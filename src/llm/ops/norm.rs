@@ -15,7 +15,7 @@ pub(in crate::llm) struct Normalize {
 }
 
 impl Normalize {
-    /// What is subtracted from a row, and what it is multiplied by then.
+    /// The number that is subtracted from a row, and the factor by which the result is multiplied.
     #[inline(always)]
     fn centre_and_scale(&self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
@@ -50,8 +50,8 @@ impl Function<1> for Normalize {
         (y, x.cols)
     }
 
-    /// With `u = (x - centre) scale` and `h = gain g`: `scale (h - mean(h) - u mean(u h))`, without `mean(h)` where
-    /// nothing is centred.
+    /// With `u = (x - centre) scale` and `h = gain g`: `scale (h - mean(h) - u mean(u h))`, without `mean(h)` if the norm does
+    /// not centre.
     fn gradient(&self, [x]: [Rows<'_>; 1], g: Rows<'_>) -> [Vec<f32>; 1] {
         let n = x.cols as f32;
         let mut dx = vec![0.0; x.numbers.len()];

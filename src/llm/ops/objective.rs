@@ -1,9 +1,9 @@
-//! What a target is sought for.
+//! The objective of the search for a target.
 
 use super::elementwise::{exp, largest, sum, vectorized};
 use super::{Function, Rows};
 
-/// What one row of logits contributes.
+/// The term of one row of logits.
 pub(in crate::llm) enum Term {
     /// `weight * -log p(token)`.
     Likelihood { token: u32, weight: f32 },
@@ -11,7 +11,7 @@ pub(in crate::llm) enum Term {
     Divergence { reference: Vec<f32>, weight: f32 },
 }
 
-/// One term a row of logits, a column of one.
+/// One term per row of logits; the result has one column.
 pub(in crate::llm) struct Objective(pub(in crate::llm) std::sync::Arc<[Term]>);
 
 /// `log sum exp`, without overflow.
@@ -41,7 +41,7 @@ impl Term {
         }
     }
 
-    /// `g` times the gradient by a row.
+    /// `g` times the gradient with respect to a row.
     fn gradient(&self, row: &[f32], g: f32, to: &mut [f32]) {
         let normaliser = log_sum_exp(row);
         match self {

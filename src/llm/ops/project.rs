@@ -29,21 +29,9 @@ impl Parameter {
         (self.outputs, self.inputs)
     }
 
-    pub(in crate::llm) fn orientation(&self) -> Orientation {
-        self.orientation
-    }
-
     /// As stored, row by row.
     pub(in crate::llm) fn numbers(&self) -> &[f32] {
         &self.numbers
-    }
-
-    /// As stored.
-    pub(in crate::llm) fn stored(&self) -> MatRef<'_, f32> {
-        match self.orientation {
-            Orientation::OutputsByInputs => self.matrix(),
-            Orientation::InputsByOutputs => self.matrix().transpose(),
-        }
     }
 
     /// `d_out x d_in`, however it is stored.
@@ -70,12 +58,12 @@ pub(in crate::llm) struct Project {
     pub(in crate::llm) par: Par,
 }
 
-/// Outputs that one product computes. A head has tens of thousands, and for the few rows it is asked for here, one product
-/// over all of them takes several times as long.
+/// Outputs per product. The head of a model has tens of thousands; with few rows, one product over all of them takes several
+/// times as long.
 const OUTPUTS: usize = 2048;
 
-/// Up to so many rows, a product is memory-bound, and is fastest if the weight can be streamed through as it lies: the result
-/// is formed column by column then.
+/// Up to this number of rows, a product is limited by memory. It is fastest if the weight is read in its storage order, so the
+/// result is formed column by column.
 const FEW_ROWS: usize = 64;
 
 /// `result += lhs rhs`, where `result` is stored row by row.
@@ -119,14 +107,14 @@ impl Function<1> for Project {
         let (n, (outputs, inputs)) = (x.count(), self.weight.shape());
         let mut dx = vec![0.0; n * inputs];
         let g = MatRef::from_row_major_slice(g.numbers, n, outputs);
-        // Of a weight stored outputs by inputs, columns of its transpose lie as those of the result's do: this needs no help.
+        // The columns of the transposed weight are stored like those of the result, so one product is fast.
         let result = MatMut::from_row_major_slice_mut(&mut dx, n, inputs).transpose_mut();
         linalg::matmul(result, Accum::Replace, self.weight.matrix().transpose(), g.transpose(), 1.0, self.par);
         [dx]
     }
 }
 
-/// `dst <- src`, tile by tile, so that both sides stay in cache also where one of them lies by rows and the other by columns.
+/// `dst <- src`, tile by tile, so that both sides stay in cache even if one is stored by rows and the other by columns.
 pub(in crate::llm) fn copy(dst: MatMut<'_, f32>, src: MatRef<'_, f32>, par: Par) {
     const TILE: usize = 16;
     const WORTH_SHARING: usize = 1 << 17;

@@ -1,4 +1,4 @@
-//! Rotary positions.
+//! Rotary position embeddings.
 
 use std::sync::Arc;
 
@@ -40,14 +40,14 @@ fn frequency(rotary: &Rotary, pair: usize) -> f64 {
     }
 }
 
-/// Turns every head of every row by the row's angles.
+/// Rotates every head of every row by the row's angles.
 pub(in crate::llm) struct Rotate {
     pub(in crate::llm) angles: Arc<Angles>,
     pub(in crate::llm) head_dim: usize,
 }
 
 impl Rotate {
-    /// `sense` is 1, or -1 to turn back.
+    /// `sense` is 1, or -1 for the inverse rotation.
     fn turned(&self, x: Rows<'_>, sense: f32) -> Vec<f32> {
         let Angles { turns, pairs, pairing } = &*self.angles;
         let mut y = x.numbers.to_vec();

@@ -1,0 +1,53 @@
+//! `betaedit ask`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::run::Run;
+use crate::scores::completion;
+use crate::source::open_model;
+use crate::terminal::{Done, Terminal};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Model: a Hugging Face directory or a .gguf file [default with --session: the session's model]
+    #[arg(long, value_name = "M", required_unless_present = "session")]
+    model: Option<PathBuf>,
+    /// Edited model to ask as well, as written by `betaedit edit --out`
+    #[arg(long, value_name = "EDITED_DIR")]
+    edited: Option<PathBuf>,
+    /// Session whose model is asked before and after its edits
+    #[arg(long, value_name = "DIR", conflicts_with = "edited")]
+    session: Option<PathBuf>,
+    /// Number of tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    tokens: usize,
+    /// Text to complete
+    prompt: String,
+}
+
+pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let Arguments { prompt, tokens, .. } = arguments;
+    let mut answers = vec![];
+    if let Some(directory) = &arguments.session {
+        let run = Run::open(directory, arguments.model.as_deref(), terminal)?;
+        let tokenizer = run.adapter().tokenizer();
+        answers.push(("before", completion(&run.unedited, tokenizer, prompt, *tokens)?));
+        answers.push(("after", completion(run.adapter().model(), tokenizer, prompt, *tokens)?));
+    } else {
+        let names = if arguments.edited.is_some() { ["before", "after"] } else { ["answer", ""] };
+        for (name, path) in names.into_iter().zip(arguments.model.iter().chain(&arguments.edited)) {
+            let (model, tokenizer) = open_model(path, terminal)?;
+            answers.push((name, completion(&model, &tokenizer, prompt, *tokens)?));
+        }
+    }
+    let mut result = json!({ "prompt": prompt });
+    for (name, answer) in &answers {
+        result[*name] = json!(answer);
+        let label = if answers.len() > 1 { format!("{name:<7}") } else { String::new() };
+        terminal.say(format!("{label}{prompt}{answer}"));
+    }
+    terminal.result(&result);
+    Ok(())
+}

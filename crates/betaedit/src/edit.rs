@@ -1,0 +1,262 @@
+//! `betaedit edit`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use betaedit_core::facts::{Fact, shipped};
+use betaedit_core::llm::Request;
+use betaedit_core::session::Outcome;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::html::{self, Said};
+use crate::report::{self, Reports, Seconds};
+use crate::run::{Entry, Follow, Run, replace};
+use crate::scores::{self, Scores, completion};
+use crate::settings::Settings;
+use crate::source::{FactArguments, open_model, text};
+use crate::terminal::{Done, Terminal, shortened, table};
+use crate::weights::Outputs;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Model: a Hugging Face directory or a .gguf file
+    #[arg(long, value_name = "M")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub facts: FactArguments,
+    /// Directory with statistics of the layers, from `betaedit stats` or as `.npz` files of the MEMIT family
+    #[arg(long, value_name = "STATS_DIR")]
+    pub stats: PathBuf,
+    /// Keep the run in this directory, to continue it after an interruption and to undo edits
+    #[arg(long, value_name = "DIR")]
+    pub session: Option<PathBuf>,
+    /// With --session: add these facts to those already in the session
+    #[arg(long, requires = "session")]
+    pub append: bool,
+    /// TOML file of settings, named like the flags below; flags take precedence
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// Text on which to measure perplexity before and after; "shipped" for the one that comes with the program
+    #[arg(long, value_name = "FILE")]
+    pub eval_text: Option<String>,
+    /// Evaluate at most N facts, evenly spread, 0 = none [default: all]
+    #[arg(long, value_name = "N")]
+    pub eval_limit: Option<usize>,
+    /// Show the model's completions for N facts
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub show: usize,
+    #[command(flatten)]
+    pub outputs: Outputs,
+    #[command(flatten)]
+    pub reports: Reports,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
+    let (_, code) = edit(arguments, terminal)?;
+    Ok(code)
+}
+
+/// Edits, evaluates, and writes the outputs. The run stays open.
+pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> {
+    let started = Instant::now();
+    writable(arguments)?;
+    let facts = arguments.facts.read(terminal)?;
+    let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
+    let opened = open_model(&arguments.model, terminal)?;
+    let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
+    let bar = terminal.bar(facts.len() as u64, "edits");
+    let observer = Follow::new(bar.clone());
+    let directory = arguments.session.as_deref();
+    let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
+    let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
+    let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
+    let named = held_out
+        .as_deref()
+        .map(|text| scores::named(&run.unedited, run.adapter().tokenizer(), text, &facts))
+        .transpose()?;
+    if let Some(named) = named.as_ref().filter(|named| !named.is_empty()) {
+        let (count, names) = (named.len(), shortened(&named.join(", "), 60));
+        terminal.note(format!(
+            "the text for perplexity names {count} of the subjects ({names}): edits are meant to change these parts of it"
+        ));
+    }
+    let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
+    let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
+    let before = Before::of(&run, directory, &evaluated, held_out.as_deref(), terminal)?;
+    bar.set_length(run.session.processed() + (requests.len() - done) as u64);
+    bar.reset();
+
+    let (clock, mut rejections) = (Instant::now(), vec![]);
+    for batch in requests[done..].chunks(run.description.plan.batch) {
+        let outcome = run.edit(batch)?;
+        if let Outcome::Rejected { ids, reason, .. } = &outcome {
+            rejections.extend(ids.iter().zip(batch).map(
+                |(id, request)| json!({ "edit": id.0, "subject": request.subject(), "reason": reason.to_string() }),
+            ));
+        }
+    }
+    let editing = clock.elapsed();
+    bar.finish_and_clear();
+    if directory.is_some() {
+        run.session.snapshot()?;
+    }
+    let adapter = run.session.adapter();
+    let seconds = Seconds {
+        facts: requests.len() - done,
+        targets: adapter.targets.as_secs_f64(),
+        keys: adapter.keys.as_secs_f64(),
+        linear_algebra: editing.saturating_sub(adapter.targets + adapter.keys).as_secs_f64(),
+        total: editing.as_secs_f64(),
+    };
+
+    let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
+    let after = Scores::of(model, tokenizer, &evaluated, held_out.as_deref(), "after", terminal)?;
+    let shown = sample(&facts, arguments.show);
+    let said = shown.iter().map(|fact| said(&run, fact)).collect::<Done<Vec<_>>>()?;
+    tell(&run, &before, &after, &said, seconds, terminal);
+
+    arguments.outputs.write(&run, terminal)?;
+    let mut result = report::edits(&run, &before, &after, seconds, &rejections);
+    result["named_subjects"] = json!(named);
+    result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
+    write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
+    terminal.result(&result);
+    let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
+    Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
+}
+
+/// Checks that the outputs can be written, before hours of work.
+fn writable(arguments: &Arguments) -> Done {
+    let Reports { report, html, plot } = &arguments.reports;
+    for path in [report, html, plot].into_iter().flatten() {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(
+                format!("`{}` cannot be written: `{}` is not a directory", path.display(), folder.display()).into()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// At most `most` facts, evenly spread.
+fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
+    let n = most.min(facts.len());
+    (0..n).map(|i| facts[i * facts.len() / n].clone()).collect()
+}
+
+/// The facts that can be written.
+fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Terminal) -> Done<Vec<Fact>> {
+    let mut good = vec![];
+    for fact in facts {
+        match run.adapter().check(&run.description.plan.request(&fact)) {
+            Ok(()) => good.push(fact),
+            Err(error) if skip_bad => terminal.note(format!("left out: fact {}: {error}", fact.case_id())),
+            Err(error) => return Err(format!("fact {}: {error} (--skip-bad leaves it out)", fact.case_id()).into()),
+        }
+    }
+    if good.is_empty() { Err("none of the facts can be written".into()) } else { Ok(good) }
+}
+
+/// How many of the requests the session has seen. It must have started with them.
+fn agreed(requests: &[Request], run: &Run) -> Done<usize> {
+    for (i, (entry, request)) in run.entries.iter().zip(requests).enumerate() {
+        if *entry != Entry::from(request) {
+            let (there, here) = (&entry.subject, request.subject());
+            let problem =
+                format!("edit {i} of the session is about `{there}`, but fact {i} of the file is about `{here}`");
+            return Err(format!("{problem}: give the same facts, or --append to add these").into());
+        }
+    }
+    Ok(run.entries.len().min(requests.len()))
+}
+
+/// The scores of the unedited model. A session keeps them, so that they are not measured again when it continues.
+#[derive(Serialize, Deserialize)]
+struct Before {
+    of: String,
+    scores: Scores,
+}
+
+impl Before {
+    fn of(
+        run: &Run,
+        directory: Option<&Path>,
+        facts: &[Fact],
+        held_out: Option<&str>,
+        terminal: Terminal,
+    ) -> Done<Scores> {
+        let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(model.fingerprint().as_bytes()).update(format!("{facts:?}").as_bytes());
+        hasher.update(held_out.unwrap_or("-").as_bytes());
+        let of = hasher.finalize().to_hex().to_string();
+        let path = directory.map(|directory| directory.join("before.json"));
+        let kept = path.as_ref().and_then(|path| serde_json::from_slice::<Self>(&std::fs::read(path).ok()?).ok());
+        if let Some(kept) = kept.filter(|kept| kept.of == of) {
+            return Ok(kept.scores);
+        }
+        let scores = Scores::of(model, tokenizer, facts, held_out, "before", terminal)?;
+        if let Some(path) = path {
+            replace(&path, &serde_json::to_string(&Self { of, scores: scores.clone() })?)?;
+        }
+        Ok(scores)
+    }
+}
+
+/// Tokens in the completions that are shown.
+const SHOWN: usize = 8;
+
+fn said(run: &Run, fact: &Fact) -> Done<Said> {
+    let (tokenizer, prompt) = (run.adapter().tokenizer(), fact.full_prompt());
+    let before = completion(&run.unedited, tokenizer, &prompt, SHOWN)?;
+    let after = completion(run.adapter().model(), tokenizer, &prompt, SHOWN)?;
+    Ok(Said { prompt, target: fact.target_new().to_owned(), before, after })
+}
+
+fn tell(run: &Run, before: &Scores, after: &Scores, said: &[Said], seconds: Seconds, terminal: Terminal) {
+    let (held, rejected) = (run.held().len(), run.session.report().rejected);
+    terminal.say(format!("{held} facts are in the model, {rejected} were rejected; {} in this run", seconds.facts));
+    if seconds.facts > 0 {
+        terminal.say(seconds.line());
+    }
+    if !said.is_empty() {
+        let mut rows = vec![["prompt", "wanted", "before", "after"].map(str::to_owned).to_vec()];
+        rows.extend(said.iter().map(|said| {
+            vec![
+                shortened(&said.prompt, 44),
+                shortened(&said.target, 16),
+                shortened(&said.before, 30),
+                shortened(&said.after, 30),
+            ]
+        }));
+        terminal.say(format!("\n{}", table(&rows)));
+    }
+    terminal.say(format!("\n{}", table(&scores::rows(&[("before", before), ("after", after)], Some(before)))));
+    terminal.say(format!("\n{}", report::layer_table(&run.session)));
+}
+
+fn write_reports(
+    reports: &Reports,
+    run: &Run,
+    (before, after): (&Scores, &Scores),
+    said: &[Said],
+    seconds: Seconds,
+    result: &Value,
+) -> Done {
+    if let Some(path) = &reports.report {
+        report::write_json(path, result)?;
+    }
+    let beside = reports.report.as_ref().map(|path| path.with_extension("html"));
+    if let Some(path) = reports.html.as_ref().or(beside.as_ref()) {
+        html::write(path, run, before, after, said, seconds)?;
+    }
+    if let Some(path) = &reports.plot {
+        report::draw(path, "Leakage and drift", "facts", &report::curves(&run.session))?;
+    }
+    Ok(())
+}

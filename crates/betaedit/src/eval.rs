@@ -1,0 +1,52 @@
+//! `betaedit eval`.
+
+use std::path::PathBuf;
+
+use betaedit_core::facts::shipped;
+use serde_json::json;
+
+use crate::report::write_json;
+use crate::scores::{self, Scores};
+use crate::source::{FactArguments, open_model, text};
+use crate::terminal::{Done, Terminal, table};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Model: a Hugging Face directory or a .gguf file
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Model before its edits, to measure what is unchanged
+    #[arg(long, value_name = "M0")]
+    unedited: Option<PathBuf>,
+    #[command(flatten)]
+    facts: FactArguments,
+    /// Text on which to measure perplexity; "shipped" for the one that comes with the program
+    #[arg(long, value_name = "FILE")]
+    eval_text: Option<String>,
+    /// Write all numbers to a JSON file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let facts = arguments.facts.read(terminal)?;
+    let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
+    let measure = |path: &PathBuf, what| {
+        let (model, tokenizer) = open_model(path, terminal)?;
+        Scores::of(&model, &tokenizer, &facts, held_out.as_deref(), what, terminal)
+    };
+    let unedited = arguments.unedited.as_ref().map(|path| measure(path, "unedited")).transpose()?;
+    let scores = measure(&arguments.model, "evaluation")?;
+    let columns: Vec<_> = unedited.iter().map(|unedited| ("unedited", unedited)).chain([("model", &scores)]).collect();
+    terminal.say(table(&scores::rows(&columns, unedited.as_ref())));
+    let mut report = scores.json(unedited.as_ref());
+    report["model"] = json!(arguments.model);
+    if let Some(unedited) = &unedited {
+        report["unedited"] = unedited.json(None);
+    }
+    if let Some(path) = &arguments.report {
+        write_json(path, &report)?;
+    }
+    terminal.result(&report);
+    Ok(())
+}

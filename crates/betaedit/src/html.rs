@@ -1,0 +1,70 @@
+//! A self-contained HTML page with the tables and plots of a run.
+
+use std::path::Path;
+
+use crate::plot;
+use crate::report::{self, Seconds, curves};
+use crate::run::{Run, replace};
+use crate::scores::{self, Scores};
+use crate::terminal::Done;
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;margin:2em auto;padding:0 1em;color:#222}\
+    table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .9em .25em 0;border-bottom:1px solid #ddd;text-align:left;\
+    vertical-align:top}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}.new{color:#00684f;font-weight:600}\
+    svg{max-width:100%;height:auto}small{color:#666}";
+
+/// The completion of a fact's prompt, before and after.
+pub struct Said {
+    pub prompt: String,
+    pub target: String,
+    pub before: String,
+    pub after: String,
+}
+
+pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Said], seconds: Seconds) -> Done {
+    let plan = &run.description.plan;
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>betaedit</title><style>{STYLE}</style>\
+         <h1>{} facts, {}, layers {}</h1><p>{}<br><small>{}</small></p>",
+        run.held().len(),
+        escaped(&plan.method),
+        plan.layers,
+        escaped(&run.description.model.display().to_string()),
+        escaped(&seconds.line()),
+    );
+    page += "<h2>Metrics</h2>";
+    page += &table(&scores::rows(&[("before", before), ("after", after)], Some(before)));
+    page += "<p><small>Means, with 95 % intervals in brackets. Efficacy, generality, specificity: every token of the wanted \
+             target is the model's first choice, at the prompt, its paraphrases, and prompts about other subjects; prob: the \
+             target is more probable than its rival. Agreement: the first choice at prompts about other subjects is the same as \
+             before the edits.</small></p>";
+    if !said.is_empty() {
+        page += "<h2>What the model says</h2><table><tr><th>prompt<th>wanted<th>before<th>after</tr>";
+        for Said { prompt, target, before, after } in said {
+            let [prompt, target, before, after] = [prompt, target, before, after].map(|text| escaped(text));
+            page += &format!("<tr><td>{prompt}<td>{target}<td>{before}<td class=\"new\">{after}</tr>");
+        }
+        page += "</table>";
+    }
+    page +=
+        "<h2>Layers</h2><p>Leakage is the change at keys of ordinary text; drift is the norm of the change.</p><pre>";
+    page += &escaped(&report::layer_table(&run.session));
+    page += "</pre>";
+    page += &plot::svg("Leakage and drift", "facts", &curves(&run.session))?;
+    page += "<h2>Settings</h2><pre>";
+    page += &escaped(&toml::to_string(plan)?);
+    page += "</pre></html>\n";
+    replace(path, &page)
+}
+
+fn table(rows: &[Vec<String>]) -> String {
+    let row = |cells: &Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!("<td>{}", escaped(cell))).collect();
+        format!("<tr>{cells}</tr>")
+    };
+    format!("<table>{}</table>", rows.iter().map(row).collect::<String>())
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,60 @@
+//! The command `betaedit`: edits facts in a language model and measures the effects.
+
+#![allow(non_snake_case)]
+
+mod ask;
+mod cli;
+mod demo;
+mod edit;
+mod eval;
+mod fetch;
+mod html;
+mod inspect;
+mod outputs;
+mod plot;
+mod refresh;
+mod report;
+mod research;
+mod run;
+mod scores;
+mod settings;
+mod source;
+mod stats;
+mod terminal;
+mod undo;
+mod weights;
+
+use std::process::ExitCode;
+
+use betaedit_core::faer::Par;
+
+use crate::cli::{Cli, Command};
+use crate::terminal::{Done, Terminal};
+
+fn main() -> ExitCode {
+    let cli = Cli::read();
+    let par = if cli.threads == 1 { Par::Seq } else { Par::rayon(cli.threads) };
+    let terminal = Terminal::new(cli.json, par);
+    match run(cli.command, terminal) {
+        Ok(code) => code,
+        Err(error) => {
+            terminal.fail(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
+    match command {
+        Command::Stats(arguments) => stats::run(&arguments, terminal)?,
+        Command::Edit(arguments) => return edit::run(&arguments, terminal),
+        Command::Eval(arguments) => eval::run(&arguments, terminal)?,
+        Command::Ask(arguments) => ask::run(&arguments, terminal)?,
+        Command::Undo(arguments) => undo::run(&arguments, terminal)?,
+        Command::Inspect(arguments) => inspect::run(&arguments, terminal)?,
+        Command::Fetch => fetch::run(terminal)?,
+        Command::Demo(arguments) => return demo::run(&arguments, terminal),
+        Command::Research(research) => research.run(terminal)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

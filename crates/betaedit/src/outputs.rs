@@ -1,0 +1,24 @@
+//! The files that a command writes at its end.
+
+use std::path::{Path, PathBuf};
+
+use crate::terminal::Done;
+
+/// Checks before the work that the outputs can be written.
+pub fn check(outputs: &[&Option<PathBuf>]) -> Done {
+    let outputs: Vec<&Path> = outputs.iter().filter_map(|path| path.as_deref()).collect();
+    for (i, path) in outputs.iter().enumerate() {
+        if outputs[..i].contains(path) {
+            return Err(format!("{}: two outputs cannot have the same path", path.display()).into());
+        }
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        if path.is_dir() || !folder.is_dir() {
+            return Err(format!("{}: not a file in an existing folder", path.display()).into());
+        }
+    }
+    Ok(())
+}
+
+pub fn write(path: &Path, text: &str) -> Done {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()).into())
+}

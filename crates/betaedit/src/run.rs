@@ -1,0 +1,342 @@
+//! A run: a session on a language model, with everything needed to open it again.
+//!
+//! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in order),
+//! `before.json` (scores of the unedited model), and `state/` (the directory of the library's session).
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use betaedit_core::faer::{Mat, MatMut, MatRef};
+use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
+use betaedit_core::session::{EditId, Observer, Outcome, Progress, Session, SessionBuilder};
+use betaedit_core::{Adapter, Result, Update};
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::Plan;
+use crate::source::open_model;
+use crate::stats;
+use crate::terminal::{Done, Terminal};
+
+/// The contents of `run.toml`.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Description {
+    pub model: PathBuf,
+    pub stats: PathBuf,
+    /// Texts that precede the prompts.
+    pub contexts: Vec<String>,
+    pub plan: Plan,
+}
+
+/// A line of `edits.jsonl`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub subject: String,
+    pub prompt: String,
+    pub target: String,
+}
+
+impl From<&Request> for Entry {
+    fn from(request: &Request) -> Self {
+        let [subject, prompt, target] = [request.subject(), request.prompt(), request.target()].map(str::to_owned);
+        Self { subject, prompt, target }
+    }
+}
+
+impl Entry {
+    pub fn request(&self) -> Result<Request> {
+        Request::new(&*self.subject, &*self.prompt, &*self.target)
+    }
+}
+
+/// An open session, and the unedited model.
+pub struct Run {
+    pub description: Description,
+    pub unedited: Model,
+    pub session: Session<Timed>,
+    pub entries: Vec<Entry>,
+    directory: Option<PathBuf>,
+}
+
+impl Run {
+    /// Starts a session, or continues the one in the directory, which must have the same settings.
+    pub fn begin(
+        (model, tokenizer): (Model, Tokenizer),
+        model_path: &Path,
+        stats_path: &Path,
+        plan: Plan,
+        directory: Option<&Path>,
+        observer: impl Observer + 'static,
+        terminal: Terminal,
+    ) -> Done<Self> {
+        let there = directory.map(Self::description).transpose()?.flatten();
+        if let Some(there) = &there {
+            same_plan(&there.plan, &plan, directory.unwrap_or(Path::new("")))?;
+        }
+        let contexts = match &there {
+            Some(there) => Contexts::new(there.contexts.clone()),
+            None => Contexts::generate(&model, &tokenizer, plan.contexts, plan.context_length, plan.seed)?,
+        };
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let description = Description {
+            model: absolute(model_path),
+            stats: absolute(stats_path),
+            contexts: contexts.prefixes().to_vec(),
+            plan,
+        };
+        let run = Self::start(description, (model, tokenizer), directory, observer, terminal)?;
+        // After the session was opened without errors, and before the first edit. Paths may have changed since the last run.
+        if let Some(directory) = directory
+            && there.as_ref() != Some(&run.description)
+        {
+            replace(&directory.join("run.toml"), &toml::to_string(&run.description)?)?;
+        }
+        Ok(run)
+    }
+
+    /// Opens the session in a directory.
+    pub fn open(directory: &Path, model: Option<&Path>, terminal: Terminal) -> Done<Self> {
+        let mut description = Self::description(directory)?
+            .ok_or_else(|| format!("there is no session in `{}`: it has no run.toml", directory.display()))?;
+        if let Some(model) = model {
+            description.model = model.to_owned();
+        }
+        let opened = open_model(&description.model, terminal)?;
+        Self::start(description, opened, Some(directory), (), terminal)
+    }
+
+    /// The contents of a directory's `run.toml`, if it has one.
+    pub fn description(directory: &Path) -> Done<Option<Description>> {
+        let path = directory.join("run.toml");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path)?;
+        Ok(Some(toml::from_str(&text).map_err(|error| format!("`{}`: {error}", path.display()))?))
+    }
+
+    fn start(
+        description: Description,
+        (model, tokenizer): (Model, Tokenizer),
+        directory: Option<&Path>,
+        observer: impl Observer + 'static,
+        terminal: Terminal,
+    ) -> Done<Self> {
+        let plan = &description.plan;
+        let known = stats::load(&description.stats, &model, &tokenizer, &plan.layers, terminal)?;
+        let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
+        let adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), contexts, plan.search())?;
+        let entry = plan.entry()?;
+        let mut builder = SessionBuilder::new(entry.method(&plan.hyperparameters()))
+            .guards(plan.guards())
+            .conflicts(plan.on_conflict)
+            .snapshot_every(200)
+            .observer(observer);
+        if let Some(restraint) = plan.restraint() {
+            builder = builder.restraint(restraint);
+        }
+        for (layer, moment, spectrum) in known {
+            builder = builder.layer(layer, moment, spectrum);
+        }
+        if let Some(directory) = directory {
+            builder = builder.directory(directory.join("state"));
+        }
+        let session = builder.open(Timed::new(adapter), terminal.par)?;
+        let recovery = session.recovery();
+        if recovery.resumed {
+            let again = recovery.replayed;
+            terminal.note(format!(
+                "the session continues after {} facts ({again} replayed from the journal)",
+                session.processed()
+            ));
+        }
+        if let Some(reason) = &recovery.snapshot_ignored {
+            terminal.note(format!("the snapshot was not used: {reason}"));
+        }
+        let entries =
+            directory.map(|directory| entries(directory, session.processed())).transpose()?.unwrap_or_default();
+        Ok(Self { description, unedited, session, entries, directory: directory.map(Path::to_owned) })
+    }
+
+    pub fn adapter(&self) -> &ModelAdapter {
+        &self.session.adapter().inner
+    }
+
+    /// Edits a batch and records its requests.
+    pub fn edit(&mut self, batch: &[Request]) -> Done<Outcome> {
+        if let Some(directory) = &self.directory {
+            let path = directory.join("edits.jsonl");
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+            let lines = batch.iter().map(|request| Ok(serde_json::to_string(&Entry::from(request))? + "\n"));
+            file.write_all(lines.collect::<serde_json::Result<String>>()?.as_bytes())?;
+            file.sync_data()?;
+        }
+        let outcome = self.session.edit(batch)?;
+        self.entries.extend(batch.iter().map(Entry::from));
+        Ok(outcome)
+    }
+
+    /// Edits that are in the model.
+    pub fn held(&self) -> Vec<u64> {
+        (0..self.session.processed()).filter(|&id| self.session.holds(EditId(id))).collect()
+    }
+}
+
+/// The requests of all edits in the journal. Lines beyond them were written before a crash and not confirmed; they are removed,
+/// so that the next edits take their place.
+fn entries(directory: &Path, processed: u64) -> Done<Vec<Entry>> {
+    let path = directory.join("edits.jsonl");
+    let text = if path.exists() { std::fs::read_to_string(&path)? } else { String::new() };
+    let lines: Vec<&str> = text.lines().take(processed as usize).collect();
+    let entries = lines.iter().map(|line| serde_json::from_str(line));
+    let entries: Vec<Entry> =
+        entries.collect::<serde_json::Result<_>>().map_err(|error| format!("`{}`: {error}", path.display()))?;
+    if (entries.len() as u64) < processed {
+        let (there, path) = (entries.len(), path.display());
+        return Err(format!(
+            "`{path}` has only {there} of the {processed} edits in the journal: restore the file from a copy"
+        )
+        .into());
+    }
+    let kept: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+    if kept != text {
+        replace(&path, &kept)?;
+    }
+    Ok(entries)
+}
+
+/// Writes a file under a temporary name and renames it.
+pub fn replace(path: &Path, text: &str) -> Done {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut builder = tempfile::Builder::new();
+        // Readable like any new file, not private to its owner; the process's mask applies.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error| format!("`{}`: {error}", path.display()).into())
+}
+
+fn same_plan(there: &Plan, here: &Plan, directory: &Path) -> Done {
+    let (there, here) = (toml::Table::try_from(there)?, toml::Table::try_from(here)?);
+    let differing = there.iter().filter(|(name, value)| here.get(*name) != Some(value));
+    let differing: Vec<String> = differing
+        .map(|(name, value)| {
+            format!("{name} is {value} there, {} here", here.get(name).map_or("".into(), ToString::to_string))
+        })
+        .collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let (directory, differing) = (directory.display(), differing.join("; "));
+    Err(format!(
+        "the session in `{directory}` has other settings ({differing}): use the same settings, or another directory"
+    )
+    .into())
+}
+
+/// Measures the time of an adapter.
+pub struct Timed {
+    pub inner: ModelAdapter,
+    /// Time for targets (including the residuals at each layer).
+    pub targets: Duration,
+    /// Time for keys.
+    pub keys: Duration,
+}
+
+impl Timed {
+    fn new(inner: ModelAdapter) -> Self {
+        Self { inner, targets: Duration::ZERO, keys: Duration::ZERO }
+    }
+}
+
+impl Adapter for Timed {
+    type Scalar = f32;
+    type Request = Request;
+
+    fn layers(&self) -> &[usize] {
+        self.inner.layers()
+    }
+
+    fn weight_shape(&self, layer: usize) -> Result<(usize, usize)> {
+        self.inner.weight_shape(layer)
+    }
+
+    fn keys(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {
+        let clock = Instant::now();
+        let keys = self.inner.keys(layer, requests);
+        self.keys += clock.elapsed();
+        keys
+    }
+
+    fn residuals(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {
+        let clock = Instant::now();
+        let residuals = self.inner.residuals(layer, requests);
+        self.targets += clock.elapsed();
+        residuals
+    }
+
+    fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
+        self.inner.read_weight(layer, weight)
+    }
+
+    fn write_weight(&mut self, layer: usize, weight: MatRef<'_, f32>) -> Result<()> {
+        self.inner.write_weight(layer, weight)
+    }
+
+    fn fingerprint(&self) -> String {
+        self.inner.fingerprint()
+    }
+
+    fn subject(&self, request: &Request) -> Option<String> {
+        self.inner.subject(request)
+    }
+
+    fn apply(&mut self, layer: usize, update: &Update<f32>) -> Result<()> {
+        self.inner.apply(layer, update)
+    }
+}
+
+/// A progress bar for a session. Without a terminal, it prints a line now and then.
+pub struct Follow {
+    bar: ProgressBar,
+    said: Instant,
+}
+
+/// Time between two lines.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+impl Follow {
+    pub fn new(bar: ProgressBar) -> Self {
+        Self { bar, said: Instant::now() }
+    }
+}
+
+impl Observer for Follow {
+    fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
+        self.bar.set_position(progress.processed);
+        match outcome {
+            Outcome::Applied { layers, .. } => {
+                if let Some((leakage, drift)) = layers.last().and_then(|last| last.leakage.zip(last.drift)) {
+                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}"));
+                }
+            }
+            Outcome::Rejected { .. } => self.bar.suspend(|| {
+                let _ = writeln!(std::io::stderr(), "{outcome}");
+            }),
+            _ => {}
+        }
+        if self.bar.is_hidden() && self.said.elapsed() > LINE_EVERY {
+            self.said = Instant::now();
+            let (length, message) = (self.bar.length().unwrap_or(0), self.bar.message());
+            let _ = writeln!(std::io::stderr(), "{} of {length} facts  {message}", progress.processed);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The scores of a model on facts, before and after edits.
+
+use betaedit_core::facts::Fact;
+use betaedit_core::facts::metrics::{Case, Evaluation, Rate};
+use betaedit_core::llm::{Model, Sampler, Scoring, Tokenizer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::terminal::{Done, Terminal};
+
+/// The least number of tokens over which perplexity is measured.
+const PERPLEXITY_TOKENS: u64 = 4096;
+
+/// The answers to facts, and the perplexity of a text, if one was given.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Scores {
+    pub evaluation: Evaluation,
+    pub perplexity: Option<f64>,
+}
+
+impl Scores {
+    pub fn of(
+        model: &Model,
+        tokenizer: &Tokenizer,
+        facts: &[Fact],
+        text: Option<&str>,
+        what: &'static str,
+        terminal: Terminal,
+    ) -> Done<Self> {
+        let mut scoring = Scoring::new(model, tokenizer);
+        let bar = terminal.bar(facts.len() as u64, what);
+        let mut evaluation = Evaluation::default();
+        for fact in facts {
+            let case = Case::new(&mut scoring, fact);
+            evaluation.extend([case.map_err(|error| format!("fact {}: {error}", fact.case_id()))?]);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        let perplexity = text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
+        Ok(Self { evaluation, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
+    }
+
+    /// The rates by name, and the agreement with the unedited model, if its scores are given.
+    pub fn rates(&self, unedited: Option<&Scores>) -> Vec<(&'static str, Option<Rate>)> {
+        let summary = self.evaluation.summary();
+        let agreement = unedited.and_then(|unedited| self.evaluation.neighborhood_agreement(&unedited.evaluation));
+        vec![
+            ("efficacy", summary.efficacy),
+            ("generality", summary.generality),
+            ("specificity", summary.specificity),
+            ("efficacy_prob", summary.efficacy_prob),
+            ("generality_prob", summary.generality_prob),
+            ("specificity_prob", summary.specificity_prob),
+            ("neighborhood_agreement", agreement),
+        ]
+    }
+
+    pub fn json(&self, unedited: Option<&Scores>) -> Value {
+        let rates = self.rates(unedited);
+        let mut value = json!({ "perplexity": self.perplexity, "facts": self.evaluation.cases().len() });
+        for (name, rate) in &rates {
+            value[*name] = json!(rate.map(|rate| rate.mean));
+        }
+        let intervals =
+            rates.iter().filter_map(|(name, rate)| Some((*name, json!([rate.as_ref()?.low, rate.as_ref()?.high]))));
+        value["intervals"] =
+            intervals.map(|(name, pair)| (name.to_owned(), pair)).collect::<serde_json::Map<_, _>>().into();
+        value
+    }
+}
+
+/// The subjects that the measured part of a text names. Edits are meant to change what it says about them, which counts as damage.
+pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
+    let measured = Scoring::new(model, tokenizer).measured_part(text, PERPLEXITY_TOKENS)?;
+    let mut subjects: Vec<String> = vec![];
+    for subject in facts.iter().map(Fact::subject).filter(|subject| has_name(&measured, subject)) {
+        if !subjects.iter().any(|known| known == subject) {
+            subjects.push(subject.to_owned());
+        }
+    }
+    Ok(subjects)
+}
+
+/// Whether a text contains a name that is not part of a longer word.
+fn has_name(text: &str, name: &str) -> bool {
+    let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    text.match_indices(name).any(|(start, name)| {
+        !in_word(text[..start].chars().next_back()) && !in_word(text[start + name.len()..].chars().next())
+    })
+}
+
+/// The metrics as rows of a table, for one model or for before and after.
+pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<String>> {
+    let mut rows = vec![std::iter::once(String::new()).chain(columns.iter().map(|(name, _)| (*name).into())).collect()];
+    let rates: Vec<_> = columns.iter().map(|(_, scores)| scores.rates(unedited)).collect();
+    let percent =
+        |rate: Rate| format!("{:.1} % ({:.0} to {:.0})", 100.0 * rate.mean, 100.0 * rate.low, 100.0 * rate.high);
+    for (i, (name, _)) in rates[0].iter().enumerate() {
+        if rates.iter().any(|rates| rates[i].1.is_some()) {
+            let cells = rates.iter().map(|rates| rates[i].1.map_or("-".into(), percent));
+            rows.push(std::iter::once(name.replace('_', " ")).chain(cells).collect::<Vec<String>>());
+        }
+    }
+    if columns.iter().any(|(_, scores)| scores.perplexity.is_some()) {
+        let cells = columns.iter().map(|(_, scores)| scores.perplexity.map_or("-".into(), |x| format!("{x:.2}")));
+        rows.push(std::iter::once("perplexity".to_owned()).chain(cells).collect());
+    }
+    rows
+}
+
+/// A model's completion of a prompt.
+pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<String> {
+    let start = tokenizer.encode(prompt)?;
+    let more = model.generate(&start, tokens, &mut Sampler::Greedy)?;
+    let (text, whole) = (tokenizer.decode(&start)?, tokenizer.decode(&[start, more].concat())?);
+    Ok(whole.strip_prefix(&text).unwrap_or(&whole).to_owned())
+}

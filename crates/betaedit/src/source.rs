@@ -1,0 +1,68 @@
+//! Opens the models, facts and texts that the arguments name.
+
+use std::path::{Path, PathBuf};
+
+use betaedit_core::facts::{Fact, Facts, shipped};
+use betaedit_core::llm::{Model, Tokenizer};
+use clap::Args;
+
+use crate::terminal::{Done, Failure, Terminal};
+
+/// Given as a file name, this stands for the data that comes with the program.
+pub const SHIPPED: &str = "shipped";
+
+pub fn open_model(path: &Path, terminal: Terminal) -> Done<(Model, Tokenizer)> {
+    if !path.exists() {
+        let path = path.display();
+        return Err(format!("there is no model at `{path}`: give a Hugging Face directory or a .gguf file").into());
+    }
+    Ok(Model::open(path, terminal.par)?)
+}
+
+/// The contents of a text file, or the given text of the program for the name "shipped".
+pub fn text(path: &str, shipped: &str) -> Done<String> {
+    if path == SHIPPED {
+        return Ok(shipped.to_owned());
+    }
+    std::fs::read_to_string(path).map_err(|error| -> Failure { format!("the text `{path}`: {error}").into() })
+}
+
+/// The arguments that choose facts.
+#[derive(Args, Clone)]
+pub struct FactArguments {
+    /// File of facts: CounterFact or ZsRE as published, flat records, or a list of {subject, prompt, target}; "shipped" for
+    /// the 162 that come with the program
+    #[arg(long, value_name = "FACTS.json")]
+    pub facts: String,
+    /// Use at most N facts, after --skip
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Skip the first N facts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip: usize,
+    /// Leave out and report invalid records instead of stopping
+    #[arg(long)]
+    pub skip_bad: bool,
+}
+
+impl FactArguments {
+    pub fn read(&self, terminal: Terminal) -> Done<Vec<Fact>> {
+        let path = PathBuf::from(&self.facts);
+        let facts = match (self.facts == SHIPPED, self.skip_bad) {
+            (true, _) => shipped::facts()?,
+            (false, false) => Facts::read(&path)?,
+            (false, true) => {
+                let (facts, errors) = Facts::read_lenient(&path)?;
+                errors.iter().for_each(|error| terminal.note(format!("left out: {error}")));
+                facts
+            }
+        };
+        let read = facts.len();
+        let facts: Vec<Fact> =
+            facts.into_vec().into_iter().skip(self.skip).take(self.limit.unwrap_or(usize::MAX)).collect();
+        if facts.is_empty() {
+            return Err(format!("no facts are left of the {read} in `{}`: see --skip and --limit", self.facts).into());
+        }
+        Ok(facts)
+    }
+}

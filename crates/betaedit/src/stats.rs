@@ -1,0 +1,303 @@
+//! `betaedit stats`, and the directory of statistics that it writes.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use betaedit_core::facts::shipped;
+use betaedit_core::format::{Fingerprint, Statistics, spectrum};
+use betaedit_core::llm::{Collector, Model, Tokenizer};
+use betaedit_core::{SecondMoment, Spectrum};
+use serde_json::json;
+
+use crate::settings::{Layers, Plan};
+use crate::source::{SHIPPED, open_model, text};
+use crate::terminal::{Done, Terminal, table};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Model: a Hugging Face directory or a .gguf file
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Texts like those the model was trained on; "shipped" for the 65,000 tokens or so that come with the program
+    #[arg(long, value_name = "FILE", num_args = 1.., default_values_t = [SHIPPED.to_owned()])]
+    text: Vec<String>,
+    /// Layers to edit, such as 5-10 or 5,7 [default: depends on the model]
+    #[arg(long)]
+    layers: Option<Layers>,
+    /// Number of tokens to read [default: ten for each dimension of a key]
+    #[arg(long, value_name = "N")]
+    tokens: Option<u64>,
+    /// Directory for the statistics; an interrupted run continues there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let (model, tokenizer) = open_model(&arguments.model, terminal)?;
+    let layers = arguments.layers.clone().unwrap_or(Plan::usual(model.config()).layers);
+    let texts = arguments.text.iter().map(|path| text(path, shipped::STATISTICS_TEXT)).collect::<Done<Vec<_>>>()?;
+    collect(&model, &tokenizer, &layers, &texts, arguments.tokens, &arguments.out, terminal)
+}
+
+/// Time between two saves.
+const SAVED_EVERY: Duration = Duration::from_secs(20);
+
+/// Reads texts and writes statistics and spectra. Continues where an earlier run stopped.
+pub fn collect(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    layers: &Layers,
+    texts: &[String],
+    tokens: Option<u64>,
+    folder: &Path,
+    terminal: Terminal,
+) -> Done {
+    std::fs::create_dir_all(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
+    let mut collector = Collector::new(model, tokenizer, &layers.0)?;
+    let enough = tokens.unwrap_or(collector.enough());
+    let read = Reading::resume(model, layers, texts, folder)?;
+    collector = collector.starting_at(read.windows);
+    if read.tokens > 0 {
+        terminal.say(format!("continuing after {} tokens", read.tokens));
+    }
+
+    let (started, mut saved) = (Instant::now(), Instant::now());
+    let bar = terminal.bar(enough, "statistics");
+    let mut failure = None;
+    while read.tokens + collector.tokens() < enough && failure.is_none() {
+        let before = collector.tokens();
+        collector.read(texts.iter().flat_map(|text| pieces(text)), enough - read.tokens, |progress| {
+            bar.set_position(read.tokens + progress.tokens);
+            if saved.elapsed() < SAVED_EVERY { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        failure = read.save(&collector, folder, terminal).err();
+        saved = Instant::now();
+        if collector.tokens() == before {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let total = read.tokens + collector.tokens();
+    if total < enough {
+        terminal.note(format!(
+            "the texts end after {total} of the {enough} tokens to read: give more text for better statistics"
+        ));
+    }
+
+    let mut rows = vec![["layer", "trace", "largest", "median", "smallest", "below 0.02"].map(str::to_owned).to_vec()];
+    let mut results = vec![];
+    for &layer in &layers.0 {
+        let statistics = Statistics::read(statistics_path(folder, layer))?;
+        let spectrum = layer_spectrum(&statistics, layer, folder, None, terminal)?;
+        let values = spectrum.values();
+        let (smallest, median, below) = (values[0], values[values.len() / 2], spectrum.count_below(0.02));
+        rows.push(vec![
+            layer.to_string(),
+            format!("{:.3}", spectrum.trace()),
+            format!("{:.4}", spectrum.largest()),
+            format!("{median:.5}"),
+            format!("{smallest:.2e}"),
+            format!("{below} of {}", spectrum.dim()),
+        ]);
+        results.push(json!({
+            "layer": layer, "tokens": statistics.tokens(), "d_in": spectrum.dim(), "trace": spectrum.trace(),
+            "largest": spectrum.largest(), "median": median, "smallest": smallest, "below_0.02": below,
+        }));
+    }
+    let rate = collector.tokens() as f64 / seconds.max(1e-9);
+    terminal.say(table(&rows));
+    terminal.say(format!("\n{total} tokens, {rate:.0} per second; statistics and spectra are in {}", folder.display()));
+    terminal.result(&json!({ "tokens": total, "tokens_per_second": rate, "layers": results, "out": folder }));
+    Ok(())
+}
+
+/// A text in parts of whole lines, so that only the part of a long text that is read is tokenized.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    const BYTES: usize = 1 << 16;
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = rest.as_bytes().iter().skip(BYTES).position(|&byte| byte == b'\n');
+        let (piece, more) = rest.split_at(end.map_or(rest.len(), |end| BYTES + end + 1));
+        rest = more;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// The statistics that an earlier run left.
+struct Reading {
+    fingerprints: Vec<Fingerprint>,
+    earlier: Vec<Option<Statistics>>,
+    windows: usize,
+    tokens: u64,
+}
+
+impl Reading {
+    fn resume(model: &Model, layers: &Layers, texts: &[String], folder: &Path) -> Done<Self> {
+        let text = format!("blake3 {}", text_hash(texts));
+        let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.clone() };
+        let fingerprints: Vec<_> = layers.0.iter().map(fingerprint).collect();
+        let mut earlier = vec![];
+        for fingerprint in &fingerprints {
+            let path = statistics_path(folder, fingerprint.layer);
+            let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
+            if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint)) {
+                let problem =
+                    "the file has statistics of another model or text: use another directory, or remove the file";
+                return Err(format!("`{}`: {problem}", path.display()).into());
+            }
+            earlier.push(there);
+        }
+        let ends: Vec<Option<usize>> = earlier.iter().map(|there| there.as_ref().and_then(windows_read)).collect();
+        // If layers stopped at different places, because a file was lost, all layers start again.
+        match ends.first() {
+            Some(Some(windows)) if ends.iter().all(|end| end == &ends[0]) => {
+                let tokens = earlier[0].as_ref().map_or(0, Statistics::tokens);
+                Ok(Self { fingerprints, windows: *windows, tokens, earlier })
+            }
+            _ => Ok(Self { earlier: vec![None; fingerprints.len()], fingerprints, windows: 0, tokens: 0 }),
+        }
+    }
+
+    fn save(&self, collector: &Collector<'_>, folder: &Path, terminal: Terminal) -> Done {
+        let windows = collector.windows();
+        if windows.is_empty() {
+            return Ok(());
+        }
+        for ((moment, fingerprint), earlier) in collector.moments().values().zip(&self.fingerprints).zip(&self.earlier)
+        {
+            let part = format!("windows {} to {}", windows.start, windows.end);
+            let mut statistics = Statistics::from_moment(moment, fingerprint.clone(), &part, terminal.par)?;
+            if let Some(earlier) = earlier {
+                statistics.merge(earlier)?;
+            }
+            statistics.write(statistics_path(folder, fingerprint.layer))?;
+        }
+        Ok(())
+    }
+}
+
+fn text_hash(texts: &[String]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    texts.iter().for_each(|text| {
+        hasher.update(text.as_bytes()).update(&[0]);
+    });
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// The window after the last one that was read.
+fn windows_read(statistics: &Statistics) -> Option<usize> {
+    statistics.parts().filter_map(|part| part.rsplit(' ').next()?.parse::<usize>().ok()).max()
+}
+
+fn statistics_path(folder: &Path, layer: usize) -> PathBuf {
+    folder.join(format!("layer-{layer:02}.statistics.safetensors"))
+}
+
+/// The spectrum of a layer: from its file, if it belongs to these statistics, else computed and written.
+fn layer_spectrum(
+    statistics: &Statistics,
+    layer: usize,
+    folder: &Path,
+    moment: Option<&SecondMoment>,
+    terminal: Terminal,
+) -> Done<Spectrum> {
+    let path = folder.join(format!("layer-{layer:02}.spectrum.safetensors"));
+    let mut fingerprint = statistics.fingerprint().cloned().unwrap_or_default();
+    fingerprint.layer = layer;
+    fingerprint.text += &format!(", {} tokens", statistics.tokens());
+    if let Ok((spectrum, there)) = spectrum::read(&path, terminal.par)
+        && there == fingerprint
+    {
+        return Ok(spectrum);
+    }
+    let bar = terminal.bar(0, "eigenvectors");
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let computed = match moment {
+        Some(moment) => Spectrum::new(moment, terminal.par)?,
+        None => {
+            let mean = statistics.sum() * betaedit_core::faer::Scale(1.0 / statistics.tokens() as f64);
+            Spectrum::from_matrix(mean.as_ref(), terminal.par)?
+        }
+    };
+    bar.finish_and_clear();
+    // If the directory cannot be written, the spectrum is computed again next time.
+    if let Err(error) = spectrum::write(&path, &computed, &fingerprint) {
+        terminal.note(format!("the spectrum could not be written: {error}"));
+    }
+    Ok(computed)
+}
+
+/// A layer to edit: its number, the second moment of its keys, and the spectrum.
+pub type Known = (usize, Arc<SecondMoment>, Arc<Spectrum>);
+
+/// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files of the MEMIT family whose names start with
+/// the module's. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
+pub fn load(
+    folder: &Path,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    layers: &Layers,
+    terminal: Terminal,
+) -> Done<Vec<Known>> {
+    let window = tokenizer.windows(shipped::HELD_OUT_TEXT, 256.min(model.config().context))?.swap_remove(0);
+    let witness = model.trace(&window)?;
+    let mut known = vec![];
+    for &layer in &layers.0 {
+        let (tensor, _) = model.edited_tensor(layer)?;
+        let ours = statistics_path(folder, layer);
+        let statistics = match (ours.exists(), npz_path(folder, tensor.trim_end_matches(".weight"))) {
+            (true, _) => Statistics::read(&ours)?,
+            (false, Some(npz)) => Statistics::read_npz(npz)?,
+            (false, None) => {
+                let folder = folder.display();
+                let problem = format!("there are no statistics of layer {layer} in `{folder}`");
+                return Err(
+                    format!("{problem}: collect them with `betaedit stats --layers {layers} --out {folder}`").into()
+                );
+            }
+        };
+        if let Some(fingerprint) = statistics.fingerprint()
+            && (fingerprint.model != model.fingerprint() || fingerprint.layer != layer)
+        {
+            let problem = "the statistics are of another model or layer: collect new ones with `betaedit stats`";
+            return Err(format!("`{}`: {problem}", ours.display()).into());
+        }
+        let moment = statistics.moment(witness.keys[layer].as_ref())?;
+        let spectrum = layer_spectrum(&statistics, layer, folder, Some(&moment), terminal)?;
+        known.push((layer, Arc::new(moment), Arc::new(spectrum)));
+    }
+    Ok(known)
+}
+
+/// The layers with statistics in a directory.
+pub fn layers_in(folder: &Path) -> Done<Vec<usize>> {
+    let entries = std::fs::read_dir(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
+    let number = |name: &str| name.strip_prefix("layer-")?.strip_suffix(".statistics.safetensors")?.parse().ok();
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut layers: Vec<usize> = names.filter_map(|name| number(&name)).collect();
+    layers.sort_unstable();
+    Ok(layers)
+}
+
+/// Statistics and spectrum of a layer, of any model.
+pub fn read(folder: &Path, layer: usize, terminal: Terminal) -> Done<(Statistics, Spectrum)> {
+    let statistics = Statistics::read(statistics_path(folder, layer))?;
+    let spectrum = layer_spectrum(&statistics, layer, folder, None, terminal)?;
+    Ok((statistics, spectrum))
+}
+
+fn npz_path(folder: &Path, module: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    names.filter(|path| path.extension().is_some_and(|extension| extension == "npz")).find(|path| {
+        // A module's name is followed by the name of the statistics, not by more digits.
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['_', '.']))
+    })
+}

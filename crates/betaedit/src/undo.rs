@@ -1,0 +1,86 @@
+//! `betaedit undo`.
+
+use std::path::PathBuf;
+
+use betaedit_core::session::EditId;
+use serde_json::json;
+
+use crate::run::Run;
+use crate::scores::completion;
+use crate::terminal::{Done, Terminal, shortened, table};
+use crate::weights::Outputs;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Directory of the session
+    #[arg(long, value_name = "DIR")]
+    session: PathBuf,
+    /// Model of the session, if it has moved
+    #[arg(long, value_name = "M")]
+    model: Option<PathBuf>,
+    /// Numbers of the edits to undo, from 0; see `betaedit inspect --session DIR`
+    #[arg(value_name = "EDIT", required_unless_present = "subject")]
+    edits: Vec<u64>,
+    /// Undo all edits about this subject
+    #[arg(long)]
+    subject: Option<String>,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let mut run = Run::open(&arguments.session, arguments.model.as_deref(), terminal)?;
+    let mut ids = arguments.edits.clone();
+    if let Some(subject) = &arguments.subject {
+        let held = run.held().into_iter();
+        let about = held.filter(|&id| run.entries[id as usize].subject.eq_ignore_ascii_case(subject));
+        let before = ids.len();
+        ids.extend(about);
+        if ids.len() == before {
+            return Err(format!("no edit in the model is about `{subject}`").into());
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    let undone = take_back(&mut run, &ids, terminal)?;
+    arguments.outputs.write(&run, terminal)?;
+    terminal.result(&undone);
+    Ok(())
+}
+
+/// Undoes edits and shows the model's completions of their prompts.
+pub fn take_back(run: &mut Run, ids: &[u64], terminal: Terminal) -> Done<serde_json::Value> {
+    let prompts: Vec<String> = ids
+        .iter()
+        .filter_map(|&id| run.entries.get(id as usize))
+        .map(|entry| Ok(entry.request()?.text()))
+        .collect::<Done<_>>()?;
+    let answers = |run: &Run| {
+        let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
+        prompts.iter().map(|prompt| completion(model, tokenizer, prompt, 8)).collect::<Done<Vec<_>>>()
+    };
+    let unedited = |prompt: &String| completion(&run.unedited, run.adapter().tokenizer(), prompt, 8);
+    let before_any = prompts.iter().map(unedited).collect::<Done<Vec<_>>>()?;
+    let edited = answers(run)?;
+    let edits: Vec<EditId> = ids.iter().copied().map(EditId).collect();
+    let undone = run.session.undo(&edits)?;
+    let restored = answers(run)?;
+
+    let mut rows = vec![["prompt", "unedited", "edited", "undone"].map(str::to_owned).to_vec()];
+    for (i, prompt) in prompts.iter().enumerate() {
+        let cells = [&before_any[i], &edited[i], &restored[i]].map(|text| shortened(text, 30));
+        rows.push(std::iter::once(shortened(prompt, 44)).chain(cells).collect());
+    }
+    let how = if undone.rebuilt { "; the other edits were replayed" } else { "" };
+    terminal.say(format!("undone: {}{how}\n\n{}", list(undone.ids.iter().map(|id| id.0)), table(&rows)));
+    Ok(json!({
+        "undone": undone.ids.iter().map(|id| id.0).collect::<Vec<_>>(),
+        "rebuilt": undone.rebuilt,
+        "edits": run.held().len(),
+        "prompts": prompts, "unedited": before_any, "edited": edited, "restored": restored,
+    }))
+}
+
+fn list(ids: impl Iterator<Item = u64>) -> String {
+    ids.map(|id| format!("edit {id}")).collect::<Vec<_>>().join(", ")
+}

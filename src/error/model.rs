@@ -1,0 +1,41 @@
+//! What can go wrong with models and adapters.
+
+/// What can go wrong with models and the adapters to them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The adapter does not have the requested layer.
+    #[error("the adapter has no layer {layer}; its layers are {known:?}")]
+    UnknownLayer {
+        /// The requested layer.
+        layer: usize,
+        /// The layers that the adapter has.
+        known: Vec<usize>,
+    },
+
+    /// The adapter does not have this request.
+    #[error("request {index} does not exist; the number of requests is {len}")]
+    UnknownRequest {
+        /// Index of the request.
+        index: usize,
+        /// Number of requests.
+        len: usize,
+    },
+
+    /// The request to a language model cannot be carried out.
+    #[error("the request about `{subject}`: {problem}")]
+    Request {
+        /// Its subject.
+        subject: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The model failed: a computation inside it, its tokenizer, or its files.
+    #[error("the model failed: {0}")]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+
+    /// An adapter failed for reasons of its own.
+    #[error("the adapter failed: {0}")]
+    Adapter(Box<dyn std::error::Error + Send + Sync>),
+}

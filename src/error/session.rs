@@ -1,0 +1,24 @@
+//! What can go wrong with sessions.
+
+/// What can go wrong with sessions.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The session has no such edit in the model.
+    #[error(
+        "edit {id} is not in the model: it was rejected, undone or replaced, or does not exist ({processed} so far)"
+    )]
+    UnknownEdit {
+        /// The requested edit.
+        id: u64,
+        /// Number of requests so far.
+        processed: u64,
+    },
+
+    /// The session could not restore the model to a known state.
+    #[error("the session cannot continue: {problem}; open the session again, its journal holds every confirmed batch")]
+    Broken {
+        /// What went wrong.
+        problem: String,
+    },
+}

@@ -1,0 +1,217 @@
+//! A block of the decoder, and the batch of tokens that it runs on.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result as Computed, Tensor};
+use faer::{Mat, MatRef, Par};
+
+use super::config::{Config, Positions};
+use super::ops::{Activate, Angles, Attention, Gate, Normalize, Op, Parameter, Past, Project, Rotate, Span, with_rows};
+
+/// What all blocks of a model share.
+#[derive(Clone, Copy)]
+pub(super) struct Frame<'a> {
+    pub(super) config: &'a Config,
+    pub(super) par: Par,
+}
+
+/// A matrix of the model, perhaps with a bias.
+#[derive(Clone)]
+pub(super) struct Linear {
+    pub(super) weight: Arc<Parameter>,
+    pub(super) bias: Option<Arc<[f32]>>,
+    /// A low-rank change that is being learned.
+    pub(super) low_rank: Option<LowRank>,
+}
+
+/// `scale B A`, on top of a matrix.
+#[derive(Clone)]
+pub(super) struct LowRank {
+    /// `rank x inputs`.
+    pub(super) A: Tensor,
+    /// `outputs x rank`.
+    pub(super) B: Tensor,
+    pub(super) scale: f64,
+}
+
+/// One block.
+#[derive(Clone)]
+pub(super) struct Block {
+    pub(super) attention_norm: Normalize,
+    pub(super) query: Linear,
+    pub(super) key: Linear,
+    pub(super) value: Linear,
+    /// Norms of every head of the queries and of the keys.
+    pub(super) head_norms: Option<[Normalize; 2]>,
+    pub(super) attention_output: Linear,
+    /// None where the MLP stands beside the attention and shares its norm.
+    pub(super) mlp_norm: Option<Normalize>,
+    pub(super) gate: Option<Linear>,
+    pub(super) up: Linear,
+    /// The matrix that edits change.
+    pub(super) down: Linear,
+}
+
+/// Sequences to run together: their rows one after the other, without padding.
+#[derive(Clone)]
+pub(super) struct TokenBatch {
+    pub(super) spans: Arc<[Span]>,
+    angles: Option<Arc<Angles>>,
+}
+
+/// A block up to its MLP's output projection, and what it takes to finish it.
+#[derive(Clone)]
+pub(super) struct Opened {
+    /// Keys: the inputs of the output projection, a row a token.
+    pub(super) keys: Tensor,
+    /// What the MLP's output is added to.
+    pub(super) residual: Tensor,
+    /// Keys and values of the attention.
+    attended: [Tensor; 2],
+}
+
+impl Linear {
+    pub(super) fn forward(&self, x: &Tensor, par: Par) -> Computed<Tensor> {
+        let y = x.apply_op1(Op(Project { weight: self.weight.clone(), bias: self.bias.clone(), par }))?;
+        match &self.low_rank {
+            None => Ok(y),
+            Some(LowRank { A, B, scale }) => y + (x.matmul(&A.t()?)? * *scale)?.matmul(&B.t()?)?,
+        }
+    }
+}
+
+impl TokenBatch {
+    /// The rows of some sequences. Each is given by the number of tokens before it and its own number of tokens.
+    pub(super) fn new(config: &Config, sequences: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let mut rows = 0;
+        let mut spans = vec![];
+        for (start, tokens) in sequences {
+            spans.push(Span { rows: rows..rows + tokens, start });
+            rows += tokens;
+        }
+        let angles = match &config.positions {
+            Positions::Learned => None,
+            Positions::Rotary(rotary) => Some(Arc::new(Angles::new(rotary, positions(&spans)))),
+        };
+        Self { spans: spans.into(), angles }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.spans.last().map_or(0, |span| span.rows.end)
+    }
+}
+
+pub(super) fn positions(spans: &[Span]) -> impl Iterator<Item = usize> {
+    spans.iter().flat_map(|span| span.start..span.start + span.rows.len())
+}
+
+/// Some rows of a matrix.
+pub(super) fn select(x: &Tensor, rows: &[usize]) -> Computed<Tensor> {
+    let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+    x.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)
+}
+
+/// Rows as columns.
+pub(super) fn columns(x: &Tensor) -> Computed<Mat<f32>> {
+    with_rows([x], |[x]| MatRef::from_column_major_slice(x.numbers, x.cols, x.count()).to_owned())
+}
+
+impl Block {
+    /// Runs the block up to its MLP's output projection.
+    pub(super) fn open(
+        &self,
+        frame: Frame<'_>,
+        x: &Tensor,
+        batch: &TokenBatch,
+        past: Vec<Arc<Past>>,
+    ) -> Computed<Opened> {
+        let Frame { config, par } = frame;
+        let h = x.apply_op1(Op(self.attention_norm.clone()))?;
+        let v = self.value.forward(&h, par)?;
+        let [q, k] = [(&self.query, 0), (&self.key, 1)].map(|(linear, which)| {
+            let mut x = linear.forward(&h, par)?;
+            if let Some(norms) = &self.head_norms {
+                let shape = x.dims2()?;
+                x = x.reshape(((), config.head_dim))?.apply_op1(Op(norms[which].clone()))?.reshape(shape)?;
+            }
+            match &batch.angles {
+                Some(angles) => x.apply_op1(Op(Rotate { angles: angles.clone(), head_dim: config.head_dim })),
+                None => Ok(x),
+            }
+        });
+        let (q, k) = (q?, k?);
+        let attention = Attention {
+            spans: batch.spans.clone(),
+            past,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window: config.window,
+            par,
+        };
+        let attended = q.apply_op3(&k, &v, Op(attention))?;
+        let residual = (x + self.attention_output.forward(&attended, par)?)?;
+        let keys = match &self.mlp_norm {
+            Some(norm) => self.keys(frame, &residual.apply_op1(Op(norm.clone()))?)?,
+            None => self.keys(frame, &h)?,
+        };
+        Ok(Opened { keys, residual, attended: [k, v] })
+    }
+
+    /// The block with more in its attention's output. Where the MLP stands beside the attention, its keys stay.
+    pub(super) fn shifted(&self, frame: Frame<'_>, opened: &Opened, more: &Tensor) -> Computed<Opened> {
+        let residual = (&opened.residual + more)?;
+        let keys = match &self.mlp_norm {
+            Some(norm) => self.keys(frame, &residual.apply_op1(Op(norm.clone()))?)?,
+            None => opened.keys.clone(),
+        };
+        Ok(Opened { keys, residual, attended: opened.attended.clone() })
+    }
+
+    /// The inputs of the MLP's output projection, from those of the MLP.
+    fn keys(&self, frame: Frame<'_>, h: &Tensor) -> Computed<Tensor> {
+        let (activation, par) = (frame.config.activation, frame.par);
+        let up = self.up.forward(h, par)?;
+        match &self.gate {
+            Some(gate) => gate.forward(h, par)?.apply_op2(&up, Op(Gate(activation, par))),
+            None => up.apply_op1(Op(Activate(activation, par))),
+        }
+    }
+
+    /// The MLP's output.
+    pub(super) fn mlp(&self, opened: &Opened, par: Par) -> Computed<Tensor> {
+        self.down.forward(&opened.keys, par)
+    }
+
+    /// The block's output.
+    pub(super) fn close(&self, opened: &Opened, par: Par) -> Computed<Tensor> {
+        &opened.residual + self.mlp(opened, par)?
+    }
+}
+
+impl Opened {
+    /// The attention's keys and values of the first tokens of every sequence, so many as `kept` says, behind its past.
+    pub(super) fn extended(&self, batch: &TokenBatch, past: &[Arc<Past>], kept: &[usize]) -> Computed<Vec<Arc<Past>>> {
+        let [k, v] = &self.attended;
+        with_rows([k, v], |[k, v]| {
+            let extend = |(i, (span, kept)): (usize, (&Span, &usize))| {
+                let mut past = past.get(i).map_or_else(Past::default, |past| Past::clone(past));
+                let part = span.rows.start * k.cols..(span.rows.start + kept) * k.cols;
+                past.keys.extend_from_slice(&k.numbers[part.clone()]);
+                past.values.extend_from_slice(&v.numbers[part]);
+                Arc::new(past)
+            };
+            batch.spans.iter().zip(kept).enumerate().map(extend).collect()
+        })
+    }
+
+    /// Some rows alone, to be closed.
+    pub(super) fn rows(&self, rows: &[usize]) -> Computed<Self> {
+        let [k, v] = &self.attended;
+        Ok(Self {
+            keys: select(&self.keys, rows)?,
+            residual: select(&self.residual, rows)?,
+            attended: [select(k, rows)?, select(v, rows)?],
+        })
+    }
+}

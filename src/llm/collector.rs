@@ -1,0 +1,173 @@
+//! Second moments of a model's keys over a text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{ControlFlow, Range};
+
+use candle_core::Result as Computed;
+use faer::Mat;
+
+use super::block::{TokenBatch, columns};
+use super::failed;
+use super::model::Model;
+use super::tokenizer::Tokenizer;
+use crate::error::{NumericsError, Result};
+use crate::second_moment::SecondMoment;
+use crate::util::validate;
+
+/// Collects the second moments of the keys of some layers over a text, in one pass through the blocks up to the highest layer.
+///
+/// Texts are read in windows of a fixed number of tokens. Each window starts like a text of its own, and windows are numbered across
+/// all texts. So a collection can stop and continue, also in another process ([`starting_at`](Self::starting_at)), and several can
+/// share a text: their moments add up ([`SecondMoment::merge`]).
+///
+/// Cost: a pass through the blocks, and `d_in²` multiply-adds in `f64` for each token and layer. Memory: one `d_in x d_in` matrix of
+/// `f64` for each layer.
+pub struct Collector<'a> {
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    moments: BTreeMap<usize, SecondMoment>,
+    windows: Range<usize>,
+}
+
+impl fmt::Debug for Collector<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layers: Vec<_> = self.moments.keys().collect();
+        let mut shown = f.debug_struct("Collector");
+        shown.field("layers", &layers).field("windows", &self.windows).field("tokens", &self.tokens());
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// The progress of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectionProgress {
+    /// Tokens counted.
+    pub tokens: u64,
+    /// Tokens after which the collection ends, if the texts are that long.
+    pub enough: u64,
+}
+
+/// Tokens in a window, at most.
+const WINDOW: usize = 256;
+
+/// Windows that are run at once.
+const AT_ONCE: usize = 4;
+
+impl<'a> Collector<'a> {
+    /// A collector that has read nothing yet.
+    ///
+    /// # Errors
+    /// No layer, or one that the model does not have.
+    pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, layers: &[usize]) -> Result<Self> {
+        if layers.is_empty() {
+            return Err(NumericsError::Empty { argument: "layers" }.into());
+        }
+        let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
+        let moments = layers.iter().map(of).collect::<Result<_>>()?;
+        Ok(Self { model, tokenizer, moments, windows: 0..0 })
+    }
+
+    /// Skips the windows before this one, for example because another process reads them.
+    #[must_use]
+    pub fn starting_at(mut self, window: usize) -> Self {
+        self.windows = window..window;
+        self
+    }
+
+    /// The usual number of tokens: ten for each dimension of the keys (FastMEMIT, arXiv 2506.04226).
+    #[must_use]
+    pub fn enough(&self) -> u64 {
+        self.moments.values().map(|moment| 10 * moment.d_in() as u64).max().unwrap_or(0)
+    }
+
+    /// Reads the texts from the first unread window on, until `enough` tokens are counted, the texts end, or `progress`, which is called
+    /// about every thousand tokens, breaks. The texts must be the same in each call.
+    ///
+    /// # Errors
+    /// Any failure of the model or the tokenizer. What was counted before stays counted, and reading can continue.
+    pub fn read<S: AsRef<str>>(
+        &mut self,
+        texts: impl IntoIterator<Item = S>,
+        enough: u64,
+        mut progress: impl FnMut(CollectionProgress) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let length = WINDOW.min(self.model.config.context);
+        let mut number = 0;
+        let mut waiting: Vec<Vec<u32>> = vec![];
+        for text in texts {
+            for window in self.tokenizer.windows(text.as_ref(), length)? {
+                number += 1;
+                if number <= self.windows.end {
+                    continue;
+                }
+                if self.tokens() >= enough {
+                    return Ok(());
+                }
+                waiting.push(window);
+                let more: usize = waiting.iter().map(Vec::len).sum();
+                if waiting.len() == AT_ONCE || self.tokens() + more as u64 >= enough {
+                    self.count(&std::mem::take(&mut waiting))?;
+                    if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if waiting.is_empty() { Ok(()) } else { self.count(&waiting) }
+    }
+
+    /// Tokens counted.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.moments.values().next().and_then(SecondMoment::tokens).unwrap_or(0)
+    }
+
+    /// The windows that have been read.
+    #[must_use]
+    pub fn windows(&self) -> Range<usize> {
+        self.windows.clone()
+    }
+
+    /// The second moments so far, by layer.
+    #[must_use]
+    pub fn moments(&self) -> &BTreeMap<usize, SecondMoment> {
+        &self.moments
+    }
+
+    /// The second moments by layer.
+    #[must_use]
+    pub fn into_moments(self) -> BTreeMap<usize, SecondMoment> {
+        self.moments
+    }
+
+    fn count(&mut self, windows: &[Vec<u32>]) -> Result<()> {
+        windows.iter().try_for_each(|window| self.model.check_tokens(window))?;
+        let keys = self.run(windows).map_err(failed)?;
+        // All layers count the same tokens: either all keys are in order, or none is counted.
+        keys.iter().try_for_each(|keys| validate::finite("keys", keys.as_ref()))?;
+        for (moment, keys) in self.moments.values_mut().zip(&keys) {
+            moment.observe(keys.as_ref(), self.model.par)?;
+        }
+        self.windows.end += windows.len();
+        Ok(())
+    }
+
+    /// The keys of the layers, a column a token.
+    fn run(&self, windows: &[Vec<u32>]) -> Computed<Vec<Mat<f32>>> {
+        let batch = TokenBatch::new(&self.model.config, windows.iter().map(|window| (0, window.len())));
+        let mut x = self.model.embed(&windows.concat(), &batch)?;
+        let mut keys = vec![];
+        let last = self.moments.keys().next_back().copied().unwrap_or(0);
+        for (layer, block) in self.model.blocks[..=last].iter().enumerate() {
+            let opened = block.open(self.model.frame(), &x, &batch, vec![])?;
+            if self.moments.contains_key(&layer) {
+                keys.push(columns(&opened.keys)?);
+            }
+            if layer < last {
+                x = block.close(&opened, self.model.par)?;
+            }
+        }
+        Ok(keys)
+    }
+}

@@ -1,0 +1,96 @@
+//! GPT-2.
+
+use serde_json::{Value, json};
+
+use super::{AttentionNames, ConfigFile, Family, TensorLayout};
+use crate::error::Result;
+use crate::llm::config::{Activation, Config, MlpKind, NormKind, Positions, Sizes};
+use crate::update::Orientation;
+
+/// GPT-2: learned positions, layer norms, weights stored inputs by outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gpt2;
+
+impl Family for Gpt2 {
+    fn name(&self) -> &str {
+        "Gpt2"
+    }
+
+    fn model_type(&self) -> &str {
+        "gpt2"
+    }
+
+    fn config(&self, file: &ConfigFile) -> Result<Config> {
+        let mut config = config(file)?;
+        config.positions = Positions::Learned;
+        config.tied = file.json()["tie_word_embeddings"].as_bool().unwrap_or(true);
+        Ok(config)
+    }
+
+    fn config_json(&self, config: &Config) -> Value {
+        config_json(config, self.model_type(), "GPT2LMHeadModel")
+    }
+
+    fn layout(&self) -> TensorLayout {
+        TensorLayout {
+            embedding: "transformer.wte".into(),
+            positions: Some("transformer.wpe".into()),
+            norm: "transformer.ln_f".into(),
+            head: "lm_head".into(),
+            attention_norm: "transformer.h.{}.ln_1".into(),
+            attention: AttentionNames::Joined("transformer.h.{}.attn.c_attn".into()),
+            head_norms: None,
+            attention_output: "transformer.h.{}.attn.c_proj".into(),
+            mlp_norm: Some("transformer.h.{}.ln_2".into()),
+            gate: None,
+            up: "transformer.h.{}.mlp.c_fc".into(),
+            down: "transformer.h.{}.mlp.c_proj".into(),
+            orientation: Orientation::InputsByOutputs,
+            // Early files hold the decoder without the head, and omit its name.
+            optional_prefix: Some("transformer.".into()),
+        }
+    }
+}
+
+/// What GPT-2 and GPT-J have in common.
+pub(super) fn config(file: &ConfigFile) -> Result<Config> {
+    let (hidden, heads) = (file.size("n_embd")?, file.size("n_head")?);
+    if file.json()["scale_attn_weights"] == false || file.flag("scale_attn_by_inverse_layer_idx") {
+        return Err(file.refuse("an unusual scale of the attention is not supported"));
+    }
+    let mut config = Config::new(Sizes {
+        layers: file.size("n_layer")?,
+        hidden,
+        intermediate: file.size("n_inner").unwrap_or(hidden.saturating_mul(4)),
+        heads,
+        vocabulary: file.size("vocab_size")?,
+        context: file.size("n_positions")?,
+    });
+    config.norm = NormKind::Layer;
+    config.norm_epsilon = file.number("layer_norm_epsilon").unwrap_or(1e-5);
+    config.mlp = MlpKind::Plain;
+    config.activation = file.activation("activation_function")?;
+    Ok(config)
+}
+
+/// The entries that GPT-2 and GPT-J have in common.
+pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str) -> Value {
+    let activation = match config.activation {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu_new",
+    };
+    json!({
+        "model_type": model_type,
+        "architectures": [architecture],
+        "n_embd": config.hidden,
+        "n_head": config.heads,
+        "n_layer": config.layers,
+        "n_inner": config.intermediate,
+        "n_positions": config.context,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "activation_function": activation,
+        "vocab_size": config.vocabulary,
+        "tie_word_embeddings": config.tied,
+        "torch_dtype": "float32",
+    })
+}

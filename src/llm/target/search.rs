@@ -1,0 +1,308 @@
+//! The search for a target: an output of a block, or of its MLP, that makes the model give the new answer.
+
+use std::fmt;
+
+use super::descent::{Descent, Walk};
+use super::steering::{Anchor, Site, Steered, Steering};
+use crate::error::{NumericsError, Result, Shape};
+use crate::llm::model::Model;
+use crate::llm::ops::norm;
+use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
+use crate::llm::tokenizer::Tokenizer;
+use crate::util::named::named;
+use crate::util::validate;
+
+/// Settings of the search for a target.
+///
+/// Let `v` be the output of the block, or of its MLP (see [`Site`]), at the fact's token of the bare prompt, usually the subject's last
+/// token. The search starts at 0 and finds a vector `delta` that minimises
+///
+/// ```text
+/// mean -log p(target)  +  divergence KL(p(next | subject) now || before)  +  decay |delta| / |v|²
+/// ```
+///
+/// The mean is over the bare prompt and the prompts after some of the [`Contexts`], and `delta` is added in all of them. The second term
+/// keeps what else the model says about the subject, in `{subject} is a`. The target is `v + delta` for the `delta` with the largest
+/// probability, lengthened by the [`margin`](Self::margin).
+///
+/// At [`Site::MlpAndAttention`] a second vector is sought at the same time, at the attention's output, with a decay and a bound relative
+/// to the norm of that output. It carries the part of the change that falls to the attention, and is not written. The target is that of
+/// the MLP, relative to the output it has **without** the attention's vector, as in the published programs. So the edited model is less
+/// sure of the target than the search was.
+///
+/// A prompt states the fact in one way, and what is found for it need not reach other wordings. Therefore an aside is inserted after the
+/// subject in the prompt after the first text, unless [`Wording`] says otherwise.
+///
+/// # References
+/// Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, equation 16 and the published program, which all
+/// programs of the family share. Two vectors: Li et al., "PMET: Precise Model Editing in a Transformer", AAAI 2024.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct TargetSearch {
+    /// The output that targets belong to. Default: [`Site::Block`].
+    pub site: Site,
+    /// The largest number of evaluations of the loss. Default: `20`.
+    pub steps: usize,
+    /// The descent. Default: along the gradient, in steps of `0.08 |v|`. The published programs use Adam.
+    pub descent: Descent,
+    /// Weight of the norm of `delta`. Default: `0.5`.
+    pub decay: f64,
+    /// Weight of the divergence. Default: `0.0625`.
+    pub divergence: f64,
+    /// Bound on `|delta| / |v|`. Default: `0.75`.
+    pub clamp: f64,
+    /// The search ends when the mean `-log p(target)` falls below this. Default: `0.02`, a probability of 98 %. (The published program
+    /// compares the whole loss, whose other terms often stay above such a bound.)
+    pub enough: f64,
+    /// The vector that was found is lengthened by this share, within its bound. A paraphrase receives only part of the vector, and with a
+    /// margin this part is more often enough; a longer search helps less (`docs/experiments.md`). Default: `0.1`; the published programs
+    /// have 0.
+    pub margin: f64,
+    /// How many of the [`Contexts`], from the first on, are used in the search besides the bare prompt. Each adds a sequence to every
+    /// evaluation, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
+    pub contexts: usize,
+    /// How the prompt is worded after the contexts. Default: [`Wording::Aside`].
+    pub wording: Wording,
+}
+
+/// How a prompt is worded after a context in the search for a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Wording {
+    /// As given. The published programs do this.
+    AsGiven,
+    /// After the first context, with ", as everyone knows," inserted after the subject if a word follows it. Then the target depends less
+    /// on the words that happen to follow the subject, and reaches more paraphrases that the search does not see
+    /// (`docs/experiments.md`). The inserted words are English.
+    #[default]
+    Aside,
+}
+
+named!(Wording, "wording of a prompt", { AsGiven => "as-given", Aside => "aside" });
+
+impl Default for TargetSearch {
+    fn default() -> Self {
+        Self {
+            site: Site::Block,
+            steps: 20,
+            descent: Descent::default(),
+            decay: 0.5,
+            divergence: 0.0625,
+            clamp: 0.75,
+            enough: 0.02,
+            margin: 0.1,
+            contexts: 3,
+            wording: Wording::default(),
+        }
+    }
+}
+
+/// A target, and the course of its search.
+#[derive(Clone, PartialEq)]
+pub struct Target {
+    /// The output `z*` that the block, or its MLP, should have at the fact's token.
+    pub value: Vec<f32>,
+    /// The output it has now.
+    pub start: Vec<f32>,
+    /// The vector for the attention's output, if the site has one.
+    pub attention: Option<Vec<f32>>,
+    /// The smallest mean `-log p` of the target's tokens of all evaluations, before the margin.
+    pub likelihood: f32,
+    /// The loss of each evaluation.
+    pub losses: Vec<f32>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, start, attention, likelihood, losses } = self;
+        let numbers = |of: &Vec<f32>| Shape::from((of.len(), 1));
+        let mut shown = f.debug_struct("Target");
+        shown.field("value", &numbers(value)).field("start", &numbers(start));
+        shown.field("attention", &attention.as_ref().map(numbers)).field("likelihood", likelihood);
+        shown.field("losses", losses).finish()
+    }
+}
+
+impl TargetSearch {
+    /// Sets the output that targets belong to.
+    #[must_use]
+    pub fn with_site(mut self, site: Site) -> Self {
+        self.site = site;
+        self
+    }
+
+    /// Sets the number of evaluations.
+    #[must_use]
+    pub fn with_steps(mut self, steps: usize) -> Self {
+        self.steps = steps;
+        self
+    }
+
+    /// Sets the descent.
+    #[must_use]
+    pub fn with_descent(mut self, descent: Descent) -> Self {
+        self.descent = descent;
+        self
+    }
+
+    /// Sets the weight of the norm.
+    #[must_use]
+    pub fn with_decay(mut self, decay: f64) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    /// Sets the weight of the divergence.
+    #[must_use]
+    pub fn with_divergence(mut self, divergence: f64) -> Self {
+        self.divergence = divergence;
+        self
+    }
+
+    /// Sets the bound on the change.
+    #[must_use]
+    pub fn with_clamp(mut self, clamp: f64) -> Self {
+        self.clamp = clamp;
+        self
+    }
+
+    /// Sets the mean `-log p(target)` at which the search ends.
+    #[must_use]
+    pub fn with_enough(mut self, enough: f64) -> Self {
+        self.enough = enough;
+        self
+    }
+
+    /// Sets the share by which the vector that was found is lengthened.
+    #[must_use]
+    pub fn with_margin(mut self, margin: f64) -> Self {
+        self.margin = margin;
+        self
+    }
+
+    /// Sets the number of contexts.
+    #[must_use]
+    pub fn with_contexts(mut self, contexts: usize) -> Self {
+        self.contexts = contexts;
+        self
+    }
+
+    /// Sets how the prompt is worded after the contexts.
+    #[must_use]
+    pub fn with_wording(mut self, wording: Wording) -> Self {
+        self.wording = wording;
+        self
+    }
+
+    /// The prompts of a search, each continued by the target, and where that starts.
+    pub(in crate::llm) fn prompts(
+        &self,
+        tokenizer: &Tokenizer,
+        contexts: &Contexts,
+        request: &Request,
+    ) -> Result<Vec<(Prompt, usize)>> {
+        let aside = request.with_aside().filter(|_| self.wording == Wording::Aside);
+        let worded = |i: usize| aside.as_ref().filter(|_| i == 1).unwrap_or(request);
+        let openings = contexts.openings().take(self.contexts.saturating_add(1)).enumerate();
+        openings.map(|(i, opening)| targeted(tokenizer, &opening, worded(i))).collect()
+    }
+
+    /// Finds the target of a request at block `layer`, on the model as it is now.
+    ///
+    /// An evaluation runs the blocks above forward and, except for the last evaluation, backward, from the fact's token on. With a vector
+    /// for the attention, it also runs the MLP of the block itself.
+    ///
+    /// # Errors
+    /// Settings out of range, an unknown layer, a request that the tokenizer cannot encode, or one that is longer than the model's
+    /// context.
+    pub fn run(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        contexts: &Contexts,
+        layer: usize,
+        request: &Request,
+    ) -> Result<Target> {
+        self.check()?;
+        let prompts = self.prompts(tokenizer, contexts, request)?;
+        let sequences: Vec<Steered<'_>> = (prompts.iter())
+            .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.position, start: *start })
+            .collect();
+        let kind = Request::checked(request.subject(), "{} is a", request.target()).with_token(request.token());
+        let anchor = Prompt::new(tokenizer, "", &kind, "")?;
+        let anchor = (self.divergence > 0.0).then_some(Anchor {
+            tokens: &anchor.tokens,
+            position: anchor.position,
+            weight: self.divergence as f32,
+        });
+        let steering = Steering::new(model, layer, self.site, &sequences, anchor)?;
+        self.descend(&steering)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.steps == 0 {
+            return Err(NumericsError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" }.into());
+        }
+        self.descent.check()?;
+        validate::non_negative("decay", self.decay)?;
+        validate::non_negative("divergence", self.divergence)?;
+        validate::positive("clamp", self.clamp)?;
+        validate::non_negative("enough", self.enough)?;
+        Ok(validate::non_negative("margin", self.margin)?)
+    }
+
+    fn descend(&self, steering: &Steering<'_>) -> Result<Target> {
+        let mut start = steering.outputs(0)?;
+        let hidden = steering.hidden();
+        let sizes: Vec<f32> = start.chunks_exact(hidden).map(norm).collect();
+        let mut walk = Walk::new(self.descent, &sizes, hidden);
+        let mut vectors = vec![0.0; start.len()];
+        let (mut best, mut likelihood) = (vectors.clone(), f32::INFINITY);
+        let mut losses = vec![];
+        loop {
+            let evaluation = steering.evaluate(&vectors)?;
+            let lengths: Vec<f32> = vectors.chunks_exact(hidden).map(norm).collect();
+            let slopes: Vec<f32> = sizes.iter().map(|size| self.decay as f32 / (size * size)).collect();
+            // An output that is zero gets no vector: it is bound to zero length.
+            let decay = lengths.iter().zip(&slopes).filter(|(length, _)| **length > 0.0).map(|(x, slope)| x * slope);
+            let loss = evaluation.likelihood + evaluation.divergence + decay.sum::<f32>();
+            validate::in_range("the search for a target", &[f64::from(loss)])?;
+            losses.push(loss);
+            if evaluation.likelihood < likelihood {
+                likelihood = evaluation.likelihood;
+                best.copy_from_slice(&vectors);
+            }
+            if f64::from(likelihood) < self.enough || losses.len() == self.steps {
+                break;
+            }
+            let mut gradient = evaluation.gradient()?;
+            for (i, gradient) in gradient.chunks_exact_mut(hidden).enumerate().filter(|(i, _)| lengths[*i] > 0.0) {
+                let delta = &vectors[i * hidden..(i + 1) * hidden];
+                gradient.iter_mut().zip(delta).for_each(|(g, d)| *g += slopes[i] * d / lengths[i]);
+            }
+            if !walk.step(&mut vectors, &gradient) {
+                break;
+            }
+            self.scale(&mut vectors, &sizes, 1.0);
+        }
+        self.scale(&mut best, &sizes, 1.0 + self.margin);
+        start.truncate(hidden);
+        let value = start.iter().zip(&best).map(|(v, d)| v + d).collect();
+        let attention = best.chunks_exact(hidden).nth(1).map(<[f32]>::to_vec);
+        Ok(Target { value, start, attention, likelihood, losses })
+    }
+
+    /// Multiplies vectors by a factor, or by the factor that reaches their bounds if that is smaller.
+    fn scale(&self, vectors: &mut [f32], sizes: &[f32], factor: f64) {
+        let hidden = vectors.len() / sizes.len();
+        for (delta, size) in vectors.chunks_exact_mut(hidden).zip(sizes) {
+            let length = f64::from(norm(delta));
+            if length > 0.0 {
+                let factor = factor.min(self.clamp * f64::from(*size) / length) as f32;
+                delta.iter_mut().for_each(|d| *d *= factor);
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Models from their files, and to them.
+
+mod directory;
+mod gguf;
+mod load;
+mod save;
+mod source;
+
+pub use source::{Source, StoredTensor};

@@ -1,0 +1,191 @@
+//! Models written to files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use faer::MatRef;
+
+use crate::error::Result;
+use crate::format::tensors::{self, NewTensor};
+use crate::format::{Checkpoint, Precision, Rounding, malformed};
+use crate::llm::block::{Block, Linear};
+use crate::llm::families::{AttentionNames, TensorLayout, numbered};
+use crate::llm::model::Model;
+use crate::llm::ops::{Normalize, Parameter};
+use crate::llm::tokenizer::Tokenizer;
+use crate::update::Orientation;
+use crate::util::atomic_file::{self, io_error};
+
+impl Model {
+    /// Writes the model as edited so far, in `f32`, with its tokenizer, into a directory in the Hugging Face layout: `model.safetensors`,
+    /// `tokenizer.json`, and last `config.json`. The directory is created if it does not exist.
+    ///
+    /// Use this for a model that was read from a GGUF file. If the model was read from a directory, copy the directory and call
+    /// [`write_edited`](Self::write_edited): this keeps all other tensors as they are.
+    ///
+    /// # Errors
+    /// A directory that cannot be written, or a family that has no name for a tensor of the model.
+    pub fn save(&self, tokenizer: &Tokenizer, directory: impl AsRef<Path>) -> Result<()> {
+        let directory = directory.as_ref();
+        std::fs::create_dir_all(directory).map_err(io_error(directory))?;
+        let layout = self.family.layout();
+        let joined = self.joined(&layout);
+        let path = directory.join("model.safetensors");
+        let mut tensors = Tensors { layout: &layout, path: &path, tensors: vec![] };
+        tensors.table(&layout.embedding, &self.embedding);
+        if let Some(positions) = &self.positions {
+            tensors.table(tensors.named(&layout.positions, "the positions")?, positions);
+        }
+        tensors.norm(&layout.norm, &self.norm);
+        if !self.config.tied {
+            tensors.table(&layout.head, &self.head.weight);
+            if let Some(bias) = &self.head.bias {
+                tensors.vector(&format!("{}.bias", layout.head), bias);
+            }
+        }
+        for (layer, block) in self.blocks.iter().enumerate() {
+            tensors.block(block, layer, joined.get(layer))?;
+        }
+        tensors::write(&path, tensors::kind("pt"), &tensors.tensors)?;
+        tokenizer.save(directory.join("tokenizer.json"))?;
+        let config = self.family.config_json(&self.config);
+        atomic_file::write_whole(&directory.join("config.json"), format!("{config:#}\n").as_bytes())
+    }
+
+    /// Writes the edited weights of some layers into a copy of the checkpoint that the model was read from. All other tensors stay as they
+    /// are, byte for byte. The result is the effect of rounding to the number type of the file, for each tensor.
+    ///
+    /// # Errors
+    /// An unknown layer, a checkpoint of another model, or a file that cannot be read or written.
+    pub fn write_edited(&self, checkpoint: &Checkpoint, layers: &[usize]) -> Result<BTreeMap<String, Rounding>> {
+        let layout = self.family.layout();
+        let mut weights = BTreeMap::new();
+        for &layer in layers {
+            let (name, _) = self.edited_tensor(layer)?;
+            let bare = layout.without_prefix(&name).filter(|_| checkpoint.names().all(|there| there != name));
+            let name = bare.unwrap_or(&name).to_owned();
+            weights.insert(name, self.down(layer)?.matrix());
+        }
+        checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_owned()))
+    }
+
+    /// Queries, keys and values side by side, where the family's files have them so; nothing otherwise.
+    fn joined(&self, layout: &TensorLayout) -> Vec<Joined> {
+        match layout.attention {
+            AttentionNames::Joined(_) => {
+                self.blocks.iter().map(|block| Joined::new(block, layout.orientation)).collect()
+            }
+            AttentionNames::Separate { .. } => vec![],
+        }
+    }
+}
+
+/// A matrix, as files have it.
+fn stored(weight: &Parameter, orientation: Orientation) -> MatRef<'_, f32> {
+    match orientation {
+        Orientation::OutputsByInputs => weight.matrix(),
+        Orientation::InputsByOutputs => weight.matrix().transpose(),
+    }
+}
+
+/// Queries, keys and values in one matrix, as it is stored.
+struct Joined {
+    rows: usize,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Joined {
+    fn new(block: &Block, orientation: Orientation) -> Self {
+        let parts = [&block.query, &block.key, &block.value];
+        let (inputs, outputs) = (block.query.weight.shape().1, parts.iter().map(|part| part.weight.shape().0).sum());
+        let stored = parts.map(|part| stored(&part.weight, orientation));
+        let (rows, weight) = match orientation {
+            Orientation::OutputsByInputs => {
+                let rows = stored.into_iter().flat_map(|part| part.row_iter());
+                (outputs, rows.flat_map(|row| row.iter().copied()).collect())
+            }
+            Orientation::InputsByOutputs => {
+                let row = |row| stored.into_iter().flat_map(move |part| part.row(row).iter().copied());
+                (inputs, (0..inputs).flat_map(row).collect())
+            }
+        };
+        let bias = parts.iter().filter_map(|part| part.bias.as_deref()).flatten().copied().collect();
+        Self { rows, weight, bias }
+    }
+}
+
+/// The tensors of a file that is to be written.
+struct Tensors<'a> {
+    layout: &'a TensorLayout,
+    path: &'a Path,
+    tensors: Vec<NewTensor<'a, f32>>,
+}
+
+impl<'a> Tensors<'a> {
+    /// A name that the model asks for.
+    fn named<N>(&self, name: &'a Option<N>, what: &str) -> Result<&'a N> {
+        name.as_ref().ok_or_else(|| malformed(self.path, format!("the model's family has no name for {what}")))
+    }
+
+    fn block(&mut self, block: &'a Block, layer: usize, joined: Option<&'a Joined>) -> Result<()> {
+        let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
+        self.norm(&name(&layout.attention_norm), &block.attention_norm);
+        match (&layout.attention, joined) {
+            (AttentionNames::Separate { query, key, value }, _) => {
+                self.linear(&name(query), &block.query);
+                self.linear(&name(key), &block.key);
+                self.linear(&name(value), &block.value);
+            }
+            (AttentionNames::Joined(whole), Some(Joined { rows, weight, bias })) => {
+                self.rows(&name(whole), MatRef::from_row_major_slice(weight, *rows, weight.len() / rows));
+                if !bias.is_empty() {
+                    self.vector(&format!("{}.bias", name(whole)), bias);
+                }
+            }
+            (AttentionNames::Joined(_), None) => {}
+        }
+        if let Some([q, k]) = &block.head_norms {
+            let [q_name, k_name] = self.named(&layout.head_norms, "the norms of the heads")?;
+            self.norm(&name(q_name), q);
+            self.norm(&name(k_name), k);
+        }
+        self.linear(&name(&layout.attention_output), &block.attention_output);
+        if let Some(norm) = &block.mlp_norm {
+            self.norm(&name(self.named(&layout.mlp_norm, "the norm in front of the MLP")?), norm);
+        }
+        if let Some(gate) = &block.gate {
+            self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate);
+        }
+        self.linear(&name(&layout.up), &block.up);
+        self.linear(&name(&layout.down), &block.down);
+        Ok(())
+    }
+
+    fn linear(&mut self, name: &str, linear: &'a Linear) {
+        self.rows(name, stored(&linear.weight, self.layout.orientation));
+        if let Some(bias) = &linear.bias {
+            self.vector(&format!("{name}.bias"), bias);
+        }
+    }
+
+    fn norm(&mut self, name: &str, norm: &'a Normalize) {
+        self.vector(&format!("{name}.weight"), &norm.gain);
+        if let Some(bias) = &norm.bias {
+            self.vector(&format!("{name}.bias"), bias);
+        }
+    }
+
+    /// Embeddings or a head, a row a token or position.
+    fn table(&mut self, name: &str, table: &'a Parameter) {
+        self.rows(name, table.matrix());
+    }
+
+    fn rows(&mut self, name: &str, rows: MatRef<'a, f32>) {
+        self.tensors.push(NewTensor::matrix(format!("{name}.weight"), rows, Precision::F32));
+    }
+
+    fn vector(&mut self, name: &str, numbers: &'a [f32]) {
+        self.tensors.push(NewTensor::vector(name, numbers, Precision::F32));
+    }
+}

@@ -1,0 +1,44 @@
+//! Where tensors come from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use crate::error::Result;
+
+/// A tensor as it is stored.
+#[derive(Clone, PartialEq)]
+pub struct StoredTensor {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its numbers, the last index fastest.
+    pub numbers: Vec<f32>,
+}
+
+impl fmt::Debug for StoredTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredTensor").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+/// Where the tensors of a model come from: files, or a map from names to tensors.
+pub trait Source {
+    /// A tensor, or `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or numbers of an unknown type.
+    fn tensor(&mut self, name: &str) -> Result<Option<StoredTensor>>;
+
+    /// The file that errors name.
+    fn path(&self) -> &Path;
+}
+
+impl Source for BTreeMap<String, StoredTensor> {
+    fn tensor(&mut self, name: &str) -> Result<Option<StoredTensor>> {
+        Ok(self.get(name).cloned())
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("tensors in memory")
+    }
+}

@@ -1,0 +1,81 @@
+//! The guides of `docs/`, followed literally: every program in them is built and run in a crate outside of the repository's
+//! tree, as its reader would.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The guides, with the features that their programs need.
+const GUIDES: [(&str, &[&str]); 3] =
+    [("adding-an-editor", &["session"]), ("adding-an-adapter", &["session"]), ("adding-a-model-family", &["llm"])];
+
+#[test]
+#[ignore = "builds a crate of its own, which takes minutes; the gate runs it"]
+fn every_program_of_a_guide_runs_in_a_crate_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let programs = folder.path().join("src/bin");
+    std::fs::create_dir_all(&programs).unwrap();
+    let mut names = Vec::new();
+    for (guide, _) in GUIDES {
+        let text = std::fs::read_to_string(root.join("docs").join(guide).with_extension("md")).unwrap();
+        let found = programs_of(&text);
+        assert!(!found.is_empty(), "{guide} has no program");
+        for (i, program) in found.iter().enumerate() {
+            let name = format!("{guide}-{i}");
+            std::fs::write(programs.join(&name).with_extension("rs"), program).unwrap();
+            names.push(name);
+        }
+    }
+    // A method that is no recipe, in a session: the guide must keep showing one.
+    assert!(names.contains(&"adding-an-editor-1".to_owned()));
+    std::fs::write(folder.path().join("Cargo.toml"), manifest(root)).unwrap();
+    std::fs::copy(root.join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
+    for name in &names {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["run", "--quiet", "--bin", name]).current_dir(folder.path());
+        // Its own target directory would build every dependency again.
+        cargo.env("CARGO_TARGET_DIR", target());
+        let output = cargo.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{name}: {text}");
+    }
+}
+
+/// The folder that this test was built in.
+fn target() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    program.ancestors().nth(3).unwrap().to_owned()
+}
+
+fn manifest(root: &Path) -> String {
+    let mut features: Vec<&str> = GUIDES.iter().flat_map(|(_, features)| *features).copied().collect();
+    features.dedup();
+    // The profiles of the repository, so that dependencies are built once.
+    let text = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let profiles = &text[text.find("[profile.dev]").expect("a profile")..];
+    let path = root.display();
+    format!(
+        "[package]\nname = \"guides\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n\
+         [dependencies]\nbetaedit-core = {{ path = \"{path}\", features = {features:?} }}\ntempfile = \"3\"\n\n{profiles}"
+    )
+}
+
+/// The Rust blocks of a guide as whole programs, with the lines that its reader does not see.
+fn programs_of(guide: &str) -> Vec<String> {
+    let mut programs = Vec::new();
+    let mut lines = guide.lines();
+    while let Some(line) = lines.next() {
+        if !line.starts_with("```rust") {
+            continue;
+        }
+        let mut program = String::from("#![allow(non_snake_case, dead_code)]\n");
+        for line in lines.by_ref().take_while(|line| !line.starts_with("```")) {
+            let shown = if line == "#" { "" } else { line.strip_prefix("# ").unwrap_or(line) };
+            writeln!(program, "{shown}").unwrap();
+        }
+        assert!(program.contains("fn main()"), "a block of a guide is no program: {program}");
+        programs.push(program);
+    }
+    programs
+}
