@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use faer::{Mat, MatMut, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::triangle::{Sums, Triangle};
+use crate::linalg::triangle::{PartialSums, Triangle};
 use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
 use crate::util::{bytes, validate};
@@ -320,7 +320,7 @@ impl SecondMoment {
         let mut CX = Mat::zeros(X.nrows(), X.ncols());
         if X.ncols() == 1 && X.row_stride() == 1 {
             let x = X.col(0).try_as_col_major().expect("the stride is 1").as_slice();
-            self.sum.times_vector(x, 1.0, CX.col_as_slice_mut(0), &mut Sums::default(), |_, _, _| (), par);
+            self.sum.times_vector(x, 1.0, CX.col_as_slice_mut(0), &mut PartialSums::default(), |_, _, _| (), par);
         } else {
             self.sum.times_matrix(X, CX.as_mut(), par);
         }

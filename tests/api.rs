@@ -91,12 +91,10 @@ fn every_type_of_language_models_is_shown_and_shared() {
     all!(llm::Scoring<'_>, betaedit_core::facts::metrics::TokenScore);
 }
 
-/// The lists above are whole: every public type of the library stands in them.
-#[test]
-fn no_public_type_is_left_out() {
-    let lists = include_str!("api.rs");
+/// The structs and enums of the library, each with its file; `visible` asks for public ones only.
+fn types(visible: bool) -> Vec<(String, String)> {
     let mut files = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    let mut types = 0;
+    let mut found = Vec::new();
     while let Some(path) = files.pop() {
         if path.is_dir() {
             files.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
@@ -104,19 +102,44 @@ fn no_public_type_is_left_out() {
         }
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         for line in text.lines() {
-            let Some(rest) = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub enum ")) else {
-                continue;
+            let declared = match line.strip_prefix("pub ") {
+                Some(declared) => declared,
+                None if visible => continue,
+                None => line.strip_prefix("pub(").and_then(|rest| Some(rest.split_once(") ")?.1)).unwrap_or(line),
             };
-            let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
-            let named = lists.match_indices(name).any(|(at, _)| {
-                let outside = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
-                outside(lists[..at].chars().next_back()) && outside(lists[at + name.len()..].chars().next())
-            });
-            assert!(named, "{name} of {} is not in tests/api.rs", path.display());
-            types += 1;
+            let rest = declared.strip_prefix("struct ").or_else(|| declared.strip_prefix("enum "));
+            if let Some(rest) = rest {
+                let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+                found.push((name.to_owned(), path.display().to_string()));
+            }
         }
     }
-    assert!(types > 100, "{types} public types were found");
+    found
+}
+
+/// The lists above are whole: every public type of the library stands in them.
+#[test]
+fn no_public_type_is_left_out() {
+    let lists = include_str!("api.rs");
+    let types = types(true);
+    for (name, path) in &types {
+        let named = lists.match_indices(&**name).any(|(at, _)| {
+            let outside = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+            outside(lists[..at].chars().next_back()) && outside(lists[at + name.len()..].chars().next())
+        });
+        assert!(named, "{name} of {path} is not in tests/api.rs");
+    }
+    assert!(types.len() > 100, "{} public types were found", types.len());
+}
+
+/// A name means one thing in the whole library, also where it is private.
+#[test]
+fn no_two_types_have_one_name() {
+    let mut types = types(false);
+    types.sort();
+    for pair in types.windows(2) {
+        assert!(pair[0].0 != pair[1].0, "{} is declared in {} and in {}", pair[0].0, pair[0].1, pair[1].1);
+    }
 }
 
 /// Errors travel through `?` into boxed errors and across threads, and repeat no source in their text.

@@ -64,7 +64,7 @@ impl Solution {
 pub struct Workspace {
     pub(super) keys: Mat<f64>,
     pub(super) Z: Mat<f64>,
-    pub(super) product: symmetric::Workspace,
+    pub(super) product: symmetric::ProductBuffer,
 }
 
 impl Default for Workspace {

@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 
 use crate::error::numerics::Result;
 use crate::linalg;
-use crate::linalg::triangle::{Sums, Triangle};
+use crate::linalg::triangle::{PartialSums, Triangle};
 use crate::scalar::Scalar;
 use crate::util::bytes;
 
@@ -58,9 +58,9 @@ impl Rounded {
 
 /// Working memory of products with one column.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Workspace {
-    exact: Sums<f64>,
-    rounded: Sums<f32>,
+pub(crate) struct ProductBuffer {
+    exact: PartialSums<f64>,
+    rounded: PartialSums<f32>,
     key: Vec<f32>,
 }
 
@@ -124,7 +124,7 @@ impl Symmetric {
 
     /// `Z = X K`. A single column is one pass over the triangle and allocates nothing if `Z` and `workspace` were used
     /// before.
-    pub(crate) fn product(&self, K: MatRef<'_, f64>, Z: &mut Mat<f64>, workspace: &mut Workspace) {
+    pub(crate) fn product(&self, K: MatRef<'_, f64>, Z: &mut Mat<f64>, workspace: &mut ProductBuffer) {
         Z.resize_with(self.dim(), K.ncols(), |_, _| 0.0);
         if K.ncols() == 1 && K.row_stride() == 1 {
             let k = K.col(0).try_as_col_major().expect("the stride is 1").as_slice();
@@ -136,9 +136,9 @@ impl Symmetric {
 
     /// As [`product`](Self::product) for a single column, from the `f32` copy, which reads half the bytes. The result
     /// is accurate to about `f32::EPSILON |X|₂ |k|`. Returns whether there is a copy.
-    pub(crate) fn rounded_product(&self, k: &[f64], z: &mut [f64], workspace: &mut Workspace) -> bool {
+    pub(crate) fn rounded_product(&self, k: &[f64], z: &mut [f64], workspace: &mut ProductBuffer) -> bool {
         let Some(rounded) = &self.rounded else { return false };
-        let Workspace { rounded: sums, key, .. } = workspace;
+        let ProductBuffer { rounded: sums, key, .. } = workspace;
         let length = linalg::power_of_two(k.iter().fold(0.0, |max, k| max.max(k.abs())));
         key.clear();
         key.extend(k.iter().map(|k| f32::from_f64(k / length)));
@@ -161,7 +161,7 @@ impl Symmetric {
         [(F.subcols(0, self.added), Sign::Plus), (right, Sign::Minus)]
     }
 
-    fn times_vector(&self, k: &[f64], z: &mut [f64], workspace: &mut Workspace) {
+    fn times_vector(&self, k: &[f64], z: &mut [f64], workspace: &mut ProductBuffer) {
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
         self.base.times_vector(k, 1.0, z, &mut workspace.exact, pending, self.par);
     }
@@ -338,7 +338,7 @@ mod tests {
                     let F = Mat::from_fn(dim, n, |i, j| entry(i + n, 3 * j + 1));
                     matrix.push(F.as_ref(), sign);
                     expected += &F * F.transpose() * faer::Scale(sign.factor());
-                    let (mut Z, mut workspace) = (Mat::new(), Workspace::default());
+                    let (mut Z, mut workspace) = (Mat::new(), ProductBuffer::default());
                     for columns in [1, 2, 9] {
                         let K = Mat::from_fn(dim, columns, |i, j| entry(2 * i + 5, j + n));
                         matrix.product(K.as_ref(), &mut Z, &mut workspace);

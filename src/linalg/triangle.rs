@@ -34,7 +34,7 @@ impl Entry for f64 {}
 /// Working memory of a product: for every thread but the first its share of `z`, and for every thread its sums over a
 /// panel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sums<X> {
+pub(crate) struct PartialSums<X> {
     shares: Vec<f64>,
     panel: Vec<X>,
 }
@@ -48,7 +48,7 @@ impl<X: Entry> Triangle<X> {
         Ok(Self { dim, panels })
     }
 
-    /// `z = scale X k`, one pass over the triangle. Sums in `X` run over one panel; the panels are summed in `f64`.
+    /// `z = scale X k`, one pass over the triangle. PartialSums in `X` run over one panel; the panels are summed in `f64`.
     ///
     /// * `more`: adds further terms to a thread's share of `z`; takes the number of the thread and the number of
     ///   threads
@@ -57,7 +57,7 @@ impl<X: Entry> Triangle<X> {
         k: &[X],
         scale: f64,
         z: &mut [f64],
-        sums: &mut Sums<X>,
+        sums: &mut PartialSums<X>,
         more: impl Fn(usize, usize, &mut [f64]) + Sync,
         par: Par,
     ) {
@@ -66,7 +66,7 @@ impl<X: Entry> Triangle<X> {
         sums.shares.resize((threads - 1) * self.dim, 0.0);
         sums.panel.resize(threads * self.dim, X::default());
         z.fill(0.0);
-        let work = Work { triangle: self, k, scale, more, threads };
+        let work = PanelWork { triangle: self, k, scale, more, threads };
         work.fan_out(z, &mut sums.shares, &mut sums.panel, 0..threads);
         for share in sums.shares.chunks_exact(self.dim) {
             z.iter_mut().zip(share).for_each(|(z, share)| *z += share);
@@ -167,7 +167,7 @@ impl Triangle<f64> {
 }
 
 /// A product, divided among threads.
-struct Work<'a, X, F> {
+struct PanelWork<'a, X, F> {
     triangle: &'a Triangle<X>,
     k: &'a [X],
     scale: f64,
@@ -175,7 +175,7 @@ struct Work<'a, X, F> {
     threads: usize,
 }
 
-impl<X: Entry, F: Fn(usize, usize, &mut [f64]) + Sync> Work<'_, X, F> {
+impl<X: Entry, F: Fn(usize, usize, &mut [f64]) + Sync> PanelWork<'_, X, F> {
     /// Runs a range of the threads. Each works on an equal area of the triangle, into its own vector.
     fn fan_out(&self, z: &mut [f64], shares: &mut [f64], panel_sums: &mut [X], some: std::ops::Range<usize>) {
         let (Self { triangle, k, scale, more, threads }, dim) = (self, self.triangle.dim);

@@ -41,7 +41,7 @@ pub struct ModelAdapter {
     search: TargetSearch,
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
-    batch: Option<Work>,
+    batch: Option<RequestWork>,
 }
 
 impl fmt::Debug for ModelAdapter {
@@ -55,19 +55,19 @@ impl fmt::Debug for ModelAdapter {
 }
 
 /// The state of a batch of requests.
-struct Work {
+struct RequestWork {
     requests: Vec<Request>,
     /// The layer that all parts are opened at.
     layer: usize,
     /// The highest layer changed since the batch began.
     changed: Option<usize>,
-    parts: Vec<Part>,
+    parts: Vec<RequestPart>,
     /// `hidden x n`.
     targets: Option<Mat<f32>>,
 }
 
 /// Requests of a batch that are run at once.
-struct Part {
+struct RequestPart {
     requests: Range<usize>,
     batch: TokenBatch,
     /// For each sequence (each request's bare prompt, then its prompts after the contexts), the row of the fact's token.
@@ -155,12 +155,12 @@ impl ModelAdapter {
     }
 
     /// The state of a batch, opened at a layer.
-    fn at(&mut self, layer: usize, requests: &[Request]) -> Result<&mut Work> {
+    fn at(&mut self, layer: usize, requests: &[Request]) -> Result<&mut RequestWork> {
         self.check_layer(layer)?;
         if requests.is_empty() {
             return Err(NumericsError::Empty { argument: "requests" }.into());
         }
-        let goes_on = |work: &Work| {
+        let goes_on = |work: &RequestWork| {
             work.requests == requests && work.layer <= layer && work.changed.is_none_or(|changed| changed < layer)
         };
         let mut work = match self.batch.take().filter(goes_on) {
@@ -182,7 +182,7 @@ impl ModelAdapter {
     }
 
     /// All requests, opened at the first layer.
-    fn begin(&self, requests: &[Request]) -> Result<Work> {
+    fn begin(&self, requests: &[Request]) -> Result<RequestWork> {
         let parts = (0..requests.len()).step_by(AT_ONCE).map(|start| {
             let range = start..(start + AT_ONCE).min(requests.len());
             let mut prompts = vec![];
@@ -196,21 +196,21 @@ impl ModelAdapter {
             self.open(range, &prompts).map_err(failed)
         });
         let parts = parts.collect::<Result<_>>()?;
-        Ok(Work { requests: requests.to_vec(), layer: 0, changed: None, parts, targets: None })
+        Ok(RequestWork { requests: requests.to_vec(), layer: 0, changed: None, parts, targets: None })
     }
 
-    fn open(&self, requests: Range<usize>, prompts: &[Prompt]) -> Computed<Part> {
+    fn open(&self, requests: Range<usize>, prompts: &[Prompt]) -> Computed<RequestPart> {
         // Nothing after the fact's token matters to what is asked here.
         let inputs: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.tokens[..=prompt.position]).collect();
         let batch = TokenBatch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let places = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let x = self.model.embed(&inputs.concat(), &batch)?;
         let opened = self.model.blocks[0].open(self.model.frame(), &x, &batch, vec![])?;
-        Ok(Part { requests, batch, places, opened })
+        Ok(RequestPart { requests, batch, places, opened })
     }
 
     /// The output of the last edited layer at the fact's token of the bare prompts, a column for each request.
-    fn outputs(&self, layer: usize, part: &Part) -> Computed<Mat<f32>> {
+    fn outputs(&self, layer: usize, part: &RequestPart) -> Computed<Mat<f32>> {
         let each = self.contexts.prefixes().len() + 1;
         let bare: Vec<_> = part.batch.spans.iter().step_by(each).map(|span| span.rows.clone()).collect();
         let batch = TokenBatch::new(&self.model.config, bare.iter().map(|rows| (0, rows.len())));

@@ -37,20 +37,20 @@ pub(super) struct Tilt {
     solve: (f64, f64),
     /// `Z`, column by column.
     keys: Vec<f64>,
-    space: Space,
+    space: TiltedSpace,
     par: Par,
 }
 
 /// A space between two refreshes, in terms of the keys that made it.
 #[derive(Clone, Debug)]
-struct Space {
+struct TiltedSpace {
     X: Mat<f64>,
     N: Mat<f64>,
 }
 
 /// A refresh, computed before anything changes.
-pub(super) struct Plan {
-    space: Space,
+pub(super) struct TiltPlan {
+    space: TiltedSpace,
     keys: Vec<f64>,
     /// `A` and `A (Psi' - Psi)`: the change of `Q` is their product.
     basis: Mat<f64>,
@@ -67,7 +67,7 @@ impl Tilt {
             weight,
             solve,
             keys: Vec::new(),
-            space: Space { X: Mat::zeros(0, 0), N: Mat::zeros(0, 0) },
+            space: TiltedSpace { X: Mat::zeros(0, 0), N: Mat::zeros(0, 0) },
             par,
         }
     }
@@ -89,7 +89,7 @@ impl Tilt {
     }
 
     /// The space after `new` keys (`d_in x n`) have joined those of earlier refreshes.
-    pub(super) fn plan(&self, new: MatRef<'_, f64>) -> Result<Plan> {
+    pub(super) fn plan(&self, new: MatRef<'_, f64>) -> Result<TiltPlan> {
         let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
         let s = self.spectrum.values();
         let U = self.spectrum.vectors();
@@ -136,7 +136,7 @@ impl Tilt {
         linalg::matmul(right, Accum::Replace, U.subcols(r, d - r), by_E.as_ref(), 1.0, par);
         let change = linalg::product(basis.as_ref(), difference.as_ref(), par);
         crate::util::validate::no_overflow("the refreshed space", change.as_ref())?;
-        Ok(Plan { space, keys, basis, change, kept })
+        Ok(TiltPlan { space, keys, basis, change, kept })
     }
 
     /// Writes the state, bit for bit.
@@ -160,16 +160,16 @@ impl Tilt {
         if X.ncols() != t || rows != t || self.len() < t {
             return Err(bytes::invalid("the space does not match the keys"));
         }
-        self.space = Space { X, N };
+        self.space = TiltedSpace { X, N };
         Ok(())
     }
 
-    pub(super) fn carry_out(&mut self, plan: Plan, Q: &mut InverseGram) {
+    pub(super) fn carry_out(&mut self, plan: TiltPlan, Q: &mut InverseGram) {
         Q.add_product(plan.change.as_ref(), plan.basis.as_ref());
         (self.space, self.keys) = (plan.space, plan.keys);
     }
 
-    fn space_of(&self, Theta: &Mat<f64>, Omega: &Mat<f64>) -> Result<Space> {
+    fn space_of(&self, Theta: &Mat<f64>, Omega: &Mat<f64>) -> Result<TiltedSpace> {
         let (t, w, par) = (Theta.nrows(), self.weight, self.par);
         let S = Mat::from_fn(t, t, |i, j| f64::from(i == j) + w * Theta[(i, j)]);
         let L = factor(S, par)?;
@@ -180,11 +180,11 @@ impl Tilt {
         let B = Spectrum::from_symmetric("B", B * faer::Scale(w), par)?;
         let first = B.values().partition_point(|&beta| beta < 1.0 - tolerance::HEADROOM);
         let N = linalg::product(inverse.transpose(), B.vectors().subcols(first, t - first), par);
-        Ok(Space { X: linalg::self_outer(inverse.transpose(), par) * faer::Scale(w), N })
+        Ok(TiltedSpace { X: linalg::self_outer(inverse.transpose(), par) * faer::Scale(w), N })
     }
 }
 
-impl Space {
+impl TiltedSpace {
     /// The same space among `t` keys, of which it knows only the first.
     fn padded(&self, t: usize) -> Self {
         let pad = |matrix: &Mat<f64>, cols: usize| {
@@ -204,7 +204,7 @@ struct Small {
 
 impl Small {
     /// `Psi` of a space, with all keys in the history.
-    fn psi(&self, space: &Space) -> Result<Mat<f64>> {
+    fn psi(&self, space: &TiltedSpace) -> Result<Mat<f64>> {
         let (t, par) = (self.Gamma.nrows(), self.par);
         let product = |a: &Mat<f64>, b: &Mat<f64>| linalg::product(a.as_ref(), b.as_ref(), par);
         let identity = Mat::<f64>::identity(t, t);

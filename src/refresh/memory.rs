@@ -7,7 +7,7 @@ use faer::{MatRef, Par};
 use super::full::Full;
 use super::keys::Keys;
 use super::maximal::Tilt;
-use super::nested::{self, Headroom};
+use super::nested::{Headroom, HeadroomPlan};
 use super::solve::Solve;
 use super::{Refresh, RefreshRule};
 use crate::engine::{Constraint, InverseGram, Solution};
@@ -46,7 +46,7 @@ pub(crate) struct Memory {
 /// What changes besides `Q` when keys join the history, computed before anything changes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
-    headroom: Option<nested::Plan>,
+    headroom: Option<HeadroomPlan>,
     constraint: Option<Constraint>,
 }
 
@@ -139,7 +139,7 @@ impl Memory {
             full.absorb(keys, self.par)?;
         }
         // The editor's token guarantees that the solution is fresh, so this does not fail.
-        if plan.headroom.as_ref().is_some_and(nested::Plan::removes_its_only_key) {
+        if plan.headroom.as_ref().is_some_and(HeadroomPlan::removes_its_only_key) {
             Q.remove_solution(solution)?;
         } else {
             Q.absorb_solution(solution)?;

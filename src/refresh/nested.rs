@@ -55,14 +55,14 @@ pub struct Headroom {
 
 /// What absorbing keys would do, computed before anything changes.
 #[derive(Clone, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct HeadroomPlan {
     /// `Y`: the saturated combinations of the keys, one per column.
     pub(crate) saturated: Mat<f64>,
     grows: Mat<f64>,
     shrinks: Mat<f64>,
 }
 
-impl Plan {
+impl HeadroomPlan {
     /// Whether the plan is for a single key that is saturated.
     pub(crate) fn removes_its_only_key(&self) -> bool {
         self.saturated.shape() == (1, 1)
@@ -130,7 +130,7 @@ impl Headroom {
         Ok(removed)
     }
 
-    pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<Plan> {
+    pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<HeadroomPlan> {
         validate::columns("keys", keys, self.inverse.dim())?;
         validate::finite("keys", keys)?;
         let par = self.inverse.par();
@@ -148,7 +148,7 @@ impl Headroom {
             validate::no_overflow("the headroom", Z.as_ref())?;
             let none = Mat::zeros(Z.nrows(), 0);
             let (grows, shrinks) = if saturated { (none, Z) } else { (Z, none) };
-            return Ok(Plan { saturated: Mat::full(1, usize::from(saturated), 1.0), grows, shrinks });
+            return Ok(HeadroomPlan { saturated: Mat::full(1, usize::from(saturated), 1.0), grows, shrinks });
         }
         let spectrum = Spectrum::from_symmetric("the headroom used by the keys", B, par)?;
         let beta = spectrum.values();
@@ -163,7 +163,7 @@ impl Headroom {
         let shrinks = scaled(saturated.as_ref(), &|j| 1.0 / beta[first + j]);
         validate::no_overflow("the headroom", grows.as_ref())?;
         validate::no_overflow("the headroom", shrinks.as_ref())?;
-        Ok(Plan { saturated, grows, shrinks })
+        Ok(HeadroomPlan { saturated, grows, shrinks })
     }
 
     /// Writes the state, bit for bit.
@@ -178,7 +178,7 @@ impl Headroom {
         self.inverse.load(from)
     }
 
-    pub(crate) fn carry_out(&mut self, plan: &Plan) {
+    pub(crate) fn carry_out(&mut self, plan: &HeadroomPlan) {
         self.kept -= plan.saturated.ncols().min(self.kept);
         self.inverse.push(plan.shrinks.as_ref(), Sign::Minus);
         self.inverse.push(plan.grows.as_ref(), Sign::Plus);

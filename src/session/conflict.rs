@@ -61,9 +61,9 @@ impl fmt::Display for Conflict {
 
 /// What is known about every request without reading the journal.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(super) struct EditIndex {
     /// Requests of batches that were applied, ascending. Rejected requests have no entry: a short record can reject many.
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
     seen: u64,
     applied: u64,
     by_subject: HashMap<u64, Vec<u32>>,
@@ -72,16 +72,16 @@ pub(super) struct Index {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct IndexEntry {
     id: EditId,
     place: Mark,
     subject: u64,
     sketch: u64,
-    fate: Fate,
+    fate: Standing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Standing {
     Applied,
     /// Overruled within its batch.
     Never,
@@ -91,14 +91,14 @@ enum Fate {
     },
 }
 
-impl Default for Index {
+impl Default for EditIndex {
     fn default() -> Self {
         let by_sketch = vec![Vec::new(); 8 * 256];
         Self { entries: Vec::new(), seen: 0, applied: 0, by_subject: HashMap::new(), by_sketch }
     }
 }
 
-impl Index {
+impl EditIndex {
     pub(super) fn len(&self) -> u64 {
         self.seen
     }
@@ -109,7 +109,7 @@ impl Index {
 
     /// Adds the next request; `sketch` is that of its key, if it was applied.
     pub(super) fn add(&mut self, place: Mark, subject: u64, sketch: Option<u64>) {
-        let fate = if sketch.is_some() { Fate::Applied } else { Fate::Never };
+        let fate = if sketch.is_some() { Standing::Applied } else { Standing::Never };
         if let (Some(sketch), Ok(at)) = (sketch, u32::try_from(self.entries.len())) {
             self.applied += 1;
             if subject != 0 {
@@ -117,7 +117,7 @@ impl Index {
             }
             buckets(sketch).for_each(|bucket| self.by_sketch[bucket].push(at));
         }
-        self.entries.push(Entry { id: EditId(self.seen), place, subject, sketch: sketch.unwrap_or(0), fate });
+        self.entries.push(IndexEntry { id: EditId(self.seen), place, subject, sketch: sketch.unwrap_or(0), fate });
         self.seen += 1;
     }
 
@@ -127,7 +127,7 @@ impl Index {
     }
 
     pub(super) fn is_applied(&self, id: EditId) -> bool {
-        self.entry(id).is_some_and(|entry| entry.fate == Fate::Applied)
+        self.entry(id).is_some_and(|entry| entry.fate == Standing::Applied)
     }
 
     pub(super) fn place(&self, id: EditId) -> Option<Mark> {
@@ -138,8 +138,8 @@ impl Index {
     pub(super) fn take_back(&mut self, id: EditId, place: Mark) {
         let Some(at) = self.position(id) else { return };
         let entry = &mut self.entries[at];
-        if entry.fate == Fate::Applied {
-            entry.fate = Fate::Gone { at: place.offset };
+        if entry.fate == Standing::Applied {
+            entry.fate = Standing::Gone { at: place.offset };
             self.applied -= 1;
             let other = |&one: &u32| one as usize != at;
             buckets(entry.sketch).for_each(|bucket| self.by_sketch[bucket].retain(other));
@@ -152,13 +152,13 @@ impl Index {
     /// Whether an edit was in the model when the journal ended at a place.
     pub(super) fn was_applied(&self, id: EditId, place: Mark) -> bool {
         self.entry(id).is_some_and(|entry| match entry.fate {
-            Fate::Applied => true,
-            Fate::Gone { at } => at >= place.offset,
-            Fate::Never => false,
+            Standing::Applied => true,
+            Standing::Gone { at } => at >= place.offset,
+            Standing::Never => false,
         })
     }
 
-    fn entry(&self, id: EditId) -> Option<&Entry> {
+    fn entry(&self, id: EditId) -> Option<&IndexEntry> {
         self.position(id).map(|at| &self.entries[at])
     }
 
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn rejected_requests_take_numbers_and_no_memory() {
         let place = |offset| Mark { offset, check: [0; 16] };
-        let mut index = Index::default();
+        let mut index = EditIndex::default();
         index.add(place(8), 1, Some(5));
         index.pass_over(1 << 20);
         index.add(place(80), 1, Some(5));

@@ -71,7 +71,7 @@ use crate::editor::{ClosedFormEditor, Editor, EditorState, Share};
 use crate::error::{Error, Result, SessionError};
 use crate::metrics::Gauges;
 
-use conflict::Index;
+use conflict::EditIndex;
 use journal::Journal;
 use layer::Layer;
 use store::Store;
@@ -94,7 +94,7 @@ pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     near: f64,
     store: Store<A::Scalar>,
     journal: Journal,
-    index: Index,
+    index: EditIndex,
     observer: Box<dyn Observer>,
     report: Report,
     /// Edits between snapshots, and edits since the last one.

@@ -7,7 +7,7 @@ use faer::{Mat, Par};
 
 use super::Session;
 use super::builder::SessionBuilder;
-use super::conflict::Index;
+use super::conflict::EditIndex;
 use super::identity::Identity;
 use super::journal::Journal;
 use super::layer::Layer;
@@ -55,9 +55,9 @@ impl<M> SessionBuilder<M> {
             layers: &self.layers,
         };
         let layers = self.first_layers(&adapter, par)?;
-        let Opened { journal, store, index, recovery } = match &self.directory {
-            None => Opened::in_memory(&layers, &identity)?,
-            Some(path) => Opened::in_directory(path, &layers, &identity)?,
+        let Past { journal, store, index, recovery } = match &self.directory {
+            None => Past::in_memory(&layers, &identity)?,
+            Some(path) => Past::in_directory(path, &layers, &identity)?,
         };
         let mut session = Session {
             adapter,
@@ -152,14 +152,14 @@ impl<M> SessionBuilder<M> {
 }
 
 /// The stored parts of a session, found or created.
-struct Opened<T: Scalar> {
+struct Past<T: Scalar> {
     journal: Journal,
     store: Store<T>,
-    index: Index,
+    index: EditIndex,
     recovery: Recovery,
 }
 
-impl<T: Scalar> Opened<T> {
+impl<T: Scalar> Past<T> {
     fn in_memory<M: SessionMethod<T>>(layers: &[Layer<T, M::Editor>], identity: &Identity<'_, M>) -> Result<Self> {
         let store = Store::Memory { base: layers.iter().map(|layer| layer.before.clone()).collect() };
         Self::begun(Journal::in_memory(), store, &identity.written::<T>())
@@ -169,7 +169,7 @@ impl<T: Scalar> Opened<T> {
     fn begun(mut journal: Journal, store: Store<T>, description: &str) -> Result<Self> {
         let record = Record::<T>::Description(description.to_owned());
         journal.append(record.kind(), &record.encode())?;
-        Ok(Self { journal, store, index: Index::default(), recovery: Recovery::default() })
+        Ok(Self { journal, store, index: EditIndex::default(), recovery: Recovery::default() })
     }
 
     fn in_directory<M: SessionMethod<T>>(
@@ -199,7 +199,7 @@ impl<T: Scalar> Opened<T> {
         identity: &Identity<'_, M>,
     ) -> Result<Self> {
         let shapes: Vec<_> = layers.iter().map(Layer::shape).collect();
-        let (mut index, mut recovery) = (Index::default(), Recovery::default());
+        let (mut index, mut recovery) = (EditIndex::default(), Recovery::default());
         let mut description = None;
         let visit = |place, kind, payload: &[u8]| -> Result<()> {
             let record = Record::<T>::decode(kind, payload, &shapes).map_err(io_error(&at))?;

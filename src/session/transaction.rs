@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use faer::{Mat, Scale};
 
 use super::Session;
-use super::conflict::{Conflict, Index, sketch, subject_hash};
+use super::conflict::{Conflict, EditIndex, sketch, subject_hash};
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::{Layer, Proposed, Stability, State};
@@ -68,7 +68,7 @@ pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
 }
 
 /// Adds what a record says about requests to the index.
-pub(super) fn enter<T: Scalar>(index: &mut Index, place: Mark, record: &Record<T>) {
+pub(super) fn enter<T: Scalar>(index: &mut EditIndex, place: Mark, record: &Record<T>) {
     match record {
         Record::Description(_) => {}
         Record::Batch(batch) => {

@@ -12,7 +12,7 @@ const LONGEST_INDEX: u64 = 1 << 28;
 
 /// The part of an index that is read.
 #[derive(serde::Deserialize)]
-struct Index {
+struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
@@ -22,7 +22,7 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
     if length > LONGEST_INDEX {
         return Err(malformed(path, format!("an index of {length} bytes is too long")));
     }
-    let index: Index = serde_json::from_slice(&atomic_file::read(path)?)
+    let index: ShardIndex = serde_json::from_slice(&atomic_file::read(path)?)
         .map_err(|error| malformed(path, format!("not a readable index of a checkpoint: {error}")))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let shard = |(tensor, file): (String, String)| {

@@ -39,14 +39,14 @@ const LINEAR: [&str; 19] = [
 
 /// The part of a configuration that is read.
 #[derive(serde::Deserialize)]
-struct Config {
+struct ModelType {
     model_type: String,
 }
 
 /// By the `model_type` of the `config.json` beside a file of the model.
 pub(super) fn of_model(beside: &Path) -> Result<Orientation> {
     let path = beside.with_file_name(CONFIG);
-    let config: Config = serde_json::from_slice(&atomic_file::read(&path)?)
+    let config: ModelType = serde_json::from_slice(&atomic_file::read(&path)?)
         .map_err(|error| malformed(&path, format!("not a readable configuration of a model: {error}")))?;
     match config.model_type.as_str() {
         kind if CONV1D.contains(&kind) => Ok(Orientation::InputsByOutputs),

@@ -33,7 +33,7 @@ pub(super) fn patch(
         staged.push(Staged::new(path, |to| {
             file.copy_replacing(to, &matrices, |of_shard, first, old, bytes| {
                 let (which, matrix) = (patched[of_shard], &matrices[of_shard]);
-                let rounding = roundings[which].get_or_insert_with(|| Sums::new(matrix.precision));
+                let rounding = roundings[which].get_or_insert_with(|| RoundingSums::new(matrix.precision));
                 let old = MatRef::from_row_major_slice(old, old.len() / matrix.cols, matrix.cols);
                 let refused = |error: NumericsError| {
                     malformed(path, format!("tensor `{}`: {}", targets[which].0, of_whole_tensor(error, first)))
@@ -46,7 +46,7 @@ pub(super) fn patch(
         })?);
     }
     staged.into_iter().try_for_each(Staged::commit)?;
-    Ok(roundings.into_iter().flatten().map(Sums::report).collect())
+    Ok(roundings.into_iter().flatten().map(RoundingSums::report).collect())
 }
 
 /// An error in a block of rows, with its row counted from the start of the tensor.
@@ -61,15 +61,15 @@ fn of_whole_tensor(error: NumericsError, first: usize) -> NumericsError {
 
 /// The sums behind a [`Rounding`].
 #[derive(Clone)]
-struct Sums {
+struct RoundingSums {
     precision: Precision,
-    /// Sums of squares.
+    /// RoundingSums of squares.
     asked: f64,
     error: f64,
     largest: f64,
 }
 
-impl Sums {
+impl RoundingSums {
     fn new(precision: Precision) -> Self {
         Self { precision, asked: 0.0, error: 0.0, largest: 0.0 }
     }
