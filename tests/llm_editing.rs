@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use betaedit_core::editor::History;
-use betaedit_core::editor::NamedRecipe;
 use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{Collector, Contexts, FactToken, ModelAdapter, Request, Sampler, TargetSearch};
@@ -309,7 +308,7 @@ fn a_session_edits_a_model_and_takes_it_back() {
     let text = std::fs::read_to_string(data().join("../README.md")).unwrap();
     collector.read([&text], 2_000, |_| ControlFlow::Continue(())).unwrap();
     let recipe = Memit::default().with_lambda(1.0).with_ridge(1e-3).with_history(History::Absorbed).recipe();
-    let mut builder = SessionBuilder::new(NamedRecipe::new("memit-h", recipe));
+    let mut builder = SessionBuilder::new(betaedit_core::editor::NamedRecipe::new("memit-h", recipe));
     for (layer, moment) in collector.into_moments() {
         let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
         builder = builder.layer(layer, Arc::new(moment), spectrum);
