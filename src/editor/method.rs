@@ -81,3 +81,25 @@ impl Method for NamedRecipe {
         self.recipe.check()
     }
 }
+
+/// A method behind a pointer is a method.
+macro_rules! behind {
+    ($pointer:ty) => {
+        impl<M: Method + ?Sized> Method for $pointer {
+            fn name(&self) -> Cow<'static, str> {
+                (**self).name()
+            }
+
+            fn recipe(&self) -> Recipe {
+                (**self).recipe()
+            }
+
+            fn check(&self) -> Result<()> {
+                (**self).check()
+            }
+        }
+    };
+}
+
+behind!(&M);
+behind!(Box<M>);

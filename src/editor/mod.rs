@@ -30,6 +30,7 @@
 //! A row is a [`Recipe`]. A [`Method`] provides one, and [`ClosedFormEditor`] runs it. [`METHODS`] lists the rows by
 //! name. [`NullSpace`] and [`SimIe`] wrap any method.
 
+mod boxed;
 mod closed_form;
 mod describe;
 pub(crate) mod merging;
@@ -172,7 +173,8 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// Returns its update.
     ///
     /// # Errors
-    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. On
+    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. (A clone is the same editor until one
+    /// of the two changes.) On
     /// error, nothing is changed.
     fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>>;
 

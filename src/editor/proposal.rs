@@ -109,12 +109,15 @@ impl<T: Scalar> Proposal<T> {
     /// * `token`: the token of the editor's present state
     ///
     /// # Errors
-    /// [`NumericsError::StaleProposal`] if the proposal was made in another state, or if its memo is not an `M`.
+    /// [`NumericsError::StaleProposal`] if the proposal was made in another state; [`NumericsError::Editor`] if its memo
+    /// is not an `M`.
     pub fn into_memo<M: Any>(self, token: &StateToken) -> Result<(Update<T>, M)> {
         if self.token != *token {
             return Err(NumericsError::StaleProposal);
         }
-        let memo = self.memo.downcast::<M>().map_err(|_| NumericsError::StaleProposal)?;
+        let memo = self.memo.downcast::<M>().map_err(|_| {
+            NumericsError::Editor("the memo of the proposal has another type than the commit asks for".into())
+        })?;
         Ok((self.update, *memo))
     }
 }

@@ -62,7 +62,7 @@ impl Space {
 /// 1 is least squares, where missing a residual costs as much as changing the output of an edited key by the same
 /// amount. With smaller values the residuals are met more closely; with 0, exactly.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Slack {
     /// For a single edit.
     pub single: f64,
@@ -187,6 +187,9 @@ impl Recipe {
 
     /// Checks that all numbers are in range.
     pub(super) fn check(&self) -> Result<()> {
+        validate::non_negative("weight", self.weight)?;
+        validate::non_negative("ridge", self.ridge)?;
+        self.space.threshold().map_or(Ok(()), Threshold::check)?;
         self.refresh.check()?;
         self.merging.check()?;
         validate::non_negative("slack of single edits", self.slack.single)?;

@@ -46,7 +46,7 @@ pub enum NumericsError {
     },
 
     /// A matrix that must hold at least one column (one edit, one key) holds none.
-    #[error("`{argument}` is empty: give at least one row and one column")]
+    #[error("`{argument}` is empty: give at least one")]
     Empty {
         /// Name of the argument.
         argument: &'static str,

@@ -32,7 +32,7 @@ impl<M> Identity<'_, M> {
     {
         let mut lines = vec![
             "session format 2".to_owned(),
-            format!("model: {}", self.model),
+            format!("model: {}", self.model.replace('\n', "\n  ")),
             format!("numbers: {}", T::NAME),
             format!("method: {}", self.method.description()),
         ];
@@ -100,28 +100,57 @@ fn hash_of_moment(moment: &SecondMoment) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
+/// Compares two descriptions field by field, in the order in which they are written.
 fn same(path: &Path, there: &str, here: &str) -> Result<()> {
     if there == here {
         return Ok(());
     }
-    let (mut a, mut b, mut within) = (there.lines(), here.lines(), String::new());
-    let problem = loop {
-        match (a.next(), b.next()) {
-            (Some(a), Some(b)) if a == b => {
-                // The fields of a description are indented below the line that names it.
-                if !a.starts_with(' ') {
-                    within = a.split(": ").next().unwrap_or_default().to_owned();
-                }
+    let (a, b) = (fields(there), fields(here));
+    let value = |fields: &[(String, String)], name: &str| {
+        fields.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+    };
+    let names = a.iter().chain(&b).map(|(name, _)| name);
+    let problem = names
+        .filter_map(|name| difference(name, value(&a, name), value(&b, name)))
+        .next()
+        .unwrap_or_else(|| "its settings are in another order".to_owned());
+    let problem = format!("belongs to another session: {problem}; use another directory");
+    Err(FileError::Format { path: path.to_owned(), problem }.into())
+}
+
+/// The fields of a description by name: a line that is not indented, with the lines that are indented below it.
+fn fields(description: &str) -> Vec<(String, String)> {
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in description.lines() {
+        match fields.last_mut() {
+            Some((_, value)) if line.starts_with(' ') => {
+                value.push('\n');
+                value.push_str(line);
             }
-            (a, b) => {
-                let place = match a.or(b) {
-                    Some(line) if line.starts_with(' ') => format!(", its {within}"),
-                    _ => String::new(),
-                };
-                let (a, b) = (a.unwrap_or("nothing").trim(), b.unwrap_or("nothing").trim());
-                break format!("belongs to another session{place}: there `{a}`, here `{b}`; use another directory");
+            _ => {
+                let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+                fields.push((name.to_owned(), value.to_owned()));
             }
         }
-    };
-    Err(FileError::Format { path: path.to_owned(), problem }.into())
+    }
+    fields
+}
+
+/// Where two values of a field differ first, if they do.
+fn difference(name: &str, there: Option<String>, here: Option<String>) -> Option<String> {
+    if there == here {
+        return None;
+    }
+    let absent = || "absent".to_owned();
+    let (there, here) = (there.unwrap_or_else(absent), here.unwrap_or_else(absent));
+    let (mut a, mut b) = (there.lines(), here.lines());
+    loop {
+        match (a.next(), b.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (a, b) => {
+                let [a, b] = [a, b].map(|line| line.unwrap_or("nothing").trim().to_owned());
+                return Some(format!("its {name} is `{a}` there, `{b}` here"));
+            }
+        }
+    }
 }

@@ -53,7 +53,7 @@ pub trait SessionMethod<T: Scalar>: Send + Sync {
     ///
     /// # Errors
     /// Settings outside their range, or statistics that do not fit.
-    fn editor(&self, statistics: &LayerStatistics, par: Par) -> Result<Self::Editor>;
+    fn layer_editor(&self, statistics: &LayerStatistics, par: Par) -> Result<Self::Editor>;
 
     /// How residuals are divided among the layers.
     fn share(&self) -> Share {
@@ -79,7 +79,7 @@ impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
         self.recipe().description()
     }
 
-    fn editor(&self, statistics: &LayerStatistics, par: Par) -> Result<ClosedFormEditor<T>> {
+    fn layer_editor(&self, statistics: &LayerStatistics, par: Par) -> Result<ClosedFormEditor<T>> {
         self.check()?;
         // The session merges requests itself, once for all layers.
         let recipe = Recipe { merging: Merging::Never, ..self.recipe() };

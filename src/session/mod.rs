@@ -185,9 +185,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
     }
 
-    /// Runs `restore`, which brings the model back to a known state. If it fails, the session is broken.
+    /// Runs `restore`, which brings model and editors to a known state. If it fails, the session is broken.
     fn restored<R>(&mut self, restore: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        restore(self).inspect_err(|error| self.broken = Some(error.to_string()))
+        restore(self).map_err(|error| {
+            let problem = self.broken.insert(error.to_string()).clone();
+            SessionError::Broken { problem }.into()
+        })
     }
 }
 

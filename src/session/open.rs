@@ -19,8 +19,11 @@ use super::transaction::{self, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Merging;
 use crate::error::{FileError, ModelError, NumericsError, Result};
+use crate::linalg::{self, tolerance};
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
+use crate::spectrum::Spectrum;
 use crate::util::atomic_file::io_error;
 use crate::util::validate;
 
@@ -141,14 +144,36 @@ impl<M> SessionBuilder<M> {
                 let (expected, found) = ((d_in, d_in).into(), (moment, moment).into());
                 return Err(NumericsError::Shape { argument: "moment", expected, found }.into());
             }
+            agree(&statistics.moment, &statistics.spectrum, par)?;
             let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
             validate::finite("the adapter's weight", weight.as_ref())?;
-            let editor = self.method.editor(statistics, par)?;
+            let editor = self.method.layer_editor(statistics, par)?;
             Layer::new(statistics.clone(), editor, weight, self.gauged, self.restraint, par)
         };
         self.layers.iter().map(layer).collect()
     }
+}
+
+/// Refuses a spectrum of other statistics, by what both do to one vector.
+fn agree(moment: &SecondMoment, spectrum: &Spectrum, par: Par) -> Result<()> {
+    // Any vector will do that is not special.
+    let x = Mat::from_fn(moment.d_in(), 1, |i, _| (1.0 + i as f64 * 1.618_033_988_749_895).cos());
+    let U = spectrum.vectors();
+    let coordinates = linalg::product(U.transpose(), x.as_ref(), par);
+    let scaled = Mat::from_fn(spectrum.dim(), 1, |i, _| spectrum.values()[i] * coordinates[(i, 0)]);
+    let by_spectrum = linalg::product(U, scaled.as_ref(), par);
+    let by_moment = moment.product(x.as_ref(), par)?;
+    let measured = (by_moment - by_spectrum).norm_l2() / (spectrum.largest() * x.norm_l2()).max(f64::MIN_POSITIVE);
+    // Some files hold statistics in `f32`.
+    if measured <= tolerance::SYMMETRY {
+        return Ok(());
+    }
+    let what = format!(
+        "a spectrum of other statistics than the moment of its layer (they differ by {measured:.1e} of the largest \
+         eigenvalue); give `Spectrum::new` of that moment"
+    );
+    Err(NumericsError::Unsupported { what }.into())
 }
 
 /// The stored parts of a session, found or created.

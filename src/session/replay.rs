@@ -13,7 +13,7 @@ use super::report::Report;
 use super::transaction::{copy_weight, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Editor;
-use crate::error::{Error, Result, SessionError};
+use crate::error::{Error, FileError, NumericsError, Result, SessionError};
 use crate::refresh::RefreshReport;
 
 impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
@@ -91,7 +91,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub(super) fn reset(&mut self) -> Result<()> {
         let Self { store, layers, adapter, method, par, .. } = self;
         for layer in layers.iter_mut() {
-            let editor = method.editor(layer.statistics(), *par)?;
+            let editor = method.layer_editor(layer.statistics(), *par)?;
             layer.reset(editor)?;
         }
         store.read_base(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))
@@ -156,7 +156,9 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub(super) fn count_towards_snapshot(&mut self, edits: usize) {
         self.since_snapshot = self.since_snapshot.saturating_add(edits);
         if self.since_snapshot >= self.snapshot_every {
-            self.snapshot_failure = self.snapshot().err();
+            // Without a way to save its editors, a session has no snapshots.
+            let unsupported = |error: &Error| matches!(error, Error::Numerics(NumericsError::Unsupported { .. }));
+            self.snapshot_failure = self.snapshot().err().filter(|error| !unsupported(error));
             self.since_snapshot = 0;
         }
     }
@@ -171,7 +173,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
         let place = self.journal.end();
         let Self { store, layers, adapter, report, .. } = self;
-        store.write_snapshot(place, report, layers, |layer| copy_weight(adapter, layer))?;
+        let written = store.write_snapshot(place, report, layers, |layer| copy_weight(adapter, layer));
+        written.map_err(|error| match error {
+            Error::File(FileError::Io { error, .. }) if error.kind() == std::io::ErrorKind::Unsupported => {
+                NumericsError::Unsupported { what: "snapshots, by an editor that cannot be saved".into() }.into()
+            }
+            other => other,
+        })?;
         self.since_snapshot = 0;
         self.snapshot_failure = None;
         Ok(())

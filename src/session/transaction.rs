@@ -52,9 +52,19 @@ struct Attempt<T: Scalar> {
 
 /// Runs code of an adapter; a panic in it becomes an error.
 pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+    caught(run).unwrap_or_else(|panic| Err(ModelError::Adapter(panic.into()).into()))
+}
+
+/// Runs code of an editor; a panic in it becomes an error.
+fn guarded_editor<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
+    caught(run).unwrap_or_else(|panic| Err(NumericsError::Editor(panic.into()).into()))
+}
+
+/// What code returns, or what it panicked with.
+fn caught<R>(run: impl FnOnce() -> R) -> std::result::Result<R, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-        Err(ModelError::Adapter(format!("it panicked: {}", text.unwrap_or("without a message")).into()).into())
+        format!("it panicked: {}", text.unwrap_or("without a message"))
     })
 }
 
@@ -213,10 +223,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Commits a batch that is in the journal.
     fn commit(&mut self, attempt: Attempt<A::Scalar>, ids: &[EditId], place: Mark) -> Result<Outcome> {
         let Attempt { record, replaced, proposed, conflicts } = attempt;
-        let committed: Result<Vec<_>> =
-            self.layers.iter_mut().zip(proposed).map(|(layer, proposed)| layer.commit(proposed)).collect();
-        let layers = self.restored(|_| committed)?;
+        // It is in the journal, so it counts, whatever becomes of the editors.
         enter(&mut self.index, place, &record);
+        let commit = |session: &mut Self| {
+            let layers = session.layers.iter_mut().zip(proposed);
+            layers.map(|(layer, proposed)| guarded_editor(|| layer.commit(proposed))).collect::<Result<Vec<_>>>()
+        };
+        let layers = self.restored(commit)?;
         Ok(Outcome::Applied { ids: ids.to_vec(), replaced, conflicts, layers })
     }
 
@@ -259,13 +272,16 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     /// Refreshes the projectors that are due. A refresh before a failure stays.
     pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, Rejection> {
+        let Self { layers, broken, .. } = self;
         let refresh = |layer: &mut Layer<A::Scalar, E>| {
-            layer
-                .editor
-                .refresh_if_due()
-                .map_err(|error| Rejection::Failed { layer: layer.number, error: error.into() })
+            let refreshed = caught(|| layer.editor.refresh_if_due()).unwrap_or_else(|panic| {
+                // Nobody knows how far it came.
+                *broken = Some(panic.clone());
+                Err(NumericsError::Editor(panic.into()))
+            });
+            refreshed.map_err(|error| Rejection::Failed { layer: layer.number, error: error.into() })
         };
-        self.layers.iter_mut().map(refresh).collect()
+        layers.iter_mut().map(refresh).collect()
     }
 
     fn keys(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
@@ -300,7 +316,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         };
         let layer = &self.layers[i];
         let before = linalg::product(layer.before.as_ref(), keys.as_ref(), self.par);
-        let proposed = layer.propose(&EditBatch::new(keys.as_ref(), residuals.as_ref())?, stability, refresh)?;
+        let batch = EditBatch::new(keys.as_ref(), residuals.as_ref())?;
+        let proposed = guarded_editor(|| layer.propose(&batch, stability, refresh))?;
         Ok((Part { keys, residuals, before }, proposed))
     }
 

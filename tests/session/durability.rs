@@ -166,7 +166,7 @@ fn a_session_of_something_else_is_refused_and_named() {
     };
     assert!(problem(open(folder.path(), refreshes()[1])).contains("method"));
     let deeper = builder(2, recipe(Refresh::Never)).directory(folder.path()).open(Stack::new(3), Par::Seq);
-    assert!(problem(deeper).contains("model: a stack of 2"));
+    assert!(problem(deeper).contains("its model is `a stack of 2`"));
     let fewer = builder(1, recipe(Refresh::Never)).directory(folder.path()).open(Stack::new(2), Par::Seq);
     assert!(problem(fewer).contains("layer 4"));
     // Another process, or the same one twice.

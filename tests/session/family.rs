@@ -227,5 +227,5 @@ fn a_restraint_is_checked_and_part_of_the_session() {
     let durable = |kept| memit().restraint(Rect::default().with_kept(kept)).directory(folder.path());
     open(durable(0.4), 1).edit(&facts(58, 1)).unwrap();
     let error = refused(durable(0.5)).to_string();
-    assert!(error.contains("its restraint: there `kept: 0.4`, here `kept: 0.5`"), "{error}");
+    assert!(error.contains("its restraint is `kept: 0.4` there, `kept: 0.5` here"), "{error}");
 }

@@ -478,7 +478,7 @@ fn a_session_that_cannot_restore_the_model_stops() {
     // The second layer's update fails, and then the first weight that is written back: after a subject and two reads.
     session.adapter().inner.fault.set(Some((session.adapter().inner.calls() + 6, Fault::Error)));
     fault.set(Some((session.adapter().calls.get() + 4, Fault::Error)));
-    assert!(matches!(session.edit(&stream[1..2]), Err(Error::Model(ModelError::Adapter(_)))));
+    assert!(matches!(session.edit(&stream[1..2]), Err(Error::Session(SessionError::Broken { .. }))));
     assert!(matches!(session.edit(&stream[2..]), Err(Error::Session(SessionError::Broken { .. }))));
     assert!(matches!(session.undo(&[0.into()]), Err(Error::Session(SessionError::Broken { .. }))));
     drop(session);

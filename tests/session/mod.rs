@@ -6,5 +6,6 @@ mod family;
 mod histories;
 mod model;
 mod small;
+mod strangers;
 mod transaction;
 mod undo;

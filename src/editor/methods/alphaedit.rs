@@ -61,7 +61,8 @@ impl Method for AlphaEdit {
     fn name(&self) -> Cow<'static, str> {
         let name = match self.history {
             History::Absorbed => "alphaedit-h",
-            History::Ignored | History::Random { .. } => "alphaedit",
+            History::Ignored => "alphaedit",
+            History::Random { .. } => "alphaedit-r",
         };
         name.into()
     }

@@ -22,7 +22,8 @@ use crate::util::validate;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct BetaEdit {
-    /// Weight of the statistics in the solve. Default: `3_000.0`, in units of one edited key.
+    /// Weight of the statistics in the solve. Default: `3_000.0`, in units of one edited key. A refresh has its own, in
+    /// [`refresh`](Self::refresh); [`with_lambda1`](Self::with_lambda1) sets both.
     pub lambda1: f64,
     /// Ridge on the norm of the update. Default: `10.0`.
     pub lambda2: f64,
