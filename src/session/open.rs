@@ -58,9 +58,9 @@ impl<M> SessionBuilder<M> {
             layers: &self.layers,
         };
         let layers = self.first_layers(&adapter, par)?;
-        let Past { journal, store, index, recovery } = match &self.directory {
-            None => Past::in_memory(&layers, &identity)?,
-            Some(path) => Past::in_directory(path, &layers, &identity)?,
+        let StoredParts { journal, store, index, recovery } = match &self.directory {
+            None => StoredParts::in_memory(&layers, &identity)?,
+            Some(path) => StoredParts::in_directory(path, &layers, &identity)?,
         };
         let mut session = Session {
             adapter,
@@ -177,14 +177,14 @@ fn agree(moment: &SecondMoment, spectrum: &Spectrum, par: Par) -> Result<()> {
 }
 
 /// The stored parts of a session, found or created.
-struct Past<T: Scalar> {
+struct StoredParts<T: Scalar> {
     journal: Journal,
     store: Store<T>,
     index: EditIndex,
     recovery: Recovery,
 }
 
-impl<T: Scalar> Past<T> {
+impl<T: Scalar> StoredParts<T> {
     fn in_memory<M: SessionMethod<T>>(layers: &[Layer<T, M::Editor>], identity: &Identity<'_, M>) -> Result<Self> {
         let store = Store::Memory { base: layers.iter().map(|layer| layer.before.clone()).collect() };
         Self::begun(Journal::in_memory(), store, &identity.written::<T>())
