@@ -10,7 +10,8 @@
 //!
 //! Functions that only compute return a [`NumericsError`]. Functions that also read files, run models or keep a session
 //! return an [`Error`], into which `?` converts the others. A message says what was found, what is allowed, and what to
-//! do. It is complete: no error has a source whose text the message repeats.
+//! do. It is complete: no error has a source whose text the message repeats. To reach a cause, such as the error of the
+//! operating system, match the variant that holds it.
 //!
 //! ```
 //! use betaedit_core::error::{Error, NumericsError};
