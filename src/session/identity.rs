@@ -21,7 +21,8 @@ pub(super) struct Identity<'a, M> {
     pub(super) share: Share,
     pub(super) gauged: bool,
     pub(super) restraint: Option<Restraint>,
-    pub(super) layers: &'a [LayerStatistics],
+    /// Lines on the layers, see [`statistics`].
+    pub(super) statistics: Vec<String>,
 }
 
 impl<M> Identity<'_, M> {
@@ -41,7 +42,7 @@ impl<M> Identity<'_, M> {
         }
         lines.push(format!("gauges: {}", self.gauged));
         lines.extend(self.restraint.map(|restraint| format!("restraint: {}", restraint.description())));
-        lines.extend(self.statistics());
+        lines.extend(self.statistics.iter().cloned());
         lines.join("\n")
     }
 
@@ -59,18 +60,8 @@ impl<M> Identity<'_, M> {
             format!("gauges: {}", self.gauged),
         ];
         lines.extend(self.restraint.map(|restraint| format!("restraint: {}", first_format::restraint(&restraint))));
-        lines.extend(self.statistics());
+        lines.extend(self.statistics.iter().cloned());
         Some(lines.join("\n"))
-    }
-
-    fn statistics(&self) -> Vec<String> {
-        let drawn = self.layers.iter().filter_map(|layer| Some((layer.layer, layer.random_keys.as_ref()?)));
-        let mut lines: Vec<String> =
-            drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
-        lines.extend(self.layers.iter().map(|LayerStatistics { layer, moment, .. }| {
-            format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))
-        }));
-        lines
     }
 
     /// Refuses a session with another description. The error names the first difference.
@@ -86,6 +77,17 @@ impl<M> Identity<'_, M> {
         };
         same(path, &there, &here)
     }
+}
+
+/// The random keys and the statistics of the layers, by their hashes: a pass over each.
+pub(super) fn statistics(layers: &[LayerStatistics]) -> Vec<String> {
+    let drawn = layers.iter().filter_map(|layer| Some((layer.layer, layer.random_keys.as_ref()?)));
+    let mut lines: Vec<String> =
+        drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
+    lines.extend(layers.iter().map(|LayerStatistics { layer, moment, .. }| {
+        format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))
+    }));
+    lines
 }
 
 fn hash_of_keys(keys: &Mat<f64>) -> String {

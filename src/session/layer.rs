@@ -7,7 +7,7 @@ use faer::{Mat, MatRef, Par};
 use super::method::LayerStatistics;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, EditorState, Proposal};
-use crate::error::{NumericsError, Result};
+use crate::error::Result;
 use crate::linalg::lanczos::spectral_norm;
 use crate::metrics::{Gauges, Measurement, RunningTotal};
 use crate::refresh::RefreshReport;
@@ -185,16 +185,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         let largest = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
         let stability = match (&self.total, stability) {
             (None, Stability::WithTheGauges) => None,
-            (_, stability) => match (self.editor.stability(batch.keys())?, stability) {
-                (None, Stability::Measured) => {
-                    let what = format!(
-                        "a guard on the stability of keys, which the editor `{}` does not measure",
-                        self.editor.name()
-                    );
-                    return Err(NumericsError::Unsupported { what }.into());
-                }
-                (s, _) => s.map(|s| largest(&s)),
-            },
+            _ => self.editor.stability(batch.keys())?.map(|s| largest(&s)),
         };
         let mut state = self.editor.state();
         let taken = proposal.directions_taken().min(state.kept_directions);

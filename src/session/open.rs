@@ -8,16 +8,16 @@ use faer::{Mat, Par};
 use super::Session;
 use super::builder::SessionBuilder;
 use super::conflict::EditIndex;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::journal::Journal;
 use super::layer::Layer;
 use super::method::{LayerStatistics, SessionMethod};
 use super::record::Record;
 use super::report::Report;
 use super::store::{Recovery, Store};
-use super::transaction::{self, guarded};
+use super::transaction::{self, guarded, guarded_editor};
 use crate::adapter::Adapter;
-use crate::editor::Merging;
+use crate::editor::{Editor, Merging};
 use crate::error::{FileError, ModelError, NumericsError, Result};
 use crate::linalg::{self, tolerance};
 use crate::restraint::Restraint;
@@ -55,7 +55,7 @@ impl<M> SessionBuilder<M> {
             share: self.share.unwrap_or(self.method.share()),
             gauged: self.gauged,
             restraint: self.restraint,
-            layers: &self.layers,
+            statistics: identity::statistics(&self.layers),
         };
         let layers = self.first_layers(&adapter, par)?;
         let StoredParts { journal, store, index, recovery } = match &self.directory {
@@ -87,7 +87,7 @@ impl<M> SessionBuilder<M> {
         };
         session.store.sweep();
         if session.recovery.resumed {
-            session.recover()?;
+            guarded_editor(|| session.recover())?;
         }
         Ok(session)
     }
@@ -149,6 +149,12 @@ impl<M> SessionBuilder<M> {
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
             validate::finite("the adapter's weight", weight.as_ref())?;
             let editor = self.method.layer_editor(statistics, par)?;
+            let any_key = Mat::<A::Scalar>::identity(d_in, 1);
+            if self.guards.stability.is_some() && editor.stability(any_key.as_ref())?.is_none() {
+                let what =
+                    format!("a guard on the stability of keys: the editor `{}` does not measure it", editor.name());
+                return Err(NumericsError::Unsupported { what }.into());
+            }
             Layer::new(statistics.clone(), editor, weight, self.gauged, self.restraint, par)
         };
         self.layers.iter().map(layer).collect()
@@ -246,11 +252,11 @@ impl<T: Scalar> StoredParts<T> {
         };
         let (journal, dropped) = Journal::open(&at, visit)?;
         recovery.dropped_bytes = dropped;
-        let written = identity.written::<T>();
-        let store = Store::in_directory(path, description.as_ref().unwrap_or(&written));
+        // Without records, the process was killed before the description was on the disk.
+        let description = description.unwrap_or_else(|| identity.written::<T>());
+        let store = Store::in_directory(path, &description);
         if journal.is_empty() {
-            // The process was killed before the description was on the disk.
-            return Ok(Self { recovery, ..Self::begun(journal, store, &written)? });
+            return Ok(Self { recovery, ..Self::begun(journal, store, &description)? });
         }
         Ok(Self { journal, store, index, recovery })
     }

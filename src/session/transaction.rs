@@ -56,7 +56,7 @@ pub(super) fn guarded<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 /// Runs code of an editor; a panic in it becomes an error.
-fn guarded_editor<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(super) fn guarded_editor<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
     caught(run).unwrap_or_else(|panic| Err(NumericsError::Editor(panic.into()).into()))
 }
 

@@ -8,6 +8,7 @@ use super::journal::Mark;
 use super::layer::Layer;
 use super::outcome::{Rejection, Undone};
 use super::record::{Part, Record};
+use super::transaction::guarded_editor;
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, Reversal};
@@ -79,7 +80,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Removes edits from weights and histories. Returns whether that took a rebuild from the journal up to `end`. After an
     /// error the state is undefined.
     pub(super) fn withdraw(&mut self, ids: &[EditId], end: Mark) -> Result<bool> {
-        match self.withdraw_directly(ids, end) {
+        match guarded_editor(|| self.withdraw_directly(ids, end)) {
             Ok(()) => Ok(false),
             Err(Error::Numerics(
                 NumericsError::HistoryInProjector
@@ -87,7 +88,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 | NumericsError::RefreshDue { .. }
                 | NumericsError::Singular { .. },
             )) => {
-                self.rebuild(ids, end)?;
+                guarded_editor(|| self.rebuild(ids, end))?;
                 Ok(true)
             }
             Err(error) => Err(error),

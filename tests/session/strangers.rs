@@ -182,11 +182,41 @@ fn an_editor_that_cannot_commit_breaks_the_session_and_loses_nothing() {
 }
 
 #[test]
+fn a_panic_while_an_undo_plays_the_other_edits_leaves_no_trace() {
+    let folder = Folder::new("panic-undo");
+    let method = Descent::default();
+    let fault = method.fault.clone();
+    let open = |method| builder(method).directory(folder.path()).open(Stack::new(2), Par::Seq);
+    let mut session = open(method).unwrap();
+    for seed in 1..4 {
+        session.edit(&facts(seed, 1)).unwrap();
+    }
+    let before = weights(&session);
+    for planted in [PANIC_IN_PROPOSE, PANIC_IN_COMMIT] {
+        fault.set(planted);
+        let error = session.undo(&[0.into()]).unwrap_err();
+        assert!(matches!(&error, Error::Numerics(NumericsError::Editor(_))), "{error}");
+        assert_eq!(weights(&session), before);
+        assert!(session.holds(0.into()));
+    }
+    fault.set(NONE);
+    session.undo(&[0.into()]).unwrap();
+    let undone = weights(&session);
+    drop(session);
+    // Opening a directory is no place for a panic either.
+    let method = Descent::default();
+    method.fault.set(PANIC_IN_COMMIT);
+    let error = open(method).unwrap_err();
+    assert!(error.to_string().contains("planted"), "{error}");
+    assert_eq!(weights(&open(Descent::default()).unwrap()), undone);
+}
+
+#[test]
 fn a_guard_that_the_editor_cannot_measure_is_refused() {
     let guards = Guards { stability: Some(10.0), ..Guards::default() };
-    let mut session = builder(Descent::default()).guards(guards).open(Stack::new(2), Par::Seq).unwrap();
-    let outcome = session.edit(&facts(1, 1)).unwrap();
-    assert!(!outcome.is_applied() && outcome.to_string().contains("stability"), "{outcome}");
+    let error = builder(Descent::default()).guards(guards).open(Stack::new(2), Par::Seq).unwrap_err();
+    assert!(matches!(&error, Error::Numerics(NumericsError::Unsupported { .. })), "{error}");
+    assert!(error.to_string().contains("`gradient`"), "{error}");
 }
 
 #[test]
