@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::html::{self, Said};
+use crate::outputs;
 use crate::report::{self, Reports, Seconds};
 use crate::run::{Entry, Follow, Run, replace};
 use crate::scores::{self, Scores, completion};
@@ -63,7 +64,8 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
 /// Edits, evaluates, and writes the outputs. The run stays open.
 pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> {
     let started = Instant::now();
-    writable(arguments)?;
+    let Reports { report, html, plot } = &arguments.reports;
+    outputs::check(&[report, html, plot])?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
@@ -129,20 +131,6 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
 }
 
-/// Checks that the outputs can be written, before hours of work.
-fn writable(arguments: &Arguments) -> Done {
-    let Reports { report, html, plot } = &arguments.reports;
-    for path in [report, html, plot].into_iter().flatten() {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !folder.is_dir() {
-            return Err(
-                format!("`{}` cannot be written: `{}` is not a directory", path.display(), folder.display()).into()
-            );
-        }
-    }
-    Ok(())
-}
-
 /// At most `most` facts, evenly spread.
 fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
     let n = most.min(facts.len());
@@ -192,7 +180,7 @@ impl Before {
     ) -> Done<Scores> {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
-        hasher.update(model.fingerprint().as_bytes()).update(format!("{facts:?}").as_bytes());
+        hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(facts)?);
         hasher.update(held_out.unwrap_or("-").as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));

@@ -12,9 +12,12 @@ pub fn check(outputs: &[&Option<PathBuf>]) -> Done {
             return Err(format!("{}: two outputs cannot have the same path", path.display()).into());
         }
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-        if path.is_dir() || !folder.is_dir() {
-            return Err(format!("{}: not a file in an existing folder", path.display()).into());
-        }
+        let reason = match (path.is_dir(), folder.is_dir()) {
+            (true, _) => "it is a directory".to_owned(),
+            (false, false) => format!("`{}` is not a directory", folder.display()),
+            (false, true) => continue,
+        };
+        return Err(format!("`{}` is not a file in an existing folder: {reason}", path.display()).into());
     }
     Ok(())
 }

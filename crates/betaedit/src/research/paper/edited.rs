@@ -1,7 +1,5 @@
 //! A copy of the model, and what edits it.
 
-use std::fmt;
-
 use betaedit_core::editor::Recipe;
 use betaedit_core::faer::Mat;
 use betaedit_core::llm::{FactToken, FineTuning, LowRankTuning, Model, ModelAdapter, Request, Tokenizer};
@@ -37,23 +35,21 @@ impl By {
         }
     }
 
+    /// Everything about the method that the results of a run depend on.
+    pub fn description(&self) -> Done<String> {
+        let settings = match self {
+            Self::ClosedForm(form) => format!("{} at {}", serde_json::to_string(&form.recipe)?, form.token),
+            Self::FineTuning(tuning) => serde_json::to_string(tuning)?,
+            Self::LowRank(tuning) => serde_json::to_string(tuning)?,
+        };
+        Ok(format!("{} {settings}", self.name()))
+    }
+
     /// The token at which facts are written; `None` for fine-tuning.
     pub fn token(&self) -> FactToken {
         match self {
             Self::ClosedForm(form) => form.token,
             Self::FineTuning(_) | Self::LowRank(_) => FactToken::default(),
-        }
-    }
-}
-
-/// Everything about the method that the results of a run depend on.
-impl fmt::Display for By {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name();
-        match self {
-            Self::ClosedForm(form) => write!(f, "{name} {:?} at {:?}", form.recipe, form.token),
-            Self::FineTuning(tuning) => write!(f, "{name} {tuning:?}"),
-            Self::LowRank(tuning) => write!(f, "{name} {tuning:?}"),
         }
     }
 }

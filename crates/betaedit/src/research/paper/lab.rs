@@ -14,6 +14,7 @@ use betaedit_core::format::{Fingerprint, Statistics, spectrum};
 use betaedit_core::llm::{Collector, Contexts, Model, ModelAdapter, Request, Scoring, TargetSearch, Tokenizer};
 use betaedit_core::session::SessionBuilder;
 use betaedit_core::{SecondMoment, Spectrum};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::edited::{By, ClosedForm, Edited};
@@ -23,7 +24,7 @@ use crate::source::open_model;
 use crate::terminal::{Done, Terminal};
 
 /// How facts are written, whatever the method.
-#[derive(Debug)]
+#[derive(Serialize)]
 pub struct Settings {
     pub layers: Vec<usize>,
     pub contexts: usize,
@@ -69,7 +70,7 @@ impl Lab {
         let (model, tokenizer) = open_model(model, terminal)?;
         let layers = layers(&model, &tokenizer, &settings.layers, out, terminal)?;
         let contexts = Contexts::generate(&model, &tokenizer, settings.contexts, 10, settings.seed)?;
-        let made_by = format!("{} {settings:?}", model.fingerprint());
+        let made_by = format!("{} {}", model.fingerprint(), serde_json::to_string(&settings)?);
         let targets = Targets::open(&out.join("targets.jsonl"), &made_by)?;
         let facts_hash = hash(&serde_json::to_string(&facts)?);
         let (before, out) = (HashMap::new(), out.to_owned());
@@ -85,8 +86,9 @@ impl Lab {
     }
 
     /// Everything that the results of a run depend on, except its method.
-    pub fn description(&self) -> String {
-        format!("{} {:?} {} facts {:016x}", self.model.fingerprint(), self.settings, self.facts.len(), self.facts_hash)
+    pub fn description(&self) -> Done<String> {
+        let settings = serde_json::to_string(&self.settings)?;
+        Ok(format!("{} {settings} {} facts {:016x}", self.model.fingerprint(), self.facts.len(), self.facts_hash))
     }
 
     pub fn path_of_run(&self, name: &str) -> PathBuf {
@@ -184,7 +186,7 @@ impl Lab {
             Ok(text) => serde_json::from_str(&text)?,
             Err(_) => json!({ "studies": {} }),
         };
-        results["settings"] = self.description().into();
+        results["settings"] = self.description()?.into();
         results["contexts"] = json!(self.contexts.prefixes());
         for (name, study) in studies {
             results["studies"][name] = study;

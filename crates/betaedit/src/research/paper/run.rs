@@ -68,7 +68,8 @@ impl Measure {
 impl Run {
     /// The record of the run, from its file if the run is finished.
     pub fn record(&self, lab: &mut Lab, scale: &Scale) -> Done<Record> {
-        let settings = format!("{} {}, facts {:?}, {scale:?}", lab.description(), self.by, self.facts);
+        let (model, method, scale_json) = (lab.description()?, self.by.description()?, serde_json::to_string(scale)?);
+        let settings = format!("{model} {method}, facts {}..{}, {scale_json}", self.facts.start, self.facts.end);
         let path = lab.path_of_run(&format!("{}-{:016x}", self.by.name(), hash(&settings)));
         if let Ok(text) = std::fs::read_to_string(&path) {
             let json: Value = serde_json::from_str(&text)?;

@@ -12,9 +12,10 @@ use super::edited::{By, ClosedForm};
 use super::lab::Lab;
 use super::run::{Measure, Run};
 use crate::terminal::Done;
+use serde::Serialize;
 
 /// How large the runs are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Serialize)]
 pub struct Scale {
     /// Edits of a run.
     pub edits: usize,

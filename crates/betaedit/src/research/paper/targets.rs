@@ -52,7 +52,7 @@ impl Targets {
 
     /// The target of a request, from the file or by a search, which adds it to the file.
     pub fn of(&mut self, request: &Request, seek: impl FnOnce() -> Done<Vec<f32>>) -> Done<Vec<f32>> {
-        let name = format!("{} -> {} at {:?}", request.text(), request.target(), request.token());
+        let name = format!("{} -> {} at {}", request.text(), request.target(), request.token());
         if let Some(target) = self.known.get(&name) {
             return Ok(target.clone());
         }

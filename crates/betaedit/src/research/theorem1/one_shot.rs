@@ -51,13 +51,13 @@ A0: the relative distance, with the edits in order and shuffled, and the cost ov
 /// `(P (weight C + K Kᵀ) + ridge I) X = P K`.
 fn ridge_solution(world: &World, contender: &Contender) -> Done<Mat<f64>> {
     let (P, K) = (projector(world, &contender.recipe)?.to_dense(PAR), &world.keys);
-    let A = world.moment.mean(PAR) * Scale(contender.recipe.weight) + K * K.transpose();
+    let A = world.moment.to_mean(PAR) * Scale(contender.recipe.weight) + K * K.transpose();
     let system = &P * A + Mat::<f64>::identity(D_IN, D_IN) * Scale(contender.recipe.ridge);
     Ok(&world.goals * system.partial_piv_lu().solve(&P * K).transpose())
 }
 
 fn cost(world: &World, recipe: &Recipe, D: &Mat<f64>) -> f64 {
     let error = D * &world.keys - &world.goals;
-    let leakage = (D * world.moment.mean(PAR) * D.transpose()).diagonal().column_vector().sum();
+    let leakage = (D * world.moment.to_mean(PAR) * D.transpose()).diagonal().column_vector().sum();
     error.squared_norm_l2() + recipe.weight * leakage + recipe.ridge * D.squared_norm_l2()
 }
