@@ -50,7 +50,7 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// moment.merge(&rest)?;
 ///
 /// assert_eq!(moment.tokens(), Some(100));
-/// let C = moment.mean(Par::Seq);
+/// let C = moment.to_mean(Par::Seq);
 /// let expected = &K * K.transpose() / 100.0;
 /// assert!((C - expected).norm_l2() < 1e-12);
 /// # Ok::<(), betaedit_core::Error>(())
@@ -287,14 +287,14 @@ impl SecondMoment {
 
     /// The mean `C = E[k kᵀ]`, `d_in x d_in`, exactly symmetric. All zeros if no token was counted.
     #[must_use]
-    pub fn mean(&self, par: Par) -> Mat<f64> {
+    pub fn to_mean(&self, par: Par) -> Mat<f64> {
         self.to_dense(self.per_token(), par)
     }
 
     /// The sum `sum k kᵀ` over all tokens, `d_in x d_in`, exactly symmetric. For the keys of past edits it is the
     /// history `H` of the papers. It equals the mean if the token count is unknown.
     #[must_use]
-    pub fn sum(&self, par: Par) -> Mat<f64> {
+    pub fn to_sum(&self, par: Par) -> Mat<f64> {
         self.to_dense(1.0, par)
     }
 

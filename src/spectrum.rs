@@ -59,7 +59,7 @@ impl Spectrum {
         if moment.tokens() == Some(0) {
             return Err(NumericsError::Empty { argument: "second moment" });
         }
-        Self::decompose("second moment", moment.mean(par), par)
+        Self::decompose("second moment", moment.to_mean(par), par)
     }
 
     /// Decomposes any symmetric positive semidefinite `d x d` matrix.

@@ -29,7 +29,7 @@ fn f32_holds_over_thousands_of_edits() {
         let P = ProjectorBuilder::new(&spectrum).threshold(threshold).build(par).unwrap();
         let (V, dense_P) = (P.basis().to_owned(), P.to_dense(par));
         let P32 = cast::<f64, f32>(dense_P.as_ref());
-        let C = moment.mean(par) * betaedit_core::faer::Scale(lambda1);
+        let C = moment.to_mean(par) * betaedit_core::faer::Scale(lambda1);
         let mut A32 = cast::<f64, f32>(C.as_ref());
         let mut total = Mat::<f64>::zeros(d_out, d_in);
         let mut weight = Mat::<f32>::zeros(d_out, d_in);
@@ -74,7 +74,7 @@ fn f32_holds_over_thousands_of_edits() {
             worst.0,
             worst.1
         );
-        let drift = editor.inverse_gram().drift();
+        let drift = editor.inverse_gram().measure_drift();
         println!("drift of Q {drift:.1e}");
         assert!(drift < 1e-6, "{drift:e}");
         assert!(error < 1e-6, "norm {norm}: {error:e}");

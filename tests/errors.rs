@@ -971,7 +971,7 @@ fn sums_of_statistics_are_finite_or_an_overflow() {
         let mut moment = SecondMoment::new(2);
         moment.observe(diagonal(&[x, 0.0]).as_ref(), SEQ).map(|()| moment)
     };
-    let finite = |moment: SecondMoment| all_finite(&moment.sum(SEQ)) && all_finite(&moment.mean(SEQ));
+    let finite = |moment: SecondMoment| all_finite(&moment.to_sum(SEQ)) && all_finite(&moment.to_mean(SEQ));
     let (C, K, smaller) = (diagonal(&[1e308, 1.0]), diagonal(&[1e154, 1.0]), diagonal(&[1e153, 1.0]));
     let (mut twice, half) = (observed(1.2e154).unwrap(), observed(1.2e154).unwrap());
     finite_or_overflow("merge", twice.merge(&half).map(|()| twice.clone()), finite);

@@ -65,7 +65,7 @@ impl<T: Scalar> Setting<T> {
         let mut random = Random::new(p.seed);
         let scale = 2.0_f64.powi(p.key_scale);
         let unscaled = random.moment(p.d, p.rank, 1e-2);
-        let C = unscaled.mean(Par::Seq) * betaedit_core::faer::Scale(scale * scale);
+        let C = unscaled.to_mean(Par::Seq) * betaedit_core::faer::Scale(scale * scale);
         let K = random.matrix::<f64>(p.d, p.n) * betaedit_core::faer::Scale(scale);
         let R = random.matrix::<f64>(p.d_out, p.n) * betaedit_core::faer::Scale(2.0_f64.powi(p.residual_scale));
         let (K, R) = (cast::<f64, T>(K.as_ref()), cast::<f64, T>(R.as_ref()));
@@ -108,7 +108,7 @@ fn close_to(a: MatRef<'_, f64>, b: MatRef<'_, f64>, scale: f64) -> Result<(), Te
 
 fn solve_is_the_textbook<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let s = Setting::<T>::new(p);
-    let A = s.moment.mean(Par::Seq) * betaedit_core::faer::Scale(p.weight);
+    let A = s.moment.to_mean(Par::Seq) * betaedit_core::faer::Scale(p.weight);
     let [K, R] = [&s.K, &s.R].map(|matrix| cast::<T, f64>(matrix.as_ref()));
     let ours = &R * s.Q(p).solve(s.K.as_ref()).unwrap().directions().transpose();
     let theirs = textbook_update(s.P.to_dense(Par::Seq).as_ref(), A.as_ref(), s.ridge, K.as_ref(), R.as_ref());
@@ -326,7 +326,7 @@ fn pending_factors_and_folded_ones_are_the_same_matrix() {
     (0..150).for_each(|j| Q.absorb(K.as_ref().subcols(j, 1)).unwrap());
     Q.absorb(K.as_ref().subcols(150, 100)).unwrap();
     (0..10).for_each(|j| Q.release(K.as_ref().subcols(7 * j, 1)).unwrap());
-    let mut A = moment.mean(Par::Seq);
+    let mut A = moment.to_mean(Par::Seq);
     (0..20).for_each(|i| A[(i, i)] += 0.1);
     for j in (0..250).filter(|j| j % 7 != 0 || *j >= 70) {
         A += K.as_ref().subcols(j, 1) * K.as_ref().subcols(j, 1).transpose();
@@ -344,7 +344,7 @@ fn drift_is_rounding_after_a_stream_and_large_where_digits_are_lost() {
     (0..200).for_each(|j| Q.absorb(K.as_ref().subcols(j, 1)).unwrap());
     Q.release(K.as_ref().subcols(0, 50)).unwrap();
     Q.constrain(K.as_ref().subcols(60, 2)).unwrap();
-    assert!(Q.drift() < 1e-11, "{:e}", Q.drift());
+    assert!(Q.measure_drift() < 1e-11, "{:e}", Q.measure_drift());
     // A key of squared norm s that is absorbed and released leaves an error of about 1e-16 s².
     let mut Q = InverseGram::isotropic(30, 1.0, Par::Seq).unwrap();
     for j in 0..20 {
@@ -354,5 +354,9 @@ fn drift_is_rounding_after_a_stream_and_large_where_digits_are_lost() {
     }
     let error = (Q.to_dense() - Mat::<f64>::identity(30, 30)).norm_l2() / 30.0_f64.sqrt();
     assert!(error > 1e-9, "the test tests nothing: {error:e}");
-    assert!(Q.drift() > 0.1 * error && Q.drift() < 10.0 * error, "{:e} of {error:e}", Q.drift());
+    assert!(
+        Q.measure_drift() > 0.1 * error && Q.measure_drift() < 10.0 * error,
+        "{:e} of {error:e}",
+        Q.measure_drift()
+    );
 }

@@ -44,7 +44,7 @@ fn dense_f32(stream: &mut RecordedStream<f32>, name: &str, h: &Hyperparameters) 
     let recipe = method(name).unwrap().recipe(h);
     let editor = ClosedFormEditor::<f64>::new("projector", recipe, &spectrum, par).unwrap();
     let P = cast::<f64, f32>(editor.projector().to_dense(par).as_ref());
-    let C = cast::<f64, f32>(stream.second_moment().mean(par).as_ref());
+    let C = cast::<f64, f32>(stream.second_moment().to_mean(par).as_ref());
     let mut A = C * betaedit_core::faer::Scale(recipe.weight as f32);
     let (d_out, d_in) = stream.weight_shape(layer).unwrap();
     let (mut total, mut totals) = (Mat::<f64>::zeros(d_out, d_in), vec![]);
@@ -126,7 +126,11 @@ fn the_rounded_copy_is_used_only_where_it_is_precise() {
     }
     let [exact, rounded] = editors;
     // Only the keys since the last folding are rounded.
-    assert!(exact.drift() < 1e-9 && (1e-12..1e-4).contains(&rounded.drift()), "{:e}", rounded.drift());
+    assert!(
+        exact.measure_drift() < 1e-9 && (1e-12..1e-4).contains(&rounded.measure_drift()),
+        "{:e}",
+        rounded.measure_drift()
+    );
     let settled = distance(rounded.to_dense().as_ref(), exact.to_dense().as_ref());
     assert!(settled < 1e-9, "{settled:e}");
 }

@@ -72,7 +72,7 @@ impl Setting {
 
     /// `C + weight H`.
     fn protected(&self, K: &Mat<f64>, weight: f64) -> Mat<f64> {
-        self.moment.mean(Par::Seq) + K * K.transpose() * betaedit_core::faer::Scale(weight)
+        self.moment.to_mean(Par::Seq) + K * K.transpose() * betaedit_core::faer::Scale(weight)
     }
 }
 
@@ -177,7 +177,7 @@ fn check_stream(p: &Problem, refresh: Refresh, rule: RefreshRule) -> Result<(), 
             let expected = from_scratch(space.as_ref(), &A, p.lambda2);
             let error = distance(editor.inverse_gram().to_dense().as_ref(), expected.as_ref());
             prop_assert!(error < 1e-7, "Q is {error:e} off");
-            let drift = editor.inverse_gram().drift();
+            let drift = editor.inverse_gram().measure_drift();
             prop_assert!(drift < 1e-7, "a drift of {drift:e}");
         }
     }
@@ -342,5 +342,5 @@ fn continuous_in_f32_decides_as_in_f64_and_leaves_nothing_of_a_saturated_key() {
     }
     let difference = distance(single.to_dense().as_ref(), double.to_dense().as_ref());
     assert!(difference < 1e-6, "Q is {difference:e} off");
-    assert!(single.drift() < 1e-6, "a drift of {:e}", single.drift());
+    assert!(single.measure_drift() < 1e-6, "a drift of {:e}", single.measure_drift());
 }

@@ -12,7 +12,7 @@ impl InverseGram {
     ///
     /// Cost: one product. Carrying the probe costs `O(d_in)` per edit.
     #[must_use]
-    pub fn drift(&self) -> f64 {
+    pub fn measure_drift(&self) -> f64 {
         let Probe { a, x: expected } = self.present_probe();
         let mut x = Mat::new();
         self.Q.product(a.as_ref(), &mut x, &mut Default::default());

@@ -16,7 +16,7 @@ impl InverseGram {
     /// (one with large `s`, or with little part in the space) is multiplied again, with `Q` itself. A block of pending
     /// factors with such a key is recomputed in `f64` from its keys before it is folded in; so is any block before a
     /// change other than an absorption. Otherwise the rounding stays: 2e-7 of the state after 10,000 edits (test
-    /// `endurance`). [`drift`](Self::drift) measures it.
+    /// `endurance`). [`measure_drift`](Self::measure_drift) measures it.
     ///
     /// # Errors
     /// Not enough memory.
