@@ -66,7 +66,8 @@ fn refresh(criterion: &mut Criterion) {
                 }
                 let mut due = editor(&layer, Refresh::Every { edits, rule });
                 let (keys, residuals) = (layer.keys::<f32>(0, edits), layer.residuals::<f32>(D_OUT, 0, edits));
-                due.edit(&EditBatch::new(keys.as_ref(), residuals.as_ref()).expect("a batch")).expect("an update");
+                let _ =
+                    due.edit(&EditBatch::new(keys.as_ref(), residuals.as_ref()).expect("a batch")).expect("an update");
                 group.bench_function(BenchmarkId::new(name, edits), |bencher| {
                     let run = |mut editor: ClosedFormEditor<f32>| {
                         let report = editor.refresh_if_due().expect("a refresh");

@@ -7,14 +7,13 @@
 //! If it is interrupted and started again with the same directory, it continues where it stopped.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::editor::History;
 use betaedit_core::faer::Par;
 use betaedit_core::metrics::Gauges;
 use betaedit_core::session::{EditId, Session, SessionBuilder};
-use betaedit_core::{Adapter, AlphaEdit, Spectrum};
+use betaedit_core::{Adapter, AlphaEdit, KeyStatistics};
 
 const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2-layer10-slice.safetensors");
 const EDITS: usize = 100;
@@ -29,11 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The adapter supplies keys and residuals, here from a recording: a request is the number of a recorded edit.
     let stream = RecordedStream::<f32>::open(RECORDING, par)?;
     let layer = stream.layers()[0];
-    let moment = Arc::new(stream.second_moment().clone());
-    let spectrum = Arc::new(Spectrum::new(&moment, par)?);
+    let statistics = KeyStatistics::new(stream.second_moment().clone(), par)?;
     let method = AlphaEdit::default().with_history(History::Absorbed);
     let mut session = SessionBuilder::new(method)
-        .layer(layer, moment, spectrum)
+        .layer(layer, statistics)
         .directory(directory)
         .snapshot_every(20)
         .open(stream, par)?;

@@ -163,6 +163,7 @@ pub mod facts;
 pub mod format;
 #[cfg(feature = "nalgebra")]
 pub mod interop;
+mod key_statistics;
 mod linalg;
 #[cfg(feature = "llm")]
 pub mod llm;
@@ -185,6 +186,7 @@ pub use batch::EditBatch;
 pub use editor::{AlphaEdit, BetaEdit, Editor, Memit, Method, Proposal};
 pub use engine::InverseGram;
 pub use error::{Error, Result};
+pub use key_statistics::KeyStatistics;
 pub use projector::{Projector, Threshold};
 pub use refresh::{Refresh, RefreshRule};
 pub use scalar::Scalar;

@@ -67,7 +67,7 @@ fn a_full_refresh_forms_the_second_moment_once() {
         let mut editor =
             method.with_refresh(Refresh::Every { edits: 1, rule }).editor::<f64>(&spectrum, Par::Seq).unwrap();
         let (k, r) = (Mat::from_fn(d, 1, |i, _| (i as f64).sin()), Mat::full(1, 1, 1.0));
-        editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
+        let _ = editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
         let region = Region::new(ALLOCATOR);
         editor.refresh_if_due().unwrap().unwrap();
         region.change().bytes_allocated as f64 / (8 * d * d) as f64
@@ -95,7 +95,7 @@ fn kept<T: Scalar>(refresh: Refresh, d: usize) -> f64 {
     let mut edit = |from: usize, n: usize| {
         let keys = Mat::from_fn(d, n, |i, t| number(i, from + t));
         let residuals = Mat::from_fn(1, n, |_, t| number(t, from));
-        editor.edit(&EditBatch::new(keys.as_ref(), residuals.as_ref()).unwrap()).unwrap();
+        let _ = editor.edit(&EditBatch::new(keys.as_ref(), residuals.as_ref()).unwrap()).unwrap();
     };
     edit(0, 1);
     edit(1, d / 8);

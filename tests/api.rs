@@ -15,14 +15,15 @@ macro_rules! all {
 
 #[test]
 fn every_type_is_shown_and_shared() {
-    use betaedit_core::{InverseGram, Memit, SecondMoment, Spectrum};
+    use betaedit_core::{InverseGram, KeyStatistics, Memit, SecondMoment, Spectrum};
     use betaedit_core::{batch, editor, engine, error, metrics, projector, refresh, restraint, update};
-    all!(SecondMoment, Spectrum, InverseGram, engine::Solution, engine::Workspace, engine::StateToken);
+    all!(SecondMoment, Spectrum, KeyStatistics, InverseGram, engine::Solution, engine::Workspace, engine::StateToken);
     all!(projector::Projector, projector::ProjectorBuilder<'_>, projector::SpectralGap, projector::Threshold);
     all!(projector::HistoryWeighting, batch::EditBatch<'_, f32>, batch::Order);
     all!(update::Update<f32>, update::Weight<f64>, update::Orientation, update::Compression, update::Compressed<f32>);
     all!(refresh::Refresh, refresh::RefreshRule, refresh::RefreshReport, refresh::Capacity, refresh::Headroom);
     all!(metrics::Gauges, metrics::Interference, metrics::Measurement, metrics::Retention, metrics::RunningTotal);
+    all!(metrics::Written);
     all!(editor::Proposal<f32>, editor::EditorState, editor::Reversal, editor::ClosedFormEditor<f32>);
     all!(Box<dyn editor::Editor<f64>>, editor::NamedRecipe, editor::Recipe, editor::Description);
     all!(editor::Memit, editor::AlphaEdit, editor::BetaEdit, editor::Emmet, editor::Encore, editor::Pmet);
@@ -36,8 +37,17 @@ fn every_type_is_shown_and_shared() {
         editor::Simulation,
         editor::Base
     );
-    all!(editor::Hyperparameters, editor::MethodEntry);
-    all!(restraint::Restraint, restraint::Rect, restraint::Prune, restraint::Damping);
+    all!(editor::Hyperparameters, editor::MethodEntry, editor::AnyMethod);
+    all!(
+        Box<dyn restraint::Restraint<f32>>,
+        restraint::KnownRestraint,
+        restraint::Rect,
+        restraint::Prune,
+        restraint::Damping,
+        restraint::Needs,
+        restraint::Situation<'_, f32>,
+        restraint::Total<'_>
+    );
     all!(error::Error, error::NumericsError, error::FileError, error::FactsError, error::SessionError);
     all!(error::ModelError, error::Shape);
 }
@@ -67,7 +77,15 @@ fn every_type_of_sessions_is_shown_and_shared() {
     #[cfg(feature = "safetensors")]
     all!(session::Session<betaedit_core::adapter::RecordedStream<f32>>);
     all!(session::SessionBuilder<betaedit_core::Memit>);
-    all!(session::Outcome, session::Rejection, session::Undone, session::LayerOutcome, session::LayerStatistics);
+    all!(
+        session::Outcome,
+        session::Applied,
+        session::Rejection,
+        session::OpenError<f64>,
+        session::Undone,
+        session::LayerOutcome,
+        session::LayerStatistics
+    );
     all!(session::EditId, session::Conflict, session::ConflictPolicy, session::Guard, session::Guards);
     all!(session::Violation, session::Recovery, session::Report, session::Point, session::Progress);
     all!(session::ProgressLine<Vec<u8>>, session::JsonLines<Vec<u8>>);

@@ -237,7 +237,7 @@ fn conformance_7_a_refused_or_dropped_proposal_leaves_no_trace() {
     let method = BetaEdit::default().with_threshold(Threshold::Directions(9));
     let mut editor = method.editor::<f64>(&layer.spectrum, Par::Seq).unwrap();
     let (K, R) = (layer.random.matrix::<f64>(16, 2), layer.random.matrix::<f64>(4, 2));
-    editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
+    let _ = editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
     let (state, Q) = (editor.state(), editor.inverse_gram().to_dense());
 
     let mut poisoned = R.clone();
@@ -386,12 +386,12 @@ fn an_editor_whose_space_is_full_can_go_on_without_refreshing() {
     let mut editor = BetaEdit::default().with_refresh(refresh).editor::<f64>(&spectrum, Par::Seq).unwrap();
     let (K, r) = (Mat::<f64>::identity(3, 2), Mat::full(1, 1, 1.0));
     let batch = |i: usize| EditBatch::new(K.as_ref().subcols(i, 1), r.as_ref()).unwrap();
-    editor.edit(&batch(0)).unwrap();
-    editor.edit(&batch(1)).unwrap();
+    let _ = editor.edit(&batch(0)).unwrap();
+    let _ = editor.edit(&batch(1)).unwrap();
     assert!(matches!(editor.edit(&batch(0)), Err(NumericsError::NothingKept { .. })));
     assert_eq!(editor.state().edits, 2);
     editor.stop_refreshing();
-    editor.edit(&batch(0)).unwrap();
+    let _ = editor.edit(&batch(0)).unwrap();
     assert_eq!((editor.state().edits, editor.state().kept_directions), (3, 2));
 }
 
@@ -403,8 +403,9 @@ fn a_batch_in_sequence_is_its_single_edits() {
     for entry in METHODS {
         let mut h = betaedit_core::editor::Hyperparameters::default();
         (h.lambda, h.lambda1, h.lambda2, h.threshold) = (3.0, 2.0, 0.5, Threshold::Directions(25));
-        let editor = || ClosedFormEditor::<f64>::new(entry.name, entry.recipe(&h), &layer.spectrum, Par::Seq).unwrap();
-        if entry.name == "memit-r" {
+        let editor =
+            || ClosedFormEditor::<f64>::new(entry.name(), entry.recipe(&h), &layer.spectrum, Par::Seq).unwrap();
+        if entry.name() == "memit-r" {
             let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap().in_sequence();
             assert!(matches!(editor().propose(&batch), Err(NumericsError::Unsupported { .. })));
             continue;
@@ -422,7 +423,7 @@ fn a_batch_in_sequence_is_its_single_edits() {
             let batch = EditBatch::new(k, r).unwrap().in_sequence();
             total += in_blocks.edit(&batch).unwrap().to_dense(Par::Seq);
         }
-        assert!(distance(total.as_ref(), expected.as_ref()) < 1e-11, "{}", entry.name);
+        assert!(distance(total.as_ref(), expected.as_ref()) < 1e-11, "{}", entry.name());
         assert_eq!(in_blocks.state(), one_by_one.state());
         let (a, b) = (in_blocks.inverse_gram().to_dense(), one_by_one.inverse_gram().to_dense());
         assert!(distance(a.as_ref(), b.as_ref()) < 1e-11);

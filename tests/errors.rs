@@ -614,7 +614,7 @@ fn an_update_beyond_f32_is_not_cast() {
     let (conversion, product) = ("the conversion of the update", "the update");
     for (l, r, step) in [(1e39, 1.0, conversion), (1.0, -1e39, conversion), (1e20, 1e19, product)] {
         refused(of(l, r).cast::<f32>(), &overflow::<f32>(step));
-        of(l, r).cast::<f64>().unwrap();
+        let _ = of(l, r).cast::<f64>().unwrap();
     }
     let halved = of(1e30, 0.5).cast::<f32>().unwrap();
     assert_eq!(halved.to_dense(SEQ)[(0, 0)], 1e30_f32);
@@ -669,7 +669,7 @@ fn an_editor_that_refuses_a_call_is_what_it_was<T: Scalar>() {
     let (K, R) = (keys::<T>(), residuals::<T>());
     let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
     for mut editor in editors::<T>() {
-        editor.edit(&batch).unwrap();
+        let _ = editor.edit(&batch).unwrap();
         let update = editor.propose(&batch).unwrap();
         for d in [1, D - 1, D + 1] {
             let (K, error) = (Mat::<T>::zeros(d, N), shape("keys", (D, N), (d, N)));
@@ -727,7 +727,7 @@ fn a_refresh_that_leaves_no_direction_leaves_the_editor_alone<T: Scalar>() {
     let R = Mat::<T>::identity(OUT, 3);
     let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
     let mut editor = every::<T>(3, HistoryWeighting::Sum { weight: 1.0 });
-    editor.edit(&batch).unwrap();
+    let _ = editor.edit(&batch).unwrap();
     for _ in 0..2 {
         let before = format!("{editor:?}");
         for result in [editor.refresh_if_due().map(drop), editor.edit(&batch).map(drop)] {
@@ -743,10 +743,10 @@ in_both_types!(a_refresh_that_leaves_no_direction_leaves_the_editor_alone);
 fn an_edit_that_fails_after_its_refresh_keeps_the_refresh_alone<T: Scalar>() {
     let rule = RefreshRule::Full(HistoryWeighting::Mean { lambda1: 3000.0 });
     let mut method = BetaEdit::default().with_lambda1(0.0).with_lambda2(1e-3);
-    method.refresh = Refresh::Every { edits: N, rule };
+    method.refresh = Some(Refresh::Every { edits: N, rule });
     let mut editor = method.editor::<T>(&statistics(), SEQ).unwrap();
     let (K, R, huge) = (keys::<T>(), residuals::<T>(), Mat::full(OUT, N, T::from_f64(T::MAX)));
-    editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
+    let _ = editor.edit(&EditBatch::new(K.as_ref(), R.as_ref()).unwrap()).unwrap();
     let mut refreshed = editor.clone();
     refreshed.refresh_if_due().unwrap().unwrap();
     let others = Random::new(8).matrix::<T>(D, N) * betaedit_core::faer::Scale(T::from_f64(0.1));
@@ -932,7 +932,7 @@ in_both_types!(huge_edits_never_spoil_an_editor_or_an_update);
 fn a_key_beyond_the_history_is_proposed_but_not_committed() {
     // Q = P / 1e300 makes small work of this key; its square is infinite all the same.
     let mut method = BetaEdit::default().with_lambda1(0.0).with_lambda2(1e300);
-    method.refresh = Refresh::Every { edits: 1, rule: RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 }) };
+    method.refresh = Some(Refresh::Every { edits: 1, rule: RefreshRule::Full(HistoryWeighting::Sum { weight: 1.0 }) });
     let mut editor = method.editor::<f64>(&statistics(), SEQ).unwrap();
     let (K, R) = (Mat::full(D, 1, 1e154), Mat::full(OUT, 1, 1.0));
     let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();

@@ -284,7 +284,7 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
         let norm = exact.norm_l2();
 
         for rank in [1, 2, 5, n, n + 3] {
-            let Compressed { update: compressed, error: bound } =
+            let Compressed { update: compressed, error: bound, .. } =
                 update.compressed(Compression::Rank(rank), SEQ).unwrap();
             let expected = rank.min(n).min(d_out).min(d_in);
             assert_eq!(compressed.rank(), expected);
@@ -295,20 +295,20 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
         let single = update.cast::<f32>().unwrap();
         let exact_single = single.cast::<f64>().unwrap().to_dense(SEQ);
         for tolerance in [0.3, 1e-2, 1e-5, 0.0] {
-            let Compressed { update: compressed, error: bound } =
+            let Compressed { update: compressed, error: bound, .. } =
                 update.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
             assert!(tail(compressed.rank()) <= tolerance * norm + 1e-12 * norm);
             assert!(compressed.rank() == 1 || tail(compressed.rank() - 1) > tolerance * norm);
             assert!((compressed.to_dense(SEQ) - &exact).norm_l2() <= bound);
             // Rounded factors are part of the bound.
-            let Compressed { update: compressed, error: bound } =
+            let Compressed { update: compressed, error: bound, .. } =
                 single.compressed(Compression::Tolerance(tolerance), SEQ).unwrap();
             let error = (compressed.cast::<f64>().unwrap().to_dense(SEQ) - &exact_single).norm_l2();
             assert!(error <= bound && bound <= (tolerance + 1e-5) * norm, "{error:e} {bound:e}");
         }
     }
     let zero = Update::from_factors(Mat::<f32>::zeros(4, 2), Mat::zeros(2, 5)).unwrap();
-    let Compressed { update: compressed, error } = zero.compressed(Compression::Tolerance(0.1), SEQ).unwrap();
+    let Compressed { update: compressed, error, .. } = zero.compressed(Compression::Tolerance(0.1), SEQ).unwrap();
     assert_eq!((compressed.rank(), error, compressed.frobenius_norm()), (1, 0.0, 0.0));
     assert!(matches!(
         zero.compressed(Compression::Rank(0), SEQ),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::editor::Hyperparameters;
-use betaedit_core::editor::{ClosedFormEditor, Penalty, method};
+use betaedit_core::editor::{Penalty, method};
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::metrics::{RunningTotal, write_errors};
 use betaedit_core::projector::HistoryWeighting;
@@ -69,7 +69,7 @@ impl Goldens {
 }
 
 /// A variant's name, such as `betaedit-no-penalty-sum` or `memit-h.batch7`, as a method, its options and a batch size.
-fn variant(name: &str, numbers: &Value) -> (&'static str, Hyperparameters, usize) {
+fn variant(name: &str, numbers: &Value) -> (String, Hyperparameters, usize) {
     let number = |key: &str| numbers[key].as_f64().unwrap();
     let (name, batch) = match name.split_once(".batch") {
         Some((name, batch)) => (name, batch.parse().unwrap()),
@@ -93,7 +93,7 @@ fn variant(name: &str, numbers: &Value) -> (&'static str, Hyperparameters, usize
     });
     h.penalty = if name.contains("no-penalty") { Penalty::Dropped } else { Penalty::Kept };
     let method = if name.starts_with("betaedit") { "betaedit" } else { name };
-    (betaedit_core::editor::method(method).unwrap().name, h, batch)
+    (betaedit_core::editor::method(method).unwrap().name().to_owned(), h, batch)
 }
 
 /// What a run comes to, step by step.
@@ -116,8 +116,7 @@ fn run<T: Scalar>(path: &Path, name: &str, h: &Hyperparameters, batch: usize) ->
     let layer = stream.layers()[0];
     let moment = Arc::new(stream.second_moment().clone());
     let spectrum = Arc::new(Spectrum::new(&moment, par).unwrap());
-    let entry = method(name).unwrap();
-    let mut editor = ClosedFormEditor::<T>::new(entry.name, entry.recipe(h), &spectrum, par).unwrap();
+    let mut editor = method(name).unwrap().editor::<T>(h, &spectrum, par).unwrap();
     let (d_out, _) = stream.weight_shape(layer).unwrap();
     let mut total = RunningTotal::new(&moment, d_out, 1, par).unwrap();
     let mut kept = vec![(0, editor.state().kept_directions)];
@@ -131,7 +130,8 @@ fn run<T: Scalar>(path: &Path, name: &str, h: &Hyperparameters, batch: usize) ->
         }
         let proposal = editor.propose(&batch).unwrap();
         stream.apply(layer, proposal.update()).unwrap();
-        let update = editor.commit(proposal).unwrap();
+        let update = proposal.update().clone();
+        editor.commit(proposal).unwrap();
         let measured = total.record(&update).unwrap().unwrap();
         leakage.push(measured.leakage);
         drift.push(measured.drift);
@@ -163,7 +163,7 @@ fn every_run(stream: &Path, golden: &Path, allowed: f64) -> usize {
     let runs = goldens.runs();
     for (setting, name) in &runs {
         let (method, h, batch) = variant(name, &goldens.hyperparameters[setting]);
-        let run = run::<f64>(stream, method, &h, batch);
+        let run = run::<f64>(stream, &method, &h, batch);
         let golden = |what: &str| goldens.get(&format!("{setting}.{name}.{what}"));
         let check = |what: &str, ours: &[f64]| {
             if let Some(expected) = golden(what) {

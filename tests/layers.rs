@@ -16,7 +16,7 @@ use self::size::Function;
 use self::tree::Tree;
 
 /// The rooms of `src`, the lowest first. A room imports only rooms before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "error",
     "scalar",
     // Checks of arguments speak of scalars.
@@ -25,6 +25,7 @@ const ORDER: [&str; 20] = [
     "linalg",
     "second_moment",
     "spectrum",
+    "key_statistics",
     "projector",
     "batch",
     "engine",

@@ -7,7 +7,7 @@ use betaedit_core::editor::History;
 use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{Collector, Contexts, FactToken, ModelAdapter, Request, Sampler, TargetSearch};
-use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, KeyStatistics, Memit, Method, Spectrum};
 
 use crate::llm_models::{Expected, FAMILIES, data, open};
 
@@ -310,8 +310,7 @@ fn a_session_edits_a_model_and_takes_it_back() {
     let recipe = Memit::default().with_lambda(1.0).with_ridge(1e-3).with_history(History::Absorbed).recipe();
     let mut builder = SessionBuilder::new(betaedit_core::editor::NamedRecipe::new("memit-h", recipe));
     for (layer, moment) in collector.into_moments() {
-        let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
-        builder = builder.layer(layer, Arc::new(moment), spectrum);
+        builder = builder.layer(layer, KeyStatistics::new(moment, Par::Seq).unwrap());
     }
     let search = TargetSearch::default().with_clamp(20.0);
     let adapter = ModelAdapter::new(model.clone(), tokenizer, layers.into(), contexts(), search).unwrap();
@@ -319,7 +318,7 @@ fn a_session_edits_a_model_and_takes_it_back() {
     let tokens = Expected::of("qwen3").tokens;
     let logits = |session: &Session<ModelAdapter>| session.adapter().model().trace(&tokens).unwrap().logits;
     let before = logits(&session);
-    session.edit(&[telling()]).unwrap();
+    session.edit(&[telling()]).unwrap().applied().unwrap();
     let edited = (logits(&session) - &before).norm_l2();
     session.undo(&[0.into()]).unwrap();
     let undone = (logits(&session) - &before).norm_l2();

@@ -33,14 +33,14 @@ fn projector(C: &DMatrix<f64>, tau: f64) -> DMatrix<f64> {
 fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
     let (d_in, d_out, tau) = (30, 7, 0.05);
     // Random keys and ideal editors have equations of their own, see test `family`.
-    for entry in METHODS.iter().filter(|entry| !["memit-r", "simie"].contains(&entry.name)) {
+    for entry in METHODS.iter().filter(|entry| !["memit-r", "simie"].contains(&entry.name())) {
         let mut random = Random::new(21);
         let moment = Arc::new(random.moment(d_in, d_in, 1e-3));
         let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
         let mut h = Hyperparameters::default();
         (h.lambda, h.lambda1, h.lambda2, h.threshold) = (25.0, 12.0, 0.4, Threshold::Absolute(tau));
         let recipe = entry.recipe(&h);
-        let mut editor = ClosedFormEditor::<f64>::new(entry.name, recipe, &spectrum, Par::Seq).unwrap();
+        let mut editor = ClosedFormEditor::<f64>::new(entry.name(), recipe, &spectrum, Par::Seq).unwrap();
 
         let C = to_nalgebra(&moment.to_mean(Par::Seq));
         let identity = DMatrix::<f64>::identity(d_in, d_in);

@@ -21,8 +21,7 @@ fn engine<T: Scalar>(stream: &mut RecordedStream<T>, name: &str, h: &Hyperparame
     let par = Par::rayon(0);
     let layer = stream.layers()[0];
     let spectrum = Arc::new(Spectrum::new(stream.second_moment(), par).unwrap());
-    let entry = method(name).unwrap();
-    let mut editor = ClosedFormEditor::<T>::new(entry.name, entry.recipe(h), &spectrum, par).unwrap();
+    let mut editor = method(name).unwrap().editor::<T>(h, &spectrum, par).unwrap();
     let (d_out, d_in) = stream.weight_shape(layer).unwrap();
     let (mut total, mut totals) = (Mat::<f64>::zeros(d_out, d_in), vec![]);
     for t in 0..EDITS {

@@ -265,7 +265,7 @@ fn capacity_warns_and_then_refuses<T: Scalar>(refresh: Refresh) {
     if editor.state().kept_directions > 0 {
         editor.stop_refreshing();
         let k = cast::<f64, T>(random.matrix::<f64>(24, 1).as_ref());
-        editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
+        let _ = editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
     }
 }
 

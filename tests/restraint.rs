@@ -206,18 +206,19 @@ fn a_restrained_update_is_committed() {
         let mut h = betaedit_core::editor::Hyperparameters::default();
         (h.lambda, h.threshold) = (5.0, betaedit_core::Threshold::Directions(8));
         let editor = || {
-            betaedit_core::editor::ClosedFormEditor::<f64>::new(entry.name, entry.recipe(&h), &spectrum, Par::Seq)
+            betaedit_core::editor::ClosedFormEditor::<f64>::new(entry.name(), entry.recipe(&h), &spectrum, Par::Seq)
                 .unwrap()
         };
         let (mut plain, mut rect, mut prune) = (editor(), editor(), editor());
         for n in [2, 1, 3] {
             let (K, R): (Mat<f64>, Mat<f64>) = (random.matrix(12, n), random.matrix(5, n));
             let batch = EditBatch::new(K.as_ref(), R.as_ref()).unwrap();
-            plain.edit(&batch).unwrap();
+            let _ = plain.edit(&batch).unwrap();
             let keep_some = |update: &Update<f64>| Rect::default().restrain(update, W.as_ref(), Par::Seq);
             let [proposal, late] =
                 std::array::from_fn(|_| rect.propose(&batch).unwrap().map_update(keep_some).unwrap());
-            assert_eq!(rect.commit(proposal).unwrap().edits(), n);
+            assert_eq!(proposal.update().edits(), n);
+            rect.commit(proposal).unwrap();
             assert!(matches!(rect.commit(late), Err(NumericsError::StaleProposal)));
             let damp =
                 |update: &Update<f64>| Prune::default().restrain(update, 0.1 * update.frobenius_norm(), Par::Seq);

@@ -3,10 +3,10 @@
 use std::fmt::Debug;
 
 use betaedit_core::editor::{
-    Emmet, Encore, History, Hyperparameters, Merging, Pmet, Recipe, RlsEdit, Simulation, Slack, Space,
+    Emmet, Encore, History, Hyperparameters, Merging, NullSpace, Pmet, Recipe, RlsEdit, SimIe, Simulation, Slack, Space,
 };
 use betaedit_core::projector::HistoryWeighting;
-use betaedit_core::restraint::{Damping, Prune, Rect, Restraint};
+use betaedit_core::restraint::{Damping, KnownRestraint, Prune, Rect};
 use betaedit_core::{AlphaEdit, BetaEdit, Memit, Method, Orientation, Refresh, RefreshRule, Threshold};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,7 +27,7 @@ fn every_setting_is_read_as_it_was_written() {
     round_trip(Merging::Alike { cosine: 0.9 });
     round_trip(Some(Simulation::default()));
     round_trip(Orientation::InputsByOutputs);
-    round_trip::<[Restraint; 2]>([Rect::default().into(), Prune::default().with_damping(Damping::Linear).into()]);
+    round_trip::<[KnownRestraint; 2]>([Rect::default().into(), Prune::default().with_damping(Damping::Linear).into()]);
     let mut hyperparameters = Hyperparameters::default();
     let rule = RefreshRule::Full(HistoryWeighting::Sum { weight: 1e-3 });
     hyperparameters.refresh = Some(Refresh::Every { edits: 50, rule });
@@ -35,12 +35,26 @@ fn every_setting_is_read_as_it_was_written() {
     round_trip::<Recipe>(BetaEdit::default().recipe());
 }
 
+fn weighting(refresh: Refresh) -> HistoryWeighting {
+    match refresh {
+        Refresh::Every { rule: RefreshRule::Full(weighting), .. } => weighting,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn what_is_left_out_has_its_default_and_what_is_misspelt_is_refused() {
     let method: BetaEdit = serde_json::from_str(r#"{ "lambda1": 600, "threshold": { "absolute": 0.05 } }"#).unwrap();
-    // The refresh is a field of its own: it keeps its default here.
-    let expected = BetaEdit::default().with_threshold(Threshold::Absolute(0.05));
-    assert_eq!((method.lambda1, method.threshold, method.refresh), (600.0, expected.threshold, expected.refresh));
+    // As by value: the refresh takes the weight of the statistics as well.
+    let expected = BetaEdit::default().with_lambda1(600.0).with_threshold(Threshold::Absolute(0.05));
+    assert_eq!((method, method.recipe()), (expected, expected.recipe()));
+    let HistoryWeighting::Mean { lambda1 } = weighting(method.recipe().refresh) else { panic!("{method:?}") };
+    assert_eq!(lambda1, 600.0);
+    // A wrapper needs its method, and nothing else.
+    let wrapped: NullSpace<Memit> = serde_json::from_str(r#"{ "method": { "lambda": 5 } }"#).unwrap();
+    assert_eq!(wrapped, NullSpace::new(Memit::default().with_lambda(5.0)));
+    let wrapped: SimIe<Emmet> = serde_json::from_str(r#"{ "method": {}, "simulation": { "lambda": 7 } }"#).unwrap();
+    assert_eq!(wrapped, SimIe::new(Emmet::default()).with_simulation(Simulation::default().with_lambda(7.0)));
     let error = serde_json::from_str::<BetaEdit>(r#"{ "lamda1": 600 }"#).unwrap_err().to_string();
     assert!(error.contains("lamda1") && error.contains("lambda1"), "{error}");
 }
@@ -49,7 +63,7 @@ fn what_is_left_out_has_its_default_and_what_is_misspelt_is_refused() {
 #[test]
 fn guards_and_reports_of_a_session_are_serialised() {
     use betaedit_core::session::{ConflictPolicy, Guards, Report};
-    round_trip(Guards { relative_drift: Some(0.1), ..Guards::default() });
+    round_trip(Guards::default().with_relative_drift(0.1));
     round_trip(ConflictPolicy::LastWins);
     let report = serde_json::to_value(Report::default()).unwrap();
     assert_eq!((report["applied"].as_u64(), report["curve"].as_array().map(Vec::len)), (Some(0), Some(0)));

@@ -5,6 +5,7 @@
 mod common;
 
 mod adapter;
+mod adapter_check;
 mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;

@@ -1,8 +1,12 @@
 //! The connection to a model: supplies keys and residuals, and applies updates.
 
+mod check;
 #[cfg(feature = "safetensors")]
 mod recorded;
 
+pub use check::check;
+#[cfg(feature = "session")]
+pub(crate) use check::check_applied;
 #[cfg(feature = "safetensors")]
 pub use recorded::{RecordedStream, write_delta};
 

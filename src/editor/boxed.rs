@@ -28,7 +28,7 @@ impl<T: Scalar, E: Editor<T> + ?Sized> Editor<T> for Box<E> {
         (**self).propose(batch)
     }
 
-    fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>> {
+    fn commit(&mut self, proposal: Proposal<T>) -> Result<()> {
         (**self).commit(proposal)
     }
 

@@ -218,7 +218,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         Ok(Proposal::new(update, memo, &self.token).with_gains(gains).with_directions_taken(taken))
     }
 
-    fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>> {
+    fn commit(&mut self, proposal: Proposal<T>) -> Result<()> {
         let (update, memo) = proposal.into_memo::<Memo>(&self.token)?;
         let joining = match self.recipe.history {
             History::Absorbed => Some(&memo.solution),
@@ -235,7 +235,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         }
         self.edits += update.edits();
         self.token.advance();
-        Ok(update)
+        Ok(())
     }
 
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A method: settings that make editors.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use faer::Par;
@@ -44,7 +45,16 @@ pub trait Method {
     }
 }
 
-/// A recipe with a name: a method selected by name, or one of your own.
+/// Any method, for example one that was selected by its name.
+pub type AnyMethod = Box<dyn Method + Send + Sync>;
+
+impl fmt::Debug for dyn Method + Send + Sync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Method").field("name", &self.name()).field("recipe", &self.recipe()).finish()
+    }
+}
+
+/// A recipe with a name: for example one of your own.
 ///
 /// ```
 /// use betaedit_core::editor::{History, Method, NamedRecipe, Recipe, Space};

@@ -33,6 +33,7 @@
 mod boxed;
 mod closed_form;
 mod describe;
+mod hyperparameters;
 pub(crate) mod merging;
 mod method;
 mod methods;
@@ -46,8 +47,9 @@ mod table;
 
 pub use crate::util::description::Description;
 pub use closed_form::ClosedFormEditor;
+pub use hyperparameters::Hyperparameters;
 pub use merging::Merging;
-pub use method::{Method, NamedRecipe};
+pub use method::{AnyMethod, Method, NamedRecipe};
 pub use methods::alphaedit::AlphaEdit;
 pub use methods::betaedit::{BetaEdit, Penalty};
 pub use methods::emmet::Emmet;
@@ -59,7 +61,7 @@ pub use methods::rlsedit::{Anchors, RlsEdit};
 pub use methods::simie::SimIe;
 pub use proposal::Proposal;
 pub use recipe::{Base, History, Recipe, Share, Simulation, Slack, Space};
-pub use table::{Hyperparameters, METHODS, MethodEntry, method};
+pub use table::{METHODS, MethodEntry, method};
 
 use std::{fmt, io};
 
@@ -85,7 +87,8 @@ pub struct EditorState {
     pub kept_directions: usize,
     /// Directions of the initial space that are protected by now.
     pub removed_directions: usize,
-    /// Whether many, few or no directions are left: an early warning.
+    /// Whether many, few or no directions are left: an early warning. It counts directions, whatever the keys: how much
+    /// room they leave for keys like yours is [`metrics::room`](crate::metrics::room), in every outcome of a session.
     pub capacity: Capacity,
 }
 
@@ -169,14 +172,13 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// Keys of another length, a refresh that is due, overflow, a singular small system.
     fn propose(&self, batch: &EditBatch<'_, T>) -> Result<Proposal<T>>;
 
-    /// Records a proposal that this editor made in its present state, so that later proposals take it into account.
-    /// Returns its update.
+    /// Records a proposal that this editor made in its present state, so that later proposals take it into account. The
+    /// caller has applied its [`update`](Proposal::update) to the weight.
     ///
     /// # Errors
-    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. (A clone is the same editor until one
-    /// of the two changes.) On
-    /// error, nothing is changed.
-    fn commit(&mut self, proposal: Proposal<T>) -> Result<Update<T>>;
+    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. (A
+    /// clone is the same editor until one of the two changes.) On error, nothing is changed.
+    fn commit(&mut self, proposal: Proposal<T>) -> Result<()>;
 
     /// Refreshes the projector if a refresh is due, and returns what was done. Call it before
     /// [`propose`](Self::propose). The default does nothing, for editors without a projector.
@@ -259,7 +261,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Refreshes if a refresh is due, proposes, and commits.
+    /// Refreshes if a refresh is due, proposes, and commits. Returns the update, which the caller applies to the weight.
     ///
     /// # Errors
     /// Those of the three methods. On error, a refresh that was made stays, and nothing else is changed.
@@ -267,7 +269,9 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
         validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         self.refresh_if_due()?;
         let proposal = self.propose(batch)?;
-        self.commit(proposal)
+        let update = proposal.update().clone();
+        self.commit(proposal)?;
+        Ok(update)
     }
 
     /// The error of an operation that this editor does not support.

@@ -25,8 +25,9 @@ use crate::update::Update;
 /// let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
 /// assert_eq!(proposal.gains(), [1.0]); // half of the residual is written
 ///
-/// let update = editor.commit(proposal.scaled(0.5)?)?;
-/// assert_eq!(update.to_dense(Par::Seq), mat![[1.0, 0.0]]);
+/// let half = proposal.scaled(0.5)?;
+/// assert_eq!(half.update().to_dense(Par::Seq), mat![[1.0, 0.0]]);
+/// editor.commit(half)?;
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[must_use = "dropping a proposal rejects it"]
@@ -60,13 +61,11 @@ impl<T: Scalar> Proposal<T> {
     }
 
     /// The update.
-    #[must_use]
     pub fn update(&self) -> &Update<T> {
         &self.update
     }
 
     /// Returns the update alone, for example of a proposal that is not committed.
-    #[must_use]
     pub fn into_update(self) -> Update<T> {
         self.update
     }
@@ -92,7 +91,7 @@ impl<T: Scalar> Proposal<T> {
     pub fn map_update(mut self, change: impl FnOnce(&Update<T>) -> Result<Update<T>>) -> Result<Self> {
         let changed = change(&self.update)?;
         changed.check_shape("the changed update", self.update.d_out(), self.update.d_in())?;
-        self.update = changed;
+        self.update = changed.for_edits(self.update.edits());
         Ok(self)
     }
 

@@ -13,6 +13,7 @@ use crate::refresh::{Refresh, RefreshRule};
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 use crate::util::named::named;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// Whether later edits protect the keys of past edits.
@@ -116,12 +117,20 @@ impl Share {
 /// How the ideal editor of [`SimIe`](super::SimIe) is simulated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+#[non_exhaustive]
 pub struct Simulation {
     /// Weight of the distance from the initial weight. Default: `10_000.0`.
     pub lambda: f64,
     /// The weight that the wrapped method edits. Default: [`Base::First`].
     pub base: Base,
 }
+
+setters!(Simulation {
+    /// Sets the weight of the distance from the initial weight.
+    with_lambda(lambda: f64),
+    /// Sets the weight that the wrapped method edits.
+    with_base(base: Base),
+});
 
 /// The weight that a wrapped method edits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -168,8 +177,30 @@ pub struct Recipe {
     pub simulation: Option<Simulation>,
 }
 
+setters!(Recipe {
+    /// Sets the weight of the statistics.
+    with_weight(weight: f64),
+    /// Sets the ridge on the norm of the update.
+    with_ridge(ridge: f64),
+    /// Sets where edits are allowed.
+    with_space(space: Space),
+    /// Sets whether past keys are protected.
+    with_history(history: History),
+    /// Sets when the projector is rebuilt.
+    with_refresh(refresh: Refresh),
+    /// Sets how far a batch may miss its residuals.
+    with_slack(slack: Slack),
+    /// Sets how residuals are divided among layers.
+    with_share(share: Share),
+    /// Sets whether edits of a batch with the same key are merged.
+    with_merging(merging: Merging),
+    /// Sets whether an ideal editor learns from the updates.
+    with_simulation(simulation: Option<Simulation>),
+});
+
 impl Recipe {
-    /// A recipe for a method outside this crate. The remaining fields have the values of MEMIT; set them as needed.
+    /// A recipe for a method outside this crate. The remaining fields have the values of MEMIT; set them with the
+    /// `with_*` functions.
     #[must_use]
     pub fn new(weight: f64, ridge: f64, space: Space, history: History, refresh: Refresh) -> Self {
         Self {

@@ -1,189 +1,228 @@
 //! The table of methods: every editor by its name.
 
-use super::{
-    AlphaEdit, Anchors, BetaEdit, Emmet, Encore, History, Memit, Merging, Method, NamedRecipe, NullSpace, Penalty,
-    Pmet, Recipe, RlsEdit, SimIe, Simulation, Slack,
-};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use faer::Par;
+
+use super::hyperparameters::Hyperparameters;
+use super::{AnyMethod, ClosedFormEditor, History, Merging, Method, Recipe};
 use crate::error::numerics::{NumericsError, Result};
-use crate::projector::Threshold;
-use crate::refresh::Refresh;
-
-/// The hyperparameters of all methods together, for programs that select a method by name. Each method uses those it
-/// knows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
-#[non_exhaustive]
-pub struct Hyperparameters {
-    /// Weight of the statistics in MEMIT and related methods. Default: `15_000.0`.
-    pub lambda: f64,
-    /// Weight of the statistics in BetaEdit. Default: `3_000.0`.
-    pub lambda1: f64,
-    /// Ridge of AlphaEdit, BetaEdit and ENCORE. Default: `10.0`.
-    pub lambda2: f64,
-    /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
-    pub threshold: Threshold,
-    /// When and how BetaEdit and the `-ns` methods refresh. Default: `None`, the default of the method itself: every
-    /// 1000 edits, full, with the weighting `Mean` and the method's `lambda1`.
-    pub refresh: Option<Refresh>,
-    /// Whether BetaEdit penalises leakage. Default: [`Penalty::Kept`].
-    pub penalty: Penalty,
-    /// How far EMMET may miss its residuals. Default: that of [`Emmet`].
-    pub slack: Slack,
-    /// Strengths of RLSEdit's anchors. Default: those of [`RlsEdit`].
-    pub anchors: Anchors,
-    /// The cosine from which MEMIT-Merge treats two keys as the same. Default: `0.99`.
-    pub alike: f64,
-    /// Seed of MEMIT-R's random keys. Default: `0`.
-    pub seed: u64,
-    /// Puts SimIE around the selected method. Default: `None`; only `simie` then has it.
-    pub simulation: Option<Simulation>,
-}
-
-impl Default for Hyperparameters {
-    fn default() -> Self {
-        let (memit, emmet, anchored, betaedit) =
-            (Memit::default(), Emmet::default(), RlsEdit::default(), BetaEdit::default());
-        Self {
-            lambda: memit.lambda,
-            lambda1: betaedit.lambda1,
-            lambda2: betaedit.lambda2,
-            threshold: betaedit.threshold,
-            refresh: None,
-            penalty: betaedit.penalty,
-            slack: emmet.slack,
-            anchors: anchored.anchors,
-            alike: 0.99,
-            seed: 0,
-            simulation: None,
-        }
-    }
-}
-
-impl Hyperparameters {
-    fn memit(&self, history: History) -> Memit {
-        Memit::default().with_lambda(self.lambda).with_history(history)
-    }
-
-    fn pmet(&self, history: History) -> Pmet {
-        Pmet::default().with_lambda(self.lambda).with_history(history)
-    }
-
-    fn emmet(&self, history: History) -> Emmet {
-        Emmet::default().with_lambda(self.lambda).with_slack(self.slack).with_history(history)
-    }
-
-    fn alphaedit(&self, history: History) -> AlphaEdit {
-        AlphaEdit::default().with_lambda2(self.lambda2).with_threshold(self.threshold).with_history(history)
-    }
-
-    fn null_space<M: Method>(&self, method: M) -> Recipe {
-        let method = NullSpace::new(method).with_threshold(self.threshold);
-        match self.refresh {
-            Some(refresh) => method.with_refresh(refresh).recipe(),
-            None => method.recipe(),
-        }
-    }
-}
+use crate::scalar::Scalar;
+use crate::spectrum::Spectrum;
 
 /// A row of the table of methods.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
+///
+/// # Examples
+/// ```
+/// use betaedit_core::{Method, editor::{Hyperparameters, method}};
+///
+/// let entry = method("memit-h")?;
+/// assert_eq!(entry.parameters(), ["lambda"]);
+/// let memit = entry.method(&Hyperparameters::default().with_lambda(500.0));
+/// assert_eq!((&*memit.name(), memit.recipe().weight), ("memit-h", 500.0));
+/// # Ok::<(), betaedit_core::Error>(())
+/// ```
+#[derive(Clone, Debug)]
 pub struct MethodEntry {
-    /// The name that selects the method.
-    pub name: &'static str,
-    /// The method in one line.
-    pub summary: &'static str,
-    recipe: fn(&Hyperparameters) -> Recipe,
+    name: Cow<'static, str>,
+    summary: &'static str,
+    parameters: &'static [&'static str],
+    make: fn(&Hyperparameters) -> AnyMethod,
+    wrappers: &'static [Wrapper],
+}
+
+/// What a name puts around a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrapper {
+    NullSpace,
+    SimIe,
+}
+
+impl Wrapper {
+    fn parameters(self) -> &'static [&'static str] {
+        match self {
+            Self::NullSpace => &["threshold", "refresh"],
+            Self::SimIe => &["simulation"],
+        }
+    }
 }
 
 impl MethodEntry {
     /// A row for a method outside this crate: see `docs/adding-an-editor.md`.
+    ///
+    /// * `parameters`: the fields of [`Hyperparameters`] that the method uses
     #[must_use]
-    pub const fn new(name: &'static str, summary: &'static str, recipe: fn(&Hyperparameters) -> Recipe) -> Self {
-        Self { name, summary, recipe }
+    pub const fn new(
+        name: &'static str,
+        summary: &'static str,
+        parameters: &'static [&'static str],
+        make: fn(&Hyperparameters) -> AnyMethod,
+    ) -> Self {
+        Self { name: Cow::Borrowed(name), summary, parameters, make, wrappers: &[] }
+    }
+
+    /// The name that selects the method.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The method in one line.
+    #[must_use]
+    pub fn summary(&self) -> &'static str {
+        self.summary
+    }
+
+    /// The fields of [`Hyperparameters`] that the method uses. Every method takes `simulation`, which puts SimIE around
+    /// it; it is listed for those that have SimIE anyway.
+    #[must_use]
+    pub fn parameters(&self) -> Vec<&'static str> {
+        let mut all = self.parameters.to_vec();
+        for name in self.wrappers.iter().flat_map(|wrapper| wrapper.parameters()) {
+            if !all.contains(name) {
+                all.push(name);
+            }
+        }
+        all
     }
 
     /// The method with these hyperparameters.
-    ///
-    /// ```
-    /// use betaedit_core::{Method, editor::{Hyperparameters, method}};
-    /// let memit = method("memit-h")?.method(&Hyperparameters::default());
-    /// assert_eq!((&*memit.name(), memit.recipe().weight), ("memit-h", 15_000.0));
-    /// # Ok::<(), betaedit_core::Error>(())
-    /// ```
     #[must_use]
-    pub fn method(&self, hyperparameters: &Hyperparameters) -> NamedRecipe {
-        NamedRecipe::new(self.name, self.recipe(hyperparameters))
+    pub fn method(&self, hyperparameters: &Hyperparameters) -> AnyMethod {
+        let mut method = (self.make)(hyperparameters);
+        for wrapper in self.wrappers {
+            method = match wrapper {
+                Wrapper::NullSpace => Box::new(hyperparameters.null_space(method)),
+                Wrapper::SimIe => Box::new(hyperparameters.simie(method)),
+            };
+        }
+        match hyperparameters.simulation {
+            Some(_) if method.recipe().simulation.is_none() => Box::new(hyperparameters.simie(method)),
+            _ => method,
+        }
     }
 
     /// The method's recipe with these hyperparameters.
     #[must_use]
     pub fn recipe(&self, hyperparameters: &Hyperparameters) -> Recipe {
-        let recipe = (self.recipe)(hyperparameters);
-        Recipe { simulation: hyperparameters.simulation.or(recipe.simulation), ..recipe }
+        self.method(hyperparameters).recipe()
+    }
+
+    /// An editor of the method, see [`Method::editor`].
+    ///
+    /// # Errors
+    /// As [`Method::editor`], in the method's own words.
+    pub fn editor<T: Scalar>(
+        &self,
+        hyperparameters: &Hyperparameters,
+        spectrum: &Arc<Spectrum>,
+        par: Par,
+    ) -> Result<ClosedFormEditor<T>> {
+        self.method(hyperparameters).editor(spectrum, par)
     }
 }
 
-/// All methods. To add one, write a short file in `methods/` and add a row here.
+/// All methods. To add one, write a short file in `methods/` and add a row here. [`method`] also finds the names that
+/// [`NullSpace`](super::NullSpace) and [`SimIe`](super::SimIe) make of them.
 pub const METHODS: &[MethodEntry] = &[
-    MethodEntry::new("memit", "(lambda C)^-1, no history", |h| h.memit(History::Ignored).recipe()),
-    MethodEntry::new("memit-h", "memit, past keys protected", |h| h.memit(History::Absorbed).recipe()),
-    MethodEntry::new("memit-r", "memit, random keys instead of past ones", |h| {
-        h.memit(History::Random { seed: h.seed }).recipe()
+    MethodEntry::new("memit", "(lambda C)^-1, no history", &["lambda"], |h| Box::new(h.memit(History::Ignored))),
+    MethodEntry::new("memit-h", "memit, past keys protected", &["lambda"], |h| Box::new(h.memit(History::Absorbed))),
+    MethodEntry::new("memit-r", "memit, random keys instead of past ones", &["lambda", "seed"], |h| {
+        Box::new(h.memit(History::Random { seed: h.seed }))
     }),
-    MethodEntry::new("memit-merge", "memit, edits of a batch with the same key are merged", |h| {
-        h.memit(History::Ignored).with_merging(Merging::Alike { cosine: h.alike }).recipe()
+    MethodEntry::new(
+        "memit-merge",
+        "memit, edits of a batch with the same key are merged",
+        &["lambda", "alike"],
+        |h| Box::new(h.memit(History::Ignored).with_merging(Merging::Alike { cosine: h.alike })),
+    ),
+    MethodEntry::new(
+        "memit-ns",
+        "memit with history through the null space",
+        &["lambda", "threshold", "refresh"],
+        |h| Box::new(h.null_space(h.memit(History::Absorbed))),
+    ),
+    MethodEntry::new("pmet", "memit with the square root of the share of a residual", &["lambda"], |h| {
+        Box::new(h.pmet(History::Ignored))
     }),
-    MethodEntry::new("memit-ns", "memit with history through the null space", |h| {
-        h.null_space(h.memit(History::Absorbed))
+    MethodEntry::new("pmet-h", "pmet, past keys protected", &["lambda"], |h| Box::new(h.pmet(History::Absorbed))),
+    MethodEntry::new("pmet-ns", "pmet with history through the null space", &["lambda", "threshold", "refresh"], |h| {
+        Box::new(h.null_space(h.pmet(History::Absorbed)))
     }),
-    MethodEntry::new("pmet", "memit with the square root of the share of a residual", |h| {
-        h.pmet(History::Ignored).recipe()
+    MethodEntry::new("emmet", "residuals met exactly or nearly, no history", &["lambda", "slack"], |h| {
+        Box::new(h.emmet(History::Ignored))
     }),
-    MethodEntry::new("pmet-h", "pmet, past keys protected", |h| h.pmet(History::Absorbed).recipe()),
-    MethodEntry::new("pmet-ns", "pmet with history through the null space", |h| {
-        h.null_space(h.pmet(History::Absorbed))
+    MethodEntry::new("emmet-h", "emmet, past keys protected", &["lambda", "slack"], |h| {
+        Box::new(h.emmet(History::Absorbed))
     }),
-    MethodEntry::new("emmet", "residuals met exactly or nearly, no history", |h| h.emmet(History::Ignored).recipe()),
-    MethodEntry::new("emmet-h", "emmet, past keys protected", |h| h.emmet(History::Absorbed).recipe()),
-    MethodEntry::new("emmet-ns", "emmet with history through the null space", |h| {
-        h.null_space(h.emmet(History::Absorbed))
+    MethodEntry::new(
+        "emmet-ns",
+        "emmet with history through the null space",
+        &["lambda", "slack", "threshold", "refresh"],
+        |h| Box::new(h.null_space(h.emmet(History::Absorbed))),
+    ),
+    MethodEntry::new("encore", "memit-h with a ridge", &["lambda", "lambda2"], |h| Box::new(h.encore())),
+    MethodEntry::new(
+        "rlsedit",
+        "recursive least squares, anchored to the initial weight",
+        &["lambda", "anchors"],
+        |h| Box::new(h.rlsedit()),
+    ),
+    MethodEntry::new("simie", "an ideal editor that learns from emmet", &["lambda", "slack", "simulation"], |h| {
+        Box::new(h.simie(h.emmet(History::Ignored)))
     }),
-    MethodEntry::new("encore", "memit-h with a ridge", |h| {
-        Encore::default().with_lambda(h.lambda).with_mu(h.lambda2).recipe()
+    MethodEntry::new("alphaedit", "null space of C, no history", &["lambda2", "threshold"], |h| {
+        Box::new(h.alphaedit(History::Ignored))
     }),
-    MethodEntry::new("rlsedit", "recursive least squares, anchored to the initial weight", |h| {
-        RlsEdit::default().with_lambda(h.lambda).with_anchors(h.anchors).recipe()
+    MethodEntry::new("alphaedit-h", "null space of C, past keys protected", &["lambda2", "threshold"], |h| {
+        Box::new(h.alphaedit(History::Absorbed))
     }),
-    MethodEntry::new("simie", "an ideal editor that learns from emmet", |h| {
-        SimIe::new(h.emmet(History::Ignored)).recipe()
-    }),
-    MethodEntry::new("alphaedit", "null space of C, no history", |h| h.alphaedit(History::Ignored).recipe()),
-    MethodEntry::new("alphaedit-h", "null space of C, past keys protected", |h| {
-        h.alphaedit(History::Absorbed).recipe()
-    }),
-    MethodEntry::new("betaedit", "null space refreshed over past keys, leakage penalised", |h| {
-        let method = BetaEdit::default().with_lambda1(h.lambda1).with_lambda2(h.lambda2);
-        let method = method.with_threshold(h.threshold).with_penalty(h.penalty);
-        h.refresh.map_or(method, |refresh| method.with_refresh(refresh)).recipe()
-    }),
+    MethodEntry::new(
+        "betaedit",
+        "null space refreshed over past keys, leakage penalised",
+        &["lambda1", "lambda2", "threshold", "refresh", "penalty"],
+        |h| Box::new(h.betaedit()),
+    ),
 ];
 
-/// The row of the table with this name.
+/// The row of the table with this name, or the row that the name wraps: `NAME-ns` is
+/// [`NullSpace`](super::NullSpace) around `NAME`, `simie-NAME` is [`SimIe`](super::SimIe) around it.
 ///
 /// ```
 /// use betaedit_core::editor::{Hyperparameters, method};
 /// let recipe = method("memit-h")?.recipe(&Hyperparameters::default());
 /// assert_eq!(recipe.weight, 15_000.0);
+/// assert_eq!(method("simie-encore-ns")?.parameters(), ["lambda", "lambda2", "threshold", "refresh", "simulation"]);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
 ///
 /// # Errors
 /// [`NumericsError::UnknownName`], which lists the names.
-pub fn method(name: &str) -> Result<&'static MethodEntry> {
-    METHODS.iter().find(|entry| entry.name == name).ok_or_else(|| NumericsError::UnknownName {
+pub fn method(name: &str) -> Result<MethodEntry> {
+    if let Some(entry) = row(name) {
+        return Ok(entry.clone());
+    }
+    let (wrapped, simulated) = (name.strip_suffix("-ns"), name.strip_prefix("simie-"));
+    let both = simulated.and_then(|rest| rest.strip_suffix("-ns"));
+    let candidates: [(Option<&str>, &'static [Wrapper]); 3] = [
+        (wrapped, &[Wrapper::NullSpace]),
+        (simulated, &[Wrapper::SimIe]),
+        (both, &[Wrapper::NullSpace, Wrapper::SimIe]),
+    ];
+    let wrap = |(base, wrappers): (Option<&str>, _)| {
+        let entry = MethodEntry { name: name.to_owned().into(), wrappers, ..row(base?)?.clone() };
+        // A name that is not the method's own, such as `memit-ns-ns`, is a typing error.
+        (entry.method(&Hyperparameters::default()).name() == name).then_some(entry)
+    };
+    let unknown = || NumericsError::UnknownName {
         kind: "method",
         name: name.to_owned(),
-        known: METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
-    })
+        known: METHODS.iter().map(MethodEntry::name).collect::<Vec<_>>().join(", "),
+    };
+    candidates.into_iter().find_map(wrap).ok_or_else(unknown)
+}
+
+fn row(name: &str) -> Option<&'static MethodEntry> {
+    METHODS.iter().find(|entry| entry.name == name)
 }

@@ -31,6 +31,15 @@ pub enum ModelError {
         problem: String,
     },
 
+    /// The adapter does not do what its trait asks for.
+    #[error("the adapter breaks its contract at layer {layer}: {problem}")]
+    Contract {
+        /// The layer.
+        layer: usize,
+        /// What it did, and what it should do.
+        problem: String,
+    },
+
     /// The model failed: a computation inside it, its tokenizer, or its files.
     #[error("the model failed: {0}")]
     Failed(Box<dyn std::error::Error + Send + Sync>),

@@ -144,6 +144,16 @@ pub enum NumericsError {
         advice: &'static str,
     },
 
+    /// The spectrum belongs to other statistics than the moment beside it.
+    #[error(
+        "the spectrum is not that of the second moment: they differ by {difference:.1e} of the largest eigenvalue; \
+         give the spectrum of this moment, or decompose it again"
+    )]
+    ForeignSpectrum {
+        /// `|C x - U diag(s) Uᵀ x| / (s_max |x|)` for one vector `x`.
+        difference: f64,
+    },
+
     /// Statistics without a token count cannot be merged or extended.
     #[error(
         "`{argument}` has no token count, so keys cannot be counted and statistics cannot be merged: \

@@ -15,6 +15,19 @@ pub enum SessionError {
         processed: u64,
     },
 
+    /// A setting that a session cannot be opened with.
+    #[error("the session cannot be opened: `{setting}` {problem}")]
+    Setting {
+        /// The setting, by its name in the builder.
+        setting: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// A batch was rejected, and the caller takes this for an error. Holds the `session::Rejection`.
+    #[error("the batch was rejected: {0}")]
+    Rejected(Box<dyn std::error::Error + Send + Sync>),
+
     /// The session could not restore the model to a known state.
     #[error("the session cannot continue: {problem}; open the session again, its journal holds every confirmed batch")]
     Broken {

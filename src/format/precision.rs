@@ -114,6 +114,7 @@ fn to_odd(x: f64) -> f32 {
 /// The effect of rounding to the number type of a file on the change of a weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
 pub struct Rounding {
     /// The number type of the file.
     pub precision: Precision,

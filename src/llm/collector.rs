@@ -41,6 +41,7 @@ impl fmt::Debug for Collector<'_> {
 
 /// The progress of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CollectionProgress {
     /// Tokens counted.
     pub tokens: u64,

@@ -16,6 +16,7 @@ use super::prompt::{Contexts, Request, targeted_behind};
 use super::target::Adam;
 use super::tokenizer::Tokenizer;
 use crate::error::{NumericsError, Result};
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// Where the loss asks for the target.
@@ -31,6 +32,7 @@ pub enum Supervision {
 
 /// The course of a fine-tuning.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Tuned {
     /// The mean `-log p` of the targets before each step.
     pub losses: Vec<f32>,
@@ -65,6 +67,19 @@ impl Default for FineTuning {
         Self { learning_rate: 5e-4, steps: 25, enough: 1e-2, bound: Some(5e-4), supervision }
     }
 }
+
+setters!(FineTuning {
+    /// Sets Adam's step length.
+    with_learning_rate(learning_rate: f64),
+    /// Sets the largest number of steps.
+    with_steps(steps: usize),
+    /// Sets the mean `-log p` at which it ends.
+    with_enough(enough: f64),
+    /// Sets the largest change of an entry; `None` is no limit.
+    with_bound(bound: Option<f64>),
+    /// Sets where the loss asks for the target.
+    with_supervision(supervision: Supervision),
+});
 
 impl FineTuning {
     /// Fine-tunes the model on requests.
@@ -161,6 +176,21 @@ impl Default for LowRankTuning {
         Self { rank: 8, alpha: 32.0, learning_rate: 5e-3, steps: 70, enough: 1e-2, seed: 0 }
     }
 }
+
+setters!(LowRankTuning {
+    /// Sets the rank of a change.
+    with_rank(rank: usize),
+    /// Sets `alpha`; the scale is `alpha / rank`.
+    with_alpha(alpha: f64),
+    /// Sets Adam's step length.
+    with_learning_rate(learning_rate: f64),
+    /// Sets the largest number of steps.
+    with_steps(steps: usize),
+    /// Sets the mean `-log p` at which it ends.
+    with_enough(enough: f64),
+    /// Sets the seed of the start.
+    with_seed(seed: u64),
+});
 
 impl LowRankTuning {
     /// Fine-tunes the model on requests.

@@ -34,6 +34,7 @@ pub struct Model {
 
 /// What a model computes for a sequence of `T` tokens. Columns are tokens.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Trace {
     /// For each block, the inputs of the MLP's output projection, `d_in x T`.
     pub keys: Vec<Mat<f32>>,
@@ -63,6 +64,7 @@ impl fmt::Debug for Trace {
 
 /// How probable a model finds a given continuation.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Continuation {
     /// For each token of the continuation, the logarithm of its probability given all tokens before it.
     pub log_probabilities: Vec<f32>,

@@ -7,6 +7,8 @@
 //! | interference `<Delta_i, Delta_j>` | whether updates undo each other | [`Interference`], [`RunningTotal`] | `O(t² (d_in + d_out))` for all pairs |
 //! | stability `s = kᵀ A0⁻¹ k` | how large a key is relative to what protects the model; above 1 the guarantees of history fade | [`stability`] | one pass over `V` |
 //! | write error `\|Delta k - r\|` | how far the edit falls short of its own target | [`write_errors`] | `O(n (d_in + d_out))` |
+//! | written share `<Delta k, r> / \|r\|²` | how much of its residual an edit writes; near 0, it does nothing | [`written`](fn@written) | same |
+//! | room `(g / (1 + g)) / (s / (1 + s))` | what past edits and refreshes leave for keys like these; 1 at the start | [`room`] | none |
 //! | retention error | the same for every past edit, in the present weight | [`Retention`] | `2 d_in d_out t` flops per measurement |
 //!
 //! All are computed in `f64`. [`RunningTotal`] takes a stride for long runs. [`Retention`] is measured on request.
@@ -16,9 +18,13 @@ mod leakage;
 mod retention;
 mod running;
 mod stability;
+mod written;
 
 pub use interference::Interference;
 pub use leakage::leakage;
 pub use retention::{Retention, write_errors};
 pub use running::{Gauges, Measurement, RunningTotal};
 pub use stability::stability;
+#[cfg(feature = "session")]
+pub(crate) use written::relative_write_error;
+pub use written::{Written, room, written};

@@ -2,6 +2,7 @@
 
 use faer::{Mat, MatRef, Par};
 
+use super::written::change;
 use crate::batch::EditBatch;
 use crate::error::numerics::Result;
 use crate::linalg;
@@ -16,11 +17,7 @@ use crate::util::validate;
 /// # Errors
 /// A batch whose shape differs from that of the update, or overflow.
 pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Vec<f64>> {
-    validate::shape("keys", batch.keys(), update.d_in(), batch.len())?;
-    validate::shape("residuals", batch.residuals(), update.d_out(), batch.len())?;
-    let [L, R, K] = [update.left(), update.right().transpose(), batch.keys()].map(|matrix| cast::<T, f64>(matrix));
-    let RK = linalg::product(R.transpose(), K.as_ref(), par);
-    let left_over = linalg::product(L.as_ref(), RK.as_ref(), par) - cast::<T, f64>(batch.residuals());
+    let left_over = change(update, batch, par)? - cast::<T, f64>(batch.residuals());
     norms(left_over.as_ref())
 }
 

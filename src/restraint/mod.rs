@@ -7,6 +7,8 @@
 //! * [`Rect`] keeps the entries with the largest change relative to the weight, and drops the others
 //! * [`Prune`] damps the singular values of the change that exceed the largest one of the weight
 //!
+//! A restraint of your own implements [`Restraint`].
+//!
 //! # Examples
 //! ```
 //! use std::sync::Arc;
@@ -20,65 +22,160 @@
 //! let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?; // all ones
 //! let half = Rect::default().with_kept(0.5);
 //! let proposal = proposal.map_update(|update| half.restrain(update, W.as_ref(), Par::Seq))?;
-//! let update = editor.commit(proposal)?;
-//! assert!((update.to_dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
+//! assert!((proposal.update().to_dense(Par::Seq) - mat![[1.0, 0.0], [1.0, 0.0]]).norm_l2() < 1e-15);
+//! editor.commit(proposal)?;
 //! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
+mod known;
 mod prune;
 mod rect;
 
 pub use crate::linalg::lanczos::spectral_norm;
+pub use crate::util::description::Description;
+pub use known::KnownRestraint;
 pub use prune::{Damping, Prune};
 pub use rect::Rect;
 
+use std::fmt;
+
+use faer::{MatRef, Par};
+
 use crate::error::numerics::Result;
-use crate::util::description::Description;
+use crate::scalar::Scalar;
+use crate::update::Update;
 
-/// A restraint as a value, for example for a [`SessionBuilder`](crate::session).
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
-#[non_exhaustive]
-pub enum Restraint {
-    /// Applied to every update.
-    Rect(Rect),
-    /// Applied to the total change, after every update.
-    Prune(Prune),
-}
+/// A change to an update after an editor has computed it, for a [`SessionBuilder`](crate::session).
+///
+/// # Examples
+/// ```
+/// use betaedit_core::error::NumericsError;
+/// use betaedit_core::restraint::{Description, Restraint, Situation};
+/// use betaedit_core::{Scalar, Update};
+///
+/// /// Scales an update down to a largest Frobenius norm.
+/// #[derive(Debug)]
+/// struct Clip {
+///     norm: f64,
+/// }
+///
+/// impl<T: Scalar> Restraint<T> for Clip {
+///     fn description(&self) -> Description {
+///         Description::new("clip").with("norm", self.norm)
+///     }
+///
+///     fn restrained(&self, update: &Update<T>, _: &Situation<'_, T>) -> Result<Option<Update<T>>, NumericsError> {
+///         let norm = update.frobenius_norm();
+///         if norm <= self.norm { Ok(None) } else { update.scaled(self.norm / norm).map(Some) }
+///     }
+/// }
+/// ```
+pub trait Restraint<T: Scalar>: fmt::Debug + Send + Sync {
+    /// Everything that the results depend on, in the form that is written to disk. A session in a directory opens only
+    /// with an equal description.
+    fn description(&self) -> Description;
 
-impl Restraint {
-    /// Checks that all numbers are in range.
+    /// Checks that all numbers are in range. The default accepts everything.
     ///
     /// # Errors
     /// [`NumericsError::Parameter`](crate::error::NumericsError::Parameter).
-    pub fn check(&self) -> Result<()> {
-        match self {
-            Self::Rect(rect) => rect.check(),
-            Self::Prune(prune) => prune.check(),
-        }
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 
-    /// Everything that the results depend on, in the form that is written to disk.
+    /// What the restraint needs to know. The default is [`Needs::Weight`].
+    fn needs(&self) -> Needs {
+        Needs::Weight
+    }
+
+    /// The update to apply instead; `None` if the update stays as it is. The caller applies and commits it.
+    ///
+    /// # Errors
+    /// Those of the computation; [`NumericsError::Editor`](crate::error::NumericsError::Editor) for reasons of your own.
+    fn restrained(&self, update: &Update<T>, situation: &Situation<'_, T>) -> Result<Option<Update<T>>>;
+
+    /// The description in sessions of the first format, if that format has the restraint.
+    #[doc(hidden)]
+    fn first_format(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What a [`Restraint`] needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Needs {
+    /// The weight alone.
+    Weight,
+    /// The weight, and [`Situation::total`]: the change so far. A session then needs its gauges.
+    Total,
+}
+
+/// The layer that an update is for.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Situation<'a, T: Scalar> {
+    /// The weight before the update, `d_out x d_in`.
+    pub weight: MatRef<'a, T>,
+    /// The change so far, for restraints that need [`Needs::Total`].
+    pub total: Option<Total<'a>>,
+    /// The threads to use.
+    pub par: Par,
+}
+
+impl<'a, T: Scalar> Situation<'a, T> {
+    /// The situation of a weight, without a total.
     #[must_use]
-    pub fn description(&self) -> Description {
-        match self {
-            Self::Rect(Rect { kept }) => Description::new("rect").with("kept", kept),
-            Self::Prune(Prune { damping: Damping::Logarithm { base } }) => {
-                Description::new("prune, logarithm").with("base", base)
+    pub fn new(weight: MatRef<'a, T>, par: Par) -> Self {
+        Self { weight, total: None, par }
+    }
+
+    /// Sets the change so far.
+    #[must_use]
+    pub fn with_total(mut self, total: Total<'a>) -> Self {
+        self.total = Some(total);
+        self
+    }
+}
+
+/// The change of a weight so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Total<'a> {
+    /// The sum `D` of all updates before this one, `d_out x d_in`.
+    pub change: MatRef<'a, f64>,
+    /// `|D + Delta|_F`, with the update that is to be restrained. It bounds the singular values of the sum.
+    pub drift: f64,
+    /// The largest singular value of the weight before the first edit.
+    pub largest: f64,
+}
+
+/// Implements the trait for a restraint behind a pointer.
+macro_rules! behind {
+    ($pointer:ty) => {
+        impl<T: Scalar, R: Restraint<T> + ?Sized> Restraint<T> for $pointer {
+            fn description(&self) -> Description {
+                (**self).description()
             }
-            Self::Prune(Prune { damping: Damping::Linear }) => Description::new("prune, linear"),
+
+            fn check(&self) -> Result<()> {
+                (**self).check()
+            }
+
+            fn needs(&self) -> Needs {
+                (**self).needs()
+            }
+
+            fn restrained(&self, update: &Update<T>, situation: &Situation<'_, T>) -> Result<Option<Update<T>>> {
+                (**self).restrained(update, situation)
+            }
+
+            fn first_format(&self) -> Option<String> {
+                (**self).first_format()
+            }
         }
-    }
+    };
 }
 
-impl From<Rect> for Restraint {
-    fn from(rect: Rect) -> Self {
-        Self::Rect(rect)
-    }
-}
-
-impl From<Prune> for Restraint {
-    fn from(prune: Prune) -> Self {
-        Self::Prune(prune)
-    }
-}
+behind!(&R);
+behind!(Box<R>);
+behind!(std::sync::Arc<R>);

@@ -2,7 +2,7 @@
 
 use faer::{Mat, MatRef, Par};
 
-use super::spectral_norm;
+use super::{Description, Needs, Restraint, Situation, Total, spectral_norm};
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
@@ -89,7 +89,7 @@ impl Prune {
         self
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    fn check_damping(&self) -> Result<()> {
         match self.damping {
             Damping::Logarithm { base: value } if !(value > 1.0 && value.is_finite()) => {
                 Err(NumericsError::Parameter { parameter: "base of the logarithm", value, allowed: "above 1" })
@@ -106,7 +106,7 @@ impl Prune {
     /// # Errors
     /// Numbers outside their range, or a decomposition that fails its verification.
     pub fn restrain<T: Scalar>(&self, update: &Update<T>, largest: f64, par: Par) -> Result<Update<T>> {
-        self.check()?;
+        self.check_damping()?;
         validate::non_negative("largest", largest)?;
         if update.frobenius_norm() <= largest {
             return Ok(update.clone());
@@ -131,7 +131,7 @@ impl Prune {
     /// # Errors
     /// As [`restrain`](Self::restrain), and NaN.
     pub fn correction(&self, total: MatRef<'_, f64>, largest: f64, par: Par) -> Result<Option<Update<f64>>> {
-        self.check()?;
+        self.check_damping()?;
         validate::non_negative("largest", largest)?;
         if spectral_norm(total, par)? <= largest {
             return Ok(None);
@@ -156,5 +156,44 @@ impl Prune {
         let V = Mat::from_fn(sV.nrows(), sV.ncols(), |i, j| sV[(i, j)] / lengths[j]);
         let (left, right) = if wide { (changes, V) } else { (V, changes) };
         Update::from_factors(left, right.transpose().to_owned()).map(Some)
+    }
+}
+
+impl<T: Scalar> Restraint<T> for Prune {
+    fn description(&self) -> Description {
+        match self.damping {
+            Damping::Logarithm { base } => Description::new("prune, logarithm").with("base", base),
+            Damping::Linear => Description::new("prune, linear"),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_damping()
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Total
+    }
+
+    /// Damps the sum of all updates, with this one.
+    fn restrained(&self, update: &Update<T>, situation: &Situation<'_, T>) -> Result<Option<Update<T>>> {
+        let par = situation.par;
+        let Some(Total { change, drift, largest }) = situation.total else {
+            return Err(NumericsError::Unsupported { what: "PRUNE without the change so far".into() });
+        };
+        if drift <= largest {
+            return Ok(None);
+        }
+        let sum = change + cast::<T, f64>(update.to_dense(par).as_ref());
+        let Some(correction) = self.correction(sum.as_ref(), largest, par)? else { return Ok(None) };
+        let both = Update::stacked([update, &correction.cast()?])?;
+        update.with_factors(both.left().to_owned(), both.right().transpose().to_owned()).map(Some)
+    }
+
+    fn first_format(&self) -> Option<String> {
+        Some(match self.damping {
+            Damping::Logarithm { base } => format!("Prune(Prune {{ damping: Logarithm {{ base: {base:?} }} }})"),
+            Damping::Linear => "Prune(Prune { damping: Linear })".to_owned(),
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 use faer::{Mat, MatRef, Par};
 
+use super::{Description, Restraint, Situation};
 use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
@@ -38,7 +39,7 @@ impl Rect {
         self
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    fn check_kept(&self) -> Result<()> {
         if self.kept > 0.0 && self.kept <= 1.0 {
             return Ok(());
         }
@@ -54,7 +55,7 @@ impl Rect {
     /// # Errors
     /// A share outside its range, a weight of another shape, NaN.
     pub fn restrain<T: Scalar>(&self, update: &Update<T>, weight: MatRef<'_, T>, par: Par) -> Result<Update<T>> {
-        self.check()?;
+        self.check_kept()?;
         validate::shape("weight", weight, update.d_out(), update.d_in())?;
         validate::finite("weight", weight)?;
         let all = update.d_out() * update.d_in();
@@ -80,6 +81,24 @@ impl Rect {
             }
         }
         update.with_entries(Delta)
+    }
+}
+
+impl<T: Scalar> Restraint<T> for Rect {
+    fn description(&self) -> Description {
+        Description::new("rect").with("kept", self.kept)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_kept()
+    }
+
+    fn restrained(&self, update: &Update<T>, situation: &Situation<'_, T>) -> Result<Option<Update<T>>> {
+        self.restrain(update, situation.weight, situation.par).map(Some)
+    }
+
+    fn first_format(&self) -> Option<String> {
+        Some(format!("Rect(Rect {{ kept: {:?} }})", self.kept))
     }
 }
 

@@ -11,18 +11,18 @@ use super::guard::Guards;
 use super::method::LayerStatistics;
 use super::observer::Observer;
 use crate::editor::Share;
-use crate::restraint::Restraint;
-use crate::second_moment::SecondMoment;
-use crate::spectrum::Spectrum;
+use crate::key_statistics::KeyStatistics;
+use crate::restraint::KnownRestraint;
 
 /// Sets up and opens a [`Session`](super::Session).
 ///
-/// `M` is a [`SessionMethod`](super::SessionMethod): any [`Method`](crate::Method), or one of your own.
+/// `M` is a [`SessionMethod`](super::SessionMethod): any [`Method`](crate::Method), or one of your own. `R` is a
+/// [`Restraint`](crate::restraint::Restraint), if there is one.
 #[must_use]
-pub struct SessionBuilder<M> {
+pub struct SessionBuilder<M, R = KnownRestraint> {
     pub(super) method: M,
     pub(super) share: Option<Share>,
-    pub(super) restraint: Option<Restraint>,
+    pub(super) restraint: Option<R>,
     pub(super) layers: Vec<LayerStatistics>,
     pub(super) random_keys: Vec<(usize, Arc<Mat<f64>>)>,
     pub(super) guards: Guards,
@@ -54,12 +54,12 @@ impl<M> SessionBuilder<M> {
             observer: Box::new(()),
         }
     }
+}
 
-    /// Adds a layer to edit. Layers are added in ascending order.
-    ///
-    /// * `moment`, `spectrum`: the statistics of the layer's keys, and their eigendecomposition
-    pub fn layer(mut self, number: usize, moment: Arc<SecondMoment>, spectrum: Arc<Spectrum>) -> Self {
-        self.layers.push(LayerStatistics::new(number, moment, spectrum));
+impl<M, R> SessionBuilder<M, R> {
+    /// Adds a layer to edit, with the statistics of its keys. Layers are added in ascending order.
+    pub fn layer(mut self, number: usize, statistics: KeyStatistics) -> Self {
+        self.layers.push(LayerStatistics::new(number, statistics));
         self
     }
 
@@ -74,9 +74,23 @@ impl<M> SessionBuilder<M> {
     /// Restrains every update before it is applied; the layers above see the restrained update. `Prune` needs the gauges.
     ///
     /// The exact undo of a method does not hold for restrained updates, so an undo replays the other edits from the start.
-    pub fn restraint(mut self, restraint: impl Into<Restraint>) -> Self {
-        self.restraint = Some(restraint.into());
-        self
+    ///
+    /// * `restraint`: a [`Restraint`](crate::restraint::Restraint) of this crate or of your own
+    pub fn restraint<Q>(self, restraint: Q) -> SessionBuilder<M, Q> {
+        SessionBuilder {
+            restraint: Some(restraint),
+            method: self.method,
+            share: self.share,
+            layers: self.layers,
+            random_keys: self.random_keys,
+            guards: self.guards,
+            policy: self.policy,
+            near: self.near,
+            gauged: self.gauged,
+            directory: self.directory,
+            snapshot_every: self.snapshot_every,
+            observer: self.observer,
+        }
     }
 
     /// How residuals are divided among the layers. The default is the method's own rule.
@@ -124,14 +138,14 @@ impl<M> SessionBuilder<M> {
         self
     }
 
-    /// Called with the outcome of every batch.
+    /// Called with the outcome of every batch: an [`Observer`], or a closure that takes the outcome and the progress.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.observer = Box::new(observer);
         self
     }
 }
 
-impl<M: fmt::Debug> fmt::Debug for SessionBuilder<M> {
+impl<M: fmt::Debug, R: fmt::Debug> fmt::Debug for SessionBuilder<M, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionBuilder")
             .field("method", &self.method)

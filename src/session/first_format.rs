@@ -4,7 +4,6 @@
 use crate::editor::{Base, History, Merging, Recipe, Share, Space};
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
-use crate::restraint::{Damping, Prune, Rect, Restraint};
 
 /// Whether a description is in the first format.
 pub(super) fn is(description: &str) -> bool {
@@ -81,15 +80,5 @@ fn rule(rule: RefreshRule) -> String {
         RefreshRule::Full(HistoryWeighting::Sum { weight }) => format!("Full(Sum {{ weight: {weight:?} }})"),
         RefreshRule::Maximal { weight } => format!("Maximal {{ weight: {weight:?} }}"),
         RefreshRule::Nested { weight } => format!("Nested {{ weight: {weight:?} }}"),
-    }
-}
-
-pub(super) fn restraint(restraint: &Restraint) -> String {
-    match restraint {
-        Restraint::Rect(Rect { kept }) => format!("Rect(Rect {{ kept: {kept:?} }})"),
-        Restraint::Prune(Prune { damping: Damping::Logarithm { base } }) => {
-            format!("Prune(Prune {{ damping: Logarithm {{ base: {base:?} }} }})")
-        }
-        Restraint::Prune(Prune { damping: Damping::Linear }) => "Prune(Prune { damping: Linear })".to_owned(),
     }
 }

@@ -4,31 +4,71 @@ use std::fmt;
 
 use super::layer::LayerOutcome;
 use crate::error::Result;
+use crate::util::setters::setters;
 use crate::util::validate;
 
-/// Limits on what a batch may do to a layer. A batch that exceeds one is rejected, and the session continues. `None`, the
-/// default, is no limit. Numbers that are not finite are always rejected.
+/// The smallest share of a residual that counts as written, by default: a thousandth.
+const WRITTEN_SHARE: f64 = 1e-3;
+
+/// Limits on what a batch may do to a layer. A batch that exceeds one is rejected, and the session continues. `None` is no
+/// limit. By default only [`written_share`](Self::written_share) has one. Numbers that are not finite are always rejected.
 ///
 /// ```
 /// use betaedit_core::session::Guards;
-/// let guards = Guards { relative_drift: Some(0.1), ..Guards::default() };
+/// let guards = Guards::default().with_relative_drift(0.1).with_written_share(None);
+/// assert_eq!(guards.relative_drift, Some(0.1));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
+#[non_exhaustive]
 pub struct Guards {
-    /// `|Delta|_F / sqrt(n)` of a batch of `n`.
+    /// At most this much `|Delta|_F / sqrt(n)` of a batch of `n`.
     pub update_norm: Option<f64>,
     /// The same, as a share of `|W|_F`.
     pub relative_update_norm: Option<f64>,
-    /// Leakage `tr(D C Dᵀ)` of all edits so far. Needs the gauges.
+    /// At most this leakage `tr(D C Dᵀ)` of all edits so far. Needs the gauges.
     pub leakage: Option<f64>,
-    /// Drift `|D|_F` of all edits so far, as a share of `|W|_F`. Needs the gauges.
+    /// At most this drift `|D|_F` of all edits so far, as a share of `|W|_F`. Needs the gauges.
     pub relative_drift: Option<f64>,
-    /// `s = kᵀ A0⁻¹ k` of a key.
+    /// At most this `s = kᵀ A0⁻¹ k` of a key.
     pub stability: Option<f64>,
-    /// Directions protected so far, as a share of those at the start.
+    /// At most this many directions protected, as a share of those at the start.
     pub used_capacity: Option<f64>,
+    /// At least this share of a residual written, see [`LayerOutcome::written_share`]. Default: `0.001`. An edit below it does
+    /// nothing: its key lies outside of the space that may be edited, or past edits have filled that space.
+    pub written_share: Option<f64>,
 }
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self {
+            update_norm: None,
+            relative_update_norm: None,
+            leakage: None,
+            relative_drift: None,
+            stability: None,
+            used_capacity: None,
+            written_share: Some(WRITTEN_SHARE),
+        }
+    }
+}
+
+setters!(Guards {
+    /// Limits [`update_norm`](Self::update_norm).
+    with_update_norm(update_norm: Option<f64>),
+    /// Limits [`relative_update_norm`](Self::relative_update_norm).
+    with_relative_update_norm(relative_update_norm: Option<f64>),
+    /// Limits [`leakage`](Self::leakage).
+    with_leakage(leakage: Option<f64>),
+    /// Limits [`relative_drift`](Self::relative_drift).
+    with_relative_drift(relative_drift: Option<f64>),
+    /// Limits [`stability`](Self::stability).
+    with_stability(stability: Option<f64>),
+    /// Limits [`used_capacity`](Self::used_capacity).
+    with_used_capacity(used_capacity: Option<f64>),
+    /// Limits [`written_share`](Self::written_share).
+    with_written_share(written_share: Option<f64>),
+});
 
 /// One of the limits in [`Guards`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +87,8 @@ pub enum Guard {
     Stability,
     /// [`Guards::used_capacity`].
     UsedCapacity,
+    /// [`Guards::written_share`].
+    WrittenShare,
 }
 
 impl fmt::Display for Guard {
@@ -58,6 +100,7 @@ impl fmt::Display for Guard {
             Self::RelativeDrift => "the drift, as a share of the weight's norm",
             Self::Stability => "the largest s of a key",
             Self::UsedCapacity => "the share of the directions used up",
+            Self::WrittenShare => "the share of a residual that is written",
         })
     }
 }
@@ -73,14 +116,22 @@ pub struct Violation {
     pub guard: Guard,
     /// The value that was measured.
     pub value: f64,
-    /// The largest value allowed.
+    /// The largest value allowed; for [`Guard::WrittenShare`], the smallest.
     pub limit: f64,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { layer, guard, value, limit } = self;
-        write!(f, "layer {layer}: {guard} is {value:.4e}, at most {limit:.4e} is allowed")
+        write!(f, "layer {layer}: {guard} is {value:.4e}, ")?;
+        match guard {
+            Guard::WrittenShare => write!(
+                f,
+                "at least {limit:.4e} is required: the key lies outside of the space that may be edited, or that space is \
+                 full; use a larger threshold, or smaller weights and ridges of the method"
+            ),
+            _ => write!(f, "at most {limit:.4e} is allowed"),
+        }
     }
 }
 
@@ -93,6 +144,7 @@ impl Guards {
             ("relative_drift", self.relative_drift),
             ("stability", self.stability),
             ("used_capacity", self.used_capacity),
+            ("written_share", self.written_share),
         ];
         Ok(limits
             .iter()
@@ -121,6 +173,10 @@ impl Guards {
         .find_map(|(guard, limit, value)| {
             let (limit, value) = (limit?, value?);
             (!(value <= limit)).then_some(Violation { layer: found.layer, guard, value, limit })
+        })
+        .or_else(|| {
+            let (guard, limit, value) = (Guard::WrittenShare, self.written_share?, found.written_share);
+            (!(value >= limit)).then_some(Violation { layer: found.layer, guard, value, limit })
         })
     }
 }

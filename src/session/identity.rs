@@ -6,9 +6,8 @@ use faer::Mat;
 
 use super::first_format;
 use super::method::{LayerStatistics, SessionMethod};
-use crate::editor::Share;
+use crate::editor::{Description, Share};
 use crate::error::{FileError, Result};
-use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::util::bytes;
@@ -20,7 +19,8 @@ pub(super) struct Identity<'a, M> {
     pub(super) method: &'a M,
     pub(super) share: Share,
     pub(super) gauged: bool,
-    pub(super) restraint: Option<Restraint>,
+    /// The restraint's description, and that in the first format.
+    pub(super) restraint: Option<(Description, Option<String>)>,
     /// Lines on the layers, see [`statistics`].
     pub(super) statistics: Vec<String>,
 }
@@ -41,12 +41,12 @@ impl<M> Identity<'_, M> {
             lines.push(format!("share of a layer: {}", self.share));
         }
         lines.push(format!("gauges: {}", self.gauged));
-        lines.extend(self.restraint.map(|restraint| format!("restraint: {}", restraint.description())));
+        lines.extend(self.restraint.iter().map(|(restraint, _)| format!("restraint: {restraint}")));
         lines.extend(self.statistics.iter().cloned());
         lines.join("\n")
     }
 
-    /// The description in the first format, if that format has the method.
+    /// The description in the first format, if that format has the method and the restraint.
     fn first_format<T: Scalar>(&self) -> Option<String>
     where
         M: SessionMethod<T>,
@@ -59,7 +59,9 @@ impl<M> Identity<'_, M> {
             format!("method: {}", first_format::recipe(&recipe)),
             format!("gauges: {}", self.gauged),
         ];
-        lines.extend(self.restraint.map(|restraint| format!("restraint: {}", first_format::restraint(&restraint))));
+        if let Some((_, restraint)) = &self.restraint {
+            lines.push(format!("restraint: {}", restraint.as_ref()?));
+        }
         lines.extend(self.statistics.iter().cloned());
         Some(lines.join("\n"))
     }
@@ -70,7 +72,7 @@ impl<M> Identity<'_, M> {
         M: SessionMethod<T>,
     {
         let (there, here) = if first_format::is(there) {
-            let none = || "a method that session format 1 does not have".to_owned();
+            let none = || "a method or restraint that session format 1 does not have".to_owned();
             (first_format::without_name(there), self.first_format::<T>().unwrap_or_else(none))
         } else {
             (there.to_owned(), self.written::<T>())
@@ -84,7 +86,8 @@ pub(super) fn statistics(layers: &[LayerStatistics]) -> Vec<String> {
     let drawn = layers.iter().filter_map(|layer| Some((layer.layer, layer.random_keys.as_ref()?)));
     let mut lines: Vec<String> =
         drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
-    lines.extend(layers.iter().map(|LayerStatistics { layer, moment, .. }| {
+    lines.extend(layers.iter().map(|LayerStatistics { layer, statistics, .. }| {
+        let moment = statistics.moment();
         format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))
     }));
     lines

@@ -1,6 +1,7 @@
 //! One layer of a session: its editor, its gauges, and its weight from before the current batch.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
@@ -9,10 +10,10 @@ use crate::batch::EditBatch;
 use crate::editor::{Editor, EditorState, Proposal};
 use crate::error::Result;
 use crate::linalg::lanczos::spectral_norm;
-use crate::metrics::{Gauges, Measurement, RunningTotal};
+use crate::metrics::{self, Gauges, Measurement, RunningTotal, Written};
 use crate::refresh::RefreshReport;
-use crate::restraint::{Prune, Rect, Restraint};
-use crate::scalar::{Scalar, cast};
+use crate::restraint::{Needs, Restraint, Situation, Total};
+use crate::scalar::Scalar;
 use crate::update::Update;
 use crate::util::bytes;
 
@@ -32,6 +33,15 @@ pub struct LayerOutcome {
     pub stability: Option<f64>,
     /// Largest `g = kᵀ Q k` of the batch.
     pub gain: f64,
+    /// The smallest share of its residual that an edit of the batch writes: `g / (1 + g)`, or what
+    /// [`metrics::written`](fn@crate::metrics::written) measures, if that is more. 1 if all residuals are zero.
+    pub written_share: f64,
+    /// The share of the residuals that the update misses, `|Delta K - R|_F / |R|_F`. 0 if all residuals are zero.
+    pub write_error: f64,
+    /// The room left for keys like those of the batch: the share of a residual that can be written now, relative to the
+    /// share at the first edit, the smallest of the batch. It falls as edits fill the space and as refreshes narrow it.
+    /// `None` if `s` or `g` is not known.
+    pub room: Option<f64>,
     /// Leakage `tr(D C Dᵀ)` of all edits so far; `None` with the gauges off.
     pub leakage: Option<f64>,
     /// Drift `|D|_F` of all edits so far; `None` with the gauges off.
@@ -51,16 +61,18 @@ pub(super) struct Layer<T: Scalar, E> {
     /// The weight before the current batch.
     pub(super) before: Mat<T>,
     weight_norm: f64,
-    restraint: Option<Restrained>,
+    restraint: Option<Restrained<T>>,
+    /// Whether an update has been seen to arrive in the weight.
+    pub(super) verified: bool,
     par: Par,
 }
 
-/// A restraint with the numbers that it needs.
-#[derive(Clone, Copy, Debug)]
-enum Restrained {
-    Rect(Rect),
-    /// With the largest singular value of the first weight.
-    Prune(Prune, f64),
+/// A restraint with the number that it needs.
+#[derive(Clone, Debug)]
+struct Restrained<T: Scalar> {
+    by: Arc<dyn Restraint<T>>,
+    /// The largest singular value of the first weight, if the restraint needs the total.
+    largest: Option<f64>,
 }
 
 /// What edits change in a layer, besides its weight.
@@ -91,17 +103,22 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         editor: E,
         weight: Mat<T>,
         gauged: bool,
-        restraint: Option<Restraint>,
+        restraint: Option<Arc<dyn Restraint<T>>>,
         par: Par,
     ) -> Result<Self> {
-        let total = if gauged { Some(RunningTotal::new(&statistics.moment, weight.nrows(), 1, par)?) } else { None };
-        let restraint = match restraint {
-            None => None,
-            Some(Restraint::Rect(rect)) => Some(Restrained::Rect(rect)),
-            Some(Restraint::Prune(prune)) => Some(Restrained::Prune(prune, spectral_norm(weight.as_ref(), par)?)),
+        let moment = statistics.statistics.moment();
+        let total = if gauged { Some(RunningTotal::new(moment, weight.nrows(), 1, par)?) } else { None };
+        let restrained = |by: Arc<dyn Restraint<T>>| -> Result<_> {
+            let largest = match by.needs() {
+                Needs::Weight => None,
+                Needs::Total => Some(spectral_norm(weight.as_ref(), par)?),
+            };
+            Ok(Restrained { by, largest })
         };
+        let restraint = restraint.map(restrained).transpose()?;
         let (number, weight_norm) = (statistics.layer, weight.norm_l2().to_f64());
-        Ok(Self { number, editor, statistics, total, before: weight, weight_norm, restraint, par })
+        let verified = false;
+        Ok(Self { number, editor, statistics, total, before: weight, weight_norm, restraint, verified, par })
     }
 
     pub(super) fn statistics(&self) -> &LayerStatistics {
@@ -115,26 +132,15 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
 
     /// The proposal after the restraint.
     fn restrained(&self, proposal: Proposal<T>) -> Result<Proposal<T>> {
-        let par = self.par;
-        match (self.restraint, &self.total) {
-            (None, _) | (Some(Restrained::Prune(..)), None) => Ok(proposal),
-            (Some(Restrained::Rect(rect)), _) => {
-                Ok(proposal.map_update(|update| rect.restrain(update, self.before.as_ref(), par))?)
-            }
-            (Some(Restrained::Prune(prune, largest)), Some(total)) => {
-                // The drift bounds the singular values.
-                if total.after(proposal.update())?.drift <= largest {
-                    return Ok(proposal);
-                }
-                let sum = total.so_far() + cast::<T, f64>(proposal.update().to_dense(par).as_ref());
-                match prune.correction(sum.as_ref(), largest, par)? {
-                    None => Ok(proposal),
-                    Some(correction) => Ok(proposal.map_update(|update| {
-                        let both = Update::stacked([update, &correction.cast()?])?;
-                        update.with_factors(both.left().to_owned(), both.right().transpose().to_owned())
-                    })?),
-                }
-            }
+        let Some(Restrained { by, largest }) = &self.restraint else { return Ok(proposal) };
+        let mut situation = Situation::new(self.before.as_ref(), self.par);
+        if let (Some(largest), Some(total)) = (*largest, &self.total) {
+            let drift = total.after(proposal.update())?.drift;
+            situation = situation.with_total(Total { change: total.so_far(), drift, largest });
+        }
+        match by.restrained(proposal.update(), &situation)? {
+            None => Ok(proposal),
+            Some(restrained) => Ok(proposal.map_update(|_| Ok(restrained))?),
         }
     }
 
@@ -163,7 +169,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     pub(super) fn reset(&mut self, editor: E) -> Result<()> {
         let (d_out, _) = self.shape();
         if self.total.is_some() {
-            self.total = Some(RunningTotal::new(&self.statistics.moment, d_out, 1, self.par)?);
+            self.total = Some(RunningTotal::new(self.statistics.statistics.moment(), d_out, 1, self.par)?);
         }
         self.editor = editor;
         Ok(())
@@ -183,10 +189,12 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         let update = proposal.update();
         let measured = self.measure(update)?;
         let largest = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
-        let stability = match (&self.total, stability) {
+        let s = match (&self.total, stability) {
             (None, Stability::WithTheGauges) => None,
-            _ => self.editor.stability(batch.keys())?.map(|s| largest(&s)),
+            _ => self.editor.stability(batch.keys())?,
         };
+        let gains = proposal.gains();
+        let written = metrics::written(update, batch, self.par)?;
         let mut state = self.editor.state();
         let taken = proposal.directions_taken().min(state.kept_directions);
         state.kept_directions -= taken;
@@ -195,8 +203,11 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
             layer: self.number,
             update_norm: measured.map_or_else(|| update.frobenius_norm(), |measured| measured.update_norm),
             weight_norm: self.weight_norm,
-            stability,
-            gain: largest(proposal.gains()),
+            stability: s.as_deref().map(largest),
+            gain: largest(gains),
+            written_share: written_share(gains, &written),
+            write_error: metrics::relative_write_error(update, batch, self.par)?,
+            room: s.and_then(|s| metrics::room(gains, &s)),
             leakage: measured.map(|measured| measured.leakage),
             drift: measured.map(|measured| measured.drift),
             state,
@@ -208,7 +219,8 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     /// Commits the proposal and returns what it did to the layer.
     pub(super) fn commit(&mut self, proposed: Proposed<T>) -> Result<LayerOutcome> {
         let Proposed { proposal, measured, outcome } = proposed;
-        let update = self.editor.commit(proposal)?;
+        let update = proposal.update().clone();
+        self.editor.commit(proposal)?;
         self.count(&update, measured.as_ref());
         Ok(LayerOutcome { state: self.editor.state(), ..outcome })
     }
@@ -235,4 +247,11 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.editor.load(from)?;
         self.total.as_mut().map_or(Ok(()), |total| total.load(from))
     }
+}
+
+/// The smallest share of a residual that an edit writes, by its gain or as measured.
+fn written_share(gains: &[f64], written: &[Option<Written>]) -> f64 {
+    let by_gain = |i: usize| gains.get(i).map_or(f64::NEG_INFINITY, |g| g / (1.0 + g));
+    let shares = written.iter().enumerate().filter_map(|(i, written)| Some(by_gain(i).max(written.as_ref()?.share)));
+    shares.fold(1.0, f64::min)
 }

@@ -1,26 +1,22 @@
 //! What a session needs from a method: the first editor of each layer, and what identifies the method on disk.
 
-use std::fmt;
 use std::sync::Arc;
 
 use faer::{Mat, Par};
 
 use crate::editor::{ClosedFormEditor, Description, Editor, Merging, Method, Recipe, Share};
 use crate::error::Result;
+use crate::key_statistics::KeyStatistics;
 use crate::scalar::Scalar;
-use crate::second_moment::SecondMoment;
-use crate::spectrum::Spectrum;
 
 /// A layer of a session and the statistics of its keys.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LayerStatistics {
     /// The layer, by the adapter's number.
     pub layer: usize,
-    /// The second moment of the layer's keys.
-    pub moment: Arc<SecondMoment>,
-    /// Its eigendecomposition.
-    pub spectrum: Arc<Spectrum>,
+    /// The statistics of the layer's keys.
+    pub statistics: KeyStatistics,
     /// Keys to draw from, `d_in x m`, for methods with [`History::Random`](crate::editor::History::Random).
     pub random_keys: Option<Arc<Mat<f64>>>,
 }
@@ -28,14 +24,8 @@ pub struct LayerStatistics {
 impl LayerStatistics {
     /// The statistics of a layer, without random keys.
     #[must_use]
-    pub fn new(layer: usize, moment: Arc<SecondMoment>, spectrum: Arc<Spectrum>) -> Self {
-        Self { layer, moment, spectrum, random_keys: None }
-    }
-}
-
-impl fmt::Debug for LayerStatistics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LayerStatistics").field("layer", &self.layer).field("d_in", &self.moment.d_in()).finish()
+    pub fn new(layer: usize, statistics: KeyStatistics) -> Self {
+        Self { layer, statistics, random_keys: None }
     }
 }
 
@@ -53,7 +43,7 @@ pub trait SessionMethod<T: Scalar>: Send + Sync {
     ///
     /// # Errors
     /// Settings outside their range, or statistics that do not fit.
-    fn layer_editor(&self, statistics: &LayerStatistics, par: Par) -> Result<Self::Editor>;
+    fn layer_editor(&self, layer: &LayerStatistics, par: Par) -> Result<Self::Editor>;
 
     /// How residuals are divided among the layers.
     fn share(&self) -> Share {
@@ -79,12 +69,12 @@ impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
         self.recipe().description()
     }
 
-    fn layer_editor(&self, statistics: &LayerStatistics, par: Par) -> Result<ClosedFormEditor<T>> {
+    fn layer_editor(&self, layer: &LayerStatistics, par: Par) -> Result<ClosedFormEditor<T>> {
         self.check()?;
         // The session merges requests itself, once for all layers.
         let recipe = Recipe { merging: Merging::Never, ..self.recipe() };
-        let editor = ClosedFormEditor::new(self.name(), recipe, &statistics.spectrum, par)?;
-        match &statistics.random_keys {
+        let editor = ClosedFormEditor::new(self.name(), recipe, layer.statistics.spectrum(), par)?;
+        match &layer.random_keys {
             Some(keys) => Ok(editor.with_random_keys(keys)?),
             None => Ok(editor),
         }

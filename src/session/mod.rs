@@ -11,20 +11,18 @@
 //!
 //! # Examples
 //! ```no_run
-//! use std::sync::Arc;
-//! use betaedit_core::{BetaEdit, Method, Spectrum, adapter::RecordedStream, faer::Par, session::SessionBuilder};
+//! use betaedit_core::{BetaEdit, KeyStatistics, adapter::RecordedStream, faer::Par, session::SessionBuilder};
 //!
 //! let stream = RecordedStream::<f64>::open("stream.safetensors", Par::Seq)?;
-//! let moment = Arc::new(stream.second_moment().clone());
-//! let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
+//! let statistics = KeyStatistics::new(stream.second_moment().clone(), Par::Seq)?;
 //! let mut session = SessionBuilder::new(BetaEdit::default())
-//!     .layer(0, moment, spectrum)
+//!     .layer(0, statistics)
 //!     .directory("run-1") // continues an earlier run, if there is one
 //!     .snapshot_every(1000)
 //!     .open(stream, Par::Seq)?;
 //! for request in session.processed()..100 {
-//!     let outcome = session.edit(&[request as usize])?;
-//!     println!("{outcome}");
+//!     let applied = session.edit(&[request as usize])?.applied()?; // a rejected batch is an error here
+//!     println!("{:.0} % written", 100.0 * applied.layers[0].written_share);
 //! }
 //! session.undo(&[17.into()])?;
 //! # Ok::<(), betaedit_core::Error>(())
@@ -41,6 +39,7 @@ mod layer;
 mod method;
 mod observer;
 mod open;
+mod open_error;
 mod outcome;
 mod record;
 mod replay;
@@ -57,7 +56,8 @@ pub use id::EditId;
 pub use layer::LayerOutcome;
 pub use method::{LayerStatistics, SessionMethod};
 pub use observer::{JsonLines, Observer, Progress, ProgressLine};
-pub use outcome::{Outcome, Rejection, Undone};
+pub use open_error::OpenError;
+pub use outcome::{Applied, Outcome, Rejection, Undone};
 pub use report::{Point, Report};
 pub use store::Recovery;
 
@@ -121,6 +121,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     #[must_use]
     pub fn adapter(&self) -> &A {
         &self.adapter
+    }
+
+    /// The adapter, for example to ask the model something or to change its settings. Leave the edited weights alone: the session
+    /// reads them before every batch and takes what it finds for its own, but gauges, undo and recovery do not know of such a
+    /// change.
+    pub fn adapter_mut(&mut self) -> &mut A {
+        &mut self.adapter
     }
 
     /// Ends the session and returns the adapter. The files in the session's directory stay.

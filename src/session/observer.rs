@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::outcome::Outcome;
+use super::outcome::{Applied, Outcome};
 use crate::refresh::Capacity;
 
 /// The progress of a session.
@@ -29,6 +29,13 @@ pub struct Progress {
 pub trait Observer: Send + Sync {
     /// A batch was applied or rejected.
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress);
+}
+
+/// A closure is an observer.
+impl<F: FnMut(&Outcome, &Progress) + Send + Sync> Observer for F {
+    fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
+        self(outcome, progress);
+    }
 }
 
 impl Observer for () {
@@ -67,8 +74,8 @@ impl<W: Write + Send + Sync> ProgressLine<W> {
         if progress.rejected > 0 {
             line += &format!("  {} rejected", progress.rejected);
         }
-        if let Outcome::Applied { layers, .. } = outcome
-            && let Some(last) = layers.last()
+        if let Outcome::Applied(applied) = outcome
+            && let Some(last) = applied.layers.last()
         {
             if let (Some(leakage), Some(drift)) = (last.leakage, last.drift) {
                 line += &format!("  leakage {leakage:.4}  drift {drift:.3}");
@@ -113,7 +120,7 @@ impl<W: Write + Send + Sync> Observer for JsonLines<W> {
             "seconds": progress.elapsed.as_secs_f64(),
         });
         match outcome {
-            Outcome::Applied { replaced, conflicts, layers, .. } => {
+            Outcome::Applied(Applied { replaced, conflicts, layers, .. }) => {
                 line["replaced"] = json!(replaced.iter().map(|id| id.0).collect::<Vec<_>>());
                 line["conflicts"] = json!(conflicts.iter().map(ToString::to_string).collect::<Vec<_>>());
                 line["layers"] = layers
@@ -124,6 +131,9 @@ impl<W: Write + Send + Sync> Observer for JsonLines<W> {
                             "update_norm": layer.update_norm,
                             "s": layer.stability,
                             "gain": layer.gain,
+                            "written_share": layer.written_share,
+                            "write_error": layer.write_error,
+                            "room": layer.room,
                             "leakage": layer.leakage,
                             "drift": layer.drift,
                             "kept_directions": layer.state.kept_directions,

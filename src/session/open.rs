@@ -1,6 +1,7 @@
 //! Opening a session: its settings are checked and, in a directory, its journal is read.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use faer::{Mat, Par};
@@ -12,22 +13,20 @@ use super::identity::{self, Identity};
 use super::journal::Journal;
 use super::layer::Layer;
 use super::method::{LayerStatistics, SessionMethod};
+use super::open_error::OpenError;
 use super::record::Record;
 use super::report::Report;
 use super::store::{Recovery, Store};
 use super::transaction::{self, guarded, guarded_editor};
 use crate::adapter::Adapter;
-use crate::editor::{Editor, Merging};
-use crate::error::{FileError, ModelError, NumericsError, Result};
-use crate::linalg::{self, tolerance};
-use crate::restraint::Restraint;
+use crate::editor::{Editor, Merging, Share};
+use crate::error::{FileError, ModelError, NumericsError, Result, SessionError};
+use crate::restraint::{Needs, Restraint};
 use crate::scalar::Scalar;
-use crate::second_moment::SecondMoment;
-use crate::spectrum::Spectrum;
 use crate::util::atomic_file::io_error;
 use crate::util::validate;
 
-impl<M> SessionBuilder<M> {
+impl<M, R> SessionBuilder<M, R> {
     /// Opens the session. The model must be in its state before the first edit.
     ///
     /// If the directory holds a session, the model is brought to its state after the last confirmed batch: the last snapshot
@@ -35,37 +34,26 @@ impl<M> SessionBuilder<M> {
     /// bit.
     ///
     /// # Errors
-    /// Layers that the adapter does not have, statistics of another size, or hyperparameters outside their range. A directory
-    /// that cannot be written, that another process has open, whose session has another model, layers, statistics or
-    /// hyperparameters (the error names the first difference), or whose journal is damaged (the error says where). The model
-    /// is unchanged then, unless the adapter fails while edits are replayed.
-    pub fn open<A: Adapter>(mut self, adapter: A, par: Par) -> Result<Session<A, M::Editor>>
+    /// [`OpenError`], which gives the adapter back. Its error is a [`SessionError::Setting`] for settings that do not fit each
+    /// other; a [`ModelError::UnknownLayer`] for a layer that the adapter does not have; a [`NumericsError`] for statistics of
+    /// another size and hyperparameters outside their range; a [`FileError`] for a directory that cannot be written, that
+    /// another process has open, whose session has another model, layers, statistics or hyperparameters (the error names the
+    /// first difference), or whose journal is damaged (the error says where). The model is unchanged then, unless the adapter
+    /// fails while edits are replayed.
+    pub fn open<A: Adapter>(mut self, adapter: A, par: Par) -> Result<Session<A, M::Editor>, OpenError<A>>
     where
         M: SessionMethod<A::Scalar> + 'static,
+        R: Restraint<A::Scalar> + 'static,
     {
-        self.check()?;
-        for (number, keys) in std::mem::take(&mut self.random_keys) {
-            let known = self.layers.iter().map(|layer| layer.layer).collect();
-            let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
-            layer.ok_or(ModelError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
-        }
-        let identity = Identity {
-            model: guarded(|| Ok(adapter.fingerprint()))?,
-            method: &self.method,
-            share: self.share.unwrap_or(self.method.share()),
-            gauged: self.gauged,
-            restraint: self.restraint,
-            statistics: identity::statistics(&self.layers),
+        let Prepared { layers, share, stored } = match self.prepared(&adapter, par) {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(OpenError::new(error, adapter)),
         };
-        let layers = self.first_layers(&adapter, par)?;
-        let StoredParts { journal, store, index, recovery } = match &self.directory {
-            None => StoredParts::in_memory(&layers, &identity)?,
-            Some(path) => StoredParts::in_directory(path, &layers, &identity)?,
-        };
+        let StoredParts { journal, store, index, recovery } = stored;
         let mut session = Session {
             adapter,
             layers,
-            share: identity.share,
+            share,
             merges: self.method.merging() != Merging::Never,
             method: Box::new(self.method),
             guards: self.guards,
@@ -86,20 +74,56 @@ impl<M> SessionBuilder<M> {
             par,
         };
         session.store.sweep();
-        if session.recovery.resumed {
-            guarded_editor(|| session.recover())?;
+        if session.recovery.resumed
+            && let Err(error) = guarded_editor(|| session.recover())
+        {
+            return Err(OpenError::new(error, session.adapter));
         }
         Ok(session)
     }
 
+    /// Everything of a session but the adapter.
+    fn prepared<A: Adapter>(&mut self, adapter: &A, par: Par) -> Result<Prepared<A::Scalar, M::Editor>>
+    where
+        M: SessionMethod<A::Scalar>,
+        R: Restraint<A::Scalar> + 'static,
+    {
+        let restraint = self.restraint.take().map(|restraint| Arc::new(restraint) as Arc<dyn Restraint<A::Scalar>>);
+        self.check(restraint.as_deref())?;
+        for (number, keys) in std::mem::take(&mut self.random_keys) {
+            let known = self.layers.iter().map(|layer| layer.layer).collect();
+            let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
+            layer.ok_or(ModelError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
+        }
+        let share = self.share.unwrap_or(self.method.share());
+        let identity = Identity {
+            model: guarded(|| Ok(adapter.fingerprint()))?,
+            method: &self.method,
+            share,
+            gauged: self.gauged,
+            restraint: restraint.as_ref().map(|restraint| (restraint.description(), restraint.first_format())),
+            statistics: identity::statistics(&self.layers),
+        };
+        let layers = self.first_layers(adapter, restraint.as_ref(), par)?;
+        let stored = match &self.directory {
+            None => StoredParts::in_memory(&layers, &identity)?,
+            Some(path) => StoredParts::in_directory(path, &layers, &identity)?,
+        };
+        Ok(Prepared { layers, share, stored })
+    }
+
     /// Checks the settings that do not depend on the model.
-    fn check(&self) -> Result<()> {
+    fn check<T: Scalar>(&self, restraint: Option<&dyn Restraint<T>>) -> Result<()> {
         self.guards.check()?;
         if self.layers.is_empty() {
-            return Err(NumericsError::Empty { argument: "layers" }.into());
+            return setting("layers", "names none: add the layers to edit with `layer`");
+        }
+        if let Some(pair) = self.layers.windows(2).find(|pair| pair[0].layer >= pair[1].layer) {
+            let [first, second] = [pair[0].layer, pair[1].layer];
+            return setting("layers", format!("has {second} after {first}: add each once, in ascending order"));
         }
         if !(0.9..=1.0).contains(&self.near) {
-            let (parameter, value) = ("the cosine of parallel keys", self.near);
+            let (parameter, value) = ("parallel_from", self.near);
             return Err(NumericsError::Parameter { parameter, value, allowed: "0.9 to 1" }.into());
         }
         if self.snapshot_every == 0 {
@@ -110,76 +134,66 @@ impl<M> SessionBuilder<M> {
             }
             .into());
         }
-        if let Some(pair) = self.layers.windows(2).find(|pair| pair[0].layer >= pair[1].layer) {
-            let (parameter, value) = ("layers", pair[1].layer as f64);
-            return Err(
-                NumericsError::Parameter { parameter, value, allowed: "layers in ascending order, each once" }.into()
-            );
-        }
-        let without_gauges = |what: &str| NumericsError::Unsupported {
-            what: format!("{what} without the gauges; leave out `without_gauges`"),
-        };
         if !self.gauged && (self.guards.leakage.is_some() || self.guards.relative_drift.is_some()) {
-            return Err(without_gauges("a guard on leakage or drift").into());
+            return setting("guards", "limits leakage or drift, which are not measured: leave out `without_gauges`");
         }
-        if let Some(restraint) = &self.restraint {
+        if let Some(restraint) = restraint {
             restraint.check()?;
-            if matches!(restraint, Restraint::Prune(_)) && !self.gauged {
-                return Err(without_gauges("a restraint of the total change").into());
+            if restraint.needs() == Needs::Total && !self.gauged {
+                return setting("restraint", "needs the total change: leave out `without_gauges`");
             }
         }
         Ok(())
     }
 
     /// The layers of the unedited model.
-    fn first_layers<A: Adapter>(&self, adapter: &A, par: Par) -> Result<Vec<Layer<A::Scalar, M::Editor>>>
+    fn first_layers<A: Adapter>(
+        &self,
+        adapter: &A,
+        restraint: Option<&Arc<dyn Restraint<A::Scalar>>>,
+        par: Par,
+    ) -> Result<Vec<Layer<A::Scalar, M::Editor>>>
     where
         M: SessionMethod<A::Scalar>,
     {
+        let known = guarded(|| Ok(adapter.layers().to_vec()))?;
         let layer = |statistics: &LayerStatistics| -> Result<_> {
-            let (d_out, d_in) = guarded(|| adapter.weight_shape(statistics.layer))?;
-            validate::shape("spectrum", statistics.spectrum.vectors(), d_in, d_in)?;
-            let moment = statistics.moment.d_in();
-            if moment != d_in {
-                let (expected, found) = ((d_in, d_in).into(), (moment, moment).into());
-                return Err(NumericsError::Shape { argument: "moment", expected, found }.into());
+            if !known.contains(&statistics.layer) {
+                return Err(ModelError::UnknownLayer { layer: statistics.layer, known: known.clone() }.into());
             }
-            agree(&statistics.moment, &statistics.spectrum, par)?;
+            let (d_out, d_in) = guarded(|| adapter.weight_shape(statistics.layer))?;
+            let found = statistics.statistics.d_in();
+            if found != d_in {
+                let (expected, found) = ((d_in, d_in).into(), (found, found).into());
+                return Err(NumericsError::Shape { argument: "statistics", expected, found }.into());
+            }
             let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
             validate::finite("the adapter's weight", weight.as_ref())?;
             let editor = self.method.layer_editor(statistics, par)?;
             let any_key = Mat::<A::Scalar>::identity(d_in, 1);
             if self.guards.stability.is_some() && editor.stability(any_key.as_ref())?.is_none() {
-                let what =
-                    format!("a guard on the stability of keys: the editor `{}` does not measure it", editor.name());
-                return Err(NumericsError::Unsupported { what }.into());
+                return setting(
+                    "guards",
+                    format!("limits the stability of keys, which the editor `{}` does not measure", editor.name()),
+                );
             }
-            Layer::new(statistics.clone(), editor, weight, self.gauged, self.restraint, par)
+            Layer::new(statistics.clone(), editor, weight, self.gauged, restraint.cloned(), par)
         };
         self.layers.iter().map(layer).collect()
     }
 }
 
-/// Refuses a spectrum of other statistics, by what both do to one vector.
-fn agree(moment: &SecondMoment, spectrum: &Spectrum, par: Par) -> Result<()> {
-    // Any vector will do that is not special.
-    let x = Mat::from_fn(moment.d_in(), 1, |i, _| (1.0 + i as f64 * 1.618_033_988_749_895).cos());
-    let U = spectrum.vectors();
-    let coordinates = linalg::product(U.transpose(), x.as_ref(), par);
-    let scaled = Mat::from_fn(spectrum.dim(), 1, |i, _| spectrum.values()[i] * coordinates[(i, 0)]);
-    let by_spectrum = linalg::product(U, scaled.as_ref(), par);
-    let by_moment = moment.product(x.as_ref(), par)?;
-    let measured = (by_moment - by_spectrum).norm_l2() / (spectrum.largest() * x.norm_l2()).max(f64::MIN_POSITIVE);
-    // Some files hold statistics in `f32`.
-    if measured <= tolerance::SYMMETRY {
-        return Ok(());
-    }
-    let what = format!(
-        "a spectrum of other statistics than the moment of its layer (they differ by {measured:.1e} of the largest \
-         eigenvalue); give `Spectrum::new` of that moment"
-    );
-    Err(NumericsError::Unsupported { what }.into())
+/// The error of a setting.
+fn setting<T>(setting: &'static str, problem: impl Into<String>) -> Result<T> {
+    Err(SessionError::Setting { setting, problem: problem.into() }.into())
+}
+
+/// Everything of a session but the adapter.
+struct Prepared<T: Scalar, E> {
+    layers: Vec<Layer<T, E>>,
+    share: Share,
+    stored: StoredParts<T>,
 }
 
 /// The stored parts of a session, found or created.

@@ -1,28 +1,24 @@
 //! The outcome of a batch, and of an undo.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::conflict::Conflict;
 use super::guard::Violation;
 use super::id::EditId;
 use super::layer::LayerOutcome;
-use crate::error::Error;
+use crate::error::{Error, SessionError};
 
 /// The outcome of a batch of requests.
-#[derive(Debug)]
+///
+/// A rejected batch is not an error of the session, which continues. Where it is one of yours, [`applied`](Self::applied)
+/// makes it one: `session.edit(&requests)?.applied()?`.
+#[derive(Clone, Debug)]
+#[must_use = "the batch may have been rejected: look at the outcome, or call `applied()?`"]
 #[non_exhaustive]
 pub enum Outcome {
     /// The batch is in the model.
-    Applied {
-        /// The requests of the batch.
-        ids: Vec<EditId>,
-        /// Past edits that the batch replaced, which were undone.
-        replaced: Vec<EditId>,
-        /// Conflicts that were found, and reported or settled by the policy.
-        conflicts: Vec<Conflict>,
-        /// What was done to each layer.
-        layers: Vec<LayerOutcome>,
-    },
+    Applied(Applied),
     /// The model is unchanged.
     Rejected {
         /// The requests of the batch.
@@ -32,29 +28,53 @@ pub enum Outcome {
     },
 }
 
+/// A batch that is in the model.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Applied {
+    /// The requests of the batch.
+    pub ids: Vec<EditId>,
+    /// Past edits that the batch replaced, which were undone.
+    pub replaced: Vec<EditId>,
+    /// Conflicts that were found, and reported or settled by the policy.
+    pub conflicts: Vec<Conflict>,
+    /// What was done to each layer.
+    pub layers: Vec<LayerOutcome>,
+}
+
 impl Outcome {
     /// Whether the batch is in the model.
     #[must_use]
     pub fn is_applied(&self) -> bool {
-        matches!(self, Self::Applied { .. })
+        matches!(self, Self::Applied(_))
     }
 
     /// The requests of the batch.
     #[must_use]
     pub fn ids(&self) -> &[EditId] {
         match self {
-            Self::Applied { ids, .. } | Self::Rejected { ids, .. } => ids,
+            Self::Applied(applied) => &applied.ids,
+            Self::Rejected { ids, .. } => ids,
+        }
+    }
+
+    /// What was done, if the batch is in the model.
+    ///
+    /// # Errors
+    /// Why the batch was rejected. `?` turns the reason into a [`SessionError::Rejected`].
+    pub fn applied(self) -> Result<Applied, Rejection> {
+        match self {
+            Self::Applied(applied) => Ok(applied),
+            Self::Rejected { reason, .. } => Err(reason),
         }
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ids, verb) = match self {
-            Self::Applied { ids, .. } => (ids, "applied"),
-            Self::Rejected { ids, .. } => (ids, "rejected"),
-        };
-        match &ids[..] {
+        let verb = if self.is_applied() { "applied" } else { "rejected" };
+        match self.ids() {
             [id] => write!(f, "edit {id} {verb}")?,
             [first, .., last] => write!(f, "edits {first} to {last} {verb}")?,
             [] => write!(f, "nothing {verb}")?,
@@ -64,7 +84,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Why a batch was rejected.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Rejection {
     /// A limit was exceeded.
@@ -76,8 +96,22 @@ pub enum Rejection {
         /// The layer.
         layer: usize,
         /// What went wrong.
-        error: Error,
+        error: Arc<Error>,
     },
+}
+
+impl std::error::Error for Rejection {}
+
+impl From<Rejection> for SessionError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(Box::new(rejection))
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        SessionError::from(rejection).into()
+    }
 }
 
 impl fmt::Display for Rejection {

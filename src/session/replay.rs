@@ -6,8 +6,7 @@ use super::Session;
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::{Layer, LayerOutcome};
-
-use super::outcome::Outcome;
+use super::outcome::{Applied, Outcome};
 use super::record::{Batch, Record};
 use super::report::Report;
 use super::transaction::{copy_weight, guarded};
@@ -128,7 +127,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 }
                 let ids: Vec<EditId> = (batch.first..).take(batch.subjects.len()).map(EditId).collect();
                 let (edits, replaced) = (ids.len(), batch.replaced.clone());
-                let outcome = Outcome::Applied { ids, replaced, conflicts: Vec::new(), layers };
+                let outcome = Outcome::Applied(Applied { ids, replaced, conflicts: Vec::new(), layers });
                 self.report.add(&outcome, batch.first + edits as u64);
                 Ok(edits)
             }

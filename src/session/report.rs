@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use super::outcome::Outcome;
+use super::outcome::{Applied, Outcome};
 use crate::util::bytes;
 
 /// Points kept per layer. When there are twice as many, every second one is dropped.
@@ -48,7 +48,7 @@ pub struct Point {
 
 impl Report {
     pub(super) fn add(&mut self, outcome: &Outcome, processed: u64) {
-        let Outcome::Applied { ids, layers, replaced, .. } = outcome else {
+        let Outcome::Applied(Applied { ids, layers, replaced, .. }) = outcome else {
             self.rejected += outcome.ids().len() as u64;
             return;
         };

@@ -1,6 +1,7 @@
 //! One batch through all layers, applied as a whole or not at all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use faer::{Mat, Scale};
 
@@ -10,9 +11,9 @@ use super::id::EditId;
 use super::journal::Mark;
 use super::layer::{Layer, Proposed, Stability, State};
 use super::observer::Progress;
-use super::outcome::{Outcome, Rejection};
+use super::outcome::{Applied, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
-use crate::adapter::Adapter;
+use crate::adapter::{self, Adapter};
 use crate::batch::EditBatch;
 use crate::editor::{Editor, merging};
 use crate::error::{Error, ModelError, NumericsError, Result, SessionError};
@@ -172,7 +173,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         ids: &[EditId],
         traces: &mut Traces<A::Scalar, E>,
     ) -> std::result::Result<Attempt<A::Scalar>, Stop> {
-        let mut refreshes = self.refresh().map_err(Stop::Rejected)?;
+        let refused = |(layer, error)| Stop::Rejected(Rejection::Failed { layer, error: Arc::new(error) });
+        let mut refreshes = self.refresh().map_err(refused)?;
         let subjects = guarded(|| Ok(requests.iter().map(|request| self.adapter.subject(request)).collect::<Vec<_>>()))
             .map_err(|error| self.failed(0, error))?;
         let subjects: Vec<u64> = subjects.iter().map(|subject| subject_hash(subject.as_deref())).collect();
@@ -185,7 +187,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 Error::File(_) | Error::Session(SessionError::Broken { .. }) => Stop::Failed(error),
                 error => self.failed(0, error),
             })?;
-            for (report, again) in refreshes.iter_mut().zip(self.refresh().map_err(Stop::Rejected)?) {
+            for (report, again) in refreshes.iter_mut().zip(self.refresh().map_err(refused)?) {
                 *report = again.or(*report);
             }
         }
@@ -207,7 +209,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 return Err(Stop::Rejected(Rejection::Guard(violation)));
             }
             traces.touched = i + 1;
-            self.apply(i, proposal.proposal.update()).map_err(|error| self.failed(i, error))?;
+            self.apply_and_verify(i, proposal.proposal.update()).map_err(|error| self.failed(i, error))?;
             parts.push(part);
             proposed.push(proposal);
         }
@@ -217,7 +219,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     }
 
     fn failed(&self, layer: usize, error: Error) -> Stop {
-        Stop::Rejected(Rejection::Failed { layer: self.layers[layer].number, error })
+        Stop::Rejected(Rejection::Failed { layer: self.layers[layer].number, error: Arc::new(error) })
     }
 
     /// Commits a batch that is in the journal.
@@ -230,7 +232,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             layers.map(|(layer, proposed)| guarded_editor(|| layer.commit(proposed))).collect::<Result<Vec<_>>>()
         };
         let layers = self.restored(commit)?;
-        Ok(Outcome::Applied { ids: ids.to_vec(), replaced, conflicts, layers })
+        Ok(Outcome::Applied(Applied { ids: ids.to_vec(), replaced, conflicts, layers }))
     }
 
     /// Restores model and editors to their state after the last confirmed batch.
@@ -270,8 +272,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         })
     }
 
-    /// Refreshes the projectors that are due. A refresh before a failure stays.
-    pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, Rejection> {
+    /// Refreshes the projectors that are due. A refresh before a failure stays. An error comes with the layer's number.
+    pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, (usize, Error)> {
         let Self { layers, broken, .. } = self;
         let refresh = |layer: &mut Layer<A::Scalar, E>| {
             let refreshed = caught(|| layer.editor.refresh_if_due()).unwrap_or_else(|panic| {
@@ -279,7 +281,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 *broken = Some(panic.clone());
                 Err(NumericsError::Editor(panic.into()))
             });
-            refreshed.map_err(|error| Rejection::Failed { layer: layer.number, error: error.into() })
+            refreshed.map_err(|error| (layer.number, error.into()))
         };
         layers.iter_mut().map(refresh).collect()
     }
@@ -324,6 +326,21 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub(super) fn read_weight(&mut self, i: usize) -> Result<()> {
         let Self { adapter, layers, .. } = self;
         copy_weight(adapter, &mut layers[i])
+    }
+
+    /// Applies an update. The first one of a layer is looked for in the weight.
+    fn apply_and_verify(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {
+        self.apply(i, update)?;
+        let Self { adapter, layers, par, .. } = self;
+        let layer = &mut layers[i];
+        if !layer.verified {
+            let (d_out, d_in) = layer.shape();
+            let mut after = Mat::zeros(d_out, d_in);
+            guarded(|| adapter.read_weight(layer.number, after.as_mut()))?;
+            adapter::check_applied(layer.number, layer.before.as_ref(), after.as_ref(), update, *par)?;
+            layer.verified = true;
+        }
+        Ok(())
     }
 
     pub(super) fn apply(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {

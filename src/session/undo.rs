@@ -6,7 +6,7 @@ use super::Session;
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::Layer;
-use super::outcome::{Rejection, Undone};
+use super::outcome::Undone;
 use super::record::{Part, Record};
 use super::transaction::guarded_editor;
 use crate::adapter::Adapter;
@@ -203,10 +203,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 }
                 _ => continue,
             };
-            self.refresh().map_err(|rejection| match rejection {
-                Rejection::Failed { error, .. } => error,
-                other => SessionError::Broken { problem: other.to_string() }.into(),
-            })?;
+            self.refresh().map_err(|(_, error)| error)?;
             let stays = |column: &usize| batch.columns[*column].iter().all(|id| !gone.contains(id));
             let keep: Vec<usize> = (0..batch.columns.len()).filter(stays).collect();
             diverged |= keep.len() < batch.columns.len();

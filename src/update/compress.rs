@@ -21,6 +21,7 @@ pub enum Compression {
 
 /// An update compressed to a smaller rank, see [`Update::compressed`].
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Compressed<T: Scalar> {
     /// The compressed update.
     pub update: Update<T>,
@@ -66,7 +67,7 @@ impl<T: Scalar> Update<T> {
     ///
     /// // Two nearly equal edits.
     /// let update = Update::from_factors(mat![[3.0, 3.0], [4.0, 4.001]], mat![[1.0, 0.0], [1.0, 0.001]])?;
-    /// let Compressed { update: one, error } = update.compressed(Compression::Rank(1), Par::Seq)?;
+    /// let Compressed { update: one, error, .. } = update.compressed(Compression::Rank(1), Par::Seq)?;
     /// assert_eq!(one.rank(), 1);
     /// let difference = update.to_dense(Par::Seq) - one.to_dense(Par::Seq);
     /// assert!(difference.norm_l2() <= error && error < 1e-2);

@@ -35,6 +35,7 @@ use crate::util::validate;
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "an update changes nothing until it is applied to a weight"]
 pub struct Update<T: Scalar> {
     left: Mat<T>,
     /// The transpose of the right factor, so that one edit is one contiguous column.
@@ -87,6 +88,12 @@ impl<T: Scalar> Update<T> {
         validate::no_overflow("the changed update", left.as_ref())?;
         validate::no_overflow("the changed update", right.as_ref())?;
         Self { left, right, form: Form::Factors, edits: self.edits }.representable()
+    }
+
+    /// The same update, for a number of edits.
+    pub(crate) fn for_edits(mut self, edits: usize) -> Self {
+        self.edits = edits;
+        self
     }
 
     /// An update for the same edits with a new, dense `Delta`.

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::method;
-use betaedit_core::editor::{Anchors, NamedRecipe};
+use betaedit_core::editor::{Anchors, AnyMethod};
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::format::{Statistics, spectrum};
 use betaedit_core::projector::HistoryWeighting;
-use betaedit_core::restraint::{Prune, Rect, Restraint};
+use betaedit_core::restraint::{KnownRestraint, Prune, Rect};
 use betaedit_core::session::{Guards, Session, SessionBuilder};
 use betaedit_core::{
-    Adapter, Orientation, Refresh, RefreshRule, Result, Scalar, SecondMoment, Spectrum, Threshold, Update,
+    Adapter, KeyStatistics, Orientation, Refresh, RefreshRule, Result, Scalar, SecondMoment, Spectrum, Threshold,
+    Update,
 };
 
 pub const D_IN: usize = 8;
@@ -108,7 +109,7 @@ pub struct Setting {
     pub name: &'static str,
     method: &'static str,
     refresh: Refresh,
-    restraint: Option<Restraint>,
+    restraint: Option<KnownRestraint>,
 }
 
 /// All but the one in `f32`, which is `memit-h` again.
@@ -141,7 +142,7 @@ impl Setting {
         Self { name: "memit-h-f32", method: "memit-h", refresh: Refresh::Never, restraint: None }
     }
 
-    fn method(&self) -> NamedRecipe {
+    fn method(&self) -> AnyMethod {
         let mut hyperparameters = Hyperparameters::default();
         hyperparameters.lambda = 0.5;
         hyperparameters.lambda1 = 0.05;
@@ -156,12 +157,12 @@ impl Setting {
     /// Opens the session in a folder, with the statistics beside it: the one place that knows how a session is built.
     pub fn open<T: Scalar>(&self, data: &Path, folder: &Path) -> Result<Session<Ring<T>>> {
         let mut builder = SessionBuilder::new(self.method())
-            .guards(Guards { update_norm: Some(30.0), ..Guards::default() })
+            .guards(Guards::default().with_update_norm(30.0))
             .snapshot_every(8)
             .directory(folder);
         for layer in LAYERS {
             let (moment, spectrum) = statistics(data, layer)?;
-            builder = builder.layer(layer, moment, spectrum);
+            builder = builder.layer(layer, KeyStatistics::from_parts(moment, spectrum, Par::Seq)?);
             if self.method == "memit-r" {
                 let keys = Mat::from_fn(D_IN, 20, |i, j| Ring::<f64>::key(layer, 200 + j as u64, i));
                 builder = builder.random_keys(layer, Arc::new(keys));
@@ -170,7 +171,7 @@ impl Setting {
         if let Some(restraint) = self.restraint {
             builder = builder.restraint(restraint);
         }
-        builder.open(Ring::new(), Par::Seq)
+        Ok(builder.open(Ring::new(), Par::Seq)?)
     }
 }
 

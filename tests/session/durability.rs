@@ -38,7 +38,7 @@ fn durable(path: &Path, refresh: Refresh) -> SessionBuilder<NamedRecipe> {
 }
 
 fn open(path: &Path, refresh: Refresh) -> Result<Session<Stack>> {
-    durable(path, refresh).open(Stack::new(2), Par::Seq)
+    Ok(durable(path, refresh).open(Stack::new(2), Par::Seq)?)
 }
 
 /// The weights after every batch of a stream.
@@ -68,8 +68,8 @@ fn a_session_that_is_opened_again_goes_on_bit_for_bit() {
                 assert_eq!(session.undo(&id).unwrap(), reference.undo(&id).unwrap());
             }
             if i == 11 {
-                session.replace(&[7.into()], &stream[..1]).unwrap();
-                reference.replace(&[7.into()], &stream[..1]).unwrap();
+                session.replace(&[7.into()], &stream[..1]).unwrap().applied().unwrap();
+                reference.replace(&[7.into()], &stream[..1]).unwrap().applied().unwrap();
             }
             assert_eq!(session.adapter().W, reference.adapter().W, "{refresh:?}, edit {i}");
             assert!(session.states().eq(reference.states()));
@@ -166,9 +166,9 @@ fn a_session_of_something_else_is_refused_and_named() {
     };
     assert!(problem(open(folder.path(), refreshes()[1])).contains("method"));
     let deeper = builder(2, recipe(Refresh::Never)).directory(folder.path()).open(Stack::new(3), Par::Seq);
-    assert!(problem(deeper).contains("its model is `a stack of 2`"));
+    assert!(problem(deeper.map_err(Error::from)).contains("its model is `a stack of 2`"));
     let fewer = builder(1, recipe(Refresh::Never)).directory(folder.path()).open(Stack::new(2), Par::Seq);
-    assert!(problem(fewer).contains("layer 4"));
+    assert!(problem(fewer.map_err(Error::from)).contains("layer 4"));
     // Another process, or the same one twice.
     let first = open(folder.path(), Refresh::Never).unwrap();
     assert!(problem(open(folder.path(), Refresh::Never)).contains("another process"));

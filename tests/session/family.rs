@@ -7,10 +7,10 @@ use betaedit_core::editor::Hyperparameters;
 use betaedit_core::editor::NamedRecipe;
 use betaedit_core::editor::Share;
 use betaedit_core::editor::{METHODS, Recipe, method};
-use betaedit_core::error::{ModelError, NumericsError};
+use betaedit_core::error::{ModelError, NumericsError, SessionError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::projector::HistoryWeighting;
-use betaedit_core::restraint::{Damping, Prune, Rect, Restraint, spectral_norm};
+use betaedit_core::restraint::{Damping, KnownRestraint, Prune, Rect, Restraint, spectral_norm};
 use betaedit_core::session::{ConflictPolicy, Session, SessionBuilder};
 use betaedit_core::{Error, Refresh, RefreshRule, Threshold};
 
@@ -31,16 +31,16 @@ fn linear() -> Prune {
     Prune::default().with_damping(Damping::Linear)
 }
 
-fn restraints() -> [Option<Restraint>; 3] {
+fn restraints() -> [Option<KnownRestraint>; 3] {
     [None, Some(Rect::default().into()), Some(linear().into())]
 }
 
-fn restrained(depth: usize, name: &str, restraint: Option<Restraint>) -> SessionBuilder<NamedRecipe> {
+fn restrained(depth: usize, name: &str, restraint: Option<KnownRestraint>) -> SessionBuilder<NamedRecipe> {
     let builder = builder(depth, recipe(name));
     restraint.into_iter().fold(builder, SessionBuilder::restraint)
 }
 
-fn open(builder: SessionBuilder<NamedRecipe>, depth: usize) -> Session<Stack> {
+fn open<R: Restraint<f64> + 'static>(builder: SessionBuilder<NamedRecipe, R>, depth: usize) -> Session<Stack> {
     builder.open(Stack::new(depth), Par::Seq).unwrap()
 }
 
@@ -49,18 +49,18 @@ fn every_method_goes_on_bit_for_bit_after_it_was_closed() {
     for entry in METHODS {
         for restraint in restraints() {
             let (folder, stream) = (Folder::new("family"), facts(51, 11));
-            let durable = || restrained(2, entry.name, restraint).directory(folder.path()).snapshot_every(4);
-            let mut reference = open(restrained(2, entry.name, restraint), 2);
+            let durable = || restrained(2, entry.name(), restraint).directory(folder.path()).snapshot_every(4);
+            let mut reference = open(restrained(2, entry.name(), restraint), 2);
             for (i, batch) in
                 [&stream[..1], &stream[1..4], &stream[4..5], &stream[5..7], &stream[7..]].iter().enumerate()
             {
                 let mut session = open(durable(), 2);
                 let (ours, theirs) = (session.edit(batch).unwrap(), reference.edit(batch).unwrap());
-                assert!(ours.is_applied() && theirs.is_applied(), "{}, {restraint:?}: {ours}", entry.name);
+                assert!(ours.is_applied() && theirs.is_applied(), "{}, {restraint:?}: {ours}", entry.name());
                 if i == 3 {
                     assert_eq!(session.undo(&[2.into()]).unwrap(), reference.undo(&[2.into()]).unwrap());
                 }
-                assert_eq!(session.adapter().W, reference.adapter().W, "{}, {restraint:?}, batch {i}", entry.name);
+                assert_eq!(session.adapter().W, reference.adapter().W, "{}, {restraint:?}, batch {i}", entry.name());
                 assert!(session.states().eq(reference.states()));
             }
             let session = open(durable(), 2);
@@ -104,8 +104,8 @@ fn an_undone_edit_of_any_method_has_never_been() {
                 let error = distance(session.adapter().W[0].as_ref(), without.adapter().W[0].as_ref());
                 assert!(error < 1e-9, "{name}, {restraint:?}: {error:e}");
                 assert!(session.states().eq(without.states()));
-                session.edit(std::slice::from_ref(&more)).unwrap();
-                without.edit(std::slice::from_ref(&more)).unwrap();
+                session.edit(std::slice::from_ref(&more)).unwrap().applied().unwrap();
+                without.edit(std::slice::from_ref(&more)).unwrap().applied().unwrap();
             }
         }
     }
@@ -118,11 +118,11 @@ fn without_history_an_undo_leaves_the_others_of_its_batch() {
     for name in ["memit", "memit-r", "pmet", "emmet", "simie", "alphaedit"] {
         for restraint in restraints() {
             let mut session = open(restrained(1, name, restraint), 1);
-            session.edit(&stream).unwrap();
+            session.edit(&stream).unwrap().applied().unwrap();
             let outcome = session.undo(&[1.into()]).unwrap();
             assert_eq!(outcome.rebuilt, restraint.is_some() || name == "memit-r" || name == "simie", "{name}");
             let mut without = open(restrained(1, name, restraint), 1);
-            without.edit(&[stream[0].clone(), stream[2].clone()]).unwrap();
+            without.edit(&[stream[0].clone(), stream[2].clone()]).unwrap().applied().unwrap();
             let error = distance(session.adapter().W[0].as_ref(), without.adapter().W[0].as_ref());
             assert!(error < 1e-9, "{name}, {restraint:?}: {error:e}");
             assert!(session.states().eq(without.states()));
@@ -137,7 +137,7 @@ fn a_method_brings_its_share_and_its_merging() {
     let mut memit = open(builder(3, recipe("memit")).share(Share::SquareRoot), 3);
     let mut even = open(builder(3, recipe("pmet")).share(Share::Even), 3);
     for session in [&mut pmet, &mut memit, &mut even] {
-        session.edit(&stream).unwrap();
+        session.edit(&stream).unwrap().applied().unwrap();
     }
     assert_eq!(pmet.adapter().W, memit.adapter().W);
     assert!(distance(pmet.adapter().W[0].as_ref(), even.adapter().W[0].as_ref()) > 0.1);
@@ -164,7 +164,7 @@ fn a_session_applies_what_its_restraint_leaves() {
     let mut rect = open(restrained(1, "memit", Some(Rect::default().with_kept(0.2).into())), 1);
     let mut prune = open(restrained(1, "memit", Some(linear().into())), 1);
     for session in [&mut plain, &mut rect, &mut prune] {
-        session.edit(&stream).unwrap();
+        session.edit(&stream).unwrap().applied().unwrap();
     }
     let changed = change(&rect)
         .col_iter()
@@ -206,12 +206,15 @@ fn random_keys_of_a_layer_are_part_of_the_session() {
     let refused = durable(keys(2)).open(Stack::new(1), Par::Seq).err().unwrap();
     assert!(refused.to_string().contains("random keys of layer 1"), "{refused}");
     let elsewhere = builder(1, recipe("memit-r")).random_keys(2, keys(1)).open(Stack::new(1), Par::Seq);
-    assert!(matches!(elsewhere, Err(Error::Model(ModelError::UnknownLayer { layer: 2, .. }))));
+    let error = Error::from(elsewhere.unwrap_err());
+    assert!(matches!(error, Error::Model(ModelError::UnknownLayer { layer: 2, .. })), "{error}");
 }
 
 #[test]
 fn a_restraint_is_checked_and_part_of_the_session() {
-    let refused = |builder: SessionBuilder<NamedRecipe>| builder.open(Stack::new(1), Par::Seq).err().unwrap();
+    fn refused<R: Restraint<f64> + 'static>(builder: SessionBuilder<NamedRecipe, R>) -> Error {
+        builder.open(Stack::new(1), Par::Seq).unwrap_err().into()
+    }
     let memit = || builder(1, recipe("memit"));
     assert!(matches!(
         refused(memit().restraint(Rect::default().with_kept(0.0))),
@@ -219,13 +222,13 @@ fn a_restraint_is_checked_and_part_of_the_session() {
     ));
     assert!(matches!(
         refused(memit().restraint(linear()).without_gauges()),
-        Error::Numerics(NumericsError::Unsupported { .. })
+        Error::Session(SessionError::Setting { setting: "restraint", .. })
     ));
     assert!(memit().restraint(Rect::default()).without_gauges().open(Stack::new(1), Par::Seq).is_ok());
 
     let folder = Folder::new("restraint");
     let durable = |kept| memit().restraint(Rect::default().with_kept(kept)).directory(folder.path());
-    open(durable(0.4), 1).edit(&facts(58, 1)).unwrap();
+    open(durable(0.4), 1).edit(&facts(58, 1)).unwrap().applied().unwrap();
     let error = refused(durable(0.5)).to_string();
     assert!(error.contains("its restraint is `kept: 0.4` there, `kept: 0.5` here"), "{error}");
 }

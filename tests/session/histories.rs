@@ -88,10 +88,10 @@ fn without_history_an_undo_leaves_the_batch_without_that_edit() {
         let recipe = method(name).unwrap().recipe(&h);
         let mut s = builder(1, recipe).open(Stack::new(1), Par::Seq).unwrap();
         let f = alike(8, 3);
-        s.edit(&f).unwrap();
+        s.edit(&f).unwrap().applied().unwrap();
         s.undo(&[1.into()]).unwrap();
         let mut t = builder(1, recipe).open(Stack::new(1), Par::Seq).unwrap();
-        t.edit(&[f[0].clone(), f[2].clone()]).unwrap();
+        t.edit(&[f[0].clone(), f[2].clone()]).unwrap().applied().unwrap();
         assert!(distance(s.adapter().W[0].as_ref(), t.adapter().W[0].as_ref()) < 1e-12, "{name}");
     }
 }
@@ -139,7 +139,7 @@ impl Adapter for Flaky {
 fn a_weight_that_is_read_as_nan_is_not_written_back() {
     let nan = Rc::new(Cell::new(0));
     let flaky = Flaky { inner: Stack::new(2), nan_at: nan.clone(), reads: Cell::new(0) };
-    let guards = Guards { update_norm: Some(50.0), ..Guards::default() };
+    let guards = Guards::default().with_update_norm(50.0);
     let mut s = builder(2, recipe(Refresh::Never)).guards(guards).open(flaky, Par::Seq).unwrap();
     let before = s.adapter().inner.W.clone();
     // layer 1's read is spoilt; the second layer then fails
@@ -215,7 +215,7 @@ fn progress_counts_from_the_opening() {
             .open(Stack::new(1), Par::Seq)
             .unwrap();
         for f in facts(round, 3).chunks(1) {
-            s.edit(f).unwrap();
+            s.edit(f).unwrap().applied().unwrap();
         }
     }
     assert_eq!(*now.0.lock().unwrap(), [1, 2, 3, 1, 2, 3]);
@@ -223,7 +223,7 @@ fn progress_counts_from_the_opening() {
 
 #[test]
 fn guards_of_what_is_not_measured_are_refused() {
-    let guards = Guards { relative_drift: Some(1e-12), leakage: Some(0.0), ..Guards::default() };
+    let guards = Guards::default().with_relative_drift(1e-12).with_leakage(0.0);
     let s = builder(1, recipe(Refresh::Never)).guards(guards).without_gauges().open(Stack::new(1), Par::Seq);
     let Ok(mut s) = s else { return };
     let o = s.edit(&facts(1, 1)).unwrap();
@@ -233,10 +233,10 @@ fn guards_of_what_is_not_measured_are_refused() {
 #[test]
 fn the_capacity_that_an_edit_would_use_is_guarded() {
     let refresh = Refresh::Continuous { weight: 1.0 };
-    let guards = Guards { used_capacity: Some(0.05), ..Guards::default() };
+    let guards = Guards::default().with_used_capacity(0.05);
     let mut s = builder(1, recipe(refresh)).guards(guards).open(Stack::new(1), Par::Seq).unwrap();
     for f in facts(1, 30).chunks(6) {
-        s.edit(f).unwrap();
+        let _ = s.edit(f).unwrap();
         let state = s.states().next().unwrap().1;
         assert!(state.removed_directions as f64 <= 0.05 * (3 * HIDDEN / 4) as f64, "{state:?}");
     }
@@ -266,7 +266,7 @@ fn any_history_is_the_same_opened_again_or_not() {
 
 fn fuzz(refresh: Refresh, seed: u64) {
     let folder = Folder::new(&format!("fuzz-{seed}"));
-    let guards = Guards { update_norm: Some(30.0), ..Guards::default() };
+    let guards = Guards::default().with_update_norm(30.0);
     let policy = [ConflictPolicy::Report, ConflictPolicy::LastWins, ConflictPolicy::Merge][seed as usize % 3];
     let make = || {
         builder(2, recipe(refresh)).guards(guards).conflicts(policy).snapshot_every(if seed.is_multiple_of(2) {
@@ -353,9 +353,9 @@ fn an_undo_before_the_first_refresh_counts_for_all_that_follow() {
         let mut t = session(1, refresh);
         for (i, f) in stream.iter().enumerate() {
             let f = std::slice::from_ref(f);
-            s.edit(f).unwrap();
+            s.edit(f).unwrap().applied().unwrap();
             if i != 1 {
-                t.edit(f).unwrap();
+                t.edit(f).unwrap().applied().unwrap();
             }
             if i == 2 {
                 println!("{which}: rebuilt {}", s.undo(&[1.into()]).unwrap().rebuilt);
@@ -473,7 +473,7 @@ fn a_session_that_cannot_restore_the_model_stops() {
     let fault = Rc::new(Cell::new(None));
     let stream = facts(63, 3);
     let mut session = open(Spoilt::new(&fault, true)).unwrap();
-    session.edit(&stream[..1]).unwrap();
+    session.edit(&stream[..1]).unwrap().applied().unwrap();
     let confirmed = session.adapter().inner.W.clone();
     // The second layer's update fails, and then the first weight that is written back: after a subject and two reads.
     session.adapter().inner.fault.set(Some((session.adapter().inner.calls() + 6, Fault::Error)));

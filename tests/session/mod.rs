@@ -5,6 +5,7 @@ mod durability;
 mod family;
 mod histories;
 mod model;
+mod openness;
 mod small;
 mod strangers;
 mod transaction;

@@ -9,7 +9,9 @@ use betaedit_core::editor::Recipe;
 use betaedit_core::error::ModelError;
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::session::{Session, SessionBuilder};
-use betaedit_core::{Adapter, BetaEdit, Method, Orientation, Refresh, Result, SecondMoment, Spectrum, Update};
+use betaedit_core::{
+    Adapter, BetaEdit, KeyStatistics, Method, Orientation, Refresh, Result, SecondMoment, Spectrum, Update,
+};
 
 use crate::common::Random;
 
@@ -196,12 +198,17 @@ pub fn statistics(stack: &Stack, depth: usize) -> (Arc<SecondMoment>, Arc<Spectr
     (Arc::new(moment), Arc::new(spectrum))
 }
 
+/// Statistics as one value.
+pub fn known(moment: Arc<SecondMoment>, spectrum: Arc<Spectrum>) -> KeyStatistics {
+    KeyStatistics::from_parts(moment, spectrum, Par::Seq).unwrap()
+}
+
 pub fn builder(depth: usize, recipe: Recipe) -> SessionBuilder<NamedRecipe> {
     let stack = Stack::new(depth);
     let builder = SessionBuilder::new(NamedRecipe::new("betaedit", recipe));
     (0..depth).fold(builder, |builder, at| {
         let (moment, spectrum) = statistics(&stack, at);
-        builder.layer(stack.layers[at], moment, spectrum)
+        builder.layer(stack.layers[at], known(moment, spectrum))
     })
 }
 
@@ -283,5 +290,6 @@ impl Adapter for Wide {
 pub fn wide(d_in: usize) -> SessionBuilder<NamedRecipe> {
     let moment = Random::new(3).moment(d_in, d_in, 1e-3);
     let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
-    SessionBuilder::new(NamedRecipe::new("betaedit", recipe(Refresh::Never))).layer(0, Arc::new(moment), spectrum)
+    SessionBuilder::new(NamedRecipe::new("betaedit", recipe(Refresh::Never)))
+        .layer(0, known(Arc::new(moment), spectrum))
 }

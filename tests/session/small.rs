@@ -1,13 +1,13 @@
 //! Sessions of a model so small that thousands are opened in a second, and their journals.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use betaedit_core::editor::NamedRecipe;
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::session::{EditId, Guards, Session, SessionBuilder};
 use betaedit_core::{
-    Adapter, BetaEdit, Method, Orientation, Refresh, RefreshRule, Result, SecondMoment, Spectrum, Threshold, Update,
+    Adapter, BetaEdit, KeyStatistics, Method, Orientation, Refresh, RefreshRule, Result, SecondMoment, Threshold,
+    Update,
 };
 
 const D_IN: usize = 4;
@@ -79,7 +79,7 @@ impl Adapter for Small {
 /// Folders of sessions, one for each kind of refresh, with a journal that can be exchanged.
 pub struct Journals {
     folder: PathBuf,
-    statistics: (Arc<SecondMoment>, Arc<Spectrum>),
+    statistics: KeyStatistics,
     /// What every journal of the session begins with.
     starts: Vec<Vec<u8>>,
 }
@@ -89,9 +89,11 @@ impl Journals {
         let keys = Mat::from_fn(D_IN, 40, |i, j| (1.0 + (i * 3 + j * 7) as f64).sin() / (1 << i) as f64);
         let mut moment = SecondMoment::new(D_IN);
         moment.observe(keys.as_ref(), Par::Seq).unwrap();
-        let spectrum = Spectrum::new(&moment, Par::Seq).unwrap();
-        let mut journals =
-            Self { folder: folder.to_owned(), statistics: (Arc::new(moment), Arc::new(spectrum)), starts: Vec::new() };
+        let mut journals = Self {
+            folder: folder.to_owned(),
+            statistics: KeyStatistics::new(moment, Par::Seq).unwrap(),
+            starts: Vec::new(),
+        };
         for kind in 0..REFRESHES.len() {
             drop(journals.session(kind).unwrap());
             journals.starts.push(std::fs::read(journals.journal(kind)).unwrap());
@@ -107,13 +109,13 @@ impl Journals {
         let method = BetaEdit::default().with_lambda1(0.1).with_lambda2(0.1).with_threshold(Threshold::Directions(3));
         let recipe = method.with_refresh(REFRESHES[kind]).recipe();
         let builder = SessionBuilder::new(NamedRecipe::new("betaedit", recipe)).snapshot_every(usize::MAX);
-        let builder = builder.guards(Guards { update_norm: Some(10.0), ..Guards::default() });
-        let (moment, spectrum) = &self.statistics;
+        let builder = builder.guards(Guards::default().with_update_norm(10.0));
         LAYERS
             .into_iter()
-            .fold(builder, |builder, layer| builder.layer(layer, Arc::clone(moment), Arc::clone(spectrum)))
+            .fold(builder, |builder, layer| builder.layer(layer, self.statistics.clone()))
             .directory(self.folder.join(kind.to_string()))
             .open(Small::new(), Par::Seq)
+            .map_err(Into::into)
     }
 
     /// Kinds and records of good journals: a byte for the kind, then what follows the start.
@@ -126,13 +128,13 @@ impl Journals {
                 let journal = std::fs::read(self.journal(kind)).unwrap();
                 seeds.push([&[kind as u8], &journal[self.starts[kind].len()..]].concat());
             };
-            session.edit(&[1]).unwrap();
+            session.edit(&[1]).unwrap().applied().unwrap();
             seed();
-            session.edit(&[3, 4, 6]).unwrap();
+            session.edit(&[3, 4, 6]).unwrap().applied().unwrap();
             session.undo(&[EditId(0)]).unwrap();
             seed();
-            session.replace(&[EditId(1)], &[9]).unwrap();
-            session.edit(&[11, 13]).unwrap();
+            session.replace(&[EditId(1)], &[9]).unwrap().applied().unwrap();
+            session.edit(&[11, 13]).unwrap().applied().unwrap();
             seed();
             seeds
         };

@@ -9,10 +9,10 @@ use betaedit_core::engine::StateToken;
 use betaedit_core::error::{NumericsError, SessionError};
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::session::{Guards, LayerStatistics, Outcome, Rejection, Session, SessionBuilder, SessionMethod};
-use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Result, Spectrum, Update};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, KeyStatistics, Memit, Method, Result, Spectrum, Update};
 
 use crate::session::durability::Folder;
-use crate::session::model::{Stack, facts, statistics};
+use crate::session::model::{Stack, facts, known, statistics};
 
 /// Writes a fixed share of every residual along its key: `Delta = share R Kᵀ / |K|²`. It wraps no other editor.
 #[derive(Clone, Debug)]
@@ -65,15 +65,15 @@ impl Editor<f64> for Gradient {
         Ok(Proposal::new(update, batch.len(), &self.token))
     }
 
-    fn commit(&mut self, proposal: Proposal<f64>) -> Result<Update<f64>, NumericsError> {
+    fn commit(&mut self, proposal: Proposal<f64>) -> Result<(), NumericsError> {
         assert!(!self.fault.strikes(PANIC_IN_COMMIT, self.layer), "planted");
         if self.fault.strikes(ERROR_IN_COMMIT, self.layer) {
             return Err(NumericsError::Editor("planted".into()));
         }
-        let (update, edits) = proposal.into_memo::<usize>(&self.token)?;
+        let (_, edits) = proposal.into_memo::<usize>(&self.token)?;
         self.edits += edits;
         self.token.advance();
-        Ok(update)
+        Ok(())
     }
 }
 
@@ -90,7 +90,7 @@ impl SessionMethod<f64> for Descent {
     }
 
     fn layer_editor(&self, layer: &LayerStatistics, _: Par) -> Result<Gradient> {
-        let (d_in, token) = (layer.moment.d_in(), StateToken::new());
+        let (d_in, token) = (layer.statistics.d_in(), StateToken::new());
         Ok(Gradient { d_in, layer: layer.layer, edits: 0, token, fault: self.fault.clone() })
     }
 }
@@ -99,7 +99,7 @@ fn builder(method: Descent) -> SessionBuilder<Descent> {
     let stack = Stack::new(2);
     (0..2).fold(SessionBuilder::new(method), |builder, layer| {
         let (moment, spectrum) = statistics(&stack, layer);
-        builder.layer(stack.layers()[layer], moment, spectrum)
+        builder.layer(stack.layers()[layer], known(moment, spectrum))
     })
 }
 
@@ -139,12 +139,12 @@ fn a_panic_while_an_editor_proposes_leaves_no_trace() {
     let method = Descent::default();
     let fault = method.fault.clone();
     let mut session = builder(method).open(Stack::new(2), Par::Seq).unwrap();
-    session.edit(&facts(1, 1)).unwrap();
+    session.edit(&facts(1, 1)).unwrap().applied().unwrap();
     let before = weights(&session);
     fault.set(PANIC_IN_PROPOSE);
     let outcome = session.edit(&facts(2, 1)).unwrap();
     let Outcome::Rejected { reason: Rejection::Failed { error, .. }, .. } = outcome else { panic!("{outcome}") };
-    assert!(matches!(error, Error::Numerics(NumericsError::Editor(_))) && error.to_string().contains("planted"));
+    assert!(matches!(*error, Error::Numerics(NumericsError::Editor(_))) && error.to_string().contains("planted"));
     assert_eq!(weights(&session), before);
     fault.set(NONE);
     assert!(session.edit(&facts(3, 1)).unwrap().is_applied());
@@ -158,7 +158,7 @@ fn an_editor_that_cannot_commit_breaks_the_session_and_loses_nothing() {
         let fault = method.fault.clone();
         let open = |method| builder(method).directory(folder.path()).open(Stack::new(2), Par::Seq);
         let mut session = open(method).unwrap();
-        session.edit(&facts(1, 1)).unwrap();
+        session.edit(&facts(1, 1)).unwrap().applied().unwrap();
         fault.set(planted);
         let error = session.edit(&facts(2, 1)).unwrap_err();
         assert!(
@@ -174,9 +174,9 @@ fn an_editor_that_cannot_commit_breaks_the_session_and_loses_nothing() {
         assert!(again.holds(0.into()) && again.holds(1.into()) && again.processed() == 2);
         let mut twin = builder(Descent::default()).open(Stack::new(2), Par::Seq).unwrap();
         for seed in [1, 2, 4] {
-            twin.edit(&facts(seed, 1)).unwrap();
+            twin.edit(&facts(seed, 1)).unwrap().applied().unwrap();
         }
-        again.edit(&facts(4, 1)).unwrap();
+        again.edit(&facts(4, 1)).unwrap().applied().unwrap();
         assert_eq!(weights(&again), weights(&twin));
     }
 }
@@ -189,7 +189,7 @@ fn a_panic_while_an_undo_plays_the_other_edits_leaves_no_trace() {
     let open = |method| builder(method).directory(folder.path()).open(Stack::new(2), Par::Seq);
     let mut session = open(method).unwrap();
     for seed in 1..4 {
-        session.edit(&facts(seed, 1)).unwrap();
+        session.edit(&facts(seed, 1)).unwrap().applied().unwrap();
     }
     let before = weights(&session);
     for planted in [PANIC_IN_PROPOSE, PANIC_IN_COMMIT] {
@@ -213,9 +213,9 @@ fn a_panic_while_an_undo_plays_the_other_edits_leaves_no_trace() {
 
 #[test]
 fn a_guard_that_the_editor_cannot_measure_is_refused() {
-    let guards = Guards { stability: Some(10.0), ..Guards::default() };
+    let guards = Guards::default().with_stability(10.0);
     let error = builder(Descent::default()).guards(guards).open(Stack::new(2), Par::Seq).unwrap_err();
-    assert!(matches!(&error, Error::Numerics(NumericsError::Unsupported { .. })), "{error}");
+    assert!(matches!(error.error(), Error::Session(SessionError::Setting { setting: "guards", .. })), "{error}");
     assert!(error.to_string().contains("`gradient`"), "{error}");
 }
 
@@ -225,9 +225,8 @@ fn a_spectrum_of_other_statistics_is_refused() {
     let (moment, _) = statistics(&stack, 0);
     let other = Mat::from_fn(moment.d_in(), moment.d_in(), |i, j| if i == j { 1.0 + i as f64 } else { 0.0 });
     let other = Arc::new(Spectrum::from_matrix(other.as_ref(), Par::Seq).unwrap());
-    let number = stack.layers()[0];
-    let error = SessionBuilder::new(Memit::default()).layer(number, moment, other).open(stack, Par::Seq).unwrap_err();
-    assert!(error.to_string().contains("other statistics"), "{error}");
+    let error = KeyStatistics::from_parts(moment, other, Par::Seq).unwrap_err();
+    assert!(matches!(error, NumericsError::ForeignSpectrum { difference } if difference > 0.01), "{error}");
 }
 
 #[test]
@@ -238,10 +237,10 @@ fn methods_and_editors_work_behind_pointers() {
     assert_eq!(boxed.name(), Cow::from("memit"));
     let mut editor: Box<dyn Editor<f64>> = Box::new(Method::editor::<f64>(&boxed, &spectrum, Par::Seq).unwrap());
     let (k, r) = (Mat::full(editor.d_in(), 1, 0.1), Mat::full(2, 1, 1.0));
-    editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
+    let _ = editor.edit(&EditBatch::new(k.as_ref(), r.as_ref()).unwrap()).unwrap();
     assert_eq!(editor.state().edits, 1);
     let number = stack.layers()[0];
     let session: Session<Stack, ClosedFormEditor<f64>> =
-        SessionBuilder::new(boxed).layer(number, moment, spectrum).open(stack, Par::Seq).unwrap();
+        SessionBuilder::new(boxed).layer(number, known(moment, spectrum)).open(stack, Par::Seq).unwrap();
     assert_eq!(session.editor(number).unwrap().name(), "memit");
 }

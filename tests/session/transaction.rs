@@ -7,7 +7,7 @@ use betaedit_core::editor::Share;
 use betaedit_core::error::{ModelError, NumericsError, SessionError};
 use betaedit_core::faer::Par;
 use betaedit_core::session::{
-    ConflictPolicy, Guard, Guards, JsonLines, Observer, Outcome, Progress, ProgressLine, Rejection, Violation,
+    Applied, ConflictPolicy, Guard, Guards, JsonLines, Observer, Outcome, Progress, ProgressLine, Rejection, Violation,
 };
 use betaedit_core::{Error, Refresh};
 
@@ -26,7 +26,7 @@ fn facts_are_spread_over_the_layers_and_hold() {
         let before: f64 = facts.iter().map(|fact| missed(session.adapter(), fact)).sum();
         for batch in facts.chunks(2) {
             let outcome = session.edit(batch).unwrap();
-            let Outcome::Applied { layers, .. } = &outcome else { panic!("{outcome}") };
+            let Outcome::Applied(Applied { layers, .. }) = &outcome else { panic!("{outcome}") };
             assert_eq!(layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(), [1, 4, 7]);
             assert!(layers.iter().all(|layer| layer.update_norm > 0.0 && layer.drift.unwrap() > 0.0));
         }
@@ -53,7 +53,7 @@ fn any_fault_at_any_call_leaves_no_trace() {
             for call in 1.. {
                 let mut session = session(3, refresh);
                 for batch in stream[..4].chunks(2) {
-                    session.edit(batch).unwrap();
+                    session.edit(batch).unwrap().applied().unwrap();
                 }
                 let before = session.adapter().W.clone();
                 let at = session.adapter().calls() + call;
@@ -79,14 +79,13 @@ fn any_fault_at_any_call_leaves_no_trace() {
 
 #[test]
 fn every_guard_rejects_one_batch_and_lets_the_run_go_on() {
-    let none = Guards::default();
     let tight = 1e-9;
     for (guards, expected) in [
-        (Guards { update_norm: Some(tight), ..none }, Guard::UpdateNorm),
-        (Guards { relative_update_norm: Some(tight), ..none }, Guard::RelativeUpdateNorm),
-        (Guards { leakage: Some(tight), ..none }, Guard::Leakage),
-        (Guards { relative_drift: Some(tight), ..none }, Guard::RelativeDrift),
-        (Guards { stability: Some(tight), ..none }, Guard::Stability),
+        (Guards::default().with_update_norm(tight), Guard::UpdateNorm),
+        (Guards::default().with_relative_update_norm(tight), Guard::RelativeUpdateNorm),
+        (Guards::default().with_leakage(tight), Guard::Leakage),
+        (Guards::default().with_relative_drift(tight), Guard::RelativeDrift),
+        (Guards::default().with_stability(tight), Guard::Stability),
     ] {
         let mut session = builder(2, recipe(Refresh::Never)).guards(guards).open(Stack::new(2), Par::Seq).unwrap();
         let before = session.adapter().W.clone();
@@ -107,23 +106,25 @@ fn every_guard_rejects_one_batch_and_lets_the_run_go_on() {
     let mut free = session(1, Refresh::Never);
     let mut relative_drift = None;
     for fact in facts(1, 4) {
-        let Outcome::Applied { layers, .. } = free.edit(&[fact]).unwrap() else { panic!("nothing is guarded") };
+        let Outcome::Applied(Applied { layers, .. }) = free.edit(&[fact]).unwrap() else {
+            panic!("nothing is guarded")
+        };
         relative_drift = Some(layers[0].drift.unwrap() / layers[0].weight_norm);
     }
-    let guards = Guards { relative_drift, ..none };
+    let guards = Guards::default().with_relative_drift(relative_drift);
     let mut session = builder(1, recipe(Refresh::Never)).guards(guards).open(Stack::new(1), Par::Seq).unwrap();
     let applied: Vec<bool> = facts(1, 12).chunks(1).map(|one| session.edit(one).unwrap().is_applied()).collect();
     assert!(applied[..4].iter().all(|&applied| applied) && !applied[4..].iter().all(|&applied| applied), "{applied:?}");
-    let refused = Guards { leakage: Some(f64::NAN), ..none };
+    let refused = Guards::default().with_leakage(f64::NAN);
     assert!(matches!(
-        builder(1, recipe(Refresh::Never)).guards(refused).open(Stack::new(1), Par::Seq),
+        builder(1, recipe(Refresh::Never)).guards(refused).open(Stack::new(1), Par::Seq).map_err(Error::from),
         Err(Error::Numerics(NumericsError::Parameter { parameter: "leakage", .. }))
     ));
 }
 
 #[test]
 fn capacity_is_guarded() {
-    let guards = Guards { used_capacity: Some(0.0), ..Guards::default() };
+    let guards = Guards::default().with_used_capacity(0.0);
     let mut session = builder(1, recipe(Refresh::Continuous { weight: 1e6 }));
     session = session.guards(guards);
     let mut session = session.open(Stack::new(1), Par::Seq).unwrap();
@@ -155,7 +156,9 @@ fn conflicts_are_found_within_a_batch_and_against_the_past() {
     let (a, same_subject, other, near) = contradictions();
     let open = |policy| builder(2, recipe(Refresh::Never)).conflicts(policy).open(Stack::new(2), Par::Seq).unwrap();
     let conflicts = |outcome: &Outcome| match outcome {
-        Outcome::Applied { conflicts, .. } => conflicts.iter().map(|c| (c.edit.0, c.with.0, c.same_subject)).collect(),
+        Outcome::Applied(Applied { conflicts, .. }) => {
+            conflicts.iter().map(|c| (c.edit.0, c.with.0, c.same_subject)).collect()
+        }
         _ => vec![],
     };
 
@@ -184,7 +187,7 @@ fn conflicts_are_found_within_a_batch_and_against_the_past() {
     assert!(session.edit(&[other.clone(), near.clone()]).unwrap().is_applied());
     let mean = Fact { y: (&other.y + &near.y) * 0.5, ..other.clone() };
     let mut alone = open(ConflictPolicy::Report);
-    alone.edit(std::slice::from_ref(&mean)).unwrap();
+    alone.edit(std::slice::from_ref(&mean)).unwrap().applied().unwrap();
     for (merged, alone) in session.adapter().W.iter().zip(&alone.adapter().W) {
         assert!((merged - alone).norm_l2() < 1e-5 * alone.norm_l2());
     }
@@ -193,13 +196,13 @@ fn conflicts_are_found_within_a_batch_and_against_the_past() {
 
     // The last wins, in a batch and against the past.
     let mut session = open(ConflictPolicy::LastWins);
-    session.edit(&[other.clone(), near.clone()]).unwrap();
+    session.edit(&[other.clone(), near.clone()]).unwrap().applied().unwrap();
     let mut alone = open(ConflictPolicy::Report);
-    alone.edit(std::slice::from_ref(&near)).unwrap();
+    alone.edit(std::slice::from_ref(&near)).unwrap().applied().unwrap();
     assert_eq!(session.adapter().W, alone.adapter().W);
     assert!(!session.holds(0.into()) && session.holds(1.into()));
     let outcome = session.edit(std::slice::from_ref(&other)).unwrap();
-    let Outcome::Applied { replaced, .. } = &outcome else { panic!("{outcome}") };
+    let Outcome::Applied(Applied { replaced, .. }) = &outcome else { panic!("{outcome}") };
     assert_eq!(*replaced, [1.into()]);
     assert!(!session.holds(1.into()) && session.holds(2.into()));
     assert_eq!((session.report().applied, session.report().undone), (3, 1));
@@ -212,16 +215,16 @@ fn a_rejected_replacement_takes_nothing_back() {
         let stream = facts(6, 9);
         let [mut session, mut reference] = [(); 2].map(|()| session(2, refresh));
         for batch in stream[..6].chunks(1) {
-            session.edit(batch).unwrap();
-            reference.edit(batch).unwrap();
+            session.edit(batch).unwrap().applied().unwrap();
+            reference.edit(batch).unwrap().applied().unwrap();
         }
         let at = session.adapter().calls() + 6;
         session.adapter().fault.set(Some((at, Fault::Error)));
         let outcome = session.replace(&[2.into()], &stream[..1]).unwrap();
         assert!(!outcome.is_applied() && session.holds(2.into()), "{refresh:?}: {outcome}");
         for batch in stream[6..].chunks(1) {
-            session.edit(batch).unwrap();
-            reference.edit(batch).unwrap();
+            session.edit(batch).unwrap().applied().unwrap();
+            reference.edit(batch).unwrap().applied().unwrap();
         }
         assert_eq!(session.adapter().W, reference.adapter().W, "{refresh:?}");
     }
@@ -252,7 +255,7 @@ impl Observer for Seen {
 #[test]
 fn observers_see_every_outcome() {
     let limited = || {
-        let guards = Guards { update_norm: Some(100.0), ..Guards::default() };
+        let guards = Guards::default().with_update_norm(100.0);
         builder(1, recipe(Refresh::Never)).guards(guards)
     };
     let mut far = facts(1, 1).remove(0);
@@ -284,7 +287,7 @@ fn observers_see_every_outcome() {
 #[test]
 fn what_cannot_be_a_session_is_refused() {
     let open = |builder: betaedit_core::session::SessionBuilder<NamedRecipe>| {
-        builder.open(Stack::new(2), Par::Seq).map(|_| ())
+        builder.open(Stack::new(2), Par::Seq).map(|_| ()).map_err(Error::from)
     };
     let usual = || builder(2, recipe(Refresh::Never));
     assert!(matches!(

@@ -80,7 +80,7 @@ fn an_undone_stream_is_the_ridge_solution_over_the_others() {
 #[test]
 fn an_edit_cannot_be_undone_twice() {
     let mut session = session(2, Refresh::Never);
-    session.edit(&facts(1, 2)).unwrap();
+    session.edit(&facts(1, 2)).unwrap().applied().unwrap();
     session.undo(&[1.into()]).unwrap();
     let before = session.adapter().W.clone();
     assert!(session.undo(&[1.into()]).is_err() && session.undo(&[0.into(), 7.into()]).is_err());
@@ -107,8 +107,8 @@ fn undo_after_a_refresh_plays_the_others_again() {
             let error = distance(session.adapter().W[0].as_ref(), without.adapter().W[0].as_ref());
             assert!(error < 1e-10, "{refresh:?}: {error:e}");
             assert_eq!(session.states().next().unwrap().1, without.states().next().unwrap().1);
-            session.edit(std::slice::from_ref(&more)).unwrap();
-            without.edit(std::slice::from_ref(&more)).unwrap();
+            session.edit(std::slice::from_ref(&more)).unwrap().applied().unwrap();
+            without.edit(std::slice::from_ref(&more)).unwrap().applied().unwrap();
         }
     }
 }
@@ -122,9 +122,9 @@ fn editors_without_history_take_back_the_update() {
         let recipe = method(name).unwrap().recipe(&hyperparameters);
         let mut session = builder(2, recipe).open(Stack::new(2), Par::Seq).unwrap();
         let stream = facts(31, 3);
-        session.edit(&stream[..1]).unwrap();
+        session.edit(&stream[..1]).unwrap().applied().unwrap();
         let before = session.adapter().W.clone();
-        session.edit(&stream[1..]).unwrap();
+        session.edit(&stream[1..]).unwrap().applied().unwrap();
         session.undo(&[1.into(), 2.into()]).unwrap();
         for (after, before) in session.adapter().W.iter().zip(&before) {
             assert!(distance(after.as_ref(), before.as_ref()) < 1e-12, "{name}");
@@ -144,14 +144,14 @@ fn a_replaced_fact_is_not_averaged_with_its_old_target() {
 
     let mut first = session(1, Refresh::Never);
     [0, 1, 3, 4].iter().for_each(|&i| drop(first.edit(&stream[i..=i]).unwrap()));
-    first.edit(std::slice::from_ref(&changed)).unwrap();
+    first.edit(std::slice::from_ref(&changed)).unwrap().applied().unwrap();
 
     let mut replaced = session(1, Refresh::Never);
     stream.chunks(1).for_each(|one| drop(replaced.edit(one).unwrap()));
     let mut averaged = session(1, Refresh::Never);
     stream.chunks(1).for_each(|one| drop(averaged.edit(one).unwrap()));
     assert!(replaced.replace(&[2.into()], std::slice::from_ref(&changed)).unwrap().is_applied());
-    averaged.edit(std::slice::from_ref(&changed)).unwrap();
+    averaged.edit(std::slice::from_ref(&changed)).unwrap().applied().unwrap();
 
     let (first, replaced, averaged) = (missed(&first), missed(&replaced), missed(&averaged));
     assert!(

@@ -53,6 +53,8 @@ pub enum Command {
     Undo(undo::Arguments),
     /// Show statistics (spectrum, capacity) or a session (edits, leakage, drift)
     Inspect(inspect::Arguments),
+    /// List the editing methods and their hyperparameters
+    Methods,
     /// Download the model of the demonstration, and print its path
     Fetch,
     /// Edit twenty facts in a small model, with tables and plots, and undo one

@@ -10,6 +10,7 @@ mod eval;
 mod fetch;
 mod html;
 mod inspect;
+mod methods;
 mod outputs;
 mod plot;
 mod refresh;
@@ -52,6 +53,7 @@ fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
         Command::Ask(arguments) => ask::run(&arguments, terminal)?,
         Command::Undo(arguments) => undo::run(&arguments, terminal)?,
         Command::Inspect(arguments) => inspect::run(&arguments, terminal)?,
+        Command::Methods => methods::run(terminal)?,
         Command::Fetch => fetch::run(terminal)?,
         Command::Demo(arguments) => return demo::run(&arguments, terminal),
         Command::Research(research) => research.run(terminal)?,

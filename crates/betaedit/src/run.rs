@@ -137,8 +137,8 @@ impl Run {
         if let Some(restraint) = plan.restraint() {
             builder = builder.restraint(restraint);
         }
-        for (layer, moment, spectrum) in known {
-            builder = builder.layer(layer, moment, spectrum);
+        for (layer, statistics) in known {
+            builder = builder.layer(layer, statistics);
         }
         if let Some(directory) = directory {
             builder = builder.directory(directory.join("state"));
@@ -323,8 +323,8 @@ impl Observer for Follow {
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
         self.bar.set_position(progress.processed);
         match outcome {
-            Outcome::Applied { layers, .. } => {
-                if let Some((leakage, drift)) = layers.last().and_then(|last| last.leakage.zip(last.drift)) {
+            Outcome::Applied(applied) => {
+                if let Some((leakage, drift)) = applied.layers.last().and_then(|last| last.leakage.zip(last.drift)) {
                     self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}"));
                 }
             }

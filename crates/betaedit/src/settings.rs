@@ -6,15 +6,16 @@ use std::path::Path;
 use std::str::FromStr;
 
 use betaedit_core::Threshold;
-use betaedit_core::editor::{Anchors, Hyperparameters, METHODS, MethodEntry, Penalty, Simulation, Slack, method};
+use betaedit_core::editor::{Anchors, Hyperparameters, MethodEntry, Penalty, Simulation, Slack, method};
 use betaedit_core::facts::Fact;
 use betaedit_core::llm::{Arrangement, Config, Descent, FactToken, Positions, Request, Site, TargetSearch, Wording};
-use betaedit_core::restraint::{Prune, Rect, Restraint};
+use betaedit_core::restraint::{KnownRestraint, Prune, Rect};
 use betaedit_core::session::{ConflictPolicy, Guards};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::methods;
 use crate::refresh::{Rule, Weighting, refresh};
 use crate::terminal::Done;
 
@@ -103,8 +104,8 @@ macro_rules! settings {
 }
 
 settings! {
-/// Editing method
-    #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>(), help_heading = "Method")]
+/// Editing method, see `betaedit methods`; NAME-ns puts the null space around a method, simie-NAME puts SimIE around it
+    #[arg(long, value_parser = methods::known, help_heading = "Method")]
     method: String,
     /// Layers to edit, such as 5-10 or 5,7
     #[arg(long, help_heading = "Method")]
@@ -166,6 +167,9 @@ settings! {
     /// Reject a batch if the drift |D| would exceed this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_drift: f64,
+    /// Reject a batch if a fact would get less than this share of its residual written, 0 = no limit
+    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    min_written: f64,
     /// Token of the prompt at which a fact is written
     #[arg(long, value_parser = named(FactToken::ALL, &["The last token of the subject", "The first token of the subject", "The last token of the prompt; facts with the same wording then have nearly the same key"]), help_heading = "Keys and targets")]
     token: FactToken,
@@ -285,6 +289,7 @@ impl Plan {
             clamp: search.clamp,
             enough: search.enough,
             margin: search.margin,
+            min_written: Guards::default().written_share.unwrap_or_default(),
             ..Self::of_earlier_versions()
         }
     }
@@ -314,6 +319,7 @@ impl Plan {
             on_conflict: ConflictPolicy::Report,
             max_update: 0.0,
             max_drift: 0.0,
+            min_written: 0.0,
             token: FactToken::SubjectLast,
             target: Site::Block,
             contexts: 0,
@@ -334,7 +340,7 @@ impl Plan {
         }
     }
 
-    pub fn entry(&self) -> Done<&'static MethodEntry> {
+    pub fn entry(&self) -> Done<MethodEntry> {
         Ok(method(&self.method)?)
     }
 
@@ -354,13 +360,12 @@ impl Plan {
         }
         hyperparameters.alike = self.alike;
         hyperparameters.seed = self.seed;
-        hyperparameters.simulation =
-            (self.simie > 0.0).then(|| Simulation { lambda: self.simie, ..Simulation::default() });
+        hyperparameters.simulation = (self.simie > 0.0).then(|| Simulation::default().with_lambda(self.simie));
         hyperparameters.penalty = if self.penalty { Penalty::Kept } else { Penalty::Dropped };
         hyperparameters
     }
 
-    pub fn restraint(&self) -> Option<Restraint> {
+    pub fn restraint(&self) -> Option<KnownRestraint> {
         let rect = (self.rect > 0.0).then(|| Rect::default().with_kept(self.rect).into());
         rect.or(self.prune.then(|| Prune::default().into()))
     }
@@ -389,11 +394,10 @@ impl Plan {
 
     pub fn guards(&self) -> Guards {
         let limit = |share: f64| (share > 0.0).then_some(share);
-        Guards {
-            relative_update_norm: limit(self.max_update),
-            relative_drift: limit(self.max_drift),
-            ..Guards::default()
-        }
+        Guards::default()
+            .with_relative_update_norm(limit(self.max_update))
+            .with_relative_drift(limit(self.max_drift))
+            .with_written_share(limit(self.min_written))
     }
 }
 

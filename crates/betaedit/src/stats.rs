@@ -2,13 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use betaedit_core::facts::shipped;
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
 use betaedit_core::llm::{Collector, Model, Tokenizer};
-use betaedit_core::{SecondMoment, Spectrum};
+use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
 use crate::settings::{Layers, Plan};
@@ -233,8 +232,8 @@ fn layer_spectrum(
     Ok(computed)
 }
 
-/// A layer to edit: its number, the second moment of its keys, and the spectrum.
-pub type Known = (usize, Arc<SecondMoment>, Arc<Spectrum>);
+/// A layer to edit: its number, and the statistics of its keys.
+pub type Known = (usize, KeyStatistics);
 
 /// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files of the MEMIT family whose names start with
 /// the module's. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
@@ -270,7 +269,7 @@ pub fn load(
         }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;
         let spectrum = layer_spectrum(&statistics, layer, folder, Some(&moment), terminal)?;
-        known.push((layer, Arc::new(moment), Arc::new(spectrum)));
+        known.push((layer, KeyStatistics::from_parts(moment, spectrum, terminal.par)?));
     }
     Ok(known)
 }

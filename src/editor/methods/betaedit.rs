@@ -22,16 +22,16 @@ use crate::util::validate;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct BetaEdit {
-    /// Weight of the statistics in the solve. Default: `3_000.0`, in units of one edited key. A refresh has its own, in
-    /// [`refresh`](Self::refresh); [`with_lambda1`](Self::with_lambda1) sets both.
+    /// Weight of the statistics. Default: `3_000.0`, in units of one edited key. As in the published program, it also
+    /// weights the statistics in a refresh, unless [`refresh`](Self::refresh) says otherwise.
     pub lambda1: f64,
     /// Ridge on the norm of the update. Default: `10.0`.
     pub lambda2: f64,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,
-    /// When and how the projector is rebuilt. Default: before edits 1001, 2001, ..., by a full eigendecomposition of
-    /// `(H / t + lambda1 C) / (lambda1 + 1)`, as in the published program.
-    pub refresh: Refresh,
+    /// When and how the projector is rebuilt. Default: `None`, before edits 1001, 2001, ..., by a full
+    /// eigendecomposition of `(H / t + lambda1 C) / (lambda1 + 1)`, as in the published program.
+    pub refresh: Option<Refresh>,
     /// Whether the solve penalises leakage. Default: [`Penalty::Kept`].
     pub penalty: Penalty,
 }
@@ -51,29 +51,15 @@ named!(Penalty, "penalty", { Kept => "kept", Dropped => "dropped" });
 
 impl Default for BetaEdit {
     fn default() -> Self {
-        let rule = RefreshRule::Full(HistoryWeighting::Mean { lambda1: 3_000.0 });
-        Self {
-            lambda1: 3_000.0,
-            lambda2: 10.0,
-            threshold: Threshold::default(),
-            refresh: Refresh::Every { edits: 1_000, rule },
-            penalty: Penalty::Kept,
-        }
+        Self { lambda1: 3_000.0, lambda2: 10.0, threshold: Threshold::default(), refresh: None, penalty: Penalty::Kept }
     }
 }
 
 impl BetaEdit {
-    /// Sets the weight of the statistics in the solve, and in a [`HistoryWeighting::Mean`] refresh: the published
-    /// program has one number for both. Call [`with_refresh`](Self::with_refresh) afterwards to give the refresh
-    /// another weight.
+    /// Sets the weight of the statistics.
     #[must_use]
     pub fn with_lambda1(mut self, lambda1: f64) -> Self {
         self.lambda1 = lambda1;
-        if let Refresh::Every { rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1: of_refresh }), .. } =
-            &mut self.refresh
-        {
-            *of_refresh = lambda1;
-        }
         self
     }
 
@@ -93,8 +79,8 @@ impl BetaEdit {
 
     /// Sets when and how the projector is rebuilt.
     #[must_use]
-    pub fn with_refresh(mut self, refresh: Refresh) -> Self {
-        self.refresh = refresh;
+    pub fn with_refresh(mut self, refresh: impl Into<Option<Refresh>>) -> Self {
+        self.refresh = refresh.into();
         self
     }
 
@@ -121,6 +107,12 @@ impl Method for BetaEdit {
             Penalty::Kept => self.lambda1,
             Penalty::Dropped => 0.0,
         };
-        Recipe::new(weight, self.lambda2, Space::Null(self.threshold), History::Absorbed, self.refresh)
+        let refresh = self.refresh.unwrap_or_else(|| published_refresh(self.lambda1));
+        Recipe::new(weight, self.lambda2, Space::Null(self.threshold), History::Absorbed, refresh)
     }
+}
+
+/// The refresh of the published program.
+pub(super) fn published_refresh(lambda1: f64) -> Refresh {
+    Refresh::Every { edits: 1_000, rule: RefreshRule::Full(HistoryWeighting::Mean { lambda1 }) }
 }

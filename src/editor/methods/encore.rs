@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::editor::{History, Memit, Method, Recipe};
 use crate::error::numerics::Result;
+use crate::util::validate;
 
 /// ENCORE: `Delta = R Kᵀ (lambda C + H + mu I + K Kᵀ)⁻¹`, MEMIT-H with a ridge that keeps the norm of the weight from
 /// growing with the edits.
@@ -54,7 +55,8 @@ impl Method for Encore {
     }
 
     fn check(&self) -> Result<()> {
-        self.memit().check()
+        validate::non_negative("lambda", self.lambda)?;
+        validate::non_negative("mu", self.mu)
     }
 
     fn recipe(&self) -> Recipe {

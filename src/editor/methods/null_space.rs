@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::editor::{History, Method, Recipe, Space};
+use super::betaedit::published_refresh;
+use crate::editor::{BetaEdit, History, Method, Recipe, Space};
 use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
@@ -27,17 +28,18 @@ pub struct NullSpace<M> {
     /// The wrapped method.
     pub method: M,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub threshold: Threshold,
-    /// When and how the projector is rebuilt. Default: that of [`BetaEdit`](crate::editor::BetaEdit).
-    pub refresh: Refresh,
+    /// When and how the projector is rebuilt. Default: `None`, as [`BetaEdit`] with its default `lambda1`.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub refresh: Option<Refresh>,
 }
 
 impl<M: Method> NullSpace<M> {
     /// Wraps a method.
     #[must_use]
     pub fn new(method: M) -> Self {
-        let crate::editor::BetaEdit { threshold, refresh, .. } = crate::editor::BetaEdit::default();
-        Self { method, threshold, refresh }
+        Self { method, threshold: Threshold::default(), refresh: None }
     }
 
     /// Sets where the null space ends.
@@ -49,8 +51,8 @@ impl<M: Method> NullSpace<M> {
 
     /// Sets when and how the projector is rebuilt.
     #[must_use]
-    pub fn with_refresh(mut self, refresh: Refresh) -> Self {
-        self.refresh = refresh;
+    pub fn with_refresh(mut self, refresh: impl Into<Option<Refresh>>) -> Self {
+        self.refresh = refresh.into();
         self
     }
 }
@@ -58,7 +60,7 @@ impl<M: Method> NullSpace<M> {
 impl<M: Method> Method for NullSpace<M> {
     fn name(&self) -> Cow<'static, str> {
         let name = self.method.name();
-        format!("{}-ns", name.trim_end_matches("-h")).into()
+        if name.ends_with("-ns") { name } else { format!("{}-ns", name.trim_end_matches("-h")).into() }
     }
 
     fn check(&self) -> Result<()> {
@@ -69,7 +71,7 @@ impl<M: Method> Method for NullSpace<M> {
         Recipe {
             space: Space::Null(self.threshold),
             history: History::Absorbed,
-            refresh: self.refresh,
+            refresh: self.refresh.unwrap_or_else(|| published_refresh(BetaEdit::default().lambda1)),
             ..self.method.recipe()
         }
     }

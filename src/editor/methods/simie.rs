@@ -38,6 +38,7 @@ pub struct SimIe<M> {
     /// The wrapped method.
     pub method: M,
     /// How the ideal editor is simulated.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub simulation: Simulation,
 }
 
@@ -61,13 +62,14 @@ impl<M: Method> Method for SimIe<M> {
         match &*self.method.name() {
             // The closed form of the published program.
             "emmet" => "simie".into(),
+            name if name == "simie" || name.starts_with("simie-") => name.to_owned().into(),
             name => format!("simie-{name}").into(),
         }
     }
 
     fn check(&self) -> Result<()> {
         self.method.check()?;
-        validate::positive("lambda", self.simulation.lambda)
+        validate::positive("lambda of the simulation", self.simulation.lambda)
     }
 
     fn recipe(&self) -> Recipe {

@@ -167,6 +167,7 @@ impl Extend<Case> for Evaluation {
 /// The rates of an [`Evaluation`]; the table is in the [module documentation](super). None where no case has such a
 /// prompt, or, in the probability variant, no case has both targets.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// At the prompt, every token of the new target the argmax.
     pub efficacy: Option<Rate>,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 /// number of trials as in Korn and Graubard, "Confidence intervals for proportions with small expected number of positive
 /// counts estimated from survey data", Survey Methodology 24 (1998).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Rate {
     /// The mean, between 0 and 1.
     pub mean: f64,

@@ -101,6 +101,7 @@ impl Default for TargetSearch {
 
 /// A target, and the course of its search.
 #[derive(Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Target {
     /// The output `z*` that the block, or its MLP, should have at the fact's token.
     pub value: Vec<f32>,

@@ -146,7 +146,7 @@ fn every_method_is_a_flag() {
     let setting = Setting::with_statistics("llama");
     let restraints: [&[&str]; 5] =
         [&[], &["--rect", "0.4"], &["--prune"], &["--simie", "100"], &["--token", "prompt-last"]];
-    let methods = betaedit_core::editor::METHODS.iter().map(|entry| entry.name);
+    let methods = betaedit_core::editor::METHODS.iter().map(|entry| entry.name());
     for (method, more) in methods.map(|method| (method, restraints[0])).chain(restraints.map(|more| ("betaedit", more)))
     {
         let mut edit = setting.command("edit");

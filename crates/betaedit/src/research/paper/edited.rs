@@ -21,15 +21,15 @@ pub enum By {
 /// A method of the library, run in a session.
 #[derive(Clone)]
 pub struct ClosedForm {
-    pub method: &'static str,
+    pub method: String,
     pub recipe: Recipe,
     pub token: FactToken,
 }
 
 impl By {
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
-            Self::ClosedForm(form) => form.method,
+            Self::ClosedForm(form) => &form.method,
             Self::FineTuning(_) => "ft-l",
             Self::LowRank(_) => "lora",
         }
@@ -79,7 +79,7 @@ impl Edited {
             Self::Session(session) => {
                 let outcome = session.edit(requests)?;
                 Ok(match &outcome {
-                    Outcome::Applied { conflicts, .. } => Ok(conflicts.len()),
+                    Outcome::Applied(applied) => Ok(applied.conflicts.len()),
                     _ => Err(outcome.to_string()),
                 })
             }

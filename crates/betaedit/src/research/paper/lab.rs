@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use betaedit_core::adapter::Adapter;
 use betaedit_core::editor::NamedRecipe;
@@ -12,8 +11,8 @@ use betaedit_core::facts::{Fact, shipped};
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
 use betaedit_core::llm::{Collector, Contexts, Model, ModelAdapter, Request, Scoring, TargetSearch, Tokenizer};
-use betaedit_core::session::SessionBuilder;
-use betaedit_core::{SecondMoment, Spectrum};
+use betaedit_core::session::{Guards, SessionBuilder};
+use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -35,8 +34,7 @@ pub struct Settings {
 /// The statistics of a layer before any edit.
 pub struct Layer {
     pub number: usize,
-    pub moment: Arc<SecondMoment>,
-    pub spectrum: Arc<Spectrum>,
+    pub statistics: KeyStatistics,
     /// `tr(W C Wᵀ)`, the unit of leakage.
     pub energy: f64,
     /// `|W|_F`, the unit of drift.
@@ -46,7 +44,7 @@ pub struct Layer {
 impl Layer {
     /// `tr(X C Xᵀ)`.
     pub fn energy_of(&self, X: MatRef<'_, f64>, par: Par) -> Done<f64> {
-        energy(&self.moment, X, par)
+        energy(self.statistics.moment(), X, par)
     }
 }
 
@@ -151,9 +149,11 @@ impl Lab {
         )?;
         let adapter = adapter.with_targets(known)?;
         // An edit at one of two keys this near also changes the other; a run counts such pairs.
-        let mut builder = SessionBuilder::new(NamedRecipe::new(form.method, form.recipe)).parallel_from(0.9);
+        let mut builder = SessionBuilder::new(NamedRecipe::new(form.method.clone(), form.recipe))
+            .guards(Guards::default().with_written_share(None))
+            .parallel_from(0.9);
         for layer in &self.layers {
-            builder = builder.layer(layer.number, layer.moment.clone(), layer.spectrum.clone());
+            builder = builder.layer(layer.number, layer.statistics.clone());
         }
         Ok(Edited::Session(Box::new(builder.open(adapter, self.par())?)))
     }
@@ -225,7 +225,8 @@ fn layers(model: &Model, tokenizer: &Tokenizer, numbers: &[usize], out: &Path, t
         let moment = statistics.moment(witnesses[number].as_ref().get(.., 1..))?;
         let W = weight(model, tokenizer, number)?;
         let energy = energy(&moment, W.as_ref(), par)?;
-        Ok(Layer { number, moment: Arc::new(moment), spectrum: Arc::new(spectrum), energy, norm: W.norm_l2() })
+        let statistics = KeyStatistics::from_parts(moment, spectrum, par)?;
+        Ok(Layer { number, statistics, energy, norm: W.norm_l2() })
     };
     numbers.iter().map(read).collect()
 }

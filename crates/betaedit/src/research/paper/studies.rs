@@ -251,7 +251,11 @@ fn closed_form(name: &str, scale: &Scale, change: impl FnOnce(&mut Hyperparamete
     (hyperparameters.lambda, hyperparameters.lambda1) = (LAMBDA, LAMBDA1);
     hyperparameters.refresh = Some(refreshed(scale, MEAN));
     change(&mut hyperparameters);
-    Ok(ClosedForm { method: entry.name, recipe: entry.recipe(&hyperparameters), token: FactToken::default() })
+    Ok(ClosedForm {
+        method: entry.name().to_owned(),
+        recipe: entry.recipe(&hyperparameters),
+        token: FactToken::default(),
+    })
 }
 
 /// A run on the stream of facts.
@@ -265,7 +269,7 @@ fn run(label: &str, name: &str, scale: &Scale, change: impl FnOnce(&mut Hyperpar
 
 /// Runs of the methods with these names.
 fn named(scale: &Scale, names: &[&str]) -> Runs {
-    let there = |name: &&&str| METHODS.iter().any(|entry| entry.name == **name);
+    let there = |name: &&&str| METHODS.iter().any(|entry| entry.name() == **name);
     names.iter().filter(there).map(|name| run(name, name, scale, |_| {})).collect()
 }
 

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use betaedit_core::Threshold;
 use betaedit_core::editor::Anchors;
 use betaedit_core::editor::Hyperparameters;
-use betaedit_core::editor::{METHODS, Penalty, Simulation, Slack};
-use betaedit_core::restraint::{Prune, Rect, Restraint};
+use betaedit_core::editor::{Penalty, Simulation, Slack};
+use betaedit_core::restraint::{KnownRestraint, Prune, Rect};
 use clap::ValueEnum;
 
+use crate::methods;
 use crate::outputs;
 use crate::refresh::{Rule, Weighting, refresh};
 use crate::terminal::{Done, Terminal};
@@ -30,8 +31,8 @@ pub struct Arguments {
     /// Recorded stream, a safetensors file
     #[arg(long, value_name = "FILE")]
     stream: PathBuf,
-    /// Editing method
-    #[arg(long, value_parser = METHODS.iter().map(|entry| entry.name).collect::<Vec<_>>())]
+    /// Editing method, see `betaedit methods`
+    #[arg(long, value_parser = methods::known)]
     method: String,
     /// MEMIT, PMET, EMMET, ENCORE, RLSEdit: weight of the statistics C, in units of one edited key
     #[arg(long, default_value_t = 15_000.0)]
@@ -138,12 +139,12 @@ impl Arguments {
         hyperparameters.anchors = Anchors { mu: self.anchors[0], nu: self.anchors[1] };
         hyperparameters.alike = self.alike;
         hyperparameters.seed = self.seed;
-        hyperparameters.simulation = self.simie.map(|lambda| Simulation { lambda, ..Simulation::default() });
+        hyperparameters.simulation = self.simie.map(|lambda| Simulation::default().with_lambda(lambda));
         hyperparameters.penalty = if self.without_penalty { Penalty::Dropped } else { Penalty::Kept };
         hyperparameters
     }
 
-    fn restraint(&self) -> Option<Restraint> {
+    fn restraint(&self) -> Option<KnownRestraint> {
         let rect = self.rect.map(|kept| Rect::default().with_kept(kept).into());
         rect.or(self.prune.then(|| Prune::default().into()))
     }

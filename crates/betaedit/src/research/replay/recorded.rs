@@ -9,7 +9,7 @@ use betaedit_core::editor::{ClosedFormEditor, method};
 use betaedit_core::faer::Mat;
 use betaedit_core::metrics::{Measurement, Retention, RunningTotal, write_errors};
 use betaedit_core::refresh::RefreshReport;
-use betaedit_core::restraint::Restraint;
+use betaedit_core::restraint::KnownRestraint;
 use betaedit_core::{Adapter, EditBatch, Editor, Scalar, SecondMoment, Spectrum};
 
 use super::{Arguments, report};
@@ -23,7 +23,7 @@ pub struct Setup<T: Scalar> {
     layer: usize,
     moment: Arc<SecondMoment>,
     editor: ClosedFormEditor<T>,
-    pub name: &'static str,
+    pub name: String,
     pub edits: usize,
     pub d_out: usize,
     pub d_in: usize,
@@ -95,10 +95,9 @@ impl<T: Scalar> Setup<T> {
         let moment = Arc::new(stream.second_moment().clone());
         let spectrum = Arc::new(Spectrum::new(&moment, par)?);
         let entry = method(&arguments.method)?;
-        let recipe = entry.recipe(&arguments.hyperparameters());
-        let editor = ClosedFormEditor::<T>::new(entry.name, recipe, &spectrum, par)?;
+        let editor = entry.editor::<T>(&arguments.hyperparameters(), &spectrum, par)?;
         let (build_seconds, kept_first) = (started.elapsed().as_secs_f64(), editor.state().kept_directions);
-        let name = entry.name;
+        let name = entry.name().to_owned();
         Ok(Self { stream, layer, moment, editor, name, edits, d_out, d_in, weight_norm, kept_first, build_seconds })
     }
 
@@ -132,12 +131,13 @@ impl<T: Scalar> Setup<T> {
             let clock = Instant::now();
             refreshes.extend(self.editor.refresh_if_due()?);
             let mut proposal = self.editor.propose(&batch)?;
-            if let Some(Restraint::Rect(rect)) = arguments.restraint() {
+            if let Some(KnownRestraint::Rect(rect)) = arguments.restraint() {
                 proposal = proposal.map_update(|update| rect.restrain(update, self.stream.weight(), par))?;
             }
             let gain = largest(proposal.gains().iter().copied());
             self.stream.apply(self.layer, proposal.update())?;
-            let update = self.editor.commit(proposal)?;
+            let update = proposal.update().clone();
+            self.editor.commit(proposal)?;
             edit_seconds += clock.elapsed().as_secs_f64();
 
             retention.record(&batch, total.total()?, par)?;
@@ -179,7 +179,7 @@ fn write_report(arguments: &Arguments, result: &serde_json::Value) -> Done {
 
 fn write_update<T: Scalar>(arguments: &Arguments, setup: &Setup<T>, replayed: &Replayed) -> Done {
     let Some(path) = &arguments.out else { return Ok(()) };
-    let metadata = HashMap::from([("method".into(), setup.name.into()), ("edits".into(), setup.edits.to_string())]);
+    let metadata = HashMap::from([("method".into(), setup.name.clone()), ("edits".into(), setup.edits.to_string())]);
     Ok(write_delta(path, replayed.total.as_ref(), metadata)?)
 }
 

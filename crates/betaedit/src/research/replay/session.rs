@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
 
 use betaedit_core::adapter::{RecordedStream, write_delta};
 use betaedit_core::editor::method;
 use betaedit_core::metrics::Gauges;
 use betaedit_core::session::{EditId, Point, ProgressLine, Report, Session, SessionBuilder};
-use betaedit_core::{Adapter, Scalar, Spectrum};
+use betaedit_core::{Adapter, KeyStatistics, Scalar};
 use serde_json::{Value, json};
 
 use super::Arguments;
@@ -22,11 +21,10 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Termina
     let par = terminal.par;
     let stream = RecordedStream::<T>::open(&arguments.stream, par)?;
     let (layer, edits) = (stream.layers()[0], arguments.edits(stream.len())?);
-    let moment = Arc::new(stream.second_moment().clone());
-    let spectrum = Arc::new(Spectrum::new(&moment, par)?);
+    let statistics = KeyStatistics::new(stream.second_moment().clone(), par)?;
     let entry = method(&arguments.method)?;
     let mut builder = SessionBuilder::new(entry.method(&arguments.hyperparameters()))
-        .layer(layer, moment, spectrum)
+        .layer(layer, statistics)
         .directory(directory)
         .snapshot_every(arguments.snapshot_every);
     if let Some(restraint) = arguments.restraint() {

@@ -70,7 +70,8 @@ impl<T: Scalar> Stream<T> {
             W.apply(proposal.update(), par)?;
             let applied = clock.elapsed().as_secs_f64();
             let gain = proposal.gains().first().copied();
-            let update = editor.commit(proposal)?;
+            let update = proposal.update().clone();
+            editor.commit(proposal)?;
             let committed = clock.elapsed().as_secs_f64();
             stream.edit.push(committed);
             stream.outer.push(applied - proposed);
