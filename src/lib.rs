@@ -5,50 +5,54 @@
 //!
 //! # The problem
 //!
-//! The MLP of a transformer block ends in a matrix $W$ (`d_out x d_in`, the *output* or *down* projection) that works like a
-//! dictionary. Its input at a token is a **key** $k$, and its output $W k$ is the **value** stored under that key. The fact
+//! The MLP of a transformer block ends in a matrix `W` (`d_out x d_in`, the *output* or *down* projection) that works like a
+//! dictionary. Its input at a token is a **key** `k`, and its output `W k` is the **value** stored under that key. The fact
 //! "the capital of Atlantis is Poseidonis" is stored under the key that the model computes at the last token of "Atlantis".
-//! To change the fact, an optimiser finds the value $v$ that makes the model say something else. The rest is linear algebra: find
-//! a small change $\Delta$ such that
+//! To change the fact, an optimiser finds the value `v` that makes the model say something else. The rest is linear algebra: find
+//! a small change `Δ` such that
 //!
-//! $$ (W + \Delta) k \approx v, \qquad\text{that is}\qquad \Delta k \approx r, \qquad r = v - W k , $$
+//! ```text
+//! (W + Δ) k ≈ v,   that is   Δ k ≈ r,   r = v - W k
+//! ```
 //!
-//! where $r$ is the **residual**, while the outputs for all other keys stay as they are.
+//! where `r` is the **residual**, while the outputs for all other keys stay as they are.
 //!
-//! The other keys are known by a statistic: the **second moment** $C = \mathbb{E}[k k^\top]$ over some text, `d_in x d_in`. The
-//! mean squared change that $\Delta$ brings to the outputs on that text is its **leakage**,
-//! $\mathbb{E} \lVert \Delta k \rVert^2 = \mathrm{tr}(\Delta C \Delta^\top)$.
-//! The keys of earlier edits $k_1, \dots, k_t$ must keep their new values as well. They form the **history**
-//! $H = \sum_i k_i k_i^\top$. And the weight must stay near its start: the **drift** $\lVert \sum_i \Delta_i \rVert_F$ is its
-//! distance.
+//! The other keys are known by a statistic: the **second moment** `C = E[k kᵀ]` over some text, `d_in x d_in`. The
+//! mean squared change that `Δ` brings to the outputs on that text is its **leakage**, `E |Δ k|² = tr(Δ C Δᵀ)`.
+//! The keys of earlier edits `k₁, ..., kₜ` must keep their new values as well. They form the **history** `H = Σ kᵢ kᵢᵀ`. And the
+//! weight must stay near its start: the **drift** `|Σ Δᵢ|_F` is its distance.
 //!
 //! # One formula
 //!
-//! For a batch of keys $K$ (`d_in x n`) and residuals $R$ (`d_out x n`), the update minimises what it misses plus what it
+//! For a batch of keys `K` (`d_in x n`) and residuals `R` (`d_out x n`), the update minimises what it misses plus what it
 //! disturbs,
 //!
-//! $$ \lVert \Delta K - R \rVert_F^2 + \lambda_1 \mathrm{tr}(\Delta C \Delta^\top) + \mathrm{tr}(\Delta H \Delta^\top) +
-//!    \lambda_2 \lVert \Delta \rVert_F^2 \qquad\text{over}\qquad \Delta = \Delta P . $$
+//! ```text
+//! |Δ K - R|²_F + λ₁ tr(Δ C Δᵀ) + tr(Δ H Δᵀ) + λ₂ |Δ|²_F   over   Δ = Δ P
+//! ```
 //!
 //! The solution is
 //!
-//! $$ \Delta = R (I + G)^{-1} Z^\top, \qquad Z = Q K, \qquad G = K^\top Z, \qquad
-//!    Q = V \left( V^\top (\lambda_1 C + H) V + \lambda_2 I \right)^{-1} V^\top . $$
+//! ```text
+//! Δ = R (I + G)⁻¹ Zᵀ,   Z = Q K,   G = Kᵀ Z,   Q = V (Vᵀ (λ₁ C + H) V + λ₂ I)⁻¹ Vᵀ
+//! ```
 //!
-//! $P = V V^\top$ is the **projector** on the directions in which edits are allowed: all directions, or the eigenvectors of
-//! $C$ with eigenvalues below a **threshold**, which the model hardly uses (the *null space*). Every closed-form method of
-//! the field is this formula with another start of $Q$ (see the table in [`editor`]): MEMIT has $P = I$; AlphaEdit has
-//! $\lambda_1 = 0$; BetaEdit has both terms, and cuts its projector again as the history grows; EMMET, which meets residuals
-//! exactly, has $e I$ in place of $I$.
+//! `P = V Vᵀ` is the **projector** on the directions in which edits are allowed: all directions, or the eigenvectors of
+//! `C` with eigenvalues below a **threshold**, which the model hardly uses (the *null space*). Every closed-form method of
+//! the field is this formula with another start of `Q` (see the table in [`editor`]): MEMIT has `P = I`; AlphaEdit has
+//! `λ₁ = 0`; BetaEdit has both terms, and cuts its projector again as the history grows; EMMET, which meets residuals
+//! exactly, has `e I` in place of `I`.
 //!
 //! # Why it is fast
 //!
-//! The published programs form and solve a dense `d_in x d_in` system for each edit: $O(d^3)$. But in the eigenbasis of $C$
-//! the first $Q$ is diagonal, and an edit changes it by a term of rank $n$,
+//! The published programs form and solve a dense `d_in x d_in` system for each edit: `O(d³)`. But in the eigenbasis of `C`
+//! the first `Q` is diagonal, and an edit changes it by a term of rank `n`,
 //!
-//! $$ Q \leftarrow Q - Z (I + G)^{-1} Z^\top , $$
+//! ```text
+//! Q ← Q - Z (I + G)⁻¹ Zᵀ
+//! ```
 //!
-//! so an edit costs the product $Q K$: $O(d^2)$. This is recursive least squares, which gives more than speed. With history and
+//! so an edit costs the product `Q K`: `O(d²)`. This is recursive least squares, which gives more than speed. With history and
 //! a fixed projector, a stream of edits towards fixed targets gives the same weights as one ridge regression over all of them,
 //! in any order. And an edit is taken back at the cost of an edit, exactly. [`InverseGram`] is this engine.
 //!
@@ -150,7 +154,20 @@
 //! 2. Fang et al.: "AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models", ICLR 2025
 //! 3. Liu, Liu, Li: "BetaEdit: Null-Space Constrained Sequential Model Editing", arXiv 2605.09285
 
+//!
+//! # Conventions
+//!
+//! * **Settings** have public fields, a `Default`, and a `with_*` function for every field. They are `#[non_exhaustive]`, as are
+//!   reports, errors, and enums that may grow: a new field or variant is not a breaking change. Pairs of numbers such as
+//!   [`editor::Slack`] are complete, and are written as literals.
+//! * **Functions** named like a property (`kept`, `values`) cost nothing. A verb (`to_dense`, `measure_drift`, `apply`) says that
+//!   there is work to do, and its documentation says how much.
+//! * **Names** that are words (methods, rules, policies) are read by `FromStr` and written by `Display`, and with the feature
+//!   `serde` in files.
+//! * faer's types are part of the interface: a new minor version of faer is a breaking release of this crate.
+
 #![allow(non_snake_case)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod adapter;
 pub mod batch;
@@ -161,6 +178,8 @@ pub mod error;
 pub mod facts;
 #[cfg(any(feature = "npz", feature = "safetensors"))]
 pub mod format;
+#[cfg(doc)]
+pub mod guides;
 #[cfg(feature = "nalgebra")]
 pub mod interop;
 mod key_statistics;
@@ -197,11 +216,3 @@ pub use update::{Orientation, Update};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-#[cfg(all(doctest, feature = "session"))]
-#[doc = include_str!("../docs/adding-an-editor.md")]
-struct AddingAnEditor;
-
-#[cfg(all(doctest, feature = "session"))]
-#[doc = include_str!("../docs/adding-an-adapter.md")]
-struct AddingAnAdapter;

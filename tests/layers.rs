@@ -16,7 +16,7 @@ use self::size::Function;
 use self::tree::Tree;
 
 /// The rooms of `src`, the lowest first. A room imports only rooms before it.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "error",
     "scalar",
     // Checks of arguments speak of scalars.
@@ -40,6 +40,7 @@ const ORDER: [&str; 21] = [
     "facts",
     "session",
     "llm",
+    "guides",
 ];
 
 /// A session edits whatever model an adapter speaks for.

@@ -19,7 +19,7 @@ pub enum Merging {
     #[default]
     Never,
     /// Edits whose keys are alike, directly or through others, become one edit with the mean of their keys and the mean
-    /// of their residuals. A [`Session`](crate::session) also merges edits of one subject.
+    /// of their residuals. A `session::Session` also merges edits of one subject.
     Alike {
         /// Two keys are alike if the cosine of their angle is at least this.
         cosine: f64,

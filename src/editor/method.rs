@@ -14,7 +14,7 @@ use crate::spectrum::Spectrum;
 /// A closed-form editing method: anything with a [`Recipe`].
 ///
 /// A method without one, which computes its updates in another way, implements [`Editor`](super::Editor) directly. For
-/// a session it implements [`SessionMethod`](crate::session) as well.
+/// a session it implements `session::SessionMethod` as well.
 pub trait Method {
     /// The name in the table of methods, such as `"memit-h"`.
     fn name(&self) -> Cow<'static, str>;

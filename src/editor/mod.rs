@@ -206,7 +206,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     }
 
     /// Removes committed edits from the history, as if they had never been made: `A <- A - K Kᵀ`. The caller changes
-    /// the weight: see [`Session::undo`](crate::session).
+    /// the weight: see `Session::undo`.
     ///
     /// * `keys`: the keys of these edits, each released once
     ///
@@ -241,7 +241,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// Writes the state, bit for bit. An editor that loads it and continues computes the same numbers, with an equal
     /// `Par`.
     ///
-    /// The bytes hold no checksum and no version; a [`Session`](crate::session) adds both. If an editor does not
+    /// The bytes hold no checksum and no version; a `session::Session` adds both. If an editor does not
     /// implement this, a session takes no snapshots and replays its journal from the start when it is opened.
     ///
     /// # Errors

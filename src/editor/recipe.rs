@@ -169,7 +169,7 @@ pub struct Recipe {
     pub refresh: Refresh,
     /// How far a batch may miss its residuals.
     pub slack: Slack,
-    /// How residuals are divided among layers. A [`Session`](crate::session) asks the adapter for these shares.
+    /// How residuals are divided among layers. A `session::Session` asks the adapter for these shares.
     pub share: Share,
     /// Whether edits of a batch with the same key are merged.
     pub merging: Merging,

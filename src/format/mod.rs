@@ -2,12 +2,12 @@
 //!
 //! | file | module | feature |
 //! |---|---|---|
-//! | layer statistics of the MEMIT family, `.npz` | [`Statistics::read_npz`] | `npz` |
-//! | layer statistics with a fingerprint, in parts that can be merged | [`Statistics::read`] | `safetensors` |
-//! | Hugging Face checkpoints, single or sharded, `f64` to `bf16` | [`Checkpoint`] | `safetensors` |
-//! | LoRA adapters in PEFT's layout | [`lora`] | `safetensors` |
-//! | updates, as factors | [`delta`] | `safetensors` |
-//! | eigendecompositions, dense projectors | [`spectrum`] | `safetensors` |
+//! | layer statistics of the MEMIT family, `.npz` | `Statistics::read_npz` | `npz` |
+//! | layer statistics with a fingerprint, in parts that can be merged | `Statistics::read` | `safetensors` |
+//! | Hugging Face checkpoints, single or sharded, `f64` to `bf16` | `Checkpoint` | `safetensors` |
+//! | LoRA adapters in PEFT's layout | `lora` | `safetensors` |
+//! | updates, as factors | `delta` | `safetensors` |
+//! | eigendecompositions, dense projectors | `spectrum` | `safetensors` |
 //!
 //! Readers check everything that a file claims. A header longer than its file, a shape that does not match its bytes, an
 //! unknown number type, an archive that unpacks to far more than its size, an index that points outside its folder: each

@@ -45,7 +45,7 @@ use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::update::Update;
 
-/// A change to an update after an editor has computed it, for a [`SessionBuilder`](crate::session).
+/// A change to an update after an editor has computed it, for a `session::SessionBuilder`.
 ///
 /// # Examples
 /// ```
