@@ -797,7 +797,11 @@ fn a_running_total_needs_a_stride_rows_and_memory() {
         let error = parameter(name, 0.0, "at least 1");
         refused(RunningTotal::new(&moment, d_out, stride, SEQ), &error);
     }
-    let error = Error::Numerics(NumericsError::OutOfMemory { bytes: usize::MAX, purpose: "the total update" });
+    let error = Error::Numerics(NumericsError::OutOfMemory {
+        purpose: "the total update",
+        size: (usize::MAX, D).into(),
+        bytes: usize::MAX,
+    });
     refused(RunningTotal::new(&moment, usize::MAX, 1, SEQ), &error);
     // Nothing recorded is nothing measured, not a panic.
     let nothing = RunningTotal::new(&moment, OUT, 3, SEQ).unwrap().measure().unwrap();
@@ -971,7 +975,8 @@ fn sums_of_statistics_are_finite_or_an_overflow() {
         let mut moment = SecondMoment::new(2);
         moment.observe(diagonal(&[x, 0.0]).as_ref(), SEQ).map(|()| moment)
     };
-    let finite = |moment: SecondMoment| all_finite(&moment.to_sum(SEQ)) && all_finite(&moment.to_mean(SEQ));
+    let finite =
+        |moment: SecondMoment| all_finite(&moment.to_sum(SEQ).unwrap()) && all_finite(&moment.to_mean(SEQ).unwrap());
     let (C, K, smaller) = (diagonal(&[1e308, 1.0]), diagonal(&[1e154, 1.0]), diagonal(&[1e153, 1.0]));
     let (mut twice, half) = (observed(1.2e154).unwrap(), observed(1.2e154).unwrap());
     finite_or_overflow("merge", twice.merge(&half).map(|()| twice.clone()), finite);

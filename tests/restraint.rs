@@ -188,7 +188,7 @@ fn restraints_on_a_real_recording() {
             sorted(&updates[0].to_dense(Par::Seq), &stream.weight().to_owned(), (kept * all as f64).ceil() as usize);
         assert_eq!(restrained.to_dense(Par::Seq), expected);
         // Its leakage, by the factors and directly.
-        let C = stream.second_moment().to_mean(Par::Seq);
+        let C = stream.second_moment().to_mean(Par::Seq).unwrap();
         let direct: f64 = (&expected * &C * expected.transpose()).diagonal().column_vector().iter().sum();
         let leakage = metrics::leakage(&restrained, stream.second_moment(), Par::Seq).unwrap();
         assert!((leakage - direct).abs() < 1e-9 * direct);

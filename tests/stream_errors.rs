@@ -138,7 +138,7 @@ fn is_sound<T: Scalar>(mut stream: RecordedStream<T>) -> bool {
     let (d_out, d_in) = stream.weight_shape(layer).unwrap();
     assert_eq!((K.shape(), R.shape()), ((d_in, all.len()), (d_out, all.len())));
     assert_eq!(stream.second_moment().d_in(), d_in);
-    let C = stream.second_moment().to_mean(SEQ);
+    let C = stream.second_moment().to_mean(SEQ).unwrap();
     all_finite(K.as_ref()) && all_finite(R.as_ref()) && all_finite(stream.weight()) && all_finite(C.as_ref())
 }
 

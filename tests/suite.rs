@@ -52,6 +52,7 @@ mod restraint;
 mod session;
 #[cfg(feature = "serde")]
 mod settings;
+mod sizes;
 mod spectrum;
 mod stream_errors;
 mod weight;

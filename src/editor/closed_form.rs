@@ -65,6 +65,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
         recipe.check()?;
         let (projector, solve) = (recipe.projector(spectrum, par)?, recipe.solve::<T>());
+        recipe.need(projector.dim(), projector.kept(), solve).reserve()?;
         let Q = solve.start(&projector, par)?;
         let memory = Memory::new(recipe.refresh, recipe.space.threshold(), projector, solve, par)?;
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::shown::Bytes;
+
 /// `Result` of the functions that only compute.
 pub type Result<T, E = NumericsError> = std::result::Result<T, E>;
 
@@ -241,13 +243,19 @@ pub enum NumericsError {
     NotReversible,
 
     /// Not enough memory.
-    #[error("could not allocate {bytes} bytes for {purpose}")]
+    #[error("not enough memory: {purpose} of size {size} needs {}", Bytes(*bytes))]
     OutOfMemory {
-        /// Bytes asked for.
-        bytes: usize,
-        /// What they were for.
+        /// The operation, or the value that it makes.
         purpose: &'static str,
+        /// The size of that.
+        size: Shape,
+        /// Bytes that it needs in all; `usize::MAX` if that is more than can be addressed.
+        bytes: usize,
     },
+
+    /// A watched computation was stopped.
+    #[error("cancelled: the function that watches the computation stopped it")]
+    Cancelled,
 
     /// An editor outside this crate failed for reasons of its own.
     #[error("the editor failed: {0}")]

@@ -84,7 +84,7 @@ impl Statistics {
             None => Err(NumericsError::UnknownTokenCount { argument: "moment" }.into()),
             Some(0) => Err(NumericsError::Empty { argument: "moment" }.into()),
             Some(tokens) => Ok(Self {
-                sum: moment.to_sum(par),
+                sum: moment.to_sum(par)?,
                 tokens,
                 fingerprint: Some(fingerprint),
                 parts: BTreeSet::from([part.to_owned()]),

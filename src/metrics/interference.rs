@@ -3,7 +3,7 @@
 use faer::{Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
 use crate::util::validate;
@@ -36,6 +36,10 @@ impl Interference {
     pub fn new<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
         let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
         let total: usize = updates.iter().map(Update::rank).sum();
+        // The factors, and two matrices of inner products.
+        let (d, n) = (first.d_out().saturating_add(first.d_in()), total);
+        let need = Need::new("the interference of updates", n, n).matrix::<f64>(d, n);
+        need.matrix::<f64>(n, n.saturating_mul(3)).reserve()?;
         let mut L = Mat::<f64>::zeros(first.d_out(), total);
         let mut R = Mat::<f64>::zeros(first.d_in(), total);
         let mut starts = Vec::with_capacity(updates.len());

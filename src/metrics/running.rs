@@ -5,7 +5,7 @@ use std::sync::Arc;
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::update::Update;
@@ -93,9 +93,11 @@ impl RunningTotal {
             }
         }
         let d_in = moment.d_in();
+        let need = Need::new("the total update", d_out, d_in).matrix::<f64>(d_out, d_in);
+        need.reserve()?;
         Ok(Self {
             moment: Arc::clone(moment),
-            total: linalg::zeros(d_out, d_in, "the total update")?,
+            total: need.zeros(d_out, d_in)?,
             leakage: 0.0,
             drift_squared: 0.0,
             stride,

@@ -9,7 +9,7 @@ use faer::{Accum, Mat, MatRef, Par};
 
 use crate::engine::InverseGram;
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::projector::Projector;
 use crate::spectrum::Spectrum;
 use crate::util::bytes;
@@ -93,6 +93,10 @@ impl Tilt {
         let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
         let s = self.spectrum.values();
         let U = self.spectrum.vectors();
+        let all = self.len().saturating_add(new.ncols());
+        // Keys, scaled keys, the basis and its change; inner products of the keys, spaces, and `Psi`.
+        let need = Need::new("a maximal refresh", d, all).matrix::<f64>(d, all.saturating_mul(8));
+        need.matrix::<f64>(all, all.saturating_mul(24)).reserve()?;
         let coordinates = linalg::product(U.transpose(), new, par);
         let mut keys = Vec::with_capacity(self.keys.len() + d * new.ncols());
         keys.extend_from_slice(&self.keys);

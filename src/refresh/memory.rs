@@ -12,7 +12,7 @@ use super::solve::Solve;
 use super::{Refresh, RefreshRule};
 use crate::engine::{Constraint, InverseGram, Solution};
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::projector::{HistoryWeighting, Projector, SpectralGap, Threshold};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
@@ -87,6 +87,17 @@ impl Memory {
             }
         };
         Ok(Self { kept: projector.kept(), projector, rule, solve, par })
+    }
+
+    /// Bytes that a rule holds beside `Q`, for `r` directions, up to its first refresh.
+    pub(crate) fn need(refresh: Refresh, d: usize, r: usize) -> Need {
+        match refresh {
+            Refresh::Never | Refresh::Every { rule: RefreshRule::Maximal { .. }, .. } => Need::new("no memory", d, d),
+            Refresh::Every { rule: RefreshRule::Full(_), .. } => SecondMoment::need(d),
+            Refresh::Every { rule: RefreshRule::Nested { .. }, .. } | Refresh::Continuous { .. } => {
+                Headroom::need(d, r)
+            }
+        }
     }
 
     /// The initial projector.

@@ -8,7 +8,7 @@ use crate::util::bytes;
 
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::{Sign, Symmetric};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
@@ -93,8 +93,15 @@ impl Headroom {
                 allowed: "a value farther from every kept eigenvalue; use `Projector::with_headroom`",
             });
         }
+        let need = Self::need(V.nrows(), V.ncols());
+        need.reserve()?;
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / (tau - s[j]).sqrt());
-        Ok(Self { inverse: Symmetric::from_root(root.as_ref(), par)?, weight, kept: projector.kept() })
+        Ok(Self { inverse: Symmetric::from_root(root.as_ref(), need, par)?, weight, kept: projector.kept() })
+    }
+
+    /// What a headroom of `r` directions holds at its start.
+    pub(crate) fn need(d: usize, r: usize) -> Need {
+        Need::new("a headroom", d, d).bytes(Symmetric::bytes(d)).matrix::<f64>(d, r)
     }
 
     /// Directions that may still be edited.
@@ -132,6 +139,11 @@ impl Headroom {
 
     pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<HeadroomPlan> {
         validate::columns("keys", keys, self.inverse.dim())?;
+        let (d, n) = keys.shape();
+        if n > 1 {
+            let need = Need::new("the headroom of a batch", n, n).matrix::<f64>(d, n.saturating_mul(4));
+            need.matrix::<f64>(n, n.saturating_mul(3)).and(Spectrum::need(n)).reserve()?;
+        }
         validate::finite("keys", keys)?;
         let par = self.inverse.par();
         let K = cast::<T, f64>(keys);
