@@ -174,7 +174,7 @@ pub mod scalar;
 mod second_moment;
 #[cfg(feature = "session")]
 pub mod session;
-mod spectrum;
+pub mod spectrum;
 pub mod update;
 mod util;
 

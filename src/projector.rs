@@ -392,7 +392,7 @@ pub(crate) fn singular_start(pivot: usize) -> NumericsError {
     NumericsError::Singular {
         pivot: Some(pivot),
         step: "inverting the protected Gram matrix",
-        advice: "the statistics have directions without energy: add a ridge (`lambda2`, or `Memit::with_ridge`), or \
-                 use statistics over more tokens",
+        advice: "the statistics have directions without energy: use a larger ridge (`lambda2` of some methods), or \
+                 statistics over more tokens",
     }
 }

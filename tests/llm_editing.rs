@@ -228,12 +228,12 @@ fn what_cannot_be_done_is_refused() {
     assert!(matches!(Request::new(" ", "{} is in", "Spain"), Err(Error::Model(ModelError::Request { .. }))));
     let adapter =
         |layers| ModelAdapter::new(model.clone(), tokenizer.clone(), layers, contexts(), TargetSearch::default());
-    assert!(matches!(adapter(vec![]), Err(Error::Numerics(NumericsError::Empty { argument: "layers" }))));
+    assert!(matches!(adapter(vec![]), Err(Error::Numerics(NumericsError::Empty { argument: "layers", .. }))));
     assert!(matches!(adapter(vec![1, 4]), Err(Error::Model(ModelError::UnknownLayer { layer: 4, .. }))));
     assert!(matches!(adapter(vec![2, 1]), Err(Error::Numerics(NumericsError::Parameter { parameter: "layers", .. }))));
     let mut adapter = adapter(vec![1]).unwrap();
     assert!(matches!(adapter.keys(2, &[request()]), Err(Error::Model(ModelError::UnknownLayer { layer: 2, .. }))));
-    assert!(matches!(adapter.keys(1, &[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests" }))));
+    assert!(matches!(adapter.keys(1, &[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests", .. }))));
     let long = Request::new("Paris", format!("{} {{}} is", "very ".repeat(200)), "Spain").unwrap();
     assert!(matches!(
         adapter.keys(1, &[long]),
@@ -243,7 +243,7 @@ fn what_cannot_be_done_is_refused() {
         model.trace(&[1, 384]),
         Err(Error::Numerics(NumericsError::Parameter { parameter: "token", .. }))
     ));
-    assert!(matches!(model.trace(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "tokens" }))));
+    assert!(matches!(model.trace(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "tokens", .. }))));
     let wrong = Mat::<f32>::zeros(3, 3);
     assert!(matches!(
         adapter.write_weight(1, wrong.as_ref()),

@@ -9,6 +9,7 @@ mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
 mod conformance;
+mod debug;
 mod endurance;
 mod errors;
 #[cfg(feature = "facts")]
@@ -36,6 +37,7 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "llm")]
 mod llm_targets;
+mod messages;
 mod names;
 #[cfg(feature = "npz")]
 mod npz;
@@ -44,6 +46,7 @@ mod old_sessions;
 mod oracle;
 mod precision;
 mod projector;
+mod proposals;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;

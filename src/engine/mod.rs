@@ -25,6 +25,7 @@ use crate::linalg::symmetric::Symmetric;
 use crate::linalg::{self, Need, tolerance};
 use crate::projector::{Projector, singular_start};
 use crate::scalar::{Scalar, cast};
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// `Q = V (Vᵀ A V + lambda2 I)⁻¹ Vᵀ`, the inverse of the protected Gram matrix `A` on the space that may be edited.
@@ -64,7 +65,7 @@ use crate::util::validate;
 /// assert!((Q.to_dense()[(0, 0)] - 0.2).abs() < 1e-15);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InverseGram {
     Q: Symmetric,
     /// Upper bound of the eigenvalues of `Q`; its rounding errors are relative to this.
@@ -75,6 +76,12 @@ pub struct InverseGram {
     probe: Probe,
     unsettled: Unsettled,
 }
+
+shown!([] InverseGram, "InverseGram", self => {
+    "dim": self.dim(),
+    "largest": self.largest,
+    "unsettled": self.unsettled.fates.len(),
+});
 
 const START: &str = "the inverse Gram matrix";
 
@@ -139,7 +146,7 @@ impl InverseGram {
     pub fn isotropic(d_in: usize, a: f64, par: Par) -> Result<Self> {
         validate::positive("a", a)?;
         if d_in == 0 {
-            return Err(NumericsError::Empty { argument: "d_in" });
+            return Err(NumericsError::Parameter { parameter: "d_in", value: 0.0, allowed: "at least 1" });
         }
         validate::in_range(START, &[1.0 / a])?;
         let need = Self::need(d_in, 0);

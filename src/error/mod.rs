@@ -32,7 +32,7 @@ mod file;
 mod model;
 pub mod numerics;
 mod session;
-mod shown;
+pub(crate) mod shown;
 
 pub use facts::FactsError;
 pub use file::FileError;

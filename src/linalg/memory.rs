@@ -34,6 +34,11 @@ impl Need {
         self.bytes(other.bytes)
     }
 
+    #[cfg(test)]
+    pub(crate) fn total(self) -> usize {
+        self.bytes
+    }
+
     /// Asks for all of it at once, and gives it back.
     ///
     /// # Errors

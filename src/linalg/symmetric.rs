@@ -20,7 +20,7 @@ use crate::util::bytes;
 pub(crate) const BLOCK: usize = 64;
 
 /// `X = base + F₊ F₊ᵀ - F₋ F₋ᵀ`, symmetric, with `base` stored as its lower triangle.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Symmetric {
     base: Triangle<f64>,
     rounded: Option<Rounded>,
@@ -33,7 +33,7 @@ pub(crate) struct Symmetric {
 
 /// The base in `f32`, divided by a scale that keeps it in range: half the bytes, for products that need no more
 /// precision.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Rounded {
     triangle: Triangle<f32>,
     scale: f64,
@@ -57,7 +57,7 @@ impl Rounded {
 }
 
 /// Working memory of products with one column.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ProductBuffer {
     exact: PartialSums<f64>,
     rounded: PartialSums<f32>,

@@ -17,7 +17,7 @@ pub(crate) const PANEL: usize = 256;
 const GROUP: usize = 8;
 
 /// The lower triangle of a `dim x dim` matrix.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Triangle<X> {
     dim: usize,
     /// Panel `p` holds columns `p * PANEL ..` from the diagonal block downwards. Of the diagonal block only the lower
@@ -33,7 +33,7 @@ impl Entry for f64 {}
 
 /// Working memory of a product: for every thread but the first its share of `z`, and for every thread its sums over a
 /// panel.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct PartialSums<X> {
     shares: Vec<f64>,
     panel: Vec<X>,

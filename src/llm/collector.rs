@@ -61,7 +61,7 @@ impl<'a> Collector<'a> {
     /// No layer, or one that the model does not have.
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, layers: &[usize]) -> Result<Self> {
         if layers.is_empty() {
-            return Err(NumericsError::Empty { argument: "layers" }.into());
+            return Err(NumericsError::Empty { argument: "layers", item: "layer" }.into());
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;

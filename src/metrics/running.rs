@@ -9,6 +9,7 @@ use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::update::Update;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// The sum `D` of all updates, with its leakage and drift kept up to date.
@@ -36,7 +37,7 @@ use crate::util::validate;
 /// assert!((second.interference - 8.0).abs() < 1e-14); // <D before, Delta>
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RunningTotal {
     moment: Arc<SecondMoment>,
     total: Mat<f64>,
@@ -51,6 +52,15 @@ pub struct RunningTotal {
     right: Vec<f64>,
     par: Par,
 }
+
+shown!([] RunningTotal, "RunningTotal", self => {
+    "total": Shown::from(self.total.shape()),
+    "edits": self.edits,
+    "waiting": self.waiting,
+    "stride": self.stride,
+    "leakage": self.leakage,
+    "drift": self.drift_squared.sqrt(),
+});
 
 /// One measurement of a [`RunningTotal`].
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,7 +13,7 @@ use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 
 /// `H`, and its weighting in the protected matrix.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Full {
     pub(super) H: SecondMoment,
     pub(super) weighting: HistoryWeighting,

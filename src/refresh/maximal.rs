@@ -26,7 +26,7 @@ use crate::util::bytes;
 /// with `N = L⁻ᵀ y` and `S = L Lᵀ`, for the eigenvectors `y` of `w L⁻¹ Z₊ᵀ E₊⁻¹ Z₊ L⁻ᵀ` whose eigenvalue is at least 1.
 /// On any such space, with any keys in the history, `Q` is the `Q` of the start plus `A Psi Aᵀ`. Here
 /// `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]`, and `Psi` is a matrix of size `2t`. A refresh adds the difference of two such terms.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Tilt {
     spectrum: Arc<Spectrum>,
     /// Directions kept at the start.
@@ -42,7 +42,7 @@ pub(super) struct Tilt {
 }
 
 /// A space between two refreshes, in terms of the keys that made it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct TiltedSpace {
     X: Mat<f64>,
     N: Mat<f64>,
@@ -244,7 +244,7 @@ fn factor(G: Mat<f64>, par: Par) -> Result<Mat<f64>> {
     let singular = |pivot| NumericsError::Singular {
         pivot: Some(pivot),
         step: "the refreshed space",
-        advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
+        advice: "use a larger ridge (`lambda2` of some methods), or a refresh by eigendecomposition (`RefreshRule::Full`)",
     };
     let floors: Vec<f64> = (0..G.nrows()).map(|i| tolerance::singular(G.nrows()) * G[(i, i)]).collect();
     linalg::cholesky(G, &floors, singular, par)

@@ -19,7 +19,7 @@ use crate::second_moment::SecondMoment;
 use crate::util::bytes;
 
 /// What past keys leave behind, for each refresh rule.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Rule {
     /// No refreshes.
     Never,
@@ -33,7 +33,7 @@ enum Rule {
 }
 
 /// The space that may be edited, and what its refreshes need.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Memory {
     /// Cut from the spectrum of `C` at the start.
     projector: Projector,
@@ -44,7 +44,7 @@ pub(crate) struct Memory {
 }
 
 /// What changes besides `Q` when keys join the history, computed before anything changes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Plan {
     headroom: Option<HeadroomPlan>,
     constraint: Option<Constraint>,

@@ -12,6 +12,7 @@ use crate::linalg::{self, Need, tolerance};
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// The headroom `E = tau I - (C + w H)` on the kept space, as its inverse `V (Vᵀ E V)⁻¹ Vᵀ`.
@@ -46,15 +47,21 @@ use crate::util::validate;
 /// assert_eq!(headroom.kept(), 1);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Headroom {
     inverse: Symmetric,
     weight: f64,
     kept: usize,
 }
 
+shown!([] Headroom, "Headroom", self => {
+    "dim": self.inverse.dim(),
+    "kept": self.kept,
+    "weight": self.weight,
+});
+
 /// What absorbing keys would do, computed before anything changes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct HeadroomPlan {
     /// `Y`: the saturated combinations of the keys, one per column.
     pub(crate) saturated: Mat<f64>,

@@ -17,7 +17,7 @@ const BLOCK: usize = 64;
 const AT_ONCE: usize = 512;
 
 /// The keys that were counted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Counted {
     /// `sum k kᵀ` over the folded keys; the mean if the number of tokens is unknown.
     pub(super) sum: Triangle<f64>,

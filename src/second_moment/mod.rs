@@ -11,6 +11,7 @@ use counted::Counted;
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Need, tolerance};
 use crate::scalar::Scalar;
+use crate::util::shown::shown;
 use crate::util::{bytes, validate};
 
 /// Bounds of the factor by which the trace of a mean may differ from the mean squared norm of the witness keys. Edit
@@ -56,13 +57,19 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// assert!((C - expected).norm_l2() < 1e-12);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SecondMoment {
     d_in: usize,
     tokens: Option<u64>,
     /// `None` before the first key.
     counted: Option<Counted>,
 }
+
+shown!([] SecondMoment, "SecondMoment", self => {
+    "d_in": self.d_in,
+    "tokens": self.tokens,
+    "trace": self.trace(),
+});
 
 impl SecondMoment {
     /// Empty statistics, for keys of length `d_in`.
@@ -89,7 +96,7 @@ impl SecondMoment {
         let witnessed = witness_norm(witness, sum.nrows())?;
         let (argument, claimed, bound) = ("sum", "a sum over that many tokens", scale_bound(Some(tokens)));
         if implied > 0.0 && implied * bound < witnessed {
-            let advice = "if the matrix is already divided by the token count, use `from_mean`";
+            let advice = "it looks like a mean, divided by the token count already";
             return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         if !(implied <= witnessed * bound) {
@@ -145,7 +152,7 @@ impl SecondMoment {
                 claimed: "a mean",
                 implied,
                 witnessed,
-                advice: "if the matrix is a sum over tokens, use `from_sum` with the token count",
+                advice: "it looks like a sum over tokens, not yet divided by their number",
             });
         }
         Self::symmetrised(mean, total, tokens)
@@ -255,7 +262,7 @@ impl SecondMoment {
         validate::in_range("the squared norm of the keys", &linalg::squared_column_norms(keys))?;
         let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
         tokens.checked_sub(keys.ncols() as u64).ok_or(NumericsError::Parameter {
-            parameter: "keys to forget",
+            parameter: "number of keys to forget",
             value: keys.ncols() as f64,
             allowed: "at most as many as were counted",
         })

@@ -96,7 +96,7 @@ impl<M> SessionBuilder<M> {
     fn check(&self) -> Result<()> {
         self.guards.check()?;
         if self.layers.is_empty() {
-            return Err(NumericsError::Empty { argument: "layers" }.into());
+            return Err(NumericsError::Empty { argument: "layers", item: "layer" }.into());
         }
         if !(0.9..=1.0).contains(&self.near) {
             let (parameter, value) = ("the cosine of parallel keys", self.near);

@@ -17,6 +17,7 @@ use watch::Watch;
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Need, tolerance};
 use crate::second_moment::SecondMoment;
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// Eigenvalues and eigenvectors of a symmetric positive semidefinite matrix, `C = U diag(s) Uᵀ`.
@@ -49,13 +50,21 @@ use crate::util::validate;
 /// assert!((spectrum.values()[1] - 9.0).abs() < 1e-12);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Spectrum {
     values: Vec<f64>,
     vectors: Mat<f64>,
     residual: f64,
     orthogonality: f64,
 }
+
+shown!([] Spectrum, "Spectrum", self => {
+    "dim": self.dim(),
+    "smallest": self.values[0],
+    "largest": self.largest(),
+    "residual": self.residual,
+    "orthogonality": self.orthogonality,
+});
 
 impl Spectrum {
     /// Decomposes the mean of a [`SecondMoment`].
@@ -80,7 +89,7 @@ impl Spectrum {
         mut watch: impl FnMut(DecompositionProgress) -> ControlFlow<()>,
     ) -> Result<Self> {
         if moment.tokens() == Some(0) {
-            return Err(NumericsError::Empty { argument: "second moment" });
+            return Err(NumericsError::Empty { argument: "second moment", item: "key" });
         }
         Self::need(moment.d_in()).reserve()?;
         Self::decompose_watched("second moment", moment.to_mean(par)?, par, &mut Watch(&mut watch))
@@ -128,22 +137,23 @@ impl Spectrum {
     /// # Errors
     /// Shapes that do not fit, NaN, values out of order or negative, vectors that are not orthonormal.
     pub fn from_parts(values: Vec<f64>, vectors: Mat<f64>, par: Par) -> Result<Self> {
+        if values.is_empty() {
+            return Err(NumericsError::Empty { argument: "values", item: "value" });
+        }
         validate::shape("vectors", vectors.as_ref(), values.len(), values.len())?;
-        validate::not_empty("vectors", vectors.as_ref())?;
         validate::finite("vectors", vectors.as_ref())?;
         validate::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
-        validate::non_negative("the smallest eigenvalue", values[0])?;
-        let failed =
-            |check, measured, allowed| NumericsError::Decomposition { argument: "vectors", check, measured, allowed };
-        if !values.is_sorted() {
-            return Err(failed("ascending order of the values", f64::INFINITY, 0.0));
+        validate::non_negative("the first of the values", values[0])?;
+        if let Some(index) = values.windows(2).position(|pair| pair[0] > pair[1]) {
+            let (value, next) = (values[index], values[index + 1]);
+            return Err(NumericsError::Unsorted { argument: "values", index, value, next });
         }
         let X = probes(values.len());
         let coordinates = linalg::product(vectors.transpose(), X.as_ref(), par);
         let identity = linalg::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;
         let (orthogonality, allowed) = (identity.norm_l2() / X.norm_l2(), tolerance::decomposition(values.len()));
         if !(orthogonality <= allowed) {
-            return Err(failed("orthogonality", orthogonality, allowed));
+            return Err(NumericsError::NotOrthonormal { argument: "vectors", error: orthogonality, allowed });
         }
         Ok(Self { values, vectors, residual: 0.0, orthogonality })
     }
@@ -197,6 +207,7 @@ impl Spectrum {
             .map_err(|EvdError::NoConvergence| failed("convergence", f64::INFINITY, 0.0))?;
         watch.begins(DecompositionStage::Verification)?;
         let errors = eigen.verify(matrix, par, failed)?;
+        watch.ends()?;
         Ok(Self {
             values: eigen.values,
             vectors: eigen.vectors,

@@ -92,3 +92,41 @@ fn transform_back(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use faer::linalg::evd::self_adjoint_evd;
+
+    use super::*;
+
+    /// Sizes around those at which block sizes, the algorithm, and the use of threads change.
+    #[test]
+    fn the_stages_are_the_whole_to_the_last_bit() {
+        for n in [1, 2, 3, 16, 17, 33, 127, 128, 129, 300, 520] {
+            let entry = |i: usize, j: usize| ((i * j * 37 + i + j) as f64).sin() + f64::from(i == j) * (i % 7) as f64;
+            let matrix = Mat::from_fn(n, n, entry);
+            for par in [Par::Seq, Par::rayon(2), Par::rayon(3)] {
+                let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
+                assert!(scratch.size_bytes() <= need(n).total(), "{n}");
+                let (mut U, mut S) = (Mat::<f64>::zeros(n, n), faer::Col::<f64>::zeros(n));
+                self_adjoint_evd(
+                    matrix.as_ref(),
+                    S.as_diagonal_mut(),
+                    Some(U.as_mut()),
+                    par,
+                    MemStack::new(&mut MemBuffer::new(scratch)),
+                    Default::default(),
+                )
+                .unwrap();
+                let mut never = |_| ControlFlow::Continue(());
+                let eigen = decompose(matrix.as_ref(), par, &mut Watch(&mut never)).unwrap().unwrap();
+                assert!(eigen.values.iter().zip(S.iter()).all(|(a, b)| a.to_bits() == b.to_bits()), "{n} {par:?}");
+                let same =
+                    |j| eigen.vectors.col(j).iter().zip(U.col(j).iter()).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!((0..n).all(same), "{n} {par:?}");
+            }
+        }
+    }
+}

@@ -65,6 +65,11 @@ impl Watch<'_> {
         self.report(DecompositionProgress { stage: DecompositionStage::BackTransformation, done })
     }
 
+    /// Reports the end.
+    pub(super) fn ends(&mut self) -> Result<()> {
+        self.report(DecompositionProgress { stage: DecompositionStage::Verification, done: 1.0 })
+    }
+
     fn report(&mut self, progress: DecompositionProgress) -> Result<()> {
         match (self.0)(progress) {
             ControlFlow::Continue(()) => Ok(()),

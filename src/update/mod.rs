@@ -15,6 +15,7 @@ use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, lanczos};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), stored as factors of rank `n`.
@@ -34,7 +35,7 @@ use crate::util::validate;
 /// assert!((update.frobenius_norm() - 6.25_f64.sqrt()).abs() < 1e-15);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Update<T: Scalar> {
     left: Mat<T>,
     /// The transpose of the right factor, so that one edit is one contiguous column.
@@ -42,6 +43,12 @@ pub struct Update<T: Scalar> {
     form: Form,
     edits: usize,
 }
+
+shown!([T: Scalar] Update<T>, "Update", self => {
+    "shape": Shown::from((self.d_out(), self.d_in())),
+    "rank": self.rank(),
+    "edits": self.edits,
+});
 
 /// How to read the factors of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,4 +6,5 @@ pub(crate) mod bytes;
 pub(crate) mod description;
 pub(crate) mod named;
 pub(crate) mod random;
+pub(crate) mod shown;
 pub(crate) mod validate;
