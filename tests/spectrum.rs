@@ -215,7 +215,7 @@ fn square(n: usize, seed: u64) -> Mat<f64> {
 #[test]
 #[ignore = "measures; run it alone, in release mode, with --nocapture"]
 fn how_the_time_divides() {
-    for n in [512, 1024, 2048] {
+    for n in [512, 1024, 2048, 4096] {
         let A = square(n, 9);
         for par in [Par::Seq, Par::rayon(2)] {
             let mut least = [Duration::MAX; 4];
