@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use betaedit_core::editor::History;
 use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::restraint::{Damping, Prune, Rect, spectral_norm};
@@ -218,7 +219,10 @@ fn a_restrained_update_is_committed() {
             let [proposal, late] =
                 std::array::from_fn(|_| rect.propose(&batch).unwrap().map_update(keep_some).unwrap());
             assert_eq!(rect.commit(proposal).unwrap().edits(), n);
-            assert!(matches!(rect.commit(late), Err(NumericsError::StaleProposal)));
+            // Only where the first has changed what the second depends on.
+            let stale = matches!(rect.clone().commit(late), Err(NumericsError::StaleProposal));
+            let recipe = rect.recipe();
+            assert_eq!(stale, recipe.history != History::Ignored || recipe.simulation.is_some(), "{}", entry.name);
             let damp =
                 |update: &Update<f64>| Prune::default().restrain(update, 0.1 * update.frobenius_norm(), Par::Seq);
             let proposal = prune.propose(&batch).unwrap().map_update(damp).unwrap();

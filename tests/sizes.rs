@@ -125,4 +125,10 @@ fn a_gram_matrix_of_updates_names_all_that_it_needs() {
     moment.observe(of_ones(1, 1), SEQ).unwrap();
     let text = "the leakage of an update of size 10000000 x 10000000 needs 1.6 PB";
     too_much(betaedit_core::metrics::leakage(&update, &moment, SEQ), text);
+    let text = "the spectral norm of an update of size 10000000 x 10000000 needs 4.8 PB";
+    too_much(update.spectral_norm(), text);
+    too_much(
+        betaedit_core::restraint::spectral_norm(of_ones(HUGE, HUGE), SEQ),
+        "the largest singular value of a matrix of size 10000000 x 10000000 needs 800.0 TB",
+    );
 }

@@ -19,7 +19,7 @@ use super::transaction::{self, guarded, guarded_editor};
 use crate::adapter::Adapter;
 use crate::editor::{Editor, Merging};
 use crate::error::{FileError, ModelError, NumericsError, Result};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::restraint::Restraint;
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
@@ -145,7 +145,8 @@ impl<M> SessionBuilder<M> {
                 return Err(NumericsError::Shape { argument: "moment", expected, found }.into());
             }
             agree(&statistics.moment, &statistics.spectrum, par)?;
-            let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
+            let need = Need::new("a weight of the adapter", d_out, d_in).matrix::<A::Scalar>(d_out, d_in);
+            let mut weight: Mat<A::Scalar> = need.zeros(d_out, d_in)?;
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
             validate::finite("the adapter's weight", weight.as_ref())?;
             let editor = self.method.layer_editor(statistics, par)?;

@@ -189,11 +189,11 @@ impl Spectrum {
         validate::shape("vectors", vectors.as_ref(), values.len(), values.len())?;
         validate::finite("vectors", vectors.as_ref())?;
         validate::finite("values", MatRef::from_column_major_slice(&values, values.len(), 1))?;
-        validate::non_negative("the first of the values", values[0])?;
         if let Some(index) = values.windows(2).position(|pair| pair[0] > pair[1]) {
             let (value, next) = (values[index], values[index + 1]);
             return Err(NumericsError::Unsorted { argument: "values", index, value, next });
         }
+        validate::non_negative("the smallest eigenvalue", values[0])?;
         let X = probes(values.len());
         let coordinates = linalg::product(vectors.transpose(), X.as_ref(), par);
         let identity = linalg::product(vectors.as_ref(), coordinates.as_ref(), par) - &X;

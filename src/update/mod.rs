@@ -12,7 +12,7 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::iter::ParallelIterator;
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, lanczos};
+use crate::linalg::{self, Need, lanczos};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
 use crate::util::shown::{Shown, shown};
@@ -306,11 +306,13 @@ impl<T: Scalar> Update<T> {
     /// `O(n² (d_in + d_out) + n³)`.
     ///
     /// # Errors
-    /// A failed decomposition of an `n x n` matrix.
+    /// A failed decomposition of an `n x n` matrix, or not enough memory for one.
     pub fn spectral_norm(&self) -> Result<f64> {
         if let Some(entries) = self.entries() {
             return lanczos::spectral_norm(entries, Par::Seq);
         }
+        let n = self.rank();
+        Need::new("the spectral norm of an update", n, n).matrix::<f64>(n, n).and(Spectrum::need(n)).reserve()?;
         let [(L, left_scale), (R, right_scale)] = [self.left(), self.right.as_ref()].map(|factor| {
             let (factor, scale) = linalg::unit_scaled(factor);
             (linalg::product(factor.transpose(), factor.as_ref(), Par::Seq), scale)
