@@ -125,6 +125,7 @@ fn a_gram_matrix_of_updates_names_all_that_it_needs() {
     moment.observe(of_ones(1, 1), SEQ).unwrap();
     let text = "the leakage of an update of size 10000000 x 10000000 needs 1.6 PB";
     too_much(betaedit_core::metrics::leakage(&update, &moment, SEQ), text);
+    too_much(update.inner(&update), "the inner product of two updates of size 10000000 x 10000000 needs 1.6 PB");
     let text = "the spectral norm of an update of size 10000000 x 10000000 needs 4.8 PB";
     too_much(update.spectral_norm(), text);
     too_much(

@@ -182,7 +182,7 @@ impl<T: Scalar> Update<T> {
         self.right.nrows()
     }
 
-    /// `Delta` as a dense matrix, `d_out x d_in`.
+    /// `Delta` as a dense matrix, `d_out x d_in`: as many numbers as the weight has.
     #[must_use]
     pub fn to_dense(&self, par: Par) -> Mat<T> {
         self.entries().map_or_else(|| linalg::product(self.left(), self.right(), par), |entries| entries.to_owned())
@@ -291,7 +291,7 @@ impl<T: Scalar> Update<T> {
         Update { left, right, form: self.form, edits: self.edits }.representable()
     }
 
-    /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`.
+    /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`, and two `n x n` matrices.
     #[must_use]
     pub fn frobenius_norm(&self) -> f64 {
         if let Some(entries) = self.entries() {
@@ -331,9 +331,11 @@ impl<T: Scalar> Update<T> {
     /// where one undoes part of the other.
     ///
     /// # Errors
-    /// Updates of different weights, or overflow.
+    /// Updates of different weights, overflow, or not enough memory.
     pub fn inner(&self, other: &Self) -> Result<f64> {
         other.check_shape("other", self.d_out(), self.d_in())?;
+        let (n, m) = (self.rank(), other.rank());
+        Need::new("the inner product of two updates", n, m).matrix::<f64>(n, m.saturating_mul(2)).reserve()?;
         let (inner, ours, theirs) = self.scaled_inner(other);
         let inner = inner * ours * theirs;
         validate::in_range("the inner product", &[inner])?;
