@@ -5,6 +5,7 @@ use faer::{Mat, MatRef};
 use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::util::named::named;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// Whether the edits of a batch are written together or one after the other.
@@ -37,13 +38,20 @@ named!(Order, "order of a batch", { Together => "together", InSequence => "in-se
 /// assert!(matches!(refused, Err(NumericsError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
 /// # Ok::<(), NumericsError>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct EditBatch<'a, T: Scalar> {
     keys: MatRef<'a, T>,
     residuals: MatRef<'a, T>,
     context: Option<MatRef<'a, T>>,
     order: Order,
 }
+
+shown!([T: Scalar] EditBatch<'_, T>, "EditBatch", self => {
+    "keys": Shown::from(self.keys.shape()),
+    "residuals": Shown::from(self.residuals.shape()),
+    "context": self.context.map(|context| Shown::from(context.shape())),
+    "order": self.order,
+});
 
 impl<'a, T: Scalar> EditBatch<'a, T> {
     /// Checks a batch.

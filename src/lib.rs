@@ -99,7 +99,7 @@
 //! Data flows one way through the crate, and a room imports only rooms before it (test `layers`):
 //!
 //! 1. [`SecondMoment`]: what the model knows, accumulated from keys.
-//! 2. [`Spectrum`]: its eigendecomposition, verified, computed once.
+//! 2. [`spectrum`]: its eigendecomposition, verified, computed once.
 //! 3. [`projector`]: where edits are allowed.
 //! 4. [`batch`]: keys and residuals, checked.
 //! 5. [`engine`]: `Q`, an inverse that is updated and never recomputed.
@@ -194,7 +194,7 @@ pub mod scalar;
 mod second_moment;
 #[cfg(feature = "session")]
 pub mod session;
-mod spectrum;
+pub mod spectrum;
 pub mod update;
 mod util;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use faer::{Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 use crate::util::validate;
@@ -107,7 +107,7 @@ impl HistoryWeighting {
     /// With an empty history it equals `C` (for `Mean`, `C` times `lambda1 / (lambda1 + 1)`).
     ///
     /// # Errors
-    /// A history of another size, or a weight that is negative or not finite.
+    /// A history of another size, a weight that is negative or not finite, or not enough memory.
     pub fn protected_matrix(self, spectrum: &Spectrum, history: &SecondMoment, par: Par) -> Result<Mat<f64>> {
         let d = spectrum.dim();
         if history.d_in() != d {
@@ -117,6 +117,8 @@ impl HistoryWeighting {
                 found: (history.d_in(), history.d_in()).into(),
             });
         }
+        // With the root that `C` is made from.
+        Need::new("a protected matrix", d, d).matrix::<f64>(d, d.saturating_mul(2)).reserve()?;
         self.protect(spectrum.to_matrix(par), history, par)
     }
 
@@ -280,6 +282,8 @@ impl Projector {
     /// Wrong shape, NaN or infinity.
     pub fn apply(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
         validate::shape("X", X, self.dim(), X.ncols())?;
+        let (d, n) = X.shape();
+        Need::new("a projected matrix", d, n).matrix::<f64>(d.saturating_mul(2), n).reserve()?;
         validate::finite("X", X)?;
         let onto = |V: MatRef<'_, f64>| {
             let coordinates = linalg::product(V.transpose(), X, par);
@@ -373,6 +377,7 @@ impl<'a> ProjectorBuilder<'a> {
         self.threshold.check()?;
         let spectrum = match self.history {
             Some((history, weighting)) if history.tokens() != Some(0) => {
+                Spectrum::need(self.spectrum.dim()).reserve()?;
                 let M = weighting.protected_matrix(self.spectrum, history, par)?;
                 Arc::new(Spectrum::decompose("protected matrix", M, par)?)
             }
@@ -387,7 +392,7 @@ pub(crate) fn singular_start(pivot: usize) -> NumericsError {
     NumericsError::Singular {
         pivot: Some(pivot),
         step: "inverting the protected Gram matrix",
-        advice: "the statistics have directions without energy: add a ridge (`lambda2`, or `Memit::with_ridge`), or \
-                 use statistics over more tokens",
+        advice: "the statistics have directions without energy: use a larger ridge (`lambda2` of some methods), or \
+                 statistics over more tokens",
     }
 }

@@ -131,7 +131,7 @@ fn an_adapter_that_keeps_its_promises_passes_and_is_left_as_it_was() {
         assert_eq!(sample.weight, sample.first);
     }
     let error = check(&mut Sample::new(Flaw::None), &[], Par::Seq).unwrap_err();
-    assert!(matches!(error, Error::Numerics(NumericsError::Empty { argument: "requests" })));
+    assert!(matches!(error, Error::Numerics(NumericsError::Empty { argument: "requests", .. })));
 }
 
 #[test]

@@ -16,8 +16,9 @@ macro_rules! all {
 #[test]
 fn every_type_is_shown_and_shared() {
     use betaedit_core::{InverseGram, KeyStatistics, Memit, SecondMoment, Spectrum};
-    use betaedit_core::{batch, editor, engine, error, metrics, projector, refresh, restraint, update};
+    use betaedit_core::{batch, editor, engine, error, metrics, projector, refresh, restraint, spectrum, update};
     all!(SecondMoment, Spectrum, KeyStatistics, InverseGram, engine::Solution, engine::Workspace, engine::StateToken);
+    all!(spectrum::DecompositionProgress, spectrum::DecompositionStage);
     all!(projector::Projector, projector::ProjectorBuilder<'_>, projector::SpectralGap, projector::Threshold);
     all!(projector::HistoryWeighting, batch::EditBatch<'_, f32>, batch::Order);
     all!(update::Update<f32>, update::Weight<f64>, update::Orientation, update::Compression, update::Compressed<f32>);

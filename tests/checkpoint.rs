@@ -211,7 +211,7 @@ fn a_refused_patch_leaves_everything_as_it_was() {
         assert!(sharded.bytes() == before && sharded.names() == names);
     }
     let nothing = checkpoint.apply::<f32>(&Updates::new(), LINEAR, SEQ);
-    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "updates" }))));
+    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "updates", .. }))));
     // A weight that is damaged is not made worse.
     let path = sharded.0.path().join(SHARDS[1]);
     let mut damaged = before[1].clone();
@@ -265,7 +265,7 @@ fn weights_that_cannot_be_replaced_together_leave_everything_as_it_was() {
         ("h.2.weight", Ok(Mat::full(10, 6, 1e5_f32)), "left the range of f16"),
         ("h.2.weight", Ok(poisoned), "row 3, column 1"),
         ("h.2.weight", Ok(Mat::zeros(6, 10)), "`weight` is 6 x 10, expected 10 x 6"),
-        ("h.2.weight", Err(NumericsError::Empty { argument: "the model" }), "the model"),
+        ("h.2.weight", Err(NumericsError::Empty { argument: "the model", item: "layer" }), "the model"),
         ("h.7.weight", Ok(Mat::zeros(6, 10)), "no tensor `h.7.weight`"),
         ("ids", Ok(Mat::zeros(3, 3)), "I64"),
     ] {
@@ -276,7 +276,7 @@ fn weights_that_cannot_be_replaced_together_leave_everything_as_it_was() {
         assert!(sharded.bytes() == before && sharded.names() == names);
     }
     let nothing = checkpoint.replace_all(&BTreeMap::<String, ()>::new(), LINEAR, |()| Ok(good.clone()));
-    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "tensors" }))));
+    assert!(matches!(nothing, Err(Error::Numerics(NumericsError::Empty { argument: "tensors", .. }))));
 }
 
 /// In the cache of `huggingface_hub` the files of a model are links to blobs that other revisions share.

@@ -29,7 +29,7 @@ fn f32_holds_over_thousands_of_edits() {
         let P = ProjectorBuilder::new(&spectrum).threshold(threshold).build(par).unwrap();
         let (V, dense_P) = (P.basis().to_owned(), P.to_dense(par));
         let P32 = cast::<f64, f32>(dense_P.as_ref());
-        let C = moment.to_mean(par) * betaedit_core::faer::Scale(lambda1);
+        let C = moment.to_mean(par).unwrap() * betaedit_core::faer::Scale(lambda1);
         let mut A32 = cast::<f64, f32>(C.as_ref());
         let mut total = Mat::<f64>::zeros(d_out, d_in);
         let mut weight = Mat::<f32>::zeros(d_out, d_in);

@@ -39,7 +39,7 @@ impl Problem {
 
     fn new(moment: &SecondMoment, W: Mat<f64>, batches: Vec<(Mat<f64>, Mat<f64>)>, h: Hyperparameters) -> Self {
         let spectrum = Arc::new(Spectrum::new(moment, Par::Seq).unwrap());
-        Self { C: moment.to_mean(Par::Seq), spectrum, W, batches, h }
+        Self { C: moment.to_mean(Par::Seq).unwrap(), spectrum, W, batches, h }
     }
 
     /// The recording of a real layer.
@@ -240,7 +240,7 @@ fn history_through_the_null_space_is_the_method_on_a_refreshed_space() {
                     (V, last) = (refreshed.basis().to_owned(), edits);
                 }
                 // In the coordinates of the space, the equations are those of the method.
-                let (A, k) = (V.transpose() * (&C + H.to_sum(Par::Seq)) * &V, V.transpose() * K);
+                let (A, k) = (V.transpose() * (&C + H.to_sum(Par::Seq).unwrap()) * &V, V.transpose() * K);
                 let small = match (name, K.ncols()) {
                     ("emmet-ns", 1) => constrained(&A, 0.0, &k, R),
                     ("emmet-ns", _) => constrained(&A, 0.1, &k, R),

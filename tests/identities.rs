@@ -65,7 +65,7 @@ impl<T: Scalar> Setting<T> {
         let mut random = Random::new(p.seed);
         let scale = 2.0_f64.powi(p.key_scale);
         let unscaled = random.moment(p.d, p.rank, 1e-2);
-        let C = unscaled.to_mean(Par::Seq) * betaedit_core::faer::Scale(scale * scale);
+        let C = unscaled.to_mean(Par::Seq).unwrap() * betaedit_core::faer::Scale(scale * scale);
         let K = random.matrix::<f64>(p.d, p.n) * betaedit_core::faer::Scale(scale);
         let R = random.matrix::<f64>(p.d_out, p.n) * betaedit_core::faer::Scale(2.0_f64.powi(p.residual_scale));
         let (K, R) = (cast::<f64, T>(K.as_ref()), cast::<f64, T>(R.as_ref()));
@@ -108,7 +108,7 @@ fn close_to(a: MatRef<'_, f64>, b: MatRef<'_, f64>, scale: f64) -> Result<(), Te
 
 fn solve_is_the_textbook<T: Scalar>(p: &Problem) -> Result<(), TestCaseError> {
     let s = Setting::<T>::new(p);
-    let A = s.moment.to_mean(Par::Seq) * betaedit_core::faer::Scale(p.weight);
+    let A = s.moment.to_mean(Par::Seq).unwrap() * betaedit_core::faer::Scale(p.weight);
     let [K, R] = [&s.K, &s.R].map(|matrix| cast::<T, f64>(matrix.as_ref()));
     let ours = &R * s.Q(p).solve(s.K.as_ref()).unwrap().directions().transpose();
     let theirs = textbook_update(s.P.to_dense(Par::Seq).as_ref(), A.as_ref(), s.ridge, K.as_ref(), R.as_ref());
@@ -326,7 +326,7 @@ fn pending_factors_and_folded_ones_are_the_same_matrix() {
     (0..150).for_each(|j| Q.absorb(K.as_ref().subcols(j, 1)).unwrap());
     Q.absorb(K.as_ref().subcols(150, 100)).unwrap();
     (0..10).for_each(|j| Q.release(K.as_ref().subcols(7 * j, 1)).unwrap());
-    let mut A = moment.to_mean(Par::Seq);
+    let mut A = moment.to_mean(Par::Seq).unwrap();
     (0..20).for_each(|i| A[(i, i)] += 0.1);
     for j in (0..250).filter(|j| j % 7 != 0 || *j >= 70) {
         A += K.as_ref().subcols(j, 1) * K.as_ref().subcols(j, 1).transpose();

@@ -288,7 +288,10 @@ fn a_model_is_made_of_tensors_in_memory() {
     tensors.get_mut(name).unwrap().numbers.pop();
     assert!(problem(build(expected.config(), &mut tensors)).contains("and 63 numbers"));
     tensors.get_mut(name).unwrap().numbers.push(f32::NAN);
-    assert!(problem(build(expected.config(), &mut tensors)).contains("`transformer.ln_f.weight` holds NaN at 63"));
+    assert!(
+        problem(build(expected.config(), &mut tensors))
+            .contains("`transformer.ln_f.weight` holds NaN at [63] (from 0)")
+    );
     tensors.remove(name);
     assert!(problem(build(expected.config(), &mut tensors)).contains("tensor `transformer.ln_f.weight` is missing"));
 }

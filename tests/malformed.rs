@@ -369,11 +369,11 @@ fn spectra_projectors_and_deltas_that_are_none() {
     let spectrum = |values: &[f64], vectors: &[f64]| {
         file("betaedit.spectrum.1", &[("values", 1, values), ("vectors", 2, vectors)])
     };
-    refused("spectrum", &spectrum(&[2.0, 1.0], identity), "ascending");
+    refused("spectrum", &spectrum(&[2.0, 1.0], identity), "must ascend");
     refused("spectrum", &spectrum(&[-1.0, 1.0], identity), "smallest eigenvalue");
     refused("spectrum", &spectrum(&[1.0, f64::NAN], identity), "NaN");
     refused("spectrum", &spectrum(&[1.0, 2.0, 3.0], identity), "expected 3 x 3");
-    refused("spectrum", &spectrum(&[1.0, 2.0], &[1.0, 0.0, 0.1, 1.0]), "orthogonality");
+    refused("spectrum", &spectrum(&[1.0, 2.0], &[1.0, 0.0, 0.1, 1.0]), "not orthonormal");
     let delta = |tensors: &[(&str, usize, &[f64])]| file("betaedit.delta.1", tensors);
     refused("delta", &delta(&[("a.left", 2, &[1.0, 2.0])]), "`a.right` is missing");
     refused("delta", &delta(&[("a.right", 2, &[1.0, 2.0])]), "has no left one");

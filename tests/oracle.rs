@@ -42,7 +42,7 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
         let recipe = entry.recipe(&h);
         let mut editor = ClosedFormEditor::<f64>::new(entry.name(), recipe, &spectrum, Par::Seq).unwrap();
 
-        let C = to_nalgebra(&moment.to_mean(Par::Seq));
+        let C = to_nalgebra(&moment.to_mean(Par::Seq).unwrap());
         let identity = DMatrix::<f64>::identity(d_in, d_in);
         let P = if recipe.space == Space::Whole { identity.clone() } else { projector(&C, tau) };
         let A0 = &P * (&C * recipe.weight + &identity * recipe.ridge) * &P;
@@ -155,5 +155,9 @@ fn conversions_keep_every_entry_in_place() {
     assert_eq!(faer_view(&DMatrix::<f64>::zeros(0, 4)).shape(), (0, 4));
     let mut moment = SecondMoment::new(3);
     moment.observe(faer_view(&K), Par::Seq).unwrap();
-    assert_close(&betaedit_core::interop::to_nalgebra(moment.to_sum(Par::Seq).as_ref()), &(&K * K.transpose()), 1e-15);
+    assert_close(
+        &betaedit_core::interop::to_nalgebra(moment.to_sum(Par::Seq).unwrap().as_ref()),
+        &(&K * K.transpose()),
+        1e-15,
+    );
 }

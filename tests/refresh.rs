@@ -72,7 +72,7 @@ impl Setting {
 
     /// `C + weight H`.
     fn protected(&self, K: &Mat<f64>, weight: f64) -> Mat<f64> {
-        self.moment.to_mean(Par::Seq) + K * K.transpose() * betaedit_core::faer::Scale(weight)
+        self.moment.to_mean(Par::Seq).unwrap() + K * K.transpose() * betaedit_core::faer::Scale(weight)
     }
 }
 

@@ -1,8 +1,12 @@
 //! The eigendecomposition on matrices with a reputation, at sizes around the block borders, at every scale.
 
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
 use betaedit_core::Spectrum;
 use betaedit_core::error::NumericsError;
 use betaedit_core::faer::{Mat, Par};
+use betaedit_core::spectrum::{DecompositionProgress, DecompositionStage};
 use nalgebra::DMatrix;
 
 use crate::common::{Random, distance};
@@ -137,12 +141,12 @@ fn a_known_decomposition_is_taken_if_it_is_one() {
     let mut skewed = vectors.clone();
     skewed[(3, 4)] += 1e-6;
     let outcome = Spectrum::from_parts(values.clone(), skewed, Par::Seq);
-    assert!(matches!(outcome, Err(NumericsError::Decomposition { check: "orthogonality", .. })));
+    assert!(matches!(outcome, Err(NumericsError::NotOrthonormal { argument: "vectors", .. })));
     let mut swapped = values.clone();
     swapped.swap(0, 9);
     assert!(matches!(
         Spectrum::from_parts(swapped, vectors.clone(), Par::Seq),
-        Err(NumericsError::Decomposition { .. })
+        Err(NumericsError::Unsorted { argument: "values", index: 0, .. })
     ));
     let mut negative = values.clone();
     negative[0] = -1.0;
@@ -153,4 +157,82 @@ fn a_known_decomposition_is_taken_if_it_is_one() {
     assert!(matches!(outcome, Err(NumericsError::NonFinite { argument: "vectors", .. })));
     let outcome = Spectrum::from_parts(values[1..].to_vec(), vectors, Par::Seq);
     assert!(matches!(outcome, Err(NumericsError::Shape { argument: "vectors", .. })));
+}
+
+/// The watch sees every stage in its order, and `done` ascends to 1.
+#[test]
+fn a_watched_decomposition_is_the_same_and_says_how_far_it_is() {
+    let A = square(200, 7);
+    for par in [Par::Seq, Par::rayon(2)] {
+        let mut seen: Vec<DecompositionProgress> = vec![];
+        let watched = Spectrum::from_matrix_watched(A.as_ref(), par, |progress| {
+            seen.push(progress);
+            ControlFlow::Continue(())
+        });
+        let (watched, plain) = (watched.unwrap(), Spectrum::from_matrix(A.as_ref(), par).unwrap());
+        assert_eq!((watched.values(), watched.vectors()), (plain.values(), plain.vectors()));
+        assert!(seen.windows(2).all(|pair| pair[0].done <= pair[1].done), "{seen:?}");
+        let (first, last) = (seen[0], seen[seen.len() - 1]);
+        assert_eq!((first.stage, first.done), (DecompositionStage::Reduction, 0.0));
+        assert_eq!((last.stage, last.done), (DecompositionStage::Verification, 1.0));
+        let mut stages: Vec<_> = seen.iter().map(|progress| progress.stage).collect();
+        stages.dedup();
+        assert_eq!(stages, DecompositionStage::ALL);
+        // The back-transformation reports its blocks.
+        assert!(seen.len() > DecompositionStage::ALL.len() + 5, "{}", seen.len());
+    }
+}
+
+#[test]
+fn a_watch_that_breaks_cancels_at_any_point() {
+    let A = square(60, 8);
+    let mut calls = 0;
+    Spectrum::from_matrix_watched(A.as_ref(), Par::Seq, |_| {
+        calls += 1;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    for allowed in 0..calls {
+        let mut left = allowed;
+        let outcome = Spectrum::from_matrix_watched(A.as_ref(), Par::Seq, |_| match left {
+            0 => ControlFlow::Break(()),
+            _ => {
+                left -= 1;
+                ControlFlow::Continue(())
+            }
+        });
+        assert!(matches!(outcome, Err(NumericsError::Cancelled)), "{allowed}");
+    }
+}
+
+fn square(n: usize, seed: u64) -> Mat<f64> {
+    let A = Random::new(seed).matrix::<f64>(n, n);
+    &A * A.transpose()
+}
+
+/// How long a decomposition takes, and how its time divides over the stages: the table in the docs of `Spectrum`, and
+/// the shares in `spectrum/watch.rs`.
+#[test]
+#[ignore = "measures; run it alone, in release mode, with --nocapture"]
+fn how_the_time_divides() {
+    for n in [512, 1024, 2048, 4096] {
+        let A = square(n, 9);
+        for par in [Par::Seq, Par::rayon(2)] {
+            let mut least = [Duration::MAX; 4];
+            for _ in 0..3 {
+                let mut times = [Duration::ZERO; 4];
+                let (mut since, mut stage) = (Instant::now(), DecompositionStage::Reduction);
+                Spectrum::from_matrix_watched(A.as_ref(), par, |progress| {
+                    times[stage as usize] += since.elapsed();
+                    (since, stage) = (Instant::now(), progress.stage);
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                least.iter_mut().zip(times).for_each(|(least, time)| *least = time.min(*least));
+            }
+            let whole: Duration = least.iter().sum();
+            let shares = least.map(|time| (1000.0 * time.as_secs_f64() / whole.as_secs_f64()).round() / 10.0);
+            println!("{n} {par:?}: {:.2} s, shares {shares:?} %", whole.as_secs_f64());
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
 mod conformance;
+mod debug;
 mod endurance;
 mod errors;
 #[cfg(feature = "facts")]
@@ -37,6 +38,7 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "llm")]
 mod llm_targets;
+mod messages;
 mod names;
 #[cfg(feature = "npz")]
 mod npz;
@@ -45,6 +47,7 @@ mod old_sessions;
 mod oracle;
 mod precision;
 mod projector;
+mod proposals;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;
@@ -53,6 +56,7 @@ mod restraint;
 mod session;
 #[cfg(feature = "serde")]
 mod settings;
+mod sizes;
 mod spectrum;
 mod stream_errors;
 mod weight;

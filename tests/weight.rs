@@ -48,7 +48,7 @@ fn what_is_no_weight_or_does_not_fit_is_refused() {
     assert!(matches!(nan, Err(NumericsError::NonFinite { argument: "weight", row: 0, col: 1, .. })));
     assert!(matches!(
         Weight::new(Mat::<f64>::zeros(0, 3), orientation),
-        Err(NumericsError::Empty { argument: "weight" })
+        Err(NumericsError::Empty { argument: "weight", .. })
     ));
     let mut weight = Weight::new(mat![[1.0, 2.0]], Orientation::InputsByOutputs).unwrap();
     let update = Update::from_factors(mat![[1.0]], mat![[1.0, 1.0]]).unwrap();

@@ -38,7 +38,7 @@ const ROUNDING: f64 = 1.0 / 128.0;
 /// [`ModelError::Contract`], which says what the adapter did and what it should do; errors of the adapter.
 pub fn check<A: Adapter>(adapter: &mut A, requests: &[A::Request], par: Par) -> Result<()> {
     if requests.is_empty() {
-        return Err(crate::error::NumericsError::Empty { argument: "requests" }.into());
+        return Err(crate::error::NumericsError::Empty { argument: "requests", item: "request" }.into());
     }
     let layers = adapter.layers().to_vec();
     let first = layers.first().copied().unwrap_or_default();

@@ -13,6 +13,7 @@ use crate::format::{Precision, in_file};
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
 use crate::update::{Orientation, Update, Weight};
+use crate::util::shown::shown;
 use crate::util::{atomic_file, validate};
 
 /// A recorded stream of edits of one layer, from a safetensors file with these tensors:
@@ -26,7 +27,7 @@ use crate::util::{atomic_file, validate};
 ///
 /// All are floating-point, `f16` to `f64`. A request is the number of an edit. Keys and residuals are always those of the
 /// recording, whatever has been edited. There is one layer; its number is `layer` in the file's metadata, or 0.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RecordedStream<T: Scalar> {
     moment: SecondMoment,
     weight: Weight<T>,
@@ -36,6 +37,14 @@ pub struct RecordedStream<T: Scalar> {
     fingerprint: String,
     par: Par,
 }
+
+shown!([T: Scalar] RecordedStream<T>, "RecordedStream", self => {
+    "layer": self.layers[0],
+    "edits": self.len(),
+    "weight": self.weight,
+    "moment": self.moment,
+    "fingerprint": self.fingerprint,
+});
 
 impl<T: Scalar> RecordedStream<T> {
     /// Reads a stream. Every entry must be finite. The second moment must be symmetric and on the scale of a mean: its trace
@@ -66,12 +75,13 @@ impl<T: Scalar> RecordedStream<T> {
         };
         let mut rounded = |name: &'static str, matrix: &Matrix| -> Result<Mat<T>> {
             let columns = cast::<f64, T>(numbers(name, matrix)?.as_ref());
-            validate::no_overflow(name, columns.as_ref())?;
+            validate::no_overflow(name, columns.as_ref()).map_err(in_file(path))?;
             Ok(columns)
         };
         let keys = rounded("keys", &keys)?;
         let residuals = rounded("residuals", &residuals)?;
-        let weight = Weight::new(rounded("weight", &weight)?.transpose().to_owned(), Orientation::OutputsByInputs)?;
+        let weight = rounded("weight", &weight)?.transpose().to_owned();
+        let weight = Weight::new(weight, Orientation::OutputsByInputs).map_err(in_file(path))?;
         let C = numbers("second_moment", &second_moment)?;
         // By its format it is a mean, so only a gross mismatch is refused, as for any unknown count.
         let moment =

@@ -20,6 +20,7 @@ use crate::refresh::{Headroom, Refresh, RefreshReport};
 use crate::scalar::Scalar;
 use crate::spectrum::Spectrum;
 use crate::update::Update;
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// An editor for one layer that runs any [`Recipe`].
@@ -28,7 +29,7 @@ use crate::util::validate;
 /// `Q` (`4 d_in²` bytes), and what the refresh rule needs: the sum `H` of past keys for a full refresh, the headroom
 /// for `Nested` and continuous refresh (`4 d_in²` bytes each), or the keys for `Maximal`. Between two refreshes the new
 /// keys are kept as well (`8 d_in` bytes each). Editors share the spectrum of `C`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: Cow<'static, str>,
     pub(super) recipe: Recipe,
@@ -39,14 +40,20 @@ pub struct ClosedFormEditor<T: Scalar> {
     pub(super) edits: usize,
     pub(super) last_refresh: usize,
     pub(super) refreshes: usize,
-    /// Advanced at every change, so that a proposal identifies the state it was made in.
+    /// Advanced at every change that proposals depend on, so that a proposal identifies the state it was made in.
     pub(super) token: StateToken,
     par: Par,
     scalar: PhantomData<T>,
 }
 
+shown!([T: Scalar] ClosedFormEditor<T>, "ClosedFormEditor", self => {
+    "name": self.name,
+    "d_in": self.Q.dim(),
+    "recipe": self.recipe,
+    "state": self.state(),
+});
+
 /// What a commit needs. It is computed with the proposal, so that a commit cannot fail halfway.
-#[derive(Debug)]
 struct Memo {
     solution: Solution,
     plan: Plan,
@@ -65,6 +72,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
         recipe.check()?;
         let (projector, solve) = (recipe.projector(spectrum, par)?, recipe.solve::<T>());
+        recipe.need(projector.dim(), projector.kept(), solve).reserve()?;
         let Q = solve.start(&projector, par)?;
         let memory = Memory::new(recipe.refresh, recipe.space.threshold(), projector, solve, par)?;
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
@@ -224,6 +232,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
             History::Absorbed => Some(&memo.solution),
             History::Ignored | History::Random { .. } => memo.random.as_ref(),
         };
+        let changes = joining.is_some() || self.simulated.is_some();
         if let Some(solution) = joining {
             self.memory.absorb(&mut self.Q, solution, &memo.plan)?;
         }
@@ -234,7 +243,10 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
             random.drawn += drawn.keys().ncols();
         }
         self.edits += update.edits();
-        self.token.advance();
+        // If nothing joins `Q`, other proposals are still what the editor would propose, unless a refresh comes first.
+        if changes || self.is_refresh_due() {
+            self.token.advance();
+        }
         Ok(())
     }
 

@@ -176,8 +176,10 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     /// caller has applied its [`update`](Proposal::update) to the weight.
     ///
     /// # Errors
-    /// [`NumericsError::StaleProposal`] if the state has changed since the proposal, or if another editor made it. (A
-    /// clone is the same editor until one of the two changes.) On error, nothing is changed.
+    /// [`NumericsError::StaleProposal`] if the state that the proposal depends on has changed since, or if another editor
+    /// made it. (A clone is the same editor until one of the two changes.) In a method without history and simulation, a
+    /// commit changes nothing that proposals depend on, so several proposals of one state can be committed. On error,
+    /// nothing is changed.
     fn commit(&mut self, proposal: Proposal<T>) -> Result<()>;
 
     /// Refreshes the projector if a refresh is due, and returns what was done. Call it before

@@ -7,6 +7,7 @@ use crate::engine::StateToken;
 use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::update::Update;
+use crate::util::shown::Few;
 
 /// An update that an [`Editor`](super::Editor) has computed but not yet recorded.
 ///
@@ -125,7 +126,7 @@ impl<T: Scalar> fmt::Debug for Proposal<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proposal")
             .field("update", &self.update)
-            .field("gains", &self.gains)
+            .field("gains", &Few(&self.gains))
             .field("directions_taken", &self.directions_taken)
             .finish_non_exhaustive()
     }

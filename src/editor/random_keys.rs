@@ -9,7 +9,7 @@ use crate::spectrum::Spectrum;
 use crate::util::random;
 
 /// The source of random keys, and how many were drawn.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct RandomKeys {
     pub(super) seed: u64,
     pub(super) pool: Option<Arc<Mat<f64>>>,

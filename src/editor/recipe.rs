@@ -6,8 +6,11 @@ use faer::Par;
 
 use super::Reversal;
 use super::merging::Merging;
+use crate::engine::InverseGram;
 use crate::error::numerics::Result;
+use crate::linalg::Need;
 use crate::projector::{Projector, ProjectorBuilder, Threshold};
+use crate::refresh::memory::Memory;
 use crate::refresh::solve::{Products, Solve};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::scalar::Scalar;
@@ -247,6 +250,16 @@ impl Recipe {
         let exact = T::EPSILON <= f64::EPSILON || self.slack != Slack::default();
         let products = if exact { Products::Exact } else { Products::Rounded };
         Solve { weight: self.weight, ridge: self.ridge, products }
+    }
+
+    /// What an editor holds at its start, with keys of length `d` and `r` directions to edit in.
+    pub(super) fn need(&self, d: usize, r: usize, solve: Solve) -> Need {
+        let need = Need::new("an editor", d, d).and(InverseGram::need(d, r)).and(Memory::need(self.refresh, d, r));
+        let need = match solve.products {
+            Products::Exact => need,
+            Products::Rounded => need.bytes(InverseGram::rounded_bytes(d)),
+        };
+        if self.simulation.is_some() { need.and(InverseGram::need(d, 0)) } else { need }
     }
 
     /// How an edit is undone.

@@ -14,7 +14,7 @@ use crate::update::Update;
 use crate::util::{bytes, validate};
 
 /// `W_t = argmin sum_i |(W - W'_i) X_i|² + lambda |W - W0|²`, by recursion.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Simulated {
     /// `Q` of `lambda I + sum X Xᵀ`.
     pub(super) Q: InverseGram,

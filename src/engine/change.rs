@@ -14,7 +14,7 @@ use crate::spectrum::Spectrum;
 use crate::util::validate;
 
 /// Directions to remove from the space: unit vectors `N`, and `F` with `F Fᵀ = Q N (Nᵀ Q N)⁺ Nᵀ Q`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Constraint {
     N: Mat<f64>,
     factor: Mat<f64>,
@@ -113,7 +113,7 @@ impl InverseGram {
             pivot: Some(pivot),
             step: "releasing keys, I - Kᵀ Q K",
             advice: "release only keys that were absorbed, each once; if they were absorbed, their norm is too large for \
-                     the precision: use a larger lambda2",
+                     the precision: start with a larger ridge (`lambda2` of some methods)",
         };
         let system = Mat::from_fn(n, n, |i, j| f64::from(i == j) - (0.5 * G[(i, j)] + 0.5 * G[(j, i)]));
         let L = linalg::cholesky(system, &floors, singular, self.Q.par())?;

@@ -22,9 +22,10 @@ use unsettled::Unsettled;
 
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::Symmetric;
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::projector::{Projector, singular_start};
 use crate::scalar::{Scalar, cast};
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// `Q = V (Vᵀ A V + lambda2 I)⁻¹ Vᵀ`, the inverse of the protected Gram matrix `A` on the space that may be edited.
@@ -64,7 +65,7 @@ use crate::util::validate;
 /// assert!((Q.to_dense()[(0, 0)] - 0.2).abs() < 1e-15);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct InverseGram {
     Q: Symmetric,
     /// Upper bound of the eigenvalues of `Q`; its rounding errors are relative to this.
@@ -75,6 +76,12 @@ pub struct InverseGram {
     probe: Probe,
     unsettled: Unsettled,
 }
+
+shown!([] InverseGram, "InverseGram", self => {
+    "dim": self.dim(),
+    "largest": self.largest,
+    "unsettled": self.unsettled.fates.len(),
+});
 
 const START: &str = "the inverse Gram matrix";
 
@@ -95,8 +102,10 @@ impl InverseGram {
         let A = projector.protection(weight, ridge)?;
         let smallest = A.iter().copied().fold(f64::INFINITY, f64::min);
         let V = projector.basis();
+        let need = Self::need(V.nrows(), V.ncols());
+        need.reserve()?;
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / A[j].sqrt());
-        Self::from_root(&root, 1.0 / smallest, par)
+        Self::from_root(&root, 1.0 / smallest, need, par)
     }
 
     /// `Q = V (Vᵀ A V + ridge I)⁻¹ Vᵀ` for any symmetric positive semidefinite `A` (`d_in x d_in`), the start after a
@@ -106,6 +115,8 @@ impl InverseGram {
     /// Wrong shapes, NaN; [`NumericsError::Singular`] if `Vᵀ A V + ridge I` is not positive definite.
     pub fn new(projector: &Projector, A: MatRef<'_, f64>, ridge: f64, par: Par) -> Result<Self> {
         validate::shape("A", A, projector.dim(), projector.dim())?;
+        let need = Self::need(projector.dim(), projector.kept()).matrix::<f64>(projector.kept(), projector.kept());
+        need.reserve()?;
         validate::finite("A", A)?;
         validate::symmetric("A", A, tolerance::SYMMETRY)?;
         validate::non_negative("ridge", ridge)?;
@@ -125,29 +136,38 @@ impl InverseGram {
         solve_lower_triangular_in_place(L.as_ref(), root.as_mut().transpose_mut(), par);
         // The trace bounds the largest eigenvalue. So does `1 / ridge`, even after keys are released.
         let largest = if ridge > 0.0 { 1.0 / ridge } else { root.squared_norm_l2() };
-        Self::from_root(&root, largest, par)
+        Self::from_root(&root, largest, need, par)
     }
 
     /// `Q = I / a` on all of `d_in` dimensions.
     ///
     /// # Errors
-    /// `d_in = 0`, or an `a` that is not a positive number.
+    /// `d_in = 0`, an `a` that is not a positive number, or not enough memory.
     pub fn isotropic(d_in: usize, a: f64, par: Par) -> Result<Self> {
         validate::positive("a", a)?;
         if d_in == 0 {
-            return Err(NumericsError::Empty { argument: "d_in" });
+            return Err(NumericsError::Parameter { parameter: "d_in", value: 0.0, allowed: "at least 1" });
         }
         validate::in_range(START, &[1.0 / a])?;
-        Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, par)?, 1.0 / a))
+        let need = Self::need(d_in, 0);
+        need.reserve()?;
+        Ok(Self::started(Symmetric::identity(d_in, 1.0 / a, need, par)?, 1.0 / a))
+    }
+
+    /// What an engine with keys of length `d` holds at its start, from a root with `r` columns.
+    pub(crate) fn need(d: usize, r: usize) -> Need {
+        let need = Need::new("an inverse Gram matrix", d, d).bytes(Symmetric::bytes(d));
+        // The root, and the probe.
+        need.matrix::<f64>(d, r.saturating_add(2))
     }
 
     fn started(Q: Symmetric, largest: f64) -> Self {
         Self { probe: Probe::new(&Q), Q, largest, token: StateToken::new(), unsettled: Unsettled::default() }
     }
 
-    fn from_root(root: &Mat<f64>, largest: f64, par: Par) -> Result<Self> {
+    fn from_root(root: &Mat<f64>, largest: f64, need: Need, par: Par) -> Result<Self> {
         validate::in_range(START, &[largest])?;
-        let Q = Symmetric::from_root(root.as_ref(), par)?;
+        let Q = Symmetric::from_root(root.as_ref(), need, par)?;
         if Q.is_finite() {
             Ok(Self::started(Q, largest))
         } else {

@@ -7,7 +7,7 @@ use crate::linalg;
 use crate::linalg::symmetric::Symmetric;
 
 /// A pair with `Q a = x` in exact arithmetic, updated by algebra alone at every change of `Q`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Probe {
     pub(super) a: Mat<f64>,
     pub(super) x: Mat<f64>,

@@ -5,8 +5,8 @@ use faer::{Accum, Mat};
 use super::InverseGram;
 use super::solution::Workspace;
 use crate::error::numerics::Result;
-use crate::linalg;
-use crate::linalg::symmetric::BLOCK;
+use crate::linalg::symmetric::{BLOCK, Symmetric};
+use crate::linalg::{self, Need};
 
 impl InverseGram {
     /// Keeps an `f32` copy of `Q`, `2 d_in²` bytes. With it, [`solve`](Self::solve) multiplies up to eight `f32` keys
@@ -21,10 +21,18 @@ impl InverseGram {
     /// # Errors
     /// Not enough memory.
     pub fn with_rounded_copy(mut self) -> Result<Self> {
-        self.Q.keep_rounded(self.largest)?;
+        let d = self.dim();
+        let need = Need::new("a rounded copy of Q", d, d).bytes(Self::rounded_bytes(d));
+        need.reserve()?;
+        self.Q.keep_rounded(self.largest, need)?;
         self.unsettled.keys.reserve(BLOCK * self.dim());
         self.unsettled.fates.reserve(BLOCK);
         Ok(self)
+    }
+
+    /// Bytes of the copy, and of the keys that it may take to settle it.
+    pub(crate) fn rounded_bytes(d: usize) -> usize {
+        Symmetric::rounded_bytes(d).saturating_add(d.saturating_mul(BLOCK * size_of::<f64>()))
     }
 
     /// Recomputes the pending factors that came from rounded products, from their keys and `Q` itself, so that their

@@ -5,9 +5,10 @@ use faer::{Mat, MatRef};
 use super::token::StateToken;
 
 use crate::linalg::symmetric;
+use crate::util::shown::{Few, Shown, shown};
 
 /// The solution that [`InverseGram::solve`](super::InverseGram::solve) finds for a batch of `n` keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Solution {
     pub(super) keys: Mat<f64>,
     pub(super) directions: Mat<f64>,
@@ -18,6 +19,12 @@ pub struct Solution {
     pub(super) token: Option<StateToken>,
     pub(super) product: Product,
 }
+
+shown!([] Solution, "Solution", self => {
+    "keys": Shown::from(self.keys.shape()),
+    "directions": Shown::from(self.directions.shape()),
+    "gains": Few(&self.gains),
+});
 
 /// The product that a solution was computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,12 +67,16 @@ impl Solution {
 }
 
 /// Working memory of [`InverseGram::solve_into`](super::InverseGram::solve_into). Reuse it to avoid allocations.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Workspace {
     pub(super) keys: Mat<f64>,
     pub(super) Z: Mat<f64>,
     pub(super) product: symmetric::ProductBuffer,
 }
+
+shown!([] Workspace, "Workspace", self => {
+    "keys": Shown::from(self.keys.shape()),
+});
 
 impl Default for Workspace {
     fn default() -> Self {

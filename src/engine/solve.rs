@@ -8,13 +8,16 @@ use super::solution::{Product, Solution, Workspace};
 use super::unsettled::Fate;
 use crate::batch::Order;
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::scalar::Scalar;
 use crate::util::validate;
 
 /// Up to this batch size, single products with the rounded copy of `Q` are faster than one matrix product with `Q`,
 /// which is bound by arithmetic.
 const ONE_BY_ONE: usize = 8;
+
+/// The memory for this many keys is not worth asking for.
+const FEW: usize = 64;
 
 /// The small system `I + G = L Lᵀ` of a batch, and `F = Z L⁻ᵀ`.
 struct Factored {
@@ -179,6 +182,12 @@ impl InverseGram {
 
     fn take_keys<T: Scalar>(&self, keys: MatRef<'_, T>, workspace: &mut Workspace) -> Result<()> {
         validate::columns("keys", keys, self.dim())?;
+        if keys.ncols() > FEW {
+            // Keys, products, factor and directions; the small system and its factor.
+            let (d, n) = keys.shape();
+            let need = Need::new("the system of a batch", n, n).matrix::<f64>(d, n.saturating_mul(4));
+            need.matrix::<f64>(n, n.saturating_mul(3)).reserve()?;
+        }
         validate::finite("keys", keys)?;
         let Workspace { keys: K, Z, .. } = workspace;
         for matrix in [&mut *K, Z] {
@@ -311,7 +320,7 @@ fn singular_batch(pivot: usize) -> NumericsError {
     NumericsError::Singular {
         pivot: Some(pivot),
         step: "the small system I + Kᵀ Q K",
-        advice: "a key is so large relative to lambda2, and so close to keys edited before or with it, that rounding \
-                 hides what is left of it: raise lambda2, or merge the edits",
+        advice: "a key is so large relative to the ridge (`lambda2` of some methods), and so close to keys edited before or with it, that rounding \
+                 hides what is left of it: raise the ridge, or merge the edits",
     }
 }

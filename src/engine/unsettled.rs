@@ -5,7 +5,7 @@ use faer::MatRef;
 use crate::linalg::symmetric::Symmetric;
 
 /// `f32` keys whose pending factors came from rounded products: see [`settle`](super::InverseGram::settle).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Unsettled {
     /// Column by column.
     pub(super) keys: Vec<f64>,

@@ -32,6 +32,7 @@ mod file;
 mod model;
 pub mod numerics;
 mod session;
+pub(crate) mod shown;
 
 pub use facts::FactsError;
 pub use file::FileError;

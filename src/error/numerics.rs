@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::shown::{Bytes, Short};
+
 /// `Result` of the functions that only compute.
 pub type Result<T, E = NumericsError> = std::result::Result<T, E>;
 
@@ -45,21 +47,23 @@ pub enum NumericsError {
         found: Shape,
     },
 
-    /// A matrix that must hold at least one column (one edit, one key) holds none.
-    #[error("`{argument}` is empty: give at least one")]
+    /// A list, a matrix or statistics that must hold something hold nothing.
+    #[error("`{argument}` is empty: give at least one {item}")]
     Empty {
         /// Name of the argument.
         argument: &'static str,
+        /// What there must be at least one of.
+        item: &'static str,
     },
 
     /// An input holds a NaN or an infinity.
-    #[error("`{argument}` holds {value} at row {row}, column {col}: every entry must be finite")]
+    #[error("`{argument}` holds {value} at row {row}, column {col} (from 0): every entry must be finite")]
     NonFinite {
         /// Name of the argument.
         argument: &'static str,
-        /// Row of the first such entry.
+        /// Row of the first such entry, from 0.
         row: usize,
-        /// Column of the first such entry.
+        /// Column of the first such entry, from 0.
         col: usize,
         /// The entry.
         value: f64,
@@ -75,7 +79,7 @@ pub enum NumericsError {
     },
 
     /// A number is outside its allowed range.
-    #[error("`{parameter}` is {value}; allowed: {allowed}")]
+    #[error("`{parameter}` is {}; allowed: {allowed}", Short(*value))]
     Parameter {
         /// Name of the parameter.
         parameter: &'static str,
@@ -98,8 +102,9 @@ pub enum NumericsError {
 
     /// A matrix that must be symmetric is not.
     #[error(
-        "`{argument}` is not symmetric: entries ({row}, {col}) and ({col}, {row}) differ by {difference:e}, \
-         which is more than rounding; pass the symmetric second moment itself"
+        "`{argument}` is not symmetric: entries ({row}, {col}) and ({col}, {row}), counted from 0, differ by {}, which is \
+         more than rounding; pass the symmetric matrix itself, not a triangle or a factor of it",
+        Short(*difference)
     )]
     NotSymmetric {
         /// Name of the argument.
@@ -114,8 +119,10 @@ pub enum NumericsError {
 
     /// Statistics have a clearly negative eigenvalue.
     #[error(
-        "`{argument}` is not positive semidefinite: its smallest eigenvalue is {smallest:e}, its largest {largest:e}; \
-         a second moment has no negative eigenvalues, so the statistics are damaged or are not a second moment"
+        "`{argument}` is not positive semidefinite: its smallest eigenvalue is {}, its largest {}; a second moment has no \
+         negative eigenvalues, so the statistics are damaged or are not a second moment",
+        Short(*smallest),
+        Short(*largest)
     )]
     NotPositiveSemidefinite {
         /// Name of the argument.
@@ -128,8 +135,10 @@ pub enum NumericsError {
 
     /// A matrix passed as a mean looks like a sum, or the reverse.
     #[error(
-        "`{argument}` does not look like {claimed}: it implies keys of mean squared norm {implied:e}, but the witness \
-         keys have {witnessed:e}; {advice}"
+        "`{argument}` does not look like {claimed}: it implies keys of mean squared norm {}, but the witness keys have {}; \
+         {advice}",
+        Short(*implied),
+        Short(*witnessed)
     )]
     Scale {
         /// Name of the argument.
@@ -156,8 +165,8 @@ pub enum NumericsError {
 
     /// Statistics without a token count cannot be merged or extended.
     #[error(
-        "`{argument}` has no token count, so keys cannot be counted and statistics cannot be merged: \
-         give the count to `SecondMoment::from_mean`"
+        "the token count of `{argument}` is unknown, so nothing can be added to it, removed from it or merged with it: \
+         use statistics with a count"
     )]
     UnknownTokenCount {
         /// Name of the statistics without a count.
@@ -166,8 +175,10 @@ pub enum NumericsError {
 
     /// The threshold leaves no direction to edit in.
     #[error(
-        "the projector keeps no direction: the threshold is {threshold:e}, the smallest eigenvalue {smallest:e}; use a \
-         larger threshold, or, if past edits have filled the space, keep the present projector (`stop_refreshing`)"
+        "the projector keeps no direction: the threshold is {}, the smallest eigenvalue {}; use a larger threshold, or, \
+         if past edits have filled the space, a smaller refresh weight or no more refreshes",
+        Short(*threshold),
+        Short(*smallest)
     )]
     NothingKept {
         /// The threshold, as an absolute eigenvalue.
@@ -179,7 +190,7 @@ pub enum NumericsError {
     /// The edits have used up every direction that may be edited.
     #[error(
         "no direction is left to edit after {edits} edits: all {first} initial directions are protected; start over with \
-         a larger threshold or a smaller refresh weight, or call `stop_refreshing` when `EditorState::capacity` warns"
+         a larger threshold or a smaller refresh weight, or end the refreshes when the capacity is low"
     )]
     CapacityExhausted {
         /// Edits committed.
@@ -202,8 +213,10 @@ pub enum NumericsError {
 
     /// An eigendecomposition failed its verification.
     #[error(
-        "the decomposition of `{argument}` failed the check of the {check}: found {measured:e}, allowed {allowed:e}; \
-         the matrix may span too many orders of magnitude"
+        "the decomposition of `{argument}` failed the check of the {check}: found {}, allowed {}; the matrix may span too \
+         many orders of magnitude",
+        Short(*measured),
+        Short(*allowed)
     )]
     Decomposition {
         /// Name of the matrix.
@@ -212,6 +225,35 @@ pub enum NumericsError {
         check: &'static str,
         /// The measured error.
         measured: f64,
+        /// The largest error that passes.
+        allowed: f64,
+    },
+
+    /// A list that must ascend does not.
+    #[error("`{argument}` must ascend: entry {index} (from 0) is {value}, the next is {next}; sort the pairs first")]
+    Unsorted {
+        /// Name of the argument.
+        argument: &'static str,
+        /// Index of the first entry above its successor, from 0.
+        index: usize,
+        /// That entry.
+        value: f64,
+        /// Its successor.
+        next: f64,
+    },
+
+    /// The columns of a matrix that must be orthonormal are not.
+    #[error(
+        "the columns of `{argument}` are not orthonormal: the error is {}, allowed {}; give eigenvectors of length one, \
+         one in each column",
+        Short(*error),
+        Short(*allowed)
+    )]
+    NotOrthonormal {
+        /// Name of the argument.
+        argument: &'static str,
+        /// The measured error, relative.
+        error: f64,
         /// The largest error that passes.
         allowed: f64,
     },
@@ -251,13 +293,19 @@ pub enum NumericsError {
     NotReversible,
 
     /// Not enough memory.
-    #[error("could not allocate {bytes} bytes for {purpose}")]
+    #[error("not enough memory: {purpose} of size {size} needs {}", Bytes(*bytes))]
     OutOfMemory {
-        /// Bytes asked for.
-        bytes: usize,
-        /// What they were for.
+        /// The operation, or the value that it makes.
         purpose: &'static str,
+        /// The size of that.
+        size: Shape,
+        /// Bytes that it needs in all; `usize::MAX` if that is more than can be addressed.
+        bytes: usize,
     },
+
+    /// A watched computation was stopped.
+    #[error("cancelled: the function that watches the computation stopped it")]
+    Cancelled,
 
     /// An editor outside this crate failed for reasons of its own.
     #[error("the editor failed: {0}")]

@@ -10,15 +10,21 @@ use serde_json::value::RawValue;
 use super::fact::Fact;
 use super::record::{self, Fault, Layout};
 use crate::error::{Error, FactsError, FileError, Result};
+use crate::util::shown::shown;
 
 /// The facts of one file, all of one layout.
 ///
 /// It dereferences to a slice of [`Fact`]. While reading, the file and its facts are in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Facts {
     facts: Vec<Fact>,
     layout: Layout,
 }
+
+shown!([] Facts, "Facts", self => {
+    "facts": self.facts.len(),
+    "layout": self.layout,
+});
 
 impl Facts {
     /// Reads a file of any layout in the table of the [module](super): a JSON list, an object with the list in `records`,

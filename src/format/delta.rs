@@ -37,7 +37,7 @@ const KIND: &str = "betaedit.delta.1";
 /// ```
 pub fn write<T: Scalar>(path: impl AsRef<Path>, updates: &Updates<T>) -> Result<()> {
     if updates.is_empty() {
-        return Err(NumericsError::Empty { argument: "updates" }.into());
+        return Err(NumericsError::Empty { argument: "updates", item: "update" }.into());
     }
     let factors = updates.iter().flat_map(|(parameter, update)| {
         [("left", update.left()), ("right", update.right())]

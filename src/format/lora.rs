@@ -46,7 +46,7 @@ pub fn write<T: Scalar>(
         modules.insert(module, update);
     }
     let Some(rank) = modules.values().map(|update| update.rank()).max() else {
-        return Err(NumericsError::Empty { argument: "updates" }.into());
+        return Err(NumericsError::Empty { argument: "updates", item: "update" }.into());
     };
     // The scale is alpha / r, so a module of another rank has an alpha of its own.
     let ranks: BTreeMap<_, _> = modules

@@ -15,7 +15,7 @@ use super::precision::Precision;
 use super::statistics::Statistics;
 use super::{in_file, malformed};
 use crate::error::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::Need;
 use crate::util::atomic_file::{self, io_error};
 
 /// `sum k kᵀ`.
@@ -218,7 +218,8 @@ fn read_sum(path: &Path, archive: &mut Archive) -> Result<Mat<f64>> {
         return Err(malformed(path, format!("array `{SUM}` is {d} x {cols}, expected a square matrix")));
     }
     let big = *order == '>';
-    let mut matrix = linalg::zeros(d, d, "the statistics of a file")?;
+    let mut matrix =
+        Need::new("the statistics of a file", d, d).matrix::<f64>(d, d).zeros::<f64>(d, d).map_err(in_file(path))?;
     let (mut bytes, mut numbers) = (vec![0; d * precision.bytes()], vec![0.0; d]);
     for i in 0..d {
         sum.exactly(path, &mut bytes)?;

@@ -11,6 +11,7 @@ use super::statistics::Fingerprint;
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{in_file, malformed};
 use crate::error::Result;
+use crate::error::shown::Short;
 use crate::linalg::tolerance;
 use crate::projector::{Projector, ProjectorBuilder, Threshold};
 use crate::spectrum::Spectrum;
@@ -77,7 +78,8 @@ pub fn read_projector(path: impl AsRef<Path>, tensor: &str, par: Par) -> Result<
     for s in &mut values {
         let nearest = if *s < HALFWAY { 0.0 } else { 1.0 };
         if !((*s - nearest).abs() <= tolerance::IDEMPOTENCE) {
-            let problem = format!("tensor `{tensor}` is no projector: it has the eigenvalue {}, not 0 or 1", 1.0 - *s);
+            let problem =
+                format!("tensor `{tensor}` is no projector: it has the eigenvalue {}, not 0 or 1", Short(1.0 - *s));
             return Err(malformed(path, problem));
         }
         *s = nearest;

@@ -20,6 +20,7 @@ use super::{
 use crate::error::{FileError, NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::second_moment::{self, SecondMoment};
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// The kind of file, and the version of its layout.
@@ -65,13 +66,20 @@ pub struct Fingerprint {
 /// assert_eq!(moment.tokens(), Some(100));
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Statistics {
     pub(super) sum: Mat<f64>,
     pub(super) tokens: u64,
     pub(super) fingerprint: Option<Fingerprint>,
     pub(super) parts: BTreeSet<String>,
 }
+
+shown!([] Statistics, "Statistics", self => {
+    "sum": Shown::from(self.sum.shape()),
+    "tokens": self.tokens,
+    "fingerprint": self.fingerprint,
+    "parts": self.parts.len(),
+});
 
 impl Statistics {
     /// The statistics that one worker has collected, from the part of the text called `part`. Any name will do, for example
@@ -82,9 +90,9 @@ impl Statistics {
     pub fn from_moment(moment: &SecondMoment, fingerprint: Fingerprint, part: &str, par: Par) -> Result<Self> {
         match moment.tokens() {
             None => Err(NumericsError::UnknownTokenCount { argument: "moment" }.into()),
-            Some(0) => Err(NumericsError::Empty { argument: "moment" }.into()),
+            Some(0) => Err(NumericsError::Empty { argument: "moment", item: "key" }.into()),
             Some(tokens) => Ok(Self {
-                sum: moment.to_sum(par),
+                sum: moment.to_sum(par)?,
                 tokens,
                 fingerprint: Some(fingerprint),
                 parts: BTreeSet::from([part.to_owned()]),
@@ -207,7 +215,7 @@ impl Statistics {
                 Some(whole) => whole.merge(&part).map_err(|error| malformed(path.as_ref(), error.to_string()))?,
             }
         }
-        whole.ok_or(NumericsError::Empty { argument: "paths" }.into())
+        whole.ok_or(NumericsError::Empty { argument: "paths", item: "path" }.into())
     }
 
     /// Writes the statistics, sums in `f64`.

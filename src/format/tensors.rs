@@ -9,10 +9,10 @@ use faer::{Mat, MatRef};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::malformed;
 use super::precision::Precision;
+use super::{in_file, malformed};
 use crate::error::Result;
-use crate::linalg;
+use crate::linalg::Need;
 use crate::scalar::Scalar;
 use crate::util::atomic_file::{BUFFER, Writer, io_error, write_with};
 use crate::util::validate;
@@ -198,7 +198,9 @@ impl<R: Read + Seek> TensorFile<R> {
 
     /// The numbers of a tensor, its **rows as columns**, each rounded once. They may be infinite or NaN.
     pub(crate) fn columns<T: Scalar>(&mut self, matrix: &Matrix) -> Result<Mat<T>> {
-        let mut columns = linalg::zeros(matrix.cols, matrix.rows, "a tensor of a file")?;
+        let (rows, cols) = (matrix.rows, matrix.cols);
+        let need = Need::new("a tensor of a file", rows, cols).matrix::<T>(rows, cols);
+        let mut columns = need.zeros(cols, rows).map_err(in_file(&self.path))?;
         let (mut bytes, mut numbers) = (vec![0; matrix.row_bytes()], vec![0.0; matrix.cols]);
         let Self { path, reader, .. } = self;
         let io = io_error(path);

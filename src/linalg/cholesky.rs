@@ -5,6 +5,7 @@ use faer::linalg::cholesky::llt::{self, factor::LltError};
 use faer::{Mat, Par};
 
 use crate::error::numerics::{NumericsError, Result};
+use crate::linalg::Need;
 
 /// The lower Cholesky factor of a symmetric matrix. Only the lower triangle is read; the strict upper triangle of the
 /// factor is zero.
@@ -19,8 +20,8 @@ pub(crate) fn cholesky(
 ) -> Result<Mat<f64>> {
     let n = matrix.nrows();
     let scratch = llt::factor::cholesky_in_place_scratch::<f64>(n, par, Default::default());
-    let mut buffer = MemBuffer::try_new(scratch)
-        .map_err(|_| NumericsError::OutOfMemory { bytes: scratch.size_bytes(), purpose: "a Cholesky factorisation" })?;
+    let need = Need::new("a Cholesky factorisation", n, n).bytes(scratch.size_bytes());
+    let mut buffer = MemBuffer::try_new(scratch).map_err(|_| need.missing())?;
     let factored = llt::factor::cholesky_in_place(
         matrix.as_mut(),
         Default::default(),

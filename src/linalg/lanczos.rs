@@ -3,7 +3,7 @@
 use faer::{Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, Svd, svd};
+use crate::linalg::{self, Need, Svd, svd};
 use crate::scalar::Scalar;
 use crate::util::{random, validate};
 
@@ -20,7 +20,7 @@ const CONVERGED: f64 = 1e-10;
 /// singular values are close together. Copies the matrix to `f64`.
 ///
 /// # Errors
-/// An empty matrix, NaN, or a decomposition that fails its verification.
+/// An empty matrix, NaN, not enough memory, or a decomposition that fails its verification.
 ///
 /// ```
 /// use betaedit_core::{faer::{mat, Par}, restraint::spectral_norm};
@@ -30,6 +30,8 @@ const CONVERGED: f64 = 1e-10;
 /// ```
 pub fn spectral_norm<T: Scalar>(matrix: MatRef<'_, T>, par: Par) -> Result<f64> {
     validate::not_empty("matrix", matrix)?;
+    let (rows, cols) = matrix.shape();
+    Need::new("the largest singular value of a matrix", rows, cols).matrix::<f64>(rows, cols).reserve()?;
     validate::finite("matrix", matrix)?;
     // From the smaller side: its dimension bounds the number of steps.
     let (A, scale) = linalg::unit_scaled(if matrix.nrows() < matrix.ncols() { matrix.transpose() } else { matrix });

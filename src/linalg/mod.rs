@@ -2,6 +2,7 @@
 
 pub(crate) mod cholesky;
 pub(crate) mod lanczos;
+pub(crate) mod memory;
 pub(crate) mod product;
 pub(crate) mod svd;
 pub(crate) mod symmetric;
@@ -9,5 +10,6 @@ pub(crate) mod tolerance;
 pub(crate) mod triangle;
 
 pub(crate) use cholesky::cholesky;
+pub(crate) use memory::Need;
 pub(crate) use product::*;
 pub(crate) use svd::{Svd, svd};

@@ -4,23 +4,7 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 
-use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
-
-/// Zeros, or a typed error if there is not enough memory.
-pub(crate) fn zeros<T: Scalar>(rows: usize, cols: usize, purpose: &'static str) -> Result<Mat<T>> {
-    let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<T>());
-    let out_of_memory = NumericsError::OutOfMemory { bytes, purpose };
-    if bytes > isize::MAX as usize {
-        return Err(out_of_memory);
-    }
-    let mut matrix = Mat::new();
-    if matrix.try_reserve(rows, cols).is_err() {
-        return Err(out_of_memory);
-    }
-    matrix.resize_with(rows, cols, |_, _| T::default());
-    Ok(matrix)
-}
 
 /// `dst <- alpha lhs rhs`, or `dst <- dst + alpha lhs rhs`.
 ///

@@ -9,7 +9,7 @@ use faer::linalg::qr::no_pivoting::factor::{qr_in_place, qr_in_place_scratch, re
 use faer::linalg::svd::{ComputeSvdVectors, SvdError, svd_scratch};
 use faer::{Conj, Mat, MatRef, Par};
 
-use super::{product, tolerance, unit_scaled};
+use super::{Need, product, tolerance, unit_scaled};
 use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 
@@ -29,7 +29,7 @@ pub(crate) fn qr<T: Scalar>(factor: MatRef<'_, T>, par: Par) -> Result<Qr> {
     let mut coefficients = Mat::zeros(block, size);
     let factoring = qr_in_place_scratch::<f64>(rows, cols, block, par, Default::default());
     let forming = apply_block_householder_sequence_on_the_left_in_place_scratch::<f64>(rows, block, size);
-    let mut buffer = scratch(StackReq::any_of(&[factoring, forming]))?;
+    let mut buffer = scratch(StackReq::any_of(&[factoring, forming]), (rows, cols))?;
     let stack = MemStack::new(&mut buffer);
     qr_in_place(factor.as_mut(), coefficients.as_mut(), par, stack, Default::default());
     let triangle = Mat::from_fn(size, cols, |i, j| if i <= j { factor[(i, j)] } else { 0.0 });
@@ -59,7 +59,7 @@ pub(crate) fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
     let size = rows.min(cols);
     let (mut U, mut S, mut V) = (Mat::zeros(rows, size), faer::Col::zeros(size), Mat::zeros(cols, size));
     let thin = ComputeSvdVectors::Thin;
-    let mut buffer = scratch(svd_scratch::<f64>(rows, cols, thin, thin, par, Default::default()))?;
+    let mut buffer = scratch(svd_scratch::<f64>(rows, cols, thin, thin, par, Default::default()), (rows, cols))?;
     faer::linalg::svd::svd(
         matrix,
         S.as_diagonal_mut(),
@@ -85,7 +85,7 @@ pub(crate) fn svd(matrix: MatRef<'_, f64>, par: Par) -> Result<Svd> {
     if descends { Ok(Svd { U, S, V }) } else { Err(failed("descending order of the values", f64::INFINITY, 0.0)) }
 }
 
-fn scratch(asked: StackReq) -> Result<MemBuffer> {
-    MemBuffer::try_new(asked)
-        .map_err(|_| NumericsError::OutOfMemory { bytes: asked.size_bytes(), purpose: "the compression of an update" })
+fn scratch(asked: StackReq, (rows, cols): (usize, usize)) -> Result<MemBuffer> {
+    let need = Need::new("the compression of an update", rows, cols).bytes(asked.size_bytes());
+    MemBuffer::try_new(asked).map_err(|_| need.missing())
 }

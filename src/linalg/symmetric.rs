@@ -11,8 +11,8 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 use std::io::{Read, Write};
 
 use crate::error::numerics::Result;
-use crate::linalg;
 use crate::linalg::triangle::{PartialSums, Triangle};
+use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::util::bytes;
 
@@ -20,7 +20,7 @@ use crate::util::bytes;
 pub(crate) const BLOCK: usize = 64;
 
 /// `X = base + F₊ F₊ᵀ - F₋ F₋ᵀ`, symmetric, with `base` stored as its lower triangle.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Symmetric {
     base: Triangle<f64>,
     rounded: Option<Rounded>,
@@ -33,7 +33,7 @@ pub(crate) struct Symmetric {
 
 /// The base in `f32`, divided by a scale that keeps it in range: half the bytes, for products that need no more
 /// precision.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Rounded {
     triangle: Triangle<f32>,
     scale: f64,
@@ -57,7 +57,7 @@ impl Rounded {
 }
 
 /// Working memory of products with one column.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ProductBuffer {
     exact: PartialSums<f64>,
     rounded: PartialSums<f32>,
@@ -82,15 +82,15 @@ impl Sign {
 
 impl Symmetric {
     /// `sum_j root_j root_jᵀ` over the columns of `root`.
-    pub(crate) fn from_root(root: MatRef<'_, f64>, par: Par) -> Result<Self> {
-        let mut zero = Self::zeros(root.nrows(), par)?;
+    pub(crate) fn from_root(root: MatRef<'_, f64>, need: Need, par: Par) -> Result<Self> {
+        let mut zero = Self::zeros(root.nrows(), need, par)?;
         zero.add_product(root, root, 1.0);
         Ok(zero)
     }
 
     /// A multiple of the identity.
-    pub(crate) fn identity(dim: usize, scale: f64, par: Par) -> Result<Self> {
-        let mut matrix = Self::zeros(dim, par)?;
+    pub(crate) fn identity(dim: usize, scale: f64, need: Need, par: Par) -> Result<Self> {
+        let mut matrix = Self::zeros(dim, need, par)?;
         for panel in &mut matrix.base.panels {
             for j in 0..panel.ncols() {
                 panel[(j, j)] = scale;
@@ -99,19 +99,30 @@ impl Symmetric {
         Ok(matrix)
     }
 
-    fn zeros(dim: usize, par: Par) -> Result<Self> {
-        let pending = linalg::zeros(dim, BLOCK, "pending factors")?;
-        Ok(Self { base: Triangle::zeros(dim)?, rounded: None, pending, added: 0, subtracted: 0, par })
+    /// Zeros, as a part of a reserved need.
+    fn zeros(dim: usize, need: Need, par: Par) -> Result<Self> {
+        let pending = need.zeros(dim, BLOCK)?;
+        Ok(Self { base: Triangle::zeros(dim, need)?, rounded: None, pending, added: 0, subtracted: 0, par })
     }
 
     /// Keeps a copy of the base in `f32` from now on, for [`rounded_product`](Self::rounded_product).
     ///
     /// * `scale`: about the largest eigenvalue
-    pub(crate) fn keep_rounded(&mut self, scale: f64) -> Result<()> {
-        let mut rounded = Rounded { triangle: Triangle::zeros(self.dim())?, scale: linalg::power_of_two(scale) };
+    pub(crate) fn keep_rounded(&mut self, scale: f64, need: Need) -> Result<()> {
+        let mut rounded = Rounded { triangle: Triangle::zeros(self.dim(), need)?, scale: linalg::power_of_two(scale) };
         rounded.copy(&self.base, self.par);
         self.rounded = Some(rounded);
         Ok(())
+    }
+
+    /// Bytes without the copy in `f32`.
+    pub(crate) fn bytes(dim: usize) -> usize {
+        Triangle::<f64>::bytes(dim).saturating_add(dim.saturating_mul(BLOCK * size_of::<f64>()))
+    }
+
+    /// Bytes of the copy in `f32`.
+    pub(crate) fn rounded_bytes(dim: usize) -> usize {
+        Triangle::<f32>::bytes(dim)
     }
 
     pub(crate) fn dim(&self) -> usize {
@@ -329,10 +340,10 @@ mod tests {
     fn products_and_changes_are_those_of_the_dense_matrix() {
         for dim in [1, 3, 4, 5, 12, 63, 255, 256, 257, 258, 300, 515] {
             for par in [Par::Seq, Par::rayon(2), Par::rayon(5)] {
-                let root = Mat::from_fn(dim, 7, entry);
-                let mut matrix = Symmetric::from_root(root.as_ref(), par).unwrap();
+                let (root, need) = (Mat::from_fn(dim, 7, entry), Need::new("a test", dim, dim));
+                let mut matrix = Symmetric::from_root(root.as_ref(), need, par).unwrap();
                 let mut expected = &root * root.transpose();
-                matrix.keep_rounded(expected.norm_l2()).unwrap();
+                matrix.keep_rounded(expected.norm_l2(), need).unwrap();
                 let (plus, minus) = (Sign::Plus, Sign::Minus);
                 for (n, sign) in [(1, plus), (3, minus), (40, plus), (30, minus), (70, plus), (1, minus)] {
                     let F = Mat::from_fn(dim, n, |i, j| entry(i + n, 3 * j + 1));

@@ -6,7 +6,7 @@ use std::ops::{Add, AddAssign, Mul};
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use crate::error::numerics::Result;
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::util::bytes;
 
@@ -17,7 +17,7 @@ pub(crate) const PANEL: usize = 256;
 const GROUP: usize = 8;
 
 /// The lower triangle of a `dim x dim` matrix.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Triangle<X> {
     dim: usize,
     /// Panel `p` holds columns `p * PANEL ..` from the diagonal block downwards. Of the diagonal block only the lower
@@ -33,19 +33,22 @@ impl Entry for f64 {}
 
 /// Working memory of a product: for every thread but the first its share of `z`, and for every thread its sums over a
 /// panel.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct PartialSums<X> {
     shares: Vec<f64>,
     panel: Vec<X>,
 }
 
 impl<X: Entry> Triangle<X> {
-    pub(crate) fn zeros(dim: usize) -> Result<Self> {
-        let panels = (0..dim)
-            .step_by(PANEL)
-            .map(|first| linalg::zeros(dim - first, PANEL.min(dim - first), "a symmetric matrix"))
-            .collect::<Result<_>>()?;
-        Ok(Self { dim, panels })
+    /// Zeros, as a part of a reserved need.
+    pub(crate) fn zeros(dim: usize, need: Need) -> Result<Self> {
+        let panel = |first| need.zeros(dim - first, PANEL.min(dim - first));
+        Ok(Self { dim, panels: (0..dim).step_by(PANEL).map(panel).collect::<Result<_>>()? })
+    }
+
+    /// Bytes of a triangle, with the whole of its diagonal blocks.
+    pub(crate) fn bytes(dim: usize) -> usize {
+        (dim.saturating_mul(dim.saturating_add(PANEL)) / 2).saturating_mul(size_of::<X>())
     }
 
     /// `z = scale X k`, one pass over the triangle. PartialSums in `X` run over one panel; the panels are summed in `f64`.
@@ -76,12 +79,15 @@ impl<X: Entry> Triangle<X> {
 
 impl Triangle<f64> {
     /// The lower triangle of a matrix given by its entries.
-    pub(crate) fn from_fn(dim: usize, entry: impl Fn(usize, usize) -> f64) -> Self {
-        let panel = |first| {
-            let (rows, width) = (dim - first, PANEL.min(dim - first));
-            Mat::from_fn(rows, width, |i, j| if i < j { 0.0 } else { entry(first + i, first + j) })
-        };
-        Self { dim, panels: (0..dim).step_by(PANEL).map(panel).collect() }
+    pub(crate) fn from_fn(dim: usize, need: Need, entry: impl Fn(usize, usize) -> f64) -> Result<Self> {
+        let mut triangle = Self::zeros(dim, need)?;
+        for (p, panel) in triangle.panels.iter_mut().enumerate() {
+            for j in 0..panel.ncols() {
+                let (first, column) = (p * PANEL, &mut panel.col_as_slice_mut(j)[j..]);
+                column.iter_mut().enumerate().for_each(|(i, x)| *x = entry(first + j + i, first + j));
+            }
+        }
+        Ok(triangle)
     }
 
     pub(crate) fn dim(&self) -> usize {
@@ -158,6 +164,14 @@ impl Triangle<f64> {
             bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().copied()))?;
         }
         Ok(())
+    }
+
+    /// Writes what [`save`](Self::save) would write of zeros.
+    pub(crate) fn save_zeros(dim: usize, out: &mut dyn Write) -> bytes::Result<()> {
+        (0..dim).step_by(PANEL).try_for_each(|first| {
+            let entries = (dim - first) * PANEL.min(dim - first);
+            bytes::write_numbers(out, std::iter::repeat_n(0.0_f64, entries))
+        })
     }
 
     /// Loads entries of the same size that [`save`](Self::save) wrote. After an error they are unspecified.

@@ -91,7 +91,7 @@ impl ModelAdapter {
         search: TargetSearch,
     ) -> Result<Self> {
         if layers.is_empty() {
-            return Err(NumericsError::Empty { argument: "layers" }.into());
+            return Err(NumericsError::Empty { argument: "layers", item: "layer" }.into());
         }
         if let Some(pair) = layers.windows(2).find(|pair| pair[0] >= pair[1]) {
             let (parameter, allowed) = ("layers", "ascending numbers");
@@ -158,7 +158,7 @@ impl ModelAdapter {
     fn at(&mut self, layer: usize, requests: &[Request]) -> Result<&mut RequestWork> {
         self.check_layer(layer)?;
         if requests.is_empty() {
-            return Err(NumericsError::Empty { argument: "requests" }.into());
+            return Err(NumericsError::Empty { argument: "requests", item: "request" }.into());
         }
         let goes_on = |work: &RequestWork| {
             work.requests == requests && work.layer <= layer && work.changed.is_none_or(|changed| changed < layer)

@@ -19,7 +19,8 @@ use crate::util::validate;
 ///
 /// Texts are read in windows of a fixed number of tokens. Each window starts like a text of its own, and windows are numbered across
 /// all texts. So a collection can stop and continue, also in another process ([`starting_at`](Self::starting_at)), and several can
-/// share a text: their moments add up ([`SecondMoment::merge`]).
+/// share a text: their moments add up ([`SecondMoment::merge`]). [`read`](Self::read) reports its progress about every thousand tokens,
+/// also within a long text, and stops there if it is told to.
 ///
 /// Cost: a pass through the blocks, and `d_in²` multiply-adds in `f64` for each token and layer. Memory: one `d_in x d_in` matrix of
 /// `f64` for each layer.
@@ -62,7 +63,7 @@ impl<'a> Collector<'a> {
     /// No layer, or one that the model does not have.
     pub fn new(model: &'a Model, tokenizer: &'a Tokenizer, layers: &[usize]) -> Result<Self> {
         if layers.is_empty() {
-            return Err(NumericsError::Empty { argument: "layers" }.into());
+            return Err(NumericsError::Empty { argument: "layers", item: "layer" }.into());
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;

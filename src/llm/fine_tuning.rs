@@ -295,7 +295,7 @@ struct Exercise {
 impl Exercise {
     fn new(model: &Model, tokenizer: &Tokenizer, requests: &[Request], supervision: Supervision) -> Result<Self> {
         if requests.is_empty() {
-            return Err(NumericsError::Empty { argument: "requests" }.into());
+            return Err(NumericsError::Empty { argument: "requests", item: "request" }.into());
         }
         let bare = Contexts::default();
         let mut sequences = vec![];

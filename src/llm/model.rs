@@ -195,7 +195,7 @@ impl Model {
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
-            return Err(NumericsError::Empty { argument: "tokens" }.into());
+            return Err(NumericsError::Empty { argument: "tokens", item: "token" }.into());
         }
         if tokens.len() > self.config.context {
             let allowed = "at most the model's context";

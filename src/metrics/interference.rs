@@ -3,9 +3,10 @@
 use faer::{Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// The inner products `<Delta_i, Delta_j> = tr(Delta_i Delta_jᵀ)` of a list of updates.
@@ -22,10 +23,15 @@ use crate::util::validate;
 /// assert!(!interference.is_non_conflicting(1e-12));
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Interference {
     matrix: Mat<f64>,
 }
+
+shown!([] Interference, "Interference", self => {
+    "matrix": Shown::from(self.matrix.shape()),
+    "worst": self.worst(),
+});
 
 impl Interference {
     /// Computes all pairs, in `f64`. Cost: `O(N² (d_in + d_out))` for updates with `N` columns in total, and two
@@ -34,8 +40,14 @@ impl Interference {
     /// # Errors
     /// An empty list, updates of different weights, or overflow.
     pub fn new<T: Scalar>(updates: &[Update<T>], par: Par) -> Result<Self> {
-        let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
+        let Some(first) = updates.first() else {
+            return Err(NumericsError::Empty { argument: "updates", item: "update" });
+        };
         let total: usize = updates.iter().map(Update::rank).sum();
+        // The factors, and two matrices of inner products.
+        let (d, n) = (first.d_out().saturating_add(first.d_in()), total);
+        let need = Need::new("the interference of updates", n, n).matrix::<f64>(d, n);
+        need.matrix::<f64>(n, n.saturating_mul(3)).reserve()?;
         let mut L = Mat::<f64>::zeros(first.d_out(), total);
         let mut R = Mat::<f64>::zeros(first.d_in(), total);
         let mut starts = Vec::with_capacity(updates.len());

@@ -3,7 +3,7 @@
 use faer::Par;
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
 use crate::update::Update;
@@ -36,6 +36,9 @@ pub fn leakage<T: Scalar>(update: &Update<T>, moment: &SecondMoment, par: Par) -
         let (expected, found) = ((update.d_in(), update.d_in()).into(), (moment.d_in(), moment.d_in()).into());
         return Err(NumericsError::Shape { argument: "moment", expected, found });
     }
+    let (d, n) = (update.d_out().saturating_add(update.d_in()), update.rank());
+    let need = Need::new("the leakage of an update", n, n).matrix::<f64>(d, n.saturating_mul(2));
+    need.matrix::<f64>(n, n.saturating_mul(2)).reserve()?;
     let (L, R) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right().transpose()));
     let CR = moment.product(R.as_ref(), par)?;
     let LL = linalg::product(L.transpose(), L.as_ref(), par);

@@ -8,6 +8,7 @@ use crate::error::numerics::Result;
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::update::Update;
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// Write error `|Delta k - r|` of every edit of a batch: the part of its residual that is left after the update.
@@ -42,7 +43,7 @@ pub fn write_errors<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par
 /// assert_eq!(retention.errors(total.as_ref(), Par::Seq)?, [0.5]);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Retention {
     d_in: usize,
     d_out: usize,
@@ -50,6 +51,12 @@ pub struct Retention {
     keys: Vec<f64>,
     goals: Vec<f64>,
 }
+
+shown!([] Retention, "Retention", self => {
+    "d_in": self.d_in,
+    "d_out": self.d_out,
+    "edits": self.len(),
+});
 
 impl Retention {
     /// A record without edits.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::update::Update;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// The sum `D` of all updates, with its leakage and drift kept up to date.
@@ -36,7 +37,7 @@ use crate::util::validate;
 /// assert!((second.interference - 8.0).abs() < 1e-14); // <D before, Delta>
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RunningTotal {
     moment: Arc<SecondMoment>,
     total: Mat<f64>,
@@ -51,6 +52,15 @@ pub struct RunningTotal {
     right: Vec<f64>,
     par: Par,
 }
+
+shown!([] RunningTotal, "RunningTotal", self => {
+    "total": Shown::from(self.total.shape()),
+    "edits": self.edits,
+    "waiting": self.waiting,
+    "stride": self.stride,
+    "leakage": self.leakage,
+    "drift": self.drift_squared.sqrt(),
+});
 
 /// One measurement of a [`RunningTotal`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,9 +103,11 @@ impl RunningTotal {
             }
         }
         let d_in = moment.d_in();
+        let need = Need::new("the total update", d_out, d_in).matrix::<f64>(d_out, d_in);
+        need.reserve()?;
         Ok(Self {
             moment: Arc::clone(moment),
-            total: linalg::zeros(d_out, d_in, "the total update")?,
+            total: need.zeros(d_out, d_in)?,
             leakage: 0.0,
             drift_squared: 0.0,
             stride,

@@ -7,12 +7,13 @@ use faer::{Mat, MatRef, Par, Scale};
 use super::solve::Solve;
 use crate::engine::InverseGram;
 use crate::error::numerics::Result;
+use crate::linalg::Need;
 use crate::projector::{HistoryWeighting, Projector, Threshold};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 
 /// `H`, and its weighting in the protected matrix.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Full {
     pub(super) H: SecondMoment,
     pub(super) weighting: HistoryWeighting,
@@ -37,8 +38,10 @@ impl Full {
         par: Par,
     ) -> Result<(Projector, InverseGram)> {
         let Some(threshold) = self.threshold else { return Ok((first.clone(), Q.clone())) };
+        let d = Q.dim();
+        // `A`, and the protected matrix with its decomposition.
+        Need::new("a full refresh", d, d).matrix::<f64>(d, d).and(Spectrum::need(d)).reserve()?;
         let C = first.spectrum().to_matrix(par);
-        let d = C.nrows();
         let mut A = if solve.weight == 0.0 { Mat::zeros(d, d) } else { &C * Scale(solve.weight) };
         self.H.add_to(A.as_mut(), 1.0, par);
         let spectrum = if self.H.tokens() == Some(0) {

@@ -7,7 +7,7 @@ use faer::MatRef;
 use crate::util::bytes;
 
 /// Keys, column after column.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Keys(Vec<f64>);
 
 impl Keys {

@@ -9,7 +9,7 @@ use faer::{Accum, Mat, MatRef, Par};
 
 use crate::engine::InverseGram;
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::projector::Projector;
 use crate::spectrum::Spectrum;
 use crate::util::bytes;
@@ -26,7 +26,7 @@ use crate::util::bytes;
 /// with `N = L⁻ᵀ y` and `S = L Lᵀ`, for the eigenvectors `y` of `w L⁻¹ Z₊ᵀ E₊⁻¹ Z₊ L⁻ᵀ` whose eigenvalue is at least 1.
 /// On any such space, with any keys in the history, `Q` is the `Q` of the start plus `A Psi Aᵀ`. Here
 /// `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]`, and `Psi` is a matrix of size `2t`. A refresh adds the difference of two such terms.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Tilt {
     spectrum: Arc<Spectrum>,
     /// Directions kept at the start.
@@ -42,7 +42,7 @@ pub(super) struct Tilt {
 }
 
 /// A space between two refreshes, in terms of the keys that made it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct TiltedSpace {
     X: Mat<f64>,
     N: Mat<f64>,
@@ -93,6 +93,10 @@ impl Tilt {
         let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
         let s = self.spectrum.values();
         let U = self.spectrum.vectors();
+        let all = self.len().saturating_add(new.ncols());
+        // Keys, scaled keys, the basis and its change; inner products of the keys, spaces, and `Psi`.
+        let need = Need::new("a maximal refresh", d, all).matrix::<f64>(d, all.saturating_mul(8));
+        need.matrix::<f64>(all, all.saturating_mul(24)).reserve()?;
         let coordinates = linalg::product(U.transpose(), new, par);
         let mut keys = Vec::with_capacity(self.keys.len() + d * new.ncols());
         keys.extend_from_slice(&self.keys);
@@ -240,7 +244,7 @@ fn factor(G: Mat<f64>, par: Par) -> Result<Mat<f64>> {
     let singular = |pivot| NumericsError::Singular {
         pivot: Some(pivot),
         step: "the refreshed space",
-        advice: "use a larger lambda2, or a refresh by eigendecomposition (`RefreshRule::Full`)",
+        advice: "use a larger ridge (`lambda2` of some methods), or a refresh by eigendecomposition (`RefreshRule::Full`)",
     };
     let floors: Vec<f64> = (0..G.nrows()).map(|i| tolerance::singular(G.nrows()) * G[(i, i)]).collect();
     linalg::cholesky(G, &floors, singular, par)

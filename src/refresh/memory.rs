@@ -12,14 +12,14 @@ use super::solve::Solve;
 use super::{Refresh, RefreshRule};
 use crate::engine::{Constraint, InverseGram, Solution};
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg;
+use crate::linalg::{self, Need};
 use crate::projector::{HistoryWeighting, Projector, SpectralGap, Threshold};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::util::bytes;
 
 /// What past keys leave behind, for each refresh rule.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Rule {
     /// No refreshes.
     Never,
@@ -33,7 +33,7 @@ enum Rule {
 }
 
 /// The space that may be edited, and what its refreshes need.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Memory {
     /// Cut from the spectrum of `C` at the start.
     projector: Projector,
@@ -44,7 +44,7 @@ pub(crate) struct Memory {
 }
 
 /// What changes besides `Q` when keys join the history, computed before anything changes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Plan {
     headroom: Option<HeadroomPlan>,
     constraint: Option<Constraint>,
@@ -87,6 +87,17 @@ impl Memory {
             }
         };
         Ok(Self { kept: projector.kept(), projector, rule, solve, par })
+    }
+
+    /// Bytes that a rule holds beside `Q`, for `r` directions, up to its first refresh.
+    pub(crate) fn need(refresh: Refresh, d: usize, r: usize) -> Need {
+        match refresh {
+            Refresh::Never | Refresh::Every { rule: RefreshRule::Maximal { .. }, .. } => Need::new("no memory", d, d),
+            Refresh::Every { rule: RefreshRule::Full(_), .. } => SecondMoment::need(d),
+            Refresh::Every { rule: RefreshRule::Nested { .. }, .. } | Refresh::Continuous { .. } => {
+                Headroom::need(d, r)
+            }
+        }
     }
 
     /// The initial projector.

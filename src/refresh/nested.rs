@@ -8,10 +8,11 @@ use crate::util::bytes;
 
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::symmetric::{Sign, Symmetric};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// The headroom `E = tau I - (C + w H)` on the kept space, as its inverse `V (Vᵀ E V)⁻¹ Vᵀ`.
@@ -46,15 +47,21 @@ use crate::util::validate;
 /// assert_eq!(headroom.kept(), 1);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Headroom {
     inverse: Symmetric,
     weight: f64,
     kept: usize,
 }
 
+shown!([] Headroom, "Headroom", self => {
+    "dim": self.inverse.dim(),
+    "kept": self.kept,
+    "weight": self.weight,
+});
+
 /// What absorbing keys would do, computed before anything changes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct HeadroomPlan {
     /// `Y`: the saturated combinations of the keys, one per column.
     pub(crate) saturated: Mat<f64>,
@@ -93,8 +100,15 @@ impl Headroom {
                 allowed: "a value farther from every kept eigenvalue; use `Projector::with_headroom`",
             });
         }
+        let need = Self::need(V.nrows(), V.ncols());
+        need.reserve()?;
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / (tau - s[j]).sqrt());
-        Ok(Self { inverse: Symmetric::from_root(root.as_ref(), par)?, weight, kept: projector.kept() })
+        Ok(Self { inverse: Symmetric::from_root(root.as_ref(), need, par)?, weight, kept: projector.kept() })
+    }
+
+    /// What a headroom of `r` directions holds at its start.
+    pub(crate) fn need(d: usize, r: usize) -> Need {
+        Need::new("a headroom", d, d).bytes(Symmetric::bytes(d)).matrix::<f64>(d, r)
     }
 
     /// Directions that may still be edited.
@@ -132,6 +146,11 @@ impl Headroom {
 
     pub(crate) fn plan<T: Scalar>(&self, keys: MatRef<'_, T>) -> Result<HeadroomPlan> {
         validate::columns("keys", keys, self.inverse.dim())?;
+        let (d, n) = keys.shape();
+        if n > 1 {
+            let need = Need::new("the headroom of a batch", n, n).matrix::<f64>(d, n.saturating_mul(4));
+            need.matrix::<f64>(n, n.saturating_mul(3)).and(Spectrum::need(n)).reserve()?;
+        }
         validate::finite("keys", keys)?;
         let par = self.inverse.par();
         let K = cast::<T, f64>(keys);

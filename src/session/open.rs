@@ -21,6 +21,7 @@ use super::transaction::{self, guarded, guarded_editor};
 use crate::adapter::Adapter;
 use crate::editor::{Editor, Merging, Share};
 use crate::error::{FileError, ModelError, NumericsError, Result, SessionError};
+use crate::linalg::Need;
 use crate::restraint::{Needs, Restraint};
 use crate::scalar::Scalar;
 use crate::util::atomic_file::io_error;
@@ -167,7 +168,8 @@ impl<M, R> SessionBuilder<M, R> {
                 let (expected, found) = ((d_in, d_in).into(), (found, found).into());
                 return Err(NumericsError::Shape { argument: "statistics", expected, found }.into());
             }
-            let mut weight = Mat::<A::Scalar>::zeros(d_out, d_in);
+            let need = Need::new("a weight of the adapter", d_out, d_in).matrix::<A::Scalar>(d_out, d_in);
+            let mut weight: Mat<A::Scalar> = need.zeros(d_out, d_in)?;
             guarded(|| adapter.read_weight(statistics.layer, weight.as_mut()))?;
             validate::finite("the adapter's weight", weight.as_ref())?;
             let editor = self.method.layer_editor(statistics, par)?;

@@ -115,7 +115,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub fn replace(&mut self, old: &[EditId], requests: &[A::Request]) -> Result<Outcome> {
         self.usable()?;
         if requests.is_empty() {
-            return Err(NumericsError::Empty { argument: "requests" }.into());
+            return Err(NumericsError::Empty { argument: "requests", item: "request" }.into());
         }
         if requests.len() > MOST_REQUESTS {
             let (parameter, value) = ("requests of a batch", requests.len() as f64);

@@ -42,7 +42,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     pub fn undo(&mut self, ids: &[EditId]) -> Result<Undone> {
         self.usable()?;
         if ids.is_empty() {
-            return Err(NumericsError::Empty { argument: "ids" }.into());
+            return Err(NumericsError::Empty { argument: "ids", item: "edit" }.into());
         }
         let ids = self.with_partners(ids)?;
         let kept = self.keep()?;

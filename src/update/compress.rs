@@ -37,7 +37,9 @@ impl<T: Scalar> Update<T> {
     /// An empty list, updates of different shapes, or a sum beyond the range of `T`.
     pub fn stacked<'a>(updates: impl IntoIterator<Item = &'a Self>) -> Result<Self> {
         let updates: Vec<_> = updates.into_iter().collect();
-        let Some(first) = updates.first() else { return Err(NumericsError::Empty { argument: "updates" }) };
+        let Some(first) = updates.first() else {
+            return Err(NumericsError::Empty { argument: "updates", item: "update" });
+        };
         for update in &updates {
             update.check_shape("updates", first.d_out(), first.d_in())?;
         }

@@ -12,9 +12,10 @@ use faer::{Accum, Mat, MatMut, MatRef, Par};
 use rayon::iter::ParallelIterator;
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, lanczos};
+use crate::linalg::{self, Need, lanczos};
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// A change of one weight, `Delta = left right` (`d_out x d_in`), stored as factors of rank `n`.
@@ -34,7 +35,7 @@ use crate::util::validate;
 /// assert!((update.frobenius_norm() - 6.25_f64.sqrt()).abs() < 1e-15);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "an update changes nothing until it is applied to a weight"]
 pub struct Update<T: Scalar> {
     left: Mat<T>,
@@ -43,6 +44,12 @@ pub struct Update<T: Scalar> {
     form: Form,
     edits: usize,
 }
+
+shown!([T: Scalar] Update<T>, "Update", self => {
+    "shape": Shown::from((self.d_out(), self.d_in())),
+    "rank": self.rank(),
+    "edits": self.edits,
+});
 
 /// How to read the factors of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +189,7 @@ impl<T: Scalar> Update<T> {
         self.right.nrows()
     }
 
-    /// `Delta` as a dense matrix, `d_out x d_in`.
+    /// `Delta` as a dense matrix, `d_out x d_in`: as many numbers as the weight has.
     #[must_use]
     pub fn to_dense(&self, par: Par) -> Mat<T> {
         self.entries().map_or_else(|| linalg::product(self.left(), self.right(), par), |entries| entries.to_owned())
@@ -291,7 +298,7 @@ impl<T: Scalar> Update<T> {
         Update { left, right, form: self.form, edits: self.edits }.representable()
     }
 
-    /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`.
+    /// The Frobenius norm `|Delta|_F`, in `f64` from the factors: `O(n² (d_in + d_out))`, and two `n x n` matrices.
     #[must_use]
     pub fn frobenius_norm(&self) -> f64 {
         if let Some(entries) = self.entries() {
@@ -306,11 +313,13 @@ impl<T: Scalar> Update<T> {
     /// `O(n² (d_in + d_out) + n³)`.
     ///
     /// # Errors
-    /// A failed decomposition of an `n x n` matrix.
+    /// A failed decomposition of an `n x n` matrix, or not enough memory for one.
     pub fn spectral_norm(&self) -> Result<f64> {
         if let Some(entries) = self.entries() {
             return lanczos::spectral_norm(entries, Par::Seq);
         }
+        let n = self.rank();
+        Need::new("the spectral norm of an update", n, n).matrix::<f64>(n, n).and(Spectrum::need(n)).reserve()?;
         let [(L, left_scale), (R, right_scale)] = [self.left(), self.right.as_ref()].map(|factor| {
             let (factor, scale) = linalg::unit_scaled(factor);
             (linalg::product(factor.transpose(), factor.as_ref(), Par::Seq), scale)
@@ -329,9 +338,11 @@ impl<T: Scalar> Update<T> {
     /// where one undoes part of the other.
     ///
     /// # Errors
-    /// Updates of different weights, or overflow.
+    /// Updates of different weights, overflow, or not enough memory.
     pub fn inner(&self, other: &Self) -> Result<f64> {
         other.check_shape("other", self.d_out(), self.d_in())?;
+        let (n, m) = (self.rank(), other.rank());
+        Need::new("the inner product of two updates", n, m).matrix::<f64>(n, m.saturating_mul(2)).reserve()?;
         let (inner, ours, theirs) = self.scaled_inner(other);
         let inner = inner * ours * theirs;
         validate::in_range("the inner product", &[inner])?;

@@ -7,6 +7,7 @@ use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::Scalar;
 use crate::util::named::named;
+use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
 /// How a model stores the edited weight. The caller states it. It is never guessed from shapes, because a square weight
@@ -38,13 +39,19 @@ named!(Orientation, "orientation", { OutputsByInputs => "outputs-by-inputs", Inp
 /// assert_eq!(W.stored(), mat![[1.5, -1.0], [1.0, -1.0]]);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Weight<T: Scalar> {
     matrix: Mat<T>,
     orientation: Orientation,
     /// Upper bound of the absolute entries.
     bound: f64,
 }
+
+shown!([T: Scalar] Weight<T>, "Weight", self => {
+    "stored": Shown::from(self.matrix.shape()),
+    "orientation": self.orientation,
+    "bound": self.bound,
+});
 
 impl<T: Scalar> Weight<T> {
     /// Wraps a weight as the model stores it. Cost: one pass.

@@ -16,6 +16,10 @@ pub(crate) fn invalid(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
+pub(crate) fn out_of_memory(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, error.to_string())
+}
+
 /// Numbers converted at a time, on the stack.
 const CHUNK: usize = 512;
 

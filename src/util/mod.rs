@@ -7,4 +7,5 @@ pub(crate) mod description;
 pub(crate) mod named;
 pub(crate) mod random;
 pub(crate) mod setters;
+pub(crate) mod shown;
 pub(crate) mod validate;

@@ -23,7 +23,13 @@ pub(crate) fn square<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result
 }
 
 pub(crate) fn not_empty<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
-    if matrix.nrows() == 0 || matrix.ncols() == 0 { Err(NumericsError::Empty { argument }) } else { Ok(()) }
+    let item = match matrix.shape() {
+        (0, 0) => "row and one column",
+        (0, _) => "row",
+        (_, 0) => "column",
+        _ => return Ok(()),
+    };
+    Err(NumericsError::Empty { argument, item })
 }
 
 /// The matrix or its transpose: the one whose columns are contiguous in memory, if either is.

@@ -298,8 +298,8 @@ fn what_cannot_be_a_session_is_refused() {
     let unknown = builder(3, recipe(Refresh::Never));
     assert!(matches!(open(unknown), Err(Error::Model(ModelError::UnknownLayer { layer: 7, .. }))));
     let mut session = session(2, Refresh::Never);
-    assert!(matches!(session.edit(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests" }))));
-    assert!(matches!(session.undo(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "ids" }))));
+    assert!(matches!(session.edit(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "requests", .. }))));
+    assert!(matches!(session.undo(&[]), Err(Error::Numerics(NumericsError::Empty { argument: "ids", .. }))));
     assert!(matches!(
         session.undo(&[0.into()]),
         Err(Error::Session(SessionError::UnknownEdit { id: 0, processed: 0 }))

@@ -40,7 +40,7 @@ fn ridge(written: &Written, keep: &[usize], recipe: &Recipe) -> Mat<f64> {
     let V = P.basis();
     let some = |M: &Mat<f64>| Mat::from_fn(M.nrows(), keep.len(), |i, j| M[(i, keep[j])]);
     let (K, targets) = (some(&written.K), some(&written.V));
-    let mut system = V.transpose() * (moment.to_mean(Par::Seq) * recipe.weight + &K * K.transpose()) * V;
+    let mut system = V.transpose() * (moment.to_mean(Par::Seq).unwrap() * recipe.weight + &K * K.transpose()) * V;
     (0..system.nrows()).for_each(|i| system[(i, i)] += recipe.ridge);
     let right = V.transpose() * &K * (targets - &stack.W[0] * &K).transpose();
     &stack.W[0] + lu_solve(system.as_ref(), right.as_ref()).transpose() * V.transpose()

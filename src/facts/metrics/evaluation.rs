@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Query, Rate, Scorer, TokenScore};
 use crate::error::{ModelError, NumericsError, Result};
 use crate::facts::Fact;
+use crate::util::shown::shown;
 
 /// How a model scored one target after one prompt: at least one token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -135,11 +136,15 @@ fn answers<S: Scorer + ?Sized>(scorer: &mut S, queries: &[Query<'_>]) -> Result<
 /// The answers of a model at the prompts of many facts.
 ///
 /// Collect [`Case`]s into one to report progress or to spread the work; it can be stored and read back.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Evaluation {
     cases: Vec<Case>,
 }
+
+shown!([] Evaluation, "Evaluation", self => {
+    "cases": self.cases.len(),
+});
 
 /// Asks a model about facts.
 ///

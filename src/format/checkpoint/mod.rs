@@ -11,9 +11,10 @@ use self::orientation::{as_stored, outputs_by_inputs};
 use super::precision::{Precision, Rounding};
 use super::tensors::{Matrix, TensorFile};
 use super::{Updates, malformed};
-use crate::error::{NumericsError, Result};
+use crate::error::{Error, NumericsError, Result};
 use crate::scalar::{Scalar, cast};
 use crate::update::Orientation;
+use crate::util::shown::shown;
 use crate::util::validate;
 
 mod index;
@@ -55,12 +56,17 @@ const INDEX: &str = "model.safetensors.index.json";
 /// assert_eq!(weight, mat![[0.5, 0.0, -1.0], [1.0, 0.0, -2.0]]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Checkpoint {
     path: PathBuf,
     /// The file of every tensor.
     files: BTreeMap<String, PathBuf>,
 }
+
+shown!([] Checkpoint, "Checkpoint", self => {
+    "path": self.path,
+    "tensors": self.files.len(),
+});
 
 impl Checkpoint {
     /// Opens a checkpoint.
@@ -176,7 +182,7 @@ impl Checkpoint {
         validate::finite("weight", weight)?;
         let (_, matrix) = self.find(name)?;
         let (d_out, d_in) = outputs_by_inputs(&matrix, orientation);
-        validate::shape("weight", weight, d_out, d_in)?;
+        validate::shape("weight", weight, d_out, d_in).map_err(in_tensor(self.file(name)?, name))?;
         let stored = as_stored(weight, orientation);
         let roundings = patch::patch(&[(name, self.file(name)?)], |_, first, rows| {
             copy_rows(stored, first, rows);
@@ -220,7 +226,7 @@ impl Checkpoint {
         mut weight: impl FnMut(&K) -> Result<Mat<T>>,
     ) -> Result<BTreeMap<String, Rounding>> {
         if tensors.is_empty() {
-            return Err(NumericsError::Empty { argument: "tensors" }.into());
+            return Err(NumericsError::Empty { argument: "tensors", item: "tensor" }.into());
         }
         let keys: Vec<_> = tensors.values().collect();
         let shapes = tensors.keys().map(|name| self.shape(name, orientation)).collect::<Result<Vec<_>>>()?;
@@ -229,9 +235,10 @@ impl Checkpoint {
         let roundings = patch::patch(&targets, |which, first, rows| {
             if current.as_ref().is_none_or(|(there, _)| *there != which) {
                 current = None;
-                let new = weight(keys[which])?;
-                validate::finite("weight", new.as_ref())?;
-                validate::shape("weight", new.as_ref(), shapes[which].0, shapes[which].1)?;
+                let (new, (d_out, d_in)) = (weight(keys[which])?, shapes[which]);
+                let (name, path) = targets[which];
+                validate::finite("weight", new.as_ref()).map_err(in_tensor(path, name))?;
+                validate::shape("weight", new.as_ref(), d_out, d_in).map_err(in_tensor(path, name))?;
                 current = Some((which, new));
             }
             if let Some((_, new)) = &current {
@@ -250,13 +257,13 @@ impl Checkpoint {
         par: Par,
     ) -> Result<BTreeMap<String, Rounding>> {
         if updates.is_empty() {
-            return Err(NumericsError::Empty { argument: "updates" }.into());
+            return Err(NumericsError::Empty { argument: "updates", item: "update" }.into());
         }
         let mut factors = Vec::with_capacity(updates.len());
         for (name, update) in updates {
             let (_, matrix) = self.find(name)?;
             let (d_out, d_in) = outputs_by_inputs(&matrix, orientation);
-            update.check_shape("update", d_out, d_in)?;
+            update.check_shape("update", d_out, d_in).map_err(in_tensor(self.file(name)?, name))?;
             let (left, right) = (cast::<T, f64>(update.left()), cast::<T, f64>(update.right()));
             factors.push(match orientation {
                 Orientation::OutputsByInputs => (left, right),
@@ -292,6 +299,11 @@ impl Checkpoint {
         let matrix = file.matrix(name)?;
         Ok((file, matrix))
     }
+}
+
+/// An error about the numbers for a tensor.
+fn in_tensor(path: &Path, name: &str) -> impl Fn(NumericsError) -> Error {
+    move |error| malformed(path, format!("tensor `{name}`: {error}"))
 }
 
 fn copy_rows<T: Scalar>(stored: MatRef<'_, T>, first: usize, mut rows: MatMut<'_, f64>) {

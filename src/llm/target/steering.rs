@@ -151,7 +151,7 @@ impl<'a> Steering<'a> {
         anchor: Option<Anchor<'_>>,
     ) -> Result<Self> {
         if sequences.is_empty() {
-            return Err(NumericsError::Empty { argument: "sequences" }.into());
+            return Err(NumericsError::Empty { argument: "sequences", item: "sequence" }.into());
         }
         if layer >= model.blocks.len() {
             return Err(ModelError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() }.into());

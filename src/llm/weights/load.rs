@@ -235,11 +235,40 @@ impl<'a> Loader<'a> {
             return refuse(format!("tensor `{name}` has the shape {found:?}, and {} numbers", numbers.len()));
         }
         if let Some(at) = numbers.iter().position(|x| !x.is_finite()) {
-            return refuse(format!("tensor `{name}` holds {} at {at}: every number must be finite", numbers[at]));
+            let (value, place) = (numbers[at], place(at, shape));
+            return refuse(format!("tensor `{name}` holds {value} at {place:?} (from 0): every number must be finite"));
         }
         for part in numbers.chunks(1 << 16) {
             self.fingerprint.update(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         }
         Ok(Some(numbers))
+    }
+}
+
+/// The indices of a number of a tensor, by its place in the file, the last index fastest.
+fn place(mut at: usize, shape: &[usize]) -> Vec<usize> {
+    let mut indices: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|&length| {
+            let index = at % length;
+            at /= length;
+            index
+        })
+        .collect();
+    indices.reverse();
+    indices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn a_place_is_that_of_numpy() {
+        assert_eq!(place(0, &[2, 3]), [0, 0]);
+        assert_eq!(place(5, &[2, 3]), [1, 2]);
+        assert_eq!(place(4, &[7]), [4]);
+        assert_eq!(place(23, &[2, 3, 4]), [1, 2, 3]);
     }
 }

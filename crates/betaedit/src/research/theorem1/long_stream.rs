@@ -151,7 +151,7 @@ fn compare([without, with]: [&Trial; 2], terminal: Terminal) {
 
 /// Prints which conditions of the theorem the stream meets.
 fn the_theorem_on(world: &World, trials: [&Trial; 2], terminal: Terminal) -> Done {
-    let A0 = world.moment.to_mean(PAR) * Scale(trials[0].contender.recipe.weight);
+    let A0 = world.moment.to_mean(PAR)? * Scale(trials[0].contender.recipe.weight);
     let spectrum = Arc::new(Spectrum::from_matrix(A0.as_ref(), PAR)?);
     let run = Theorem1::run(&spectrum, &EditBatch::new(world.keys.as_ref(), world.goals.as_ref())?)?;
     for (trial, drift) in trials.iter().zip([&run.drift_without, &run.drift_with]) {

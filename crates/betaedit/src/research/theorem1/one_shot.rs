@@ -36,7 +36,7 @@ A0: the relative distance, with the edits in order and shuffled, and the cost ov
         let solution = ridge_solution(world, contender)?;
         let shuffled = Run::of(world, contender, Residuals::Measured, &order)?;
         let [here, there] = [measured, &shuffled].map(|run| (&run.total - &solution).norm_l2() / solution.norm_l2());
-        let ratio = cost(world, &contender.recipe, &measured.total) / cost(world, &contender.recipe, &solution);
+        let ratio = cost(world, &contender.recipe, &measured.total)? / cost(world, &contender.recipe, &solution)?;
         terminal.say(format!("  {:<22} {here:>11.1e} {there:>11.1e} {ratio:>19.12}", contender.name));
         if contender.past == Past::Keys && contender.recipe.refresh == Refresh::Never {
             ensure(here < 1e-10 && there < 1e-10, "editing with history is not the one-shot solution")?;
@@ -51,13 +51,13 @@ A0: the relative distance, with the edits in order and shuffled, and the cost ov
 /// `(P (weight C + K Kᵀ) + ridge I) X = P K`.
 fn ridge_solution(world: &World, contender: &Contender) -> Done<Mat<f64>> {
     let (P, K) = (projector(world, &contender.recipe)?.to_dense(PAR), &world.keys);
-    let A = world.moment.to_mean(PAR) * Scale(contender.recipe.weight) + K * K.transpose();
+    let A = world.moment.to_mean(PAR)? * Scale(contender.recipe.weight) + K * K.transpose();
     let system = &P * A + Mat::<f64>::identity(D_IN, D_IN) * Scale(contender.recipe.ridge);
     Ok(&world.goals * system.partial_piv_lu().solve(&P * K).transpose())
 }
 
-fn cost(world: &World, recipe: &Recipe, D: &Mat<f64>) -> f64 {
+fn cost(world: &World, recipe: &Recipe, D: &Mat<f64>) -> Done<f64> {
     let error = D * &world.keys - &world.goals;
-    let leakage = (D * world.moment.to_mean(PAR) * D.transpose()).diagonal().column_vector().sum();
-    error.squared_norm_l2() + recipe.weight * leakage + recipe.ridge * D.squared_norm_l2()
+    let leakage = (D * world.moment.to_mean(PAR)? * D.transpose()).diagonal().column_vector().sum();
+    Ok(error.squared_norm_l2() + recipe.weight * leakage + recipe.ridge * D.squared_norm_l2())
 }

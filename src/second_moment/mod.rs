@@ -1,20 +1,18 @@
 //! What the model already knows: the second moment of a layer's keys.
 
+mod counted;
+
 use std::io::{Read, Write};
 
 use faer::{Mat, MatMut, MatRef, Par};
 
+use counted::Counted;
+
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::triangle::{PartialSums, Triangle};
-use crate::linalg::{self, tolerance};
-use crate::scalar::{Scalar, cast};
+use crate::linalg::{self, Need, tolerance};
+use crate::scalar::Scalar;
+use crate::util::shown::shown;
 use crate::util::{bytes, validate};
-
-/// Keys are gathered here, one per column, until one matrix product adds the whole block.
-const BLOCK: usize = 64;
-
-/// A large batch is added in parts of this many keys: each addition passes over the whole sum.
-const AT_ONCE: usize = 512;
 
 /// Bounds of the factor by which the trace of a mean may differ from the mean squared norm of the witness keys. Edit
 /// keys are not typical keys, so the factor is wide. Statistics cover 10^5 to 10^8 tokens, so a sum is still far
@@ -33,8 +31,12 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// The same type accumulates the keys of past edits (`H`, a sum) for a refresh of the projector.
 ///
 /// # Memory
-/// The lower triangle of a `d_in x d_in` matrix of `f64`, `4 d_in²` bytes, and a block of 64 keys, for any number of
-/// tokens. While a batch is counted, up to 512 more keys.
+/// Nothing until the first key is counted or merged. Then the lower triangle of a `d_in x d_in` matrix of `f64`,
+/// `4 d_in²` bytes, and a block of 64 keys, for any number of tokens. While a batch is counted, up to 512 more keys.
+///
+/// # Long texts
+/// [`observe`](Self::observe) counts one batch and returns, so a loop over batches can show its progress, and stop
+/// between any two of them. The statistics are complete after every batch.
 ///
 /// # Examples
 /// ```
@@ -50,26 +52,30 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// moment.merge(&rest)?;
 ///
 /// assert_eq!(moment.tokens(), Some(100));
-/// let C = moment.to_mean(Par::Seq);
+/// let C = moment.to_mean(Par::Seq)?;
 /// let expected = &K * K.transpose() / 100.0;
 /// assert!((C - expected).norm_l2() < 1e-12);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SecondMoment {
-    /// `sum k kᵀ` over the folded keys; the mean if `tokens` is `None`.
-    sum: Triangle<f64>,
+    d_in: usize,
     tokens: Option<u64>,
-    /// Keys not yet in `sum`: the first `waiting` columns.
-    block: Mat<f64>,
-    waiting: usize,
+    /// `None` before the first key.
+    counted: Option<Counted>,
 }
+
+shown!([] SecondMoment, "SecondMoment", self => {
+    "d_in": self.d_in,
+    "tokens": self.tokens,
+    "trace": self.trace(),
+});
 
 impl SecondMoment {
     /// Empty statistics, for keys of length `d_in`.
     #[must_use]
     pub fn new(d_in: usize) -> Self {
-        Self::of_triangle(Triangle::from_fn(d_in, |_, _| 0.0), Some(0))
+        Self { d_in, tokens: Some(0), counted: None }
     }
 
     /// Statistics from a **sum** `sum k kᵀ` over `tokens` keys, such as `mom2.mom2` in the files of the MEMIT family.
@@ -83,20 +89,21 @@ impl SecondMoment {
     /// mean; if it is too large, texts were probably counted instead of tokens. Wrong shapes, NaN, asymmetry, negative
     /// diagonal and `tokens = 0` have their own errors.
     pub fn from_sum<T: Scalar, W: Scalar>(sum: MatRef<'_, T>, tokens: u64, witness: MatRef<'_, W>) -> Result<Self> {
+        Self::reserve("sum", sum)?;
         check_matrix("sum", sum)?;
         check_tokens(tokens)?;
         let implied = trace(sum) / tokens as f64;
         let witnessed = witness_norm(witness, sum.nrows())?;
         let (argument, claimed, bound) = ("sum", "a sum over that many tokens", scale_bound(Some(tokens)));
         if implied > 0.0 && implied * bound < witnessed {
-            let advice = "if the matrix is already divided by the token count, use `from_mean`";
+            let advice = "it looks like a mean, divided by the token count already";
             return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         if !(implied <= witnessed * bound) {
             let advice = "the token count is too small for it: count tokens, not texts";
             return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
-        Ok(Self::symmetrised(sum, 1.0, Some(tokens)))
+        Self::symmetrised(sum, 1.0, Some(tokens))
     }
 
     /// Statistics from a **mean** `E[k kᵀ]` over `tokens` keys.
@@ -131,6 +138,7 @@ impl SecondMoment {
         tokens: Option<u64>,
         witness: MatRef<'_, W>,
     ) -> Result<Self> {
+        Self::reserve(argument, mean)?;
         check_matrix(argument, mean)?;
         tokens.map_or(Ok(()), check_tokens)?;
         let implied = trace(mean);
@@ -144,25 +152,33 @@ impl SecondMoment {
                 claimed: "a mean",
                 implied,
                 witnessed,
-                advice: "if the matrix is a sum over tokens, use `from_sum` with the token count",
+                advice: "it looks like a sum over tokens, not yet divided by their number",
             });
         }
-        Ok(Self::symmetrised(mean, total, tokens))
+        Self::symmetrised(mean, total, tokens)
     }
 
-    fn symmetrised<T: Scalar>(matrix: MatRef<'_, T>, factor: f64, tokens: Option<u64>) -> Self {
+    /// Asks for the memory before the entries are read.
+    fn reserve<T>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
+        validate::square(argument, matrix)?;
+        Counted::need(matrix.nrows()).reserve()
+    }
+
+    fn symmetrised<T: Scalar>(matrix: MatRef<'_, T>, factor: f64, tokens: Option<u64>) -> Result<Self> {
         let entry = |i, j| factor * (0.5 * matrix[(i, j)].to_f64() + 0.5 * matrix[(j, i)].to_f64());
-        Self::of_triangle(Triangle::from_fn(matrix.nrows(), entry), tokens)
+        let d_in = matrix.nrows();
+        Ok(Self { d_in, tokens, counted: Some(Counted::from_fn(d_in, entry)?) })
     }
 
-    fn of_triangle(sum: Triangle<f64>, tokens: Option<u64>) -> Self {
-        Self { block: Mat::zeros(sum.dim(), BLOCK), sum, tokens, waiting: 0 }
+    /// What statistics hold from the first key on.
+    pub(crate) fn need(d_in: usize) -> Need {
+        Counted::need(d_in)
     }
 
     /// Length of the keys.
     #[must_use]
     pub fn d_in(&self) -> usize {
-        self.sum.dim()
+        self.d_in
     }
 
     /// Number of keys counted so far; `None` for a mean without a count.
@@ -179,10 +195,13 @@ impl SecondMoment {
     /// come one at a time are gathered in blocks.
     ///
     /// # Errors
-    /// Wrong shape, an empty batch, NaN or infinity, or statistics with an unknown token count. On error, nothing is
-    /// counted.
+    /// Wrong shape, an empty batch, NaN or infinity, statistics with an unknown token count, or not enough memory. On
+    /// error, nothing is counted.
     pub fn observe<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
         validate::columns("keys", keys, self.d_in())?;
+        if self.counted.is_none() {
+            Counted::need(self.d_in).reserve()?;
+        }
         validate::finite("keys", keys)?;
         let added: f64 = linalg::squared_column_norms(keys).iter().sum();
         validate::in_range("the squared norm of the keys", &[added])?;
@@ -190,27 +209,7 @@ impl SecondMoment {
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
         let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
         let tokens = count(tokens, keys.ncols() as u64)?;
-        let mut done = 0;
-        while done < keys.ncols() {
-            let left = keys.ncols() - done;
-            if left >= BLOCK {
-                let now = cast::<T, f64>(keys.subcols(done, left.min(AT_ONCE)));
-                self.sum.add_product(now.as_ref(), now.as_ref(), 1.0, par);
-                done += now.ncols();
-                continue;
-            }
-            let n = (BLOCK - self.waiting).min(left);
-            for j in 0..n {
-                let (to, from) = (self.block.col_mut(self.waiting + j), keys.col(done + j));
-                to.iter_mut().zip(from.iter()).for_each(|(to, from)| *to = from.to_f64());
-            }
-            self.waiting += n;
-            done += n;
-            if self.waiting == BLOCK {
-                self.sum.add_product(self.block.as_ref(), self.block.as_ref(), 1.0, par);
-                self.waiting = 0;
-            }
-        }
+        self.counted()?.add(keys, par);
         self.tokens = Some(tokens);
         Ok(())
     }
@@ -218,7 +217,7 @@ impl SecondMoment {
     /// Adds statistics that another worker collected over other tokens of the same layer.
     ///
     /// # Errors
-    /// Different key lengths, or an unknown token count on either side.
+    /// Different key lengths, an unknown token count on either side, or not enough memory.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if other.d_in() != self.d_in() {
             let (expected, found) = ((self.d_in(), self.d_in()).into(), (other.d_in(), other.d_in()).into());
@@ -228,10 +227,18 @@ impl SecondMoment {
         let theirs = other.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "other" })?;
         let tokens = count(ours, theirs)?;
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
-        self.sum.add(&other.sum);
-        self.sum.add_product(other.waiting(), other.waiting(), 1.0, Par::Seq);
+        if let Some(theirs) = &other.counted {
+            self.counted()?.merge(theirs);
+        }
         self.tokens = Some(tokens);
         Ok(())
+    }
+
+    fn counted(&mut self) -> Result<&mut Counted> {
+        Ok(match &mut self.counted {
+            Some(counted) => counted,
+            none => none.insert(Counted::new(self.d_in)?),
+        })
     }
 
     /// Removes keys that were counted, each once.
@@ -243,7 +250,7 @@ impl SecondMoment {
     pub fn forget<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
         let left = self.holds(keys)?;
         let K = crate::scalar::cast::<T, f64>(keys);
-        self.sum.add_product(K.as_ref(), K.as_ref(), -1.0, par);
+        self.counted()?.sum.add_product(K.as_ref(), K.as_ref(), -1.0, par);
         self.tokens = Some(left);
         Ok(())
     }
@@ -255,7 +262,7 @@ impl SecondMoment {
         validate::in_range("the squared norm of the keys", &linalg::squared_column_norms(keys))?;
         let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
         tokens.checked_sub(keys.ncols() as u64).ok_or(NumericsError::Parameter {
-            parameter: "keys to forget",
+            parameter: "number of keys to forget",
             value: keys.ncols() as f64,
             allowed: "at most as many as were counted",
         })
@@ -264,50 +271,47 @@ impl SecondMoment {
     /// Writes the state, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         bytes::write_u64(out, self.tokens.unwrap_or(0))?;
-        self.sum.save(out)?;
-        bytes::write_len(out, self.d_in() * self.waiting)?;
-        bytes::write_numbers(out, self.waiting().col_iter().flat_map(|column| column.iter().copied()))
+        Counted::save(self.counted.as_ref(), self.d_in, out)
     }
 
     /// Loads a state that [`save`](Self::save) wrote for counted keys of the same length. After an error the state is
     /// unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
-        let d = self.d_in();
         self.tokens = Some(bytes::read_u64(from)?);
-        self.sum.load(from)?;
-        let waiting = bytes::read_slice(from, d)?;
-        self.waiting = waiting.len() / d;
-        if self.waiting >= BLOCK {
-            return Err(bytes::invalid("more waiting keys than fit"));
-        }
-        let waiting = MatRef::from_column_major_slice(&waiting, d, self.waiting);
-        self.block.as_mut().subcols_mut(0, self.waiting).copy_from(waiting);
-        Ok(())
+        self.counted().map_err(bytes::out_of_memory)?.load(from)
     }
 
     /// The mean `C = E[k kᵀ]`, `d_in x d_in`, exactly symmetric. All zeros if no token was counted.
-    #[must_use]
-    pub fn to_mean(&self, par: Par) -> Mat<f64> {
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn to_mean(&self, par: Par) -> Result<Mat<f64>> {
         self.to_dense(self.per_token(), par)
     }
 
     /// The sum `sum k kᵀ` over all tokens, `d_in x d_in`, exactly symmetric. For the keys of past edits it is the
     /// history `H` of the papers. It equals the mean if the token count is unknown.
-    #[must_use]
-    pub fn to_sum(&self, par: Par) -> Mat<f64> {
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn to_sum(&self, par: Par) -> Result<Mat<f64>> {
         self.to_dense(1.0, par)
     }
 
-    fn to_dense(&self, scale: f64, par: Par) -> Mat<f64> {
-        let mut matrix = Mat::zeros(self.d_in(), self.d_in());
+    fn to_dense(&self, scale: f64, par: Par) -> Result<Mat<f64>> {
+        let d = self.d_in;
+        let need = Need::new("a second moment as a dense matrix", d, d).matrix::<f64>(d, d);
+        let mut matrix = need.zeros(d, d)?;
         self.add_to(matrix.as_mut(), scale, par);
-        matrix
+        Ok(matrix)
     }
 
     /// `M <- M + scale sum k kᵀ` for a symmetric `M`, which stays exactly symmetric.
     pub(crate) fn add_to(&self, mut M: MatMut<'_, f64>, scale: f64, par: Par) {
-        self.sum.add_to(M.as_mut(), scale);
-        linalg::add_self_outer(M, self.waiting(), scale, par);
+        if let Some(counted) = &self.counted {
+            counted.sum.add_to(M.as_mut(), scale);
+            linalg::add_self_outer(M, counted.waiting(), scale, par);
+        }
     }
 
     /// `C X` for a `d_in x n` matrix `X`, without forming `C`. Cost: one pass over `d_in² / 2` numbers.
@@ -316,16 +320,13 @@ impl SecondMoment {
     /// Wrong shape.
     pub fn product(&self, X: MatRef<'_, f64>, par: Par) -> Result<Mat<f64>> {
         validate::shape("X", X, self.d_in(), X.ncols())?;
+        let need = Need::new("the product C X", X.nrows(), X.ncols()).matrix::<f64>(X.nrows(), X.ncols());
+        need.reserve()?;
         validate::finite("X", X)?;
-        let mut CX = Mat::zeros(X.nrows(), X.ncols());
-        if X.ncols() == 1 && X.row_stride() == 1 {
-            let x = X.col(0).try_as_col_major().expect("the stride is 1").as_slice();
-            self.sum.times_vector(x, 1.0, CX.col_as_slice_mut(0), &mut PartialSums::default(), |_, _, _| (), par);
-        } else {
-            self.sum.times_matrix(X, CX.as_mut(), par);
+        let mut CX = need.zeros(X.nrows(), X.ncols())?;
+        if let Some(counted) = &self.counted {
+            counted.product(X, &mut CX, par);
         }
-        let coordinates = linalg::product(self.waiting().transpose(), X, par);
-        CX += linalg::product(self.waiting(), coordinates.as_ref(), par);
         Ok(CX * faer::Scale(self.per_token()))
     }
 
@@ -336,11 +337,7 @@ impl SecondMoment {
     }
 
     fn trace_of_sum(&self) -> f64 {
-        self.sum.trace() + linalg::squared_column_norms(self.waiting()).iter().sum::<f64>()
-    }
-
-    fn waiting(&self) -> MatRef<'_, f64> {
-        self.block.as_ref().subcols(0, self.waiting)
+        self.counted.as_ref().map_or(0.0, Counted::trace)
     }
 
     pub(crate) fn per_token(&self) -> f64 {

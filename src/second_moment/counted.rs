@@ -1,0 +1,124 @@
+//! The keys that were counted: their sum, and those that wait to be added to it.
+
+use std::io::{Read, Write};
+
+use faer::{Mat, MatRef, Par};
+
+use crate::error::numerics::Result;
+use crate::linalg::triangle::{PartialSums, Triangle};
+use crate::linalg::{self, Need};
+use crate::scalar::{Scalar, cast};
+use crate::util::bytes;
+
+/// Keys are gathered here, one per column, until one matrix product adds the whole block.
+const BLOCK: usize = 64;
+
+/// A large batch is added in parts of this many keys: each addition passes over the whole sum.
+const AT_ONCE: usize = 512;
+
+/// The keys that were counted.
+#[derive(Clone)]
+pub(super) struct Counted {
+    /// `sum k kᵀ` over the folded keys; the mean if the number of tokens is unknown.
+    pub(super) sum: Triangle<f64>,
+    /// Keys not yet in `sum`: the first `waiting` columns.
+    pub(super) block: Mat<f64>,
+    pub(super) waiting: usize,
+}
+
+impl Counted {
+    pub(super) fn need(d_in: usize) -> Need {
+        let need = Need::new("a second moment", d_in, d_in);
+        need.bytes(Triangle::<f64>::bytes(d_in)).matrix::<f64>(d_in, BLOCK + AT_ONCE)
+    }
+
+    pub(super) fn new(d_in: usize) -> Result<Self> {
+        let need = Self::need(d_in);
+        need.reserve()?;
+        Ok(Self { sum: Triangle::zeros(d_in, need)?, block: need.zeros(d_in, BLOCK)?, waiting: 0 })
+    }
+
+    /// `matrix(i, j)` for `i >= j` as the sum of keys.
+    pub(super) fn from_fn(d_in: usize, entry: impl Fn(usize, usize) -> f64) -> Result<Self> {
+        let need = Self::need(d_in);
+        Ok(Self { sum: Triangle::from_fn(d_in, need, entry)?, block: need.zeros(d_in, BLOCK)?, waiting: 0 })
+    }
+
+    pub(super) fn waiting(&self) -> MatRef<'_, f64> {
+        self.block.as_ref().subcols(0, self.waiting)
+    }
+
+    /// Counts keys: many at once, or gathered in the block.
+    pub(super) fn add<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) {
+        let mut done = 0;
+        while done < keys.ncols() {
+            let left = keys.ncols() - done;
+            if left >= BLOCK {
+                let now = cast::<T, f64>(keys.subcols(done, left.min(AT_ONCE)));
+                self.sum.add_product(now.as_ref(), now.as_ref(), 1.0, par);
+                done += now.ncols();
+                continue;
+            }
+            let n = (BLOCK - self.waiting).min(left);
+            for j in 0..n {
+                let (to, from) = (self.block.col_mut(self.waiting + j), keys.col(done + j));
+                to.iter_mut().zip(from.iter()).for_each(|(to, from)| *to = from.to_f64());
+            }
+            self.waiting += n;
+            done += n;
+            if self.waiting == BLOCK {
+                self.sum.add_product(self.block.as_ref(), self.block.as_ref(), 1.0, par);
+                self.waiting = 0;
+            }
+        }
+    }
+
+    /// Adds the keys that another worker counted.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.sum.add(&other.sum);
+        self.sum.add_product(other.waiting(), other.waiting(), 1.0, Par::Seq);
+    }
+
+    pub(super) fn trace(&self) -> f64 {
+        self.sum.trace() + linalg::squared_column_norms(self.waiting()).iter().sum::<f64>()
+    }
+
+    /// `sum k kᵀ X` for a `d_in x n` matrix `X`, into zeros.
+    pub(super) fn product(&self, X: MatRef<'_, f64>, SX: &mut Mat<f64>, par: Par) {
+        if X.ncols() == 1 && X.row_stride() == 1 {
+            let x = X.col(0).try_as_col_major().expect("the stride is 1").as_slice();
+            self.sum.times_vector(x, 1.0, SX.col_as_slice_mut(0), &mut PartialSums::default(), |_, _, _| (), par);
+        } else {
+            self.sum.times_matrix(X, SX.as_mut(), par);
+        }
+        let coordinates = linalg::product(self.waiting().transpose(), X, par);
+        *SX += linalg::product(self.waiting(), coordinates.as_ref(), par);
+    }
+
+    /// Writes the state, bit for bit; `None` as zeros.
+    pub(super) fn save(counted: Option<&Self>, d_in: usize, out: &mut dyn Write) -> bytes::Result<()> {
+        let Some(Self { sum, waiting, .. }) = counted else {
+            Triangle::save_zeros(d_in, out)?;
+            return bytes::write_len(out, 0);
+        };
+        sum.save(out)?;
+        bytes::write_len(out, d_in * waiting)?;
+        let waiting = counted.map(Self::waiting);
+        let numbers = waiting.iter().flat_map(|keys| keys.col_iter()).flat_map(|column| column.iter().copied());
+        bytes::write_numbers(out, numbers)
+    }
+
+    /// Loads a state of the same size. After an error it is unspecified.
+    pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+        self.sum.load(from)?;
+        let d_in = self.sum.dim();
+        let waiting = bytes::read_slice(from, d_in)?;
+        self.waiting = waiting.len() / d_in;
+        if self.waiting >= BLOCK {
+            return Err(bytes::invalid("more waiting keys than fit"));
+        }
+        let waiting = MatRef::from_column_major_slice(&waiting, d_in, self.waiting);
+        self.block.as_mut().subcols_mut(0, self.waiting).copy_from(waiting);
+        Ok(())
+    }
+}
