@@ -15,8 +15,11 @@ macro_rules! all {
 
 #[test]
 fn every_type_is_shown_and_shared() {
+    use betaedit_core::update;
     use betaedit_core::{InverseGram, Memit, SecondMoment, Spectrum};
-    use betaedit_core::{batch, editor, engine, error, metrics, projector, refresh, restraint, update};
+    use betaedit_core::{
+        batch, concept, editor, engine, error, metrics, projector, refresh, regmean, restraint, ridge,
+    };
     all!(SecondMoment, Spectrum, InverseGram, engine::Solution, engine::Workspace, engine::StateToken);
     all!(projector::Projector, projector::ProjectorBuilder<'_>, projector::SpectralGap, projector::Threshold);
     all!(projector::HistoryWeighting, batch::EditBatch<'_, f32>, batch::Order);
@@ -38,6 +41,8 @@ fn every_type_is_shown_and_shared() {
     );
     all!(editor::Hyperparameters, editor::MethodEntry);
     all!(restraint::Restraint, restraint::Rect, restraint::Prune, restraint::Damping);
+    all!(ridge::Ridge, ridge::Samples, concept::ConceptEdit, concept::Uce, concept::Speed);
+    all!(regmean::RegMean, regmean::ModelWeighting);
     all!(error::Error, error::NumericsError, error::FileError, error::FactsError, error::SessionError);
     all!(error::ModelError, error::Shape);
 }

@@ -16,7 +16,7 @@ use self::size::Function;
 use self::tree::Tree;
 
 /// The rooms of `src`, the lowest first. A room imports only rooms before it.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 23] = [
     "error",
     "scalar",
     // Checks of arguments speak of scalars.
@@ -33,6 +33,9 @@ const ORDER: [&str; 20] = [
     "metrics",
     "editor",
     "restraint",
+    "ridge",
+    "concept",
+    "regmean",
     "format",
     "interop",
     "adapter",

@@ -8,6 +8,7 @@ mod adapter;
 mod api;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
+mod concept;
 mod conformance;
 mod endurance;
 mod errors;
@@ -38,6 +39,8 @@ mod llm_sites;
 mod llm_targets;
 mod names;
 #[cfg(feature = "npz")]
+mod npy;
+#[cfg(feature = "npz")]
 mod npz;
 #[cfg(all(feature = "safetensors", feature = "session"))]
 mod old_sessions;
@@ -47,7 +50,9 @@ mod projector;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;
+mod regmean;
 mod restraint;
+mod ridge;
 #[cfg(feature = "session")]
 mod session;
 #[cfg(feature = "serde")]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::faer::{Mat, MatRef};
-use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, spectrum};
+use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, npy, spectrum};
 use betaedit_core::{Adapter, Orientation, Result, SecondMoment, Spectrum, Update};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -89,6 +89,22 @@ fn of_own_files() -> Vec<Reader> {
                 fixture("deflated-f64.npz"),
                 fixture("big-endian-fortran.npz"),
                 written(|path| statistics.write_npz(path, Precision::F32, None).unwrap()),
+            ],
+        },
+        Reader {
+            name: "npy",
+            file: "f.npy",
+            read: |path| {
+                finite(npy::read(path)?.as_ref());
+                Ok(())
+            },
+            good: vec![
+                fixture("npy/f64.npy"),
+                fixture("npy/f32-fortran.npy"),
+                fixture("npy/f16.npy"),
+                fixture("npy/f64-big-endian-fortran.npy"),
+                fixture("npy/vector-v3.npy"),
+                written(|path| npy::write(path, keys.as_ref(), Precision::F32).unwrap()),
             ],
         },
         Reader {

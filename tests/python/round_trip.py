@@ -71,6 +71,9 @@ def write(folder):
     kept = vectors[:, :5]
     save_file({"projector.0": (kept @ kept.T).astype("f4")}, folder / "projector.safetensors")
 
+    # Keys as rows.
+    numpy.save(folder / "array.npy", keys().T.astype("f4"))
+
     # A sharded checkpoint, in half and in single precision.
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     first = {f"{MODULES[0]}.weight": weight(0).astype("f2"), "ids": numpy.arange(5)}
@@ -113,6 +116,12 @@ def check(folder):
     mean = total / TOKENS
     assert numpy.abs(vectors @ numpy.diag(values) @ vectors.T - mean).max() < 1e-12 * numpy.abs(mean).max()
     assert numpy.abs(values - numpy.linalg.eigvalsh(mean)).max() < 1e-12 * values.max()
+
+    for name, dtype, expected in [("f32.npy", "<f4", keys().T), ("f64.npy", "<f8", keys())]:
+        array = numpy.load(folder / name, allow_pickle=False)
+        assert array.dtype == numpy.dtype(dtype) and array.flags.c_contiguous and (array == expected).all(), name
+    kept = vectors[:, :5]
+    assert numpy.abs(numpy.load(folder / "projector.npy") - kept @ kept.T).max() < 1e-6
 
     ranks = [3, 2]
     deltas = [left @ right for left, right in (factors(number, n) for number, n in enumerate(ranks))]
