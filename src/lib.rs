@@ -211,3 +211,7 @@ struct AddingAnEditor;
 #[cfg(all(doctest, feature = "session"))]
 #[doc = include_str!("../docs/adding-an-adapter.md")]
 struct AddingAnAdapter;
+
+#[cfg(all(doctest, feature = "npz", feature = "safetensors"))]
+#[doc = include_str!("../docs/matrices.md")]
+struct BeyondLanguageModels;

@@ -137,7 +137,9 @@ impl RegMean {
         let mut rows = moved.as_mut().transpose_mut();
         solve_lower_triangular_in_place(L.as_ref(), rows.as_mut(), par);
         solve_upper_triangular_in_place(L.transpose(), rows, par);
-        let merged = base + moved;
+        // Adding zero would make 0.0 of -0.0.
+        let added = |i, j| if moved[(i, j)] == 0.0 { base[(i, j)] } else { base[(i, j)] + moved[(i, j)] };
+        let merged = Mat::from_fn(d_out, d_in, added);
         validate::no_overflow("the merged weight", merged.as_ref())?;
         Ok(merged)
     }

@@ -52,6 +52,7 @@ fn every_type_is_shown_and_shared() {
 fn every_type_of_files_is_shown_and_shared() {
     use betaedit_core::{adapter, format};
     all!(format::Checkpoint, format::Statistics, format::Fingerprint, format::Precision, format::Rounding);
+    all!(format::lora::LoraAdapter);
     all!(adapter::RecordedStream<f32>);
 }
 

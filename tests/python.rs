@@ -74,6 +74,14 @@ fn files_go_to_python_and_back() {
     npy::write(at("f64.npy"), keys.as_ref(), Precision::F64).unwrap();
     npy::write_projector(at("projector.npy"), &projector, Precision::F64, SEQ).unwrap();
 
+    // Their adapter, projected.
+    let mut adapter = lora::LoraAdapter::read(at("trained")).unwrap();
+    assert_eq!(adapter.modules().count(), 2);
+    for module in adapter.modules().map(str::to_owned).collect::<Vec<_>>() {
+        adapter.project(&module, &projector, SEQ).unwrap();
+    }
+    adapter.write(at("projected")).unwrap();
+
     // Their checkpoint, our edits.
     let names = [4, 5].map(|layer| format!("model.layers.{layer}.mlp.down_proj.weight"));
     let updates = Updates::from([(names[0].clone(), update(0, 3)), (names[1].clone(), update(1, 2))]);

@@ -7,6 +7,8 @@ mod common;
 mod adapter;
 mod api;
 #[cfg(feature = "safetensors")]
+mod average;
+#[cfg(feature = "safetensors")]
 mod checkpoint;
 mod concept;
 mod conformance;
@@ -37,6 +39,8 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "llm")]
 mod llm_targets;
+#[cfg(feature = "safetensors")]
+mod lora;
 mod names;
 #[cfg(feature = "npz")]
 mod npy;

@@ -23,7 +23,7 @@ pub use self::ledger::Samples;
 use faer::{Mat, MatRef, Par};
 
 use self::ledger::{Held, Ledger};
-use self::state::State;
+use self::state::RidgeState;
 use crate::engine::InverseGram;
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
@@ -66,7 +66,7 @@ const BLOCK: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Ridge {
     gamma: f64,
-    state: State,
+    state: RidgeState,
     ledger: Ledger,
     par: Par,
 }
@@ -85,7 +85,7 @@ impl Ridge {
         if d_out == 0 {
             return Err(NumericsError::Empty { argument: "d_out" });
         }
-        let state = State::new(InverseGram::isotropic(d_in, gamma, par)?, d_out)?;
+        let state = RidgeState::new(InverseGram::isotropic(d_in, gamma, par)?, d_out)?;
         Ok(Self { gamma, state, ledger: Ledger::new(Samples::default()), par })
     }
 
@@ -167,7 +167,7 @@ impl Ridge {
     fn forget_found(&mut self, numbers: &[u64], X: MatRef<'_, f64>, Y: MatRef<'_, f64>) -> Result<()> {
         if numbers.len() == self.ledger.len() {
             // Nothing is left: the start is known exactly.
-            self.state = State::new(InverseGram::isotropic(self.d_in(), self.gamma, self.par)?, self.d_out())?;
+            self.state = RidgeState::new(InverseGram::isotropic(self.d_in(), self.gamma, self.par)?, self.d_out())?;
         } else {
             let mut next = self.state.clone();
             for (X, Y) in blocks(X, Y) {

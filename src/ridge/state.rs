@@ -9,14 +9,14 @@ use crate::util::validate;
 
 /// `Q = (gamma I + X Xᵀ)⁻¹` and `W = Y Xᵀ Q` over all samples.
 #[derive(Clone, Debug)]
-pub(super) struct State {
+pub(super) struct RidgeState {
     Q: InverseGram,
     W: Mat<f64>,
 }
 
 const STEP: &str = "the weight of the regression";
 
-impl State {
+impl RidgeState {
     /// Without samples.
     pub(super) fn new(Q: InverseGram, d_out: usize) -> Result<Self> {
         let W = linalg::zeros(d_out, Q.dim(), STEP)?;

@@ -16,6 +16,7 @@ use crate::scalar::{Scalar, cast};
 use crate::update::Orientation;
 use crate::util::validate;
 
+mod average;
 mod index;
 mod orientation;
 mod patch;
