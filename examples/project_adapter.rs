@@ -35,29 +35,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     let leakage = metrics::leakage(&before, &moment, PAR)?;
     println!("{:>9}  {:>10}  {leakage:>9.2e}  {:>6.3}", "-", 64, before.frobenius_norm());
     for threshold in [1e-1, 1e-2, 1e-3] {
-        let P = ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(threshold)).build(PAR)?;
+        let projector = ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(threshold)).build(PAR)?;
         let mut adapter = adapter.clone();
-        adapter.project(MODULE, &P, PAR)?;
+        adapter.project(MODULE, &projector, PAR)?;
         let after = adapter.update(MODULE)?;
         let left = metrics::leakage(&after, &moment, PAR)?;
-        println!("{threshold:>9}  {:>10}  {left:>9.2e}  {:>6.3}", P.kept(), after.frobenius_norm());
+        println!("{threshold:>9}  {:>10}  {left:>9.2e}  {:>6.3}", projector.kept(), after.frobenius_norm());
         // Every direction that is kept has an eigenvalue below the threshold.
         if left > threshold * after.frobenius_norm().powi(2) || left > leakage {
             return Err("more is left than the threshold allows".into());
         }
         adapter.write(&projected)?;
     }
-    println!(
-        "the adapter of the last threshold, as PEFT reads it: {} modules",
-        lora::LoraAdapter::read(&projected)?.modules().count()
-    );
+    let read = lora::LoraAdapter::read(&projected)?;
+    println!("the last one was written, and is for {}", read.base_model().unwrap_or("an unknown model"));
     Ok(())
 }
 
 fn write_adapter(folder: &std::path::Path) -> Result<(), Box<dyn Error>> {
-    let B = Mat::from_fn(32, 4, |i, j| ((5 * i + 3 * j) as f64).sin());
-    let A = Mat::from_fn(4, 64, |i, j| 0.1 * ((7 * i + 2 * j) as f64).cos());
-    let updates = Updates::from([(format!("{MODULE}.weight"), Update::from_factors(B, A)?)]);
+    let left = Mat::from_fn(32, 4, |i, j| ((5 * i + 3 * j) as f64).sin());
+    let right = Mat::from_fn(4, 64, |i, j| 0.1 * ((7 * i + 2 * j) as f64).cos());
+    let updates = Updates::from([(format!("{MODULE}.weight"), Update::from_factors(left, right)?)]);
     lora::write(folder, &updates, "org/model", Orientation::OutputsByInputs)?;
     Ok(())
 }
