@@ -232,3 +232,65 @@ fn what_cannot_be_done_changes_nothing() {
     assert!(matches!(error, NumericsError::Singular { .. }) && error.to_string().contains("larger gamma"), "{error}");
     assert_eq!((ridge.samples(), ridge.weight()), (2, weight.as_ref()));
 }
+
+/// A regression that was written and read goes on with the same bits, and remembers the same samples.
+#[cfg(feature = "npz")]
+#[test]
+fn a_regression_in_a_file_continues_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ridge");
+    let mut random = Random::new(9);
+    let (X, Y) = (random.matrix::<f64>(6, 100), random.matrix::<f64>(3, 100));
+    let (X, Y) = (X.as_ref(), Y.as_ref());
+    for samples in [Samples::Recognised, Samples::Kept] {
+        let mut ridge = Ridge::new(6, 2, 0.3, SEQ).unwrap().with_samples(samples).unwrap();
+        for j in 0..30 {
+            ridge.fit(X.subcols(j, 1), Y.subcols(j, 1).subrows(0, 2)).unwrap();
+        }
+        ridge.forget(X.subcols(3, 4), Y.subcols(3, 4).subrows(0, 2)).unwrap();
+        ridge.add_outputs(1).unwrap();
+        ridge.fit(X.subcols(30, 20), Y.subcols(30, 20)).unwrap();
+        ridge.forget(X.subcols(49, 1), Y.subcols(49, 1)).unwrap();
+        ridge.write(&path).unwrap();
+        let mut read = Ridge::read(&path, SEQ).unwrap();
+        for ridge in [&mut ridge, &mut read] {
+            assert_eq!(ridge.fit(X.subcols(50, 50), Y.subcols(50, 50)).unwrap(), 50..100);
+            ridge.forget(X.subcols(32, 9), Y.subcols(32, 9)).unwrap();
+            match samples {
+                Samples::Kept => ridge.forget_numbers(&[7, 60]).unwrap(),
+                _ => assert!(ridge.forget_numbers(&[7, 60]).is_err()),
+            }
+            assert!(matches!(ridge.forget(X.subcols(3, 1), Y.subcols(3, 1)), Err(NumericsError::NotFitted { .. })));
+        }
+        assert_eq!((read.weight(), read.samples(), read.gamma()), (ridge.weight(), ridge.samples(), 0.3));
+        assert_eq!(read.inverse_gram().to_dense(), ridge.inverse_gram().to_dense());
+    }
+}
+
+#[cfg(feature = "npz")]
+#[test]
+fn a_damaged_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ridge");
+    let mut random = Random::new(10);
+    let mut ridge = Ridge::new(3, 2, 1.0, SEQ).unwrap();
+    ridge.fit(random.matrix::<f64>(3, 4).as_ref(), random.matrix::<f64>(2, 4).as_ref()).unwrap();
+    ridge.write(&path).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let refused = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let error = Ridge::read(&path, SEQ).unwrap_err().to_string();
+        assert!(error.contains("ridge"), "{error}");
+        error
+    };
+    for length in 0..good.len() {
+        refused(&good[..length]);
+    }
+    for at in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        refused(&bytes);
+    }
+    assert!(refused(b"something else").contains("not a regression"));
+    assert!(refused(&good[..good.len() - 1]).contains("checksum"));
+}

@@ -67,12 +67,34 @@ impl Ledger {
                 Samples::Recognised => Box::default(),
                 Samples::Kept => column.iter().copied().collect(),
             };
-            let entry = Entry { checksum: checksum(x, y), x: copied(x), y: copied(y) };
-            self.numbers.entry(entry.checksum).or_default().push(self.next);
-            self.entries.insert(self.next, entry);
-            self.next += 1;
+            self.insert(self.next, checksum(x, y), copied(x), copied(y));
         }
         first..self.next
+    }
+
+    /// Holds a sample with a number above all others.
+    pub(super) fn insert(&mut self, number: u64, checksum: u128, x: Box<[f64]>, y: Box<[f64]>) {
+        self.numbers.entry(checksum).or_default().push(number);
+        self.entries.insert(number, Entry { checksum, x, y });
+        self.next = number + 1;
+    }
+
+    /// What is remembered of the samples.
+    #[cfg(feature = "files")]
+    pub(super) fn samples(&self) -> Samples {
+        self.kept
+    }
+
+    /// Every sample: its number, its checksum, and itself if it is kept.
+    #[cfg(feature = "files")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u128, &[f64], &[f64])> {
+        self.entries.iter().map(|(number, entry)| (*number, entry.checksum, &*entry.x, &*entry.y))
+    }
+
+    /// Gives the next sample this number.
+    #[cfg(feature = "files")]
+    pub(super) fn skip_to(&mut self, next: u64) {
+        self.next = next;
     }
 
     /// The numbers of samples; of equal ones, the last fitted. A sample that is given twice is found twice.

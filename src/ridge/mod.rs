@@ -15,6 +15,8 @@
 //! # References
 //! Zhuang et al., "ACIL: Analytic Class-Incremental Learning with Absolute Memorization and Privacy Protection", NeurIPS 2022.
 
+#[cfg(feature = "files")]
+mod file;
 mod ledger;
 mod state;
 
@@ -39,7 +41,7 @@ const BLOCK: usize = 256;
 /// pass the transpose, which costs nothing. The result is that of scikit-learn's `Ridge(alpha=gamma, fit_intercept=False)`. For an
 /// intercept, add a row of ones to `X`; it is penalised like the others.
 ///
-/// All numbers are kept in `f64`. Memory: `4 d_in²` bytes for the engine, `8 d_in d_out` for the weight, and 40 bytes or so a sample.
+/// All numbers are kept in `f64`. Memory: `4 d_in²` bytes for the engine, `8 d_in d_out` for the weight, and about 150 bytes a sample.
 ///
 /// # Examples
 /// ```

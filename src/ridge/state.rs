@@ -23,6 +23,12 @@ impl RidgeState {
         Ok(Self { Q, W })
     }
 
+    /// The parts of a state.
+    #[cfg(feature = "files")]
+    pub(super) fn from_parts(Q: InverseGram, W: Mat<f64>) -> Self {
+        Self { Q, W }
+    }
+
     pub(super) fn weight(&self) -> MatRef<'_, f64> {
         self.W.as_ref()
     }
