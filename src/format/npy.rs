@@ -127,7 +127,7 @@ pub fn write<T: Scalar>(path: impl AsRef<Path>, matrix: MatRef<'_, T>, precision
 /// Writes a projector as a dense matrix `P` (`d x d`), for programs that multiply with it. Cost: `2 d² r` flops.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_projector(path: impl AsRef<Path>, projector: &Projector, precision: Precision, par: Par) -> Result<()> {
     write(path, projector.to_dense(par).as_ref(), precision)
 }

@@ -51,7 +51,7 @@ const BLOCK: usize = 256;
 /// let mut ridge = Ridge::new(2, 1, 0.1, Par::Seq)?;
 /// let (X, Y) = (mat![[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], mat![[2.0, -1.0, 1.0]]);
 /// ridge.fit(X.as_ref(), Y.as_ref())?;
-/// assert!((ridge.predict(mat![[1.0], [0.0]].as_ref())?[(0, 0)] - 1.9).abs() < 0.05);
+/// assert!((ridge.predict(mat![[1.0], [0.0]].as_ref())?[(0, 0)] - 1.85).abs() < 0.01);
 ///
 /// // A second class appears.
 /// ridge.add_outputs(1)?;
