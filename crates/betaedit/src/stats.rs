@@ -297,7 +297,15 @@ pub fn read(folder: &Path, layer: usize, terminal: Terminal) -> Done<(Statistics
 pub fn of_module(folder: &Path, module: &str) -> Done<Option<Statistics>> {
     Ok(match path_of_module(folder, module) {
         Some(path) if path.extension().is_some_and(|extension| extension == "npz") => Some(Statistics::read_npz(path)?),
-        Some(path) => Some(Statistics::read(path)?),
+        Some(path) => {
+            let statistics = Statistics::read(&path)?;
+            let found = statistics.fingerprint().map(|fingerprint| fingerprint.layer);
+            if found != edited_layer(module) {
+                let path = path.display();
+                return Err(format!("`{path}` has statistics of another layer than its name says").into());
+            }
+            Some(statistics)
+        }
         None => None,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use betaedit_core::faer::Mat;
-use betaedit_core::format::Checkpoint;
+use betaedit_core::format::{Checkpoint, Statistics};
 use betaedit_core::regmean::{ModelWeighting, RegMean};
 use betaedit_core::{Orientation, SecondMoment};
 use serde_json::{Value, json};
@@ -162,12 +162,10 @@ impl Merging<'_> {
         let par = self.terminal.par;
         let read = |checkpoint: &Checkpoint| checkpoint.weight::<f64>(tensor, self.orientation);
         let weights = self.checkpoints.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let moments = self
-            .folders
-            .iter()
-            .map(|folder| self.moment(folder, tensor, weights[0].ncols()))
-            .collect::<Done<Vec<_>>>()?;
-        self.compare(tensor, &moments);
+        let read = |folder: &PathBuf| self.statistics(folder, tensor, weights[0].ncols());
+        let statistics = self.folders.iter().map(read).collect::<Done<Vec<_>>>()?;
+        let moments: Vec<SecondMoment> = statistics.iter().map(Statistics::moment_without_witness).collect();
+        self.compare(tensor, &statistics, &moments);
         let models: Vec<_> = weights.iter().map(Mat::as_ref).zip(&moments).collect();
         let merged = self.regmean.merge(&models, par).map_err(|error| format!("`{tensor}`: {error}"))?;
 
@@ -185,7 +183,7 @@ impl Merging<'_> {
         Ok((merged, Layer { tensor: tensor.to_owned(), shape: weights[0].shape(), error }))
     }
 
-    fn moment(&self, folder: &Path, tensor: &str, d_in: usize) -> Done<SecondMoment> {
+    fn statistics(&self, folder: &Path, tensor: &str, d_in: usize) -> Done<Statistics> {
         let statistics = stats::of_module(folder, tensor.trim_end_matches(".weight"))?;
         let statistics = statistics.ok_or_else(|| format!("the statistics of `{tensor}` are gone"))?;
         if statistics.d_in() != d_in {
@@ -194,11 +192,20 @@ impl Merging<'_> {
                 format!("`{folder}`: the statistics of `{tensor}` are for {found} inputs, it has {d_in}").into()
             );
         }
-        Ok(statistics.moment_without_witness())
+        Ok(statistics)
     }
 
-    /// A file may hold a mean where it should hold a sum. Then its model would hardly count.
-    fn compare(&self, tensor: &str, moments: &[SecondMoment]) {
+    /// Notes what looks like a mistake: statistics of one model for two, or a mean in a file that should hold a sum. The model of
+    /// such a file would hardly count.
+    fn compare(&self, tensor: &str, statistics: &[Statistics], moments: &[SecondMoment]) {
+        for (i, ours) in statistics.iter().enumerate() {
+            let model = |statistics: &Statistics| statistics.fingerprint().map(|fingerprint| fingerprint.model.clone());
+            let same = |j: &usize| model(ours).is_some() && model(&statistics[*j]) == model(ours);
+            if let Some(j) = (0..i).find(same) {
+                let [ours, theirs] = [i, j].map(|which| self.folders[which].display());
+                self.terminal.note(format!("`{tensor}`: `{ours}` and `{theirs}` have statistics of the same model"));
+            }
+        }
         let traces: Vec<f64> = moments.iter().map(SecondMoment::trace).collect();
         let [least, most] = [f64::min, f64::max].map(|pick| traces.iter().copied().reduce(pick).unwrap_or(0.0));
         if most > 100.0 * least {

@@ -293,7 +293,8 @@ fn models_are_merged_by_their_statistics_and_the_rest_is_averaged() {
 
     // A model merged with itself is itself.
     let same = one.path("same");
-    done(&mut merge(&[&one, &one], &same));
+    let (output, _, notes) = crate::setting::run(&mut merge(&[&one, &one], &same));
+    assert!(output.status.success() && notes.contains("statistics of the same model"), "{notes}");
     assert_eq!(read(&same.join("model.safetensors")), read(&one.model.path().join("model.safetensors")));
 
     refused(&mut merge(&[&one, &two], &out), &["there already"]);
