@@ -153,3 +153,12 @@ fn wrong_input_is_named() {
         assert!(matches!(error, NumericsError::NonFinite { .. }), "{error:?}");
     }
 }
+
+/// An error of the engine names what the caller can change.
+#[test]
+fn keys_that_are_too_large_for_the_ridge_are_refused() {
+    let mut random = Random::new(4);
+    let (K, C) = (random.matrix::<f64>(5, 2), random.matrix::<f64>(5, 9));
+    let error = Uce::default().with_ridge(1e-18).edit(K.as_ref(), Some(C.as_ref()), SEQ).unwrap_err();
+    assert!(matches!(error, NumericsError::Singular { .. }) && error.to_string().contains("larger ridge"), "{error}");
+}

@@ -30,7 +30,7 @@ use faer::{Mat, MatRef, Par};
 use crate::batch::EditBatch;
 use crate::editor::{Editor, Method};
 use crate::engine::InverseGram;
-use crate::error::numerics::Result;
+use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
@@ -95,7 +95,7 @@ impl ConceptEdit {
     /// Solves for keys with a weight.
     fn solved(Q: &InverseGram, keys: Mat<f64>, weight: f64, par: Par) -> Result<Self> {
         let root = faer::Scale(weight.sqrt());
-        let solution = Q.solve((&keys * root).as_ref())?;
+        let solution = Q.solve((&keys * root).as_ref()).map_err(explained)?;
         Ok(Self { directions: solution.directions() * root, keys, par })
     }
 
@@ -170,7 +170,20 @@ fn absorb_weighted<T: Scalar>(Q: &mut InverseGram, columns: MatRef<'_, T>, weigh
     let root = faer::Scale(weight.sqrt());
     for first in (0..columns.ncols()).step_by(BLOCK) {
         let some = columns.subcols(first, BLOCK.min(columns.ncols() - first));
-        Q.absorb((cast::<T, f64>(some) * root).as_ref())?;
+        Q.absorb((cast::<T, f64>(some) * root).as_ref()).map_err(explained)?;
     }
     Ok(())
+}
+
+/// An error of the engine in the words of an edit.
+fn explained(error: NumericsError) -> NumericsError {
+    match error {
+        NumericsError::Singular { pivot, step, .. } => NumericsError::Singular {
+            pivot,
+            step,
+            advice: "a key is so large relative to the ridge that rounding hides the rest: use a larger ridge, or scale the \
+                     keys down",
+        },
+        error => error,
+    }
 }

@@ -21,6 +21,24 @@ use crate::util::validate;
 /// The invariant keys `K2` are those that every prompt has, such as the start token. The published program also augments and filters
 /// the preserved keys; give the result of that.
 ///
+/// # Examples
+/// ```
+/// use betaedit_core::concept::Speed;
+/// use betaedit_core::faer::{Mat, Par, mat};
+///
+/// let (key, anchor) = (mat![[1.0], [1.0], [0.0]], mat![[0.0], [0.0], [1.0]]);
+/// let preserved = mat![[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]];
+/// let invariant = mat![[0.0], [0.0], [3.0]];
+/// let speed = Speed::default().with_ridge(1e-3);
+/// let edit = speed.edit(key.as_ref(), preserved.as_ref(), Some(invariant.as_ref()), Par::Seq)?;
+///
+/// let W = Mat::<f64>::identity(3, 3);
+/// let update = edit.update_to_anchors(W.as_ref(), anchor.as_ref())?.to_dense(Par::Seq);
+/// assert!(((&W + &update) * &key - &anchor).norm_l2() < 0.01);
+/// assert!((&update * &preserved).norm_l2() < 1e-12 && (&update * &invariant).norm_l2() < 1e-12);
+/// # Ok::<(), betaedit_core::Error>(())
+/// ```
+///
 /// # References
 /// Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026, arXiv 2503.07392. The defaults
 /// are those of its program.

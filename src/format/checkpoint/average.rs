@@ -28,6 +28,29 @@ impl Checkpoint {
     /// # Errors
     /// No other checkpoint, tensors that are not in all of them or have another shape, numbers that are not finite, the errors of
     /// `weight`, or a file that cannot be read or written. The checkpoint is unchanged then, as for [`apply`](Self::apply).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use betaedit_core::format::Checkpoint;
+    /// use betaedit_core::{Orientation, faer::{Mat, mat}};
+    ///
+    /// # let (folder, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    /// # let header = r#"{"down":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"norm":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
+    /// # let model = |x: f32| [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &x.to_le_bytes().repeat(4)].concat();
+    /// # std::fs::write(folder.path().join("model.safetensors"), model(1.0))?;
+    /// # std::fs::write(other.path().join("model.safetensors"), model(2.0))?;
+    /// let checkpoint = Checkpoint::open(&folder)?; // `down`, 1 x 2, and `norm`, 2, all ones
+    /// let others = [Checkpoint::open(&other)?]; //    the same, all twos
+    /// let merged = mat![[5.0, 6.0]];
+    /// let given = BTreeMap::from([("down".to_owned(), ())]);
+    /// let roundings = checkpoint.average(&others, &given, Orientation::OutputsByInputs, |()| Ok(merged.clone()))?;
+    /// assert_eq!(roundings["norm"].asked, 0.5_f64.sqrt()); // from (1, 1) to (1.5, 1.5)
+    ///
+    /// let down: Mat<f64> = checkpoint.weight("down", Orientation::OutputsByInputs)?;
+    /// assert_eq!(down, merged);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn average<T: Scalar, K>(
         &self,
         others: &[Self],
