@@ -27,6 +27,7 @@ fn the_numbers_are_those_of_numpy() {
     let uce = Uce::default().edit(keys.as_ref(), Some(preserved.as_ref()), SEQ).unwrap();
     let to_values = &W + uce.update(W.as_ref(), values.as_ref()).unwrap().to_dense(SEQ);
     assert!(distance(to_values.as_ref(), get("uce to values").as_ref()) < 1e-13);
+    assert_eq!(format!("{uce:?}"), "ConceptEdit { d_in: 9, keys: 3, .. }");
     let uce = Uce::default().with_ridge(0.1).with_edit_weight(2.0).with_preserve_weight(0.3);
     let uce = uce.edit(keys.as_ref(), Some(preserved.as_ref()), SEQ).unwrap();
     assert!(distance(edited(&uce).as_ref(), get("uce to anchors").as_ref()) < 1e-13);

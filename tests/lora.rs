@@ -73,6 +73,7 @@ fn scales_follow_alpha_rank_and_patterns() {
     let adapter = LoraAdapter::read(folder.path()).unwrap();
     assert_eq!((adapter.base_model(), adapter.orientation()), (Some("org/model"), Orientation::OutputsByInputs));
     assert_eq!(adapter.modules().count(), 4);
+    assert!(format!("{adapter:?}").contains("modules: 4"), "{adapter:?}");
     // `1.down_proj` is the end of `layers.1.down_proj`, not of `layers.11.down_proj`.
     for (module, rank, seed, scale) in [
         ("layers.0.q_proj", 2, 1, 6.0 / 2.0),

@@ -147,6 +147,8 @@ fn many_samples_at_once_are_many_samples_one_by_one() {
     let expected = dense(double(&X).as_ref(), double(&Y).as_ref(), 2.0);
     let mut together = Ridge::new(d, k, 2.0, SEQ).unwrap();
     assert_eq!(together.fit(X.as_ref(), Y.as_ref()).unwrap(), 0..700);
+    let shown = format!("{together:?}");
+    assert!(shown.contains("samples: 700") && shown.len() < 100, "{shown}");
     assert_near(&together, expected.as_ref(), 1e-12);
     let mut single = Ridge::new(d, k, 2.0, SEQ).unwrap();
     for j in 0..n {

@@ -20,6 +20,7 @@
 mod speed;
 mod uce;
 
+use std::fmt;
 use std::sync::Arc;
 
 pub use speed::Speed;
@@ -58,7 +59,7 @@ use crate::util::validate;
 /// assert!((&edited * &preserved - &preserved).norm_l2() < 0.01);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConceptEdit {
     keys: Mat<f64>,
     directions: Mat<f64>,
@@ -146,6 +147,14 @@ impl ConceptEdit {
     #[must_use]
     pub fn directions(&self) -> MatRef<'_, f64> {
         self.directions.as_ref()
+    }
+}
+
+/// Sizes in place of matrices.
+impl fmt::Debug for ConceptEdit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (d_in, keys) = self.keys.shape();
+        f.debug_struct("ConceptEdit").field("d_in", &d_in).field("keys", &keys).finish_non_exhaustive()
     }
 }
 

@@ -22,6 +22,9 @@ mod state;
 
 pub use self::ledger::Samples;
 
+use std::fmt;
+use std::ops::Range;
+
 use faer::{Mat, MatRef, Par};
 
 use self::ledger::{Held, Ledger};
@@ -65,7 +68,7 @@ const BLOCK: usize = 256;
 /// assert!(ridge.forget(x.as_ref(), y.as_ref()).is_err()); // it is no longer there
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ridge {
     gamma: f64,
     state: RidgeState,
@@ -122,7 +125,7 @@ impl Ridge {
     /// # Errors
     /// Wrong shapes, no sample, NaN or infinity, overflow; [`NumericsError::Singular`] if a sample is so large relative to `gamma` that
     /// rounding hides the rest. On error, nothing is changed.
-    pub fn fit<T: Scalar>(&mut self, X: MatRef<'_, T>, Y: MatRef<'_, T>) -> Result<std::ops::Range<u64>> {
+    pub fn fit<T: Scalar>(&mut self, X: MatRef<'_, T>, Y: MatRef<'_, T>) -> Result<Range<u64>> {
         let (X, Y) = self.checked(X, Y)?;
         if X.ncols() <= BLOCK {
             self.state.fit(X.as_ref(), Y.as_ref(), self.par)?;
@@ -234,6 +237,15 @@ impl Ridge {
         validate::finite("X", X)?;
         validate::finite("Y", Y)?;
         Ok((cast::<T, f64>(X), cast::<T, f64>(Y)))
+    }
+}
+
+/// Sizes in place of matrices.
+impl fmt::Debug for Ridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Ridge");
+        debug.field("gamma", &self.gamma).field("d_in", &self.d_in()).field("d_out", &self.d_out());
+        debug.field("samples", &self.samples()).finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! LoRA adapters that other programs trained: read, looked at, projected, written again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use faer::{Mat, Par};
@@ -49,7 +50,7 @@ use crate::util::atomic_file::{self, io_error};
 /// adapter.write(&projected)?; // the configuration is the same, byte for byte
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LoraAdapter {
     folder: PathBuf,
     config: Vec<u8>,
@@ -59,7 +60,7 @@ pub struct LoraAdapter {
 }
 
 /// The pair of a module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct LoraPair {
     A: StoredFactor,
     B: StoredFactor,
@@ -67,7 +68,7 @@ struct LoraPair {
 }
 
 /// A tensor as it is in the file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct StoredFactor {
     name: String,
     rows: Mat<f64>,
@@ -201,6 +202,15 @@ impl LoraAdapter {
             let known = self.modules.keys().cloned().collect::<Vec<_>>().join(", ");
             NumericsError::UnknownName { kind: "module", name: name.to_owned(), known }.into()
         })
+    }
+}
+
+/// Names in place of matrices.
+impl fmt::Debug for LoraAdapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("LoraAdapter");
+        debug.field("folder", &self.folder).field("base_model", &self.base_model);
+        debug.field("modules", &self.modules.len()).finish_non_exhaustive()
     }
 }
 
