@@ -6,6 +6,7 @@
 //! | [`adding_an_adapter`] | a model that the feature `llm` cannot run |
 //! | [`adding_a_model_family`] | a family of language models under other names |
 //! | [`sessions`] | what a session guarantees, and its files |
+//! | [`matrices`] | ridge streams, concept editing, projection, merging: the engine beyond language models |
 //! | [`files`] | the files that are read and written |
 //! | [`performance`] | what edits and refreshes cost |
 //! | [`design`] | how it works, and why it is built this way |
@@ -19,10 +20,12 @@ macro_rules! guides {
         #[doc = "[adding-an-adapter]: crate::guides::adding_an_adapter"]
         #[doc = "[adding-a-model-family]: crate::guides::adding_a_model_family"]
         #[doc = "[sessions]: crate::guides::sessions"]
+        #[doc = "[matrices]: crate::guides::matrices"]
         #[doc = "[files]: crate::guides::files"]
         #[doc = "[performance]: crate::guides::performance"]
         #[doc = "[performance#alternatives-that-were-measured]: crate::guides::performance#alternatives-that-were-measured"]
         #[doc = "[design]: crate::guides::design"]
+        #[doc = "[command]: https://docs.rs/crate/betaedit-core/latest/source/docs/command.md"]
         #[doc = "[experiments]: https://docs.rs/crate/betaedit-core/latest/source/docs/experiments.md"]
         #[doc = ""]
         #[doc = include_str!(concat!("../docs/", $file))]
@@ -39,6 +42,8 @@ guides! {
     #[cfg(any(not(doctest), feature = "llm"))]
     adding_a_model_family: "adding-a-model-family.md",
     sessions: "sessions.md",
+    #[cfg(any(not(doctest), all(feature = "npz", feature = "safetensors")))]
+    matrices: "matrices.md",
     files: "files.md",
     performance: "performance.md",
     design: "design.md",

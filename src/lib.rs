@@ -108,11 +108,16 @@
 //! 8. [`metrics`]: leakage, drift, interference, stability, retention.
 //! 9. [`editor`]: the [`Editor`] trait (propose, look, commit) and the methods, one file a paper.
 //! 10. [`restraint`]: changes to an update after it was computed: RECT, PRUNE.
-//! 11. `format`: files. Statistics, checkpoints, adapters, deltas, spectra (features `npz`, `safetensors`).
-//! 12. [`adapter`]: the seam to a model, and recorded streams of edits.
-//! 13. `facts`: facts to edit, and the metrics of an edited model (feature `facts`).
-//! 14. `session`: many layers in one transaction, undo, runs that survive a crash (feature `session`).
-//! 15. `llm`: language models, their keys, targets and statistics (feature `llm`).
+//! 11. [`ridge`]: ridge regression over a stream of samples, with exact forgetting.
+//! 12. [`concept`]: new outputs for some inputs of any linear layer, as in diffusion models: UCE, SPEED.
+//! 13. [`regmean`]: models merged by regression means.
+//! 14. `format`: files. Statistics, checkpoints, adapters, deltas, spectra (features `npz`, `safetensors`).
+//! 15. [`adapter`]: the seam to a model, and recorded streams of edits.
+//! 16. `facts`: facts to edit, and the metrics of an edited model (feature `facts`).
+//! 17. `session`: many layers in one transaction, undo, runs that survive a crash (feature `session`).
+//! 18. `llm`: language models, their keys, targets and statistics (feature `llm`).
+//!
+//! Rooms 11 to 13 are for other fields than language models: `docs/matrices.md`.
 //!
 //! The root has the names that a first program needs: the values that flow through an edit, the three methods of the paper, the
 //! traits to implement, and the settings that those methods take. Everything else is in the module of its room.
@@ -144,7 +149,7 @@
 //!   GGUF files
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
 //! * `safetensors`: checkpoints, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
-//! * `npz`: layer statistics of the MEMIT family
+//! * `npz`: matrices of numpy (`.npy`), and layer statistics of the MEMIT family
 //! * `nalgebra`: conversions from and to nalgebra's matrices
 //! * `serde`: settings read and written, reports written, in any format of serde
 //!
@@ -171,6 +176,7 @@
 
 pub mod adapter;
 pub mod batch;
+pub mod concept;
 pub mod editor;
 pub mod engine;
 pub mod error;
@@ -189,7 +195,9 @@ pub mod llm;
 pub mod metrics;
 pub mod projector;
 pub mod refresh;
+pub mod regmean;
 pub mod restraint;
+pub mod ridge;
 pub mod scalar;
 mod second_moment;
 #[cfg(feature = "session")]

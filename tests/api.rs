@@ -16,7 +16,8 @@ macro_rules! all {
 #[test]
 fn every_type_is_shown_and_shared() {
     use betaedit_core::{InverseGram, KeyStatistics, Memit, SecondMoment, Spectrum};
-    use betaedit_core::{batch, editor, engine, error, metrics, projector, refresh, restraint, spectrum, update};
+    use betaedit_core::{batch, concept, editor, engine, error, metrics, projector, refresh};
+    use betaedit_core::{regmean, restraint, ridge, spectrum, update};
     all!(SecondMoment, Spectrum, KeyStatistics, InverseGram, engine::Solution, engine::Workspace, engine::StateToken);
     all!(spectrum::DecompositionProgress, spectrum::DecompositionStage);
     all!(projector::Projector, projector::ProjectorBuilder<'_>, projector::SpectralGap, projector::Threshold);
@@ -49,6 +50,8 @@ fn every_type_is_shown_and_shared() {
         restraint::Situation<'_, f32>,
         restraint::Total<'_>
     );
+    all!(ridge::Ridge, ridge::Samples, concept::ConceptEdit, concept::Uce, concept::Speed);
+    all!(regmean::RegMean, regmean::ModelWeighting);
     all!(error::Error, error::NumericsError, error::FileError, error::FactsError, error::SessionError);
     all!(error::ModelError, error::Shape);
 }
@@ -58,6 +61,7 @@ fn every_type_is_shown_and_shared() {
 fn every_type_of_files_is_shown_and_shared() {
     use betaedit_core::{adapter, format};
     all!(format::Checkpoint, format::Statistics, format::Fingerprint, format::Precision, format::Rounding);
+    all!(format::lora::LoraAdapter);
     all!(adapter::RecordedStream<f32>);
 }
 

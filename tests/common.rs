@@ -118,3 +118,18 @@ pub fn safetensors_file(tensors: &[(&str, safetensors::Dtype, Vec<usize>, Vec<u8
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(views, Some(metadata)).unwrap()
 }
+
+/// Matrices that a script of `tests/python` computed: a JSON object in `tests/data`, each matrix a list of rows.
+pub struct Matrices(serde_json::Map<String, serde_json::Value>);
+
+impl Matrices {
+    pub fn read(name: &str) -> Self {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+        Self(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+    }
+
+    pub fn get(&self, name: &str) -> Mat<f64> {
+        let rows: Vec<Vec<f64>> = serde_json::from_value(self.0[name].clone()).unwrap();
+        Mat::from_fn(rows.len(), rows[0].len(), |i, j| rows[i][j])
+    }
+}

@@ -16,7 +16,7 @@ use self::size::Function;
 use self::tree::Tree;
 
 /// The rooms of `src`, the lowest first. A room imports only rooms before it.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 25] = [
     "error",
     "scalar",
     // Checks of arguments speak of scalars.
@@ -34,6 +34,9 @@ const ORDER: [&str; 22] = [
     "metrics",
     "editor",
     "restraint",
+    "ridge",
+    "concept",
+    "regmean",
     "format",
     "interop",
     "adapter",

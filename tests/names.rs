@@ -34,6 +34,8 @@ fn named_values_are_read_as_they_are_written() {
     round_trip(Order::ALL);
     round_trip(Orientation::ALL);
     round_trip(Capacity::ALL);
+    round_trip(betaedit_core::ridge::Samples::ALL);
+    round_trip(betaedit_core::regmean::ModelWeighting::ALL);
     #[cfg(feature = "session")]
     round_trip(betaedit_core::session::ConflictPolicy::ALL);
     #[cfg(feature = "llm")]

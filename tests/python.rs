@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use betaedit_core::faer::{Mat, Par};
-use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, lora, spectrum};
+use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, lora, npy, spectrum};
 use betaedit_core::{Orientation, Spectrum, Update};
 use tempfile::TempDir;
 
@@ -66,6 +66,21 @@ fn files_go_to_python_and_back() {
     let expected = V * V.transpose();
     assert_eq!(projector.kept(), 5);
     assert!(distance(projector.to_dense(SEQ).as_ref(), expected.as_ref()) < 1e-6);
+
+    // Their matrices, ours.
+    let array = npy::read::<f64>(at("array.npy")).unwrap();
+    assert_eq!(array, keys.transpose());
+    npy::write(at("f32.npy"), array.as_ref(), Precision::F32).unwrap();
+    npy::write(at("f64.npy"), keys.as_ref(), Precision::F64).unwrap();
+    npy::write_projector(at("projector.npy"), &projector, Precision::F64, SEQ).unwrap();
+
+    // Their adapter, projected.
+    let mut adapter = lora::LoraAdapter::read(at("trained")).unwrap();
+    assert_eq!(adapter.modules().count(), 2);
+    for module in adapter.modules().map(str::to_owned).collect::<Vec<_>>() {
+        adapter.project(&module, &projector, SEQ).unwrap();
+    }
+    adapter.write(at("projected")).unwrap();
 
     // Their checkpoint, our edits.
     let names = [4, 5].map(|layer| format!("model.layers.{layer}.mlp.down_proj.weight"));

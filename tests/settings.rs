@@ -22,6 +22,8 @@ fn every_setting_is_read_as_it_was_written() {
     round_trip(AlphaEdit::default().with_threshold(Threshold::KeptEnergy(0.1)));
     round_trip(BetaEdit::default().with_refresh(Refresh::Continuous { weight: 0.25 }));
     round_trip((Emmet::default(), Encore::default(), Pmet::default(), RlsEdit::default()));
+    round_trip((betaedit_core::concept::Uce::default(), betaedit_core::concept::Speed::default()));
+    round_trip(betaedit_core::regmean::RegMean::default().with_ridge(1e-6));
     round_trip(Slack { single: 0.0, batch: 0.5 });
     round_trip(Space::Null(Threshold::Directions(7)));
     round_trip(Merging::Alike { cosine: 0.9 });

@@ -8,7 +8,10 @@ mod adapter;
 mod adapter_check;
 mod api;
 #[cfg(feature = "safetensors")]
+mod average;
+#[cfg(feature = "safetensors")]
 mod checkpoint;
+mod concept;
 mod conformance;
 mod debug;
 mod endurance;
@@ -38,8 +41,12 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "llm")]
 mod llm_targets;
+#[cfg(feature = "safetensors")]
+mod lora;
 mod messages;
 mod names;
+#[cfg(feature = "npz")]
+mod npy;
 #[cfg(feature = "npz")]
 mod npz;
 #[cfg(all(feature = "safetensors", feature = "session"))]
@@ -51,7 +58,9 @@ mod proposals;
 #[cfg(all(feature = "npz", feature = "safetensors"))]
 mod python;
 mod refresh;
+mod regmean;
 mod restraint;
+mod ridge;
 #[cfg(feature = "session")]
 mod session;
 #[cfg(feature = "serde")]

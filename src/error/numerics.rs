@@ -292,6 +292,13 @@ pub enum NumericsError {
     )]
     NotReversible,
 
+    /// A sample to forget is not among those that were fitted.
+    #[error("sample {sample} is not held: it was never fitted, or is forgotten already")]
+    NotFitted {
+        /// The number of the sample, or its column among the samples that were given.
+        sample: u64,
+    },
+
     /// Not enough memory.
     #[error("not enough memory: {purpose} of size {size} needs {}", Bytes(*bytes))]
     OutOfMemory {

@@ -3,6 +3,7 @@
 //! | file | module | feature |
 //! |---|---|---|
 //! | layer statistics of the MEMIT family, `.npz` | `Statistics::read_npz` | `npz` |
+//! | matrices of numpy, `.npy` | `npy` | `npz` |
 //! | layer statistics with a fingerprint, in parts that can be merged | `Statistics::read` | `safetensors` |
 //! | Hugging Face checkpoints, single or sharded, `f64` to `bf16` | `Checkpoint` | `safetensors` |
 //! | LoRA adapters in PEFT's layout | `lora` | `safetensors` |
@@ -27,7 +28,7 @@ pub mod delta;
 #[cfg(feature = "safetensors")]
 pub mod lora;
 #[cfg(feature = "npz")]
-mod npy;
+pub mod npy;
 #[cfg(feature = "npz")]
 mod npz;
 mod precision;

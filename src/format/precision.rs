@@ -38,6 +38,17 @@ impl Precision {
         }
     }
 
+    /// The largest number.
+    #[cfg(feature = "safetensors")]
+    pub(crate) fn largest(self) -> f64 {
+        match self {
+            Self::F16 => f16::MAX.to_f64(),
+            Self::Bf16 => bf16::MAX.to_f64(),
+            Self::F32 => f64::from(f32::MAX),
+            Self::F64 => f64::MAX,
+        }
+    }
+
     /// Name of the type in error messages.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -141,6 +141,15 @@ impl Statistics {
         Ok(SecondMoment::from_sum(self.sum(), self.tokens, witness)?)
     }
 
+    /// The second moment, without the check of its scale. For files that are known to hold the sum, such as those of this crate, where no
+    /// key of the layer is at hand.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn moment_without_witness(&self) -> Result<SecondMoment> {
+        Ok(SecondMoment::from_checked_sum(self.sum(), self.tokens)?)
+    }
+
     /// `sum k kᵀ` over all tokens, `d_in x d_in`.
     #[must_use]
     pub fn sum(&self) -> MatRef<'_, f64> {

@@ -150,6 +150,30 @@ impl<R: Read + Seek> TensorFile<R> {
         Ok(Matrix { rows, cols, precision, start: self.start + info.data_offsets.0 as u64 })
     }
 
+    /// Any tensor of floating-point numbers as a matrix: its first dimension is the rows, and all others are the columns. One
+    /// dimension is one row. `None` for a tensor of whole numbers or truth values, and for one without entries.
+    pub(crate) fn flattened(&self, name: &str) -> Result<Option<Matrix>> {
+        let info = self.info(name)?;
+        let whole =
+            [Dtype::BOOL, Dtype::U8, Dtype::I8, Dtype::U16, Dtype::I16, Dtype::U32, Dtype::I32, Dtype::U64, Dtype::I64];
+        if whole.contains(&info.dtype) || info.shape.contains(&0) {
+            return Ok(None);
+        }
+        let (rows, others) = match &info.shape[..] {
+            [] => (1, &[][..]),
+            all @ [_] => (1, all),
+            [rows, others @ ..] => (*rows, others),
+        };
+        let precision = self.precision(name, info.dtype)?;
+        let start = self.start + info.data_offsets.0 as u64;
+        Ok(Some(Matrix { rows, cols: others.iter().product(), precision, start }))
+    }
+
+    /// The shape of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(&self.info(name)?.shape)
+    }
+
     fn precision(&self, name: &str, dtype: Dtype) -> Result<Precision> {
         match dtype {
             Dtype::F16 => Ok(Precision::F16),
@@ -211,6 +235,17 @@ impl<R: Read + Seek> TensorFile<R> {
             columns.col_mut(i).iter_mut().zip(&numbers).for_each(|(to, from)| *to = T::from_f64(*from));
         }
         Ok(columns)
+    }
+
+    /// Some rows of a tensor, one after the other. They may be infinite or NaN.
+    pub(crate) fn rows(&mut self, matrix: &Matrix, first: usize, count: usize) -> Result<Vec<f64>> {
+        let Self { path, reader, .. } = self;
+        let io = io_error(path);
+        let (mut bytes, mut numbers) = (vec![0; count * matrix.row_bytes()], vec![0.0; count * matrix.cols]);
+        reader.seek(SeekFrom::Start(matrix.start + (first * matrix.row_bytes()) as u64)).map_err(io)?;
+        reader.read_exact(&mut bytes).map_err(io)?;
+        matrix.precision.decode(&bytes, &mut numbers);
+        Ok(numbers)
     }
 
     /// As [`columns`](Self::columns), with an error for numbers that are not finite.

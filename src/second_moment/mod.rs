@@ -131,6 +131,12 @@ impl SecondMoment {
         Ok(moment)
     }
 
+    /// Statistics from a sum that was checked for everything but its scale.
+    #[cfg(any(feature = "npz", feature = "safetensors"))]
+    pub(crate) fn from_checked_sum(sum: MatRef<'_, f64>, tokens: u64) -> Result<Self> {
+        Self::symmetrised(sum, 1.0, Some(tokens))
+    }
+
     /// As [`from_mean`](Self::from_mean), with a name for the matrix in errors.
     pub(crate) fn from_mean_named<T: Scalar, W: Scalar>(
         argument: &'static str,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::faer::{Mat, MatRef};
-use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, spectrum};
+use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, lora, npy, spectrum};
 use betaedit_core::{Adapter, Orientation, Result, SecondMoment, Spectrum, Update};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -92,6 +92,22 @@ fn of_own_files() -> Vec<Reader> {
             ],
         },
         Reader {
+            name: "npy",
+            file: "f.npy",
+            read: |path| {
+                finite(npy::read(path)?.as_ref());
+                Ok(())
+            },
+            good: vec![
+                fixture("npy/f64.npy"),
+                fixture("npy/f32-fortran.npy"),
+                fixture("npy/f16.npy"),
+                fixture("npy/f64-big-endian-fortran.npy"),
+                fixture("npy/vector-v3.npy"),
+                written(|path| npy::write(path, keys.as_ref(), Precision::F32).unwrap()),
+            ],
+        },
+        Reader {
             name: "statistics",
             file: "f.safetensors",
             read: |path| {
@@ -167,6 +183,38 @@ fn of_weights() -> Vec<Reader> {
                 Ok(())
             },
             good: vec![weights],
+        },
+        Reader {
+            name: "lora",
+            file: "adapter_model.safetensors",
+            read: |path| {
+                let config = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4}"#;
+                std::fs::write(path.with_file_name("adapter_config.json"), config).unwrap();
+                let adapter = lora::LoraAdapter::read(path.parent().unwrap())?;
+                for module in adapter.modules() {
+                    assert!(adapter.update(module)?.frobenius_norm().is_finite());
+                }
+                Ok(())
+            },
+            good: vec![tensors(&[
+                ("base_model.model.a.lora_A.weight", Dtype::F32, 2, 5),
+                ("base_model.model.a.lora_B.weight", Dtype::F16, 4, 2),
+            ])],
+        },
+        Reader {
+            name: "lora config",
+            file: "adapter_config.json",
+            read: |path| {
+                let pair = tensors(&[("m.a.lora_A.weight", Dtype::F32, 2, 5), ("m.a.lora_B.weight", Dtype::F32, 4, 2)]);
+                std::fs::write(path.with_file_name("adapter_model.safetensors"), pair).unwrap();
+                let adapter = lora::LoraAdapter::read(path.parent().unwrap())?;
+                assert!(adapter.update("m.a")?.frobenius_norm().is_finite());
+                Ok(())
+            },
+            good: vec![
+                br#"{"peft_type":"LORA","r":8,"lora_alpha":16.5,"rank_pattern":{"a":2},"alpha_pattern":{"m.a":3}}"#
+                    .to_vec(),
+            ],
         },
         Reader {
             name: "index",

@@ -71,6 +71,21 @@ def write(folder):
     kept = vectors[:, :5]
     save_file({"projector.0": (kept @ kept.T).astype("f4")}, folder / "projector.safetensors")
 
+    # Keys as rows.
+    numpy.save(folder / "array.npy", keys().T.astype("f4"))
+
+    # An adapter as PEFT saves it after training.
+    (folder / "trained").mkdir()
+    pairs = {}
+    for number, (module, rank, kind) in enumerate(zip(MODULES, [2, 4], ["f4", "f2"])):
+        left, right = factors(number, rank)
+        pairs[f"base_model.model.{module}.lora_A.weight"] = (1024 * right).astype(kind)
+        pairs[f"base_model.model.{module}.lora_B.weight"] = left.astype(kind)
+    save_file(pairs, folder / "trained" / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 16, "target_modules": MODULES, "bias": "none"}
+    config |= {"rank_pattern": {MODULES[1]: 4}, "alpha_pattern": {}, "use_rslora": False, "use_dora": False}
+    (folder / "trained" / "adapter_config.json").write_text(json.dumps(config, indent=2))
+
     # A sharded checkpoint, in half and in single precision.
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     first = {f"{MODULES[0]}.weight": weight(0).astype("f2"), "ids": numpy.arange(5)}
@@ -114,12 +129,31 @@ def check(folder):
     assert numpy.abs(vectors @ numpy.diag(values) @ vectors.T - mean).max() < 1e-12 * numpy.abs(mean).max()
     assert numpy.abs(values - numpy.linalg.eigvalsh(mean)).max() < 1e-12 * values.max()
 
+    for name, dtype, expected in [("f32.npy", "<f4", keys().T), ("f64.npy", "<f8", keys())]:
+        array = numpy.load(folder / name, allow_pickle=False)
+        assert array.dtype == numpy.dtype(dtype) and array.flags.c_contiguous and (array == expected).all(), name
+    kept = vectors[:, :5]
+    assert numpy.abs(numpy.load(folder / "projector.npy") - kept @ kept.T).max() < 1e-6
+
     ranks = [3, 2]
     deltas = [left @ right for left, right in (factors(number, n) for number, n in enumerate(ranks))]
     delta = load_file(folder / "delta.safetensors")
     assert len(delta) == 4
     for module, expected in zip(MODULES, deltas):
         assert (delta[f"{module}.weight.left"].astype("f8") @ delta[f"{module}.weight.right"] == expected).all()
+
+    # The trained adapter times P: the same names, shapes, types and configuration.
+    trained, projected = (load_file(folder / name / "adapter_model.safetensors") for name in ["trained", "projected"])
+    P = numpy.load(folder / "projector.npy")
+    assert set(trained) == set(projected)
+    for name, before in trained.items():
+        after, side = projected[name], name.split(".lora_")[1][0]
+        assert after.shape == before.shape and after.dtype == before.dtype, name
+        expected = before.astype("f8") @ P if side == "A" else before
+        assert numpy.abs(after - expected).max() <= (1e-3 if before.dtype == "f2" else 1e-6) * numpy.abs(before).max(), name
+    assert metadata(folder / "projected" / "adapter_model.safetensors") == {"format": "pt"}
+    texts = [(folder / name / "adapter_config.json").read_bytes() for name in ["trained", "projected"]]
+    assert texts[0] == texts[1]
 
     # PEFT: the names, shapes and types of its `get_peft_model_state_dict`, the fields of its `LoraConfig`.
     adapter = load_file(folder / "adapter" / "adapter_model.safetensors")

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::matrices::{merge, project, solve};
 use crate::research::Research;
 use crate::{ask, demo, edit, eval, inspect, stats, undo};
 
@@ -59,6 +60,12 @@ pub enum Command {
     Fetch,
     /// Edit twenty facts in a small model, with tables and plots, and undo one
     Demo(demo::Arguments),
+    /// Give a linear layer new outputs for some inputs: concept editing of diffusion models, and any other weights
+    Solve(Box<solve::Arguments>),
+    /// Take out of a LoRA adapter what it changes about a text
+    Project(project::Arguments),
+    /// Merge models by regression means, from their statistics
+    Merge(merge::Arguments),
     #[command(flatten)]
     Research(Research),
 }

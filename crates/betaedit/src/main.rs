@@ -10,6 +10,7 @@ mod eval;
 mod fetch;
 mod html;
 mod inspect;
+mod matrices;
 mod methods;
 mod outputs;
 mod plot;
@@ -56,6 +57,9 @@ fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
         Command::Methods => methods::run(terminal)?,
         Command::Fetch => fetch::run(terminal)?,
         Command::Demo(arguments) => return demo::run(&arguments, terminal),
+        Command::Solve(arguments) => matrices::solve::run(&arguments, terminal)?,
+        Command::Project(arguments) => matrices::project::run(&arguments, terminal)?,
+        Command::Merge(arguments) => matrices::merge::run(&arguments, terminal)?,
         Command::Research(research) => research.run(terminal)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -291,6 +291,37 @@ pub fn read(folder: &Path, layer: usize, terminal: Terminal) -> Done<(Statistics
     Ok((statistics, spectrum))
 }
 
+/// Statistics of the inputs of a module, if a directory has any: the file of its layer, if it is the module that is edited there, or
+/// an `.npz` file of the MEMIT family whose name starts with the module's.
+pub fn of_module(folder: &Path, module: &str) -> Done<Option<Statistics>> {
+    Ok(match path_of_module(folder, module) {
+        Some(path) if path.extension().is_some_and(|extension| extension == "npz") => Some(Statistics::read_npz(path)?),
+        Some(path) => {
+            let statistics = Statistics::read(&path)?;
+            let found = statistics.fingerprint().map(|fingerprint| fingerprint.layer);
+            if found != edited_layer(module) {
+                let path = path.display();
+                return Err(format!("`{path}` has statistics of another layer than its name says").into());
+            }
+            Some(statistics)
+        }
+        None => None,
+    })
+}
+
+/// The file of these statistics.
+pub fn path_of_module(folder: &Path, module: &str) -> Option<PathBuf> {
+    let ours = edited_layer(module).map(|layer| statistics_path(folder, layer));
+    ours.filter(|path| path.exists()).or_else(|| npz_path(folder, module))
+}
+
+/// The layer of a module that `edit` edits: the output projection of an MLP.
+fn edited_layer(module: &str) -> Option<usize> {
+    const EDITED: [&str; 3] = ["mlp.down_proj", "mlp.c_proj", "mlp.fc_out"];
+    let block = EDITED.iter().find_map(|name| module.strip_suffix(name))?.strip_suffix('.')?;
+    block.rsplit('.').next()?.parse().ok()
+}
+
 fn npz_path(folder: &Path, module: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.path()));

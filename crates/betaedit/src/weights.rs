@@ -57,6 +57,13 @@ fn write_model(out: &Path, source: &Path, run: &Run) -> Done {
     if !source.is_dir() {
         return Ok(adapter.model().save(adapter.tokenizer(), out)?);
     }
+    copy_directory(source, out)?;
+    adapter.model().write_edited(&Checkpoint::open(out)?, adapter.layers())?;
+    Ok(())
+}
+
+/// Copies the files of a model, without weights in other formats than safetensors.
+pub fn copy_directory(source: &Path, out: &Path) -> Done {
     std::fs::create_dir_all(out).map_err(|error| format!("`{}`: {error}", out.display()))?;
     for entry in std::fs::read_dir(source)? {
         let path = entry?.path();
@@ -65,7 +72,6 @@ fn write_model(out: &Path, source: &Path, run: &Run) -> Done {
             std::fs::copy(&path, out.join(name)).map_err(|error| format!("`{}`: {error}", path.display()))?;
         }
     }
-    adapter.model().write_edited(&Checkpoint::open(out)?, adapter.layers())?;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::update::Orientation;
 use crate::util::shown::shown;
 use crate::util::validate;
 
+mod average;
 mod index;
 mod orientation;
 mod patch;

@@ -15,7 +15,7 @@ use crate::util::validate;
 /// Replaces the rows of tensors by new ones. Shapes and number types stay. Each shard is read and written once. When all are
 /// written, they are renamed into their places.
 ///
-/// * `targets`: names with their files, no name twice
+/// * `targets`: names with their files, no name twice; tensors of any number of dimensions, as [`TensorFile::flattened`] gives them
 /// * `exact`: changes a block of rows, given the place of its tensor in `targets` and the number of its first row
 pub(super) fn patch(
     targets: &[(&str, &Path)],
@@ -29,7 +29,12 @@ pub(super) fn patch(
     let mut staged = Vec::with_capacity(shards.len());
     for (path, patched) in shards {
         let mut file = TensorFile::open(path)?;
-        let matrices = patched.iter().map(|&which| file.matrix(targets[which].0)).collect::<Result<Vec<_>>>()?;
+        let located = |&which: &usize| {
+            let name = targets[which].0;
+            file.flattened(name)?
+                .ok_or_else(|| malformed(path, format!("tensor `{name}` has no floating-point numbers")))
+        };
+        let matrices = patched.iter().map(located).collect::<Result<Vec<_>>>()?;
         staged.push(Staged::new(path, |to| {
             file.copy_replacing(to, &matrices, |of_shard, first, old, bytes| {
                 let (which, matrix) = (patched[of_shard], &matrices[of_shard]);

@@ -10,7 +10,7 @@ fn usage_is_taught() {
     let (commands, research) = help.split_once("\nResearch:\n").expect("a section for research");
     let (research, options) = research.split_once("\nOptions:\n").expect("options after it");
     assert!(options.contains("--threads") && options.contains("Exit codes"), "{help}");
-    let everyday = ["stats", "edit", "eval", "ask", "undo", "inspect", "fetch", "demo"];
+    let everyday = ["stats", "edit", "eval", "ask", "undo", "inspect", "fetch", "demo", "solve", "project", "merge"];
     let of_research = ["replay", "scale", "paper", "descent", "theorem1"];
     for (section, names) in [(commands, &everyday[..]), (research, &of_research[..])] {
         for name in names {

@@ -1,4 +1,8 @@
-//! LoRA adapters in the layout of PEFT: edits for any program that loads adapters.
+//! LoRA adapters in the layout of PEFT: edits for any program that loads adapters, and adapters of other programs.
+
+mod adapter;
+
+pub use adapter::LoraAdapter;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,6 +17,10 @@ use crate::util::atomic_file;
 
 /// The prefix of module names in PEFT's files.
 const PREFIX: &str = "base_model.model.";
+
+/// The two files of an adapter.
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
 
 /// Writes an adapter into a folder, which is created if it does not exist: `adapter_model.safetensors` and
 /// `adapter_config.json`.
@@ -83,6 +91,6 @@ pub fn write<T: Scalar>(
         .collect();
     std::fs::create_dir_all(folder).map_err(atomic_file::io_error(folder))?;
     // The configuration last: without it, there is no adapter.
-    tensors::write(&folder.join("adapter_model.safetensors"), tensors::kind("pt"), &factors)?;
-    atomic_file::write_whole(&folder.join("adapter_config.json"), &config)
+    tensors::write(&folder.join(TENSORS), tensors::kind("pt"), &factors)?;
+    atomic_file::write_whole(&folder.join(CONFIG), &config)
 }
