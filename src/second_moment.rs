@@ -322,7 +322,7 @@ impl SecondMoment {
             let x = X.col(0).try_as_col_major().expect("the stride is 1").as_slice();
             self.sum.times_vector(x, 1.0, CX.col_as_slice_mut(0), &mut PartialSums::default(), |_, _, _| (), par);
         } else {
-            self.sum.times_matrix(X, CX.as_mut(), par);
+            self.sum.times_matrix(X, 1.0, CX.as_mut(), par);
         }
         let coordinates = linalg::product(self.waiting().transpose(), X, par);
         CX += linalg::product(self.waiting(), coordinates.as_ref(), par);

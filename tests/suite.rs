@@ -18,6 +18,7 @@ mod facts;
 mod family;
 #[cfg(feature = "safetensors")]
 mod files;
+mod forgetting;
 mod golden;
 mod guides;
 mod identities;

@@ -25,6 +25,7 @@ impl InverseGram {
         let d = self.dim();
         self.Q.load(from)?;
         self.largest = bytes::read_f64(from)?;
+        self.limit = self.largest;
         let keys = bytes::read_slice(from, d)?;
         let n = keys.len() / d;
         if n > self.Q.subtracted() {

@@ -19,10 +19,19 @@ use crate::util::bytes;
 /// Pending columns that are folded into the base by one matrix product.
 pub(crate) const BLOCK: usize = 64;
 
-/// `X = base + F₊ F₊ᵀ - F₋ F₋ᵀ`, symmetric, with `base` stored as its lower triangle.
+/// From here on the base is scaled at once, and pending columns are folded in. A base that is scaled up and pending columns
+/// that are subtracted from it cancel; at this bound the loss is one bit.
+const LARGEST_SCALE: f64 = 2.0;
+
+/// How far the scale of the `f32` copy may be from the largest eigenvalue: a quarter of the exponents of an `f32`.
+const ROUNDED_RANGE: f64 = (1_u64 << 32) as f64;
+
+/// `X = scale base + F₊ F₊ᵀ - F₋ F₋ᵀ`, symmetric, with `base` stored as its lower triangle.
 #[derive(Clone, Debug)]
 pub(crate) struct Symmetric {
     base: Triangle<f64>,
+    /// Applied to `base` at the next folding, so that scaling costs no pass.
+    scale: f64,
     rounded: Option<Rounded>,
     /// `F`: added columns gather from the left, subtracted ones from the right.
     pending: Mat<f64>,
@@ -31,7 +40,7 @@ pub(crate) struct Symmetric {
     par: Par,
 }
 
-/// The base in `f32`, divided by a scale that keeps it in range: half the bytes, for products that need no more
+/// The base in `f32`, divided by a power of two that keeps it in range: half the bytes, for products that need no more
 /// precision.
 #[derive(Clone, Debug)]
 struct Rounded {
@@ -101,7 +110,7 @@ impl Symmetric {
 
     fn zeros(dim: usize, par: Par) -> Result<Self> {
         let pending = linalg::zeros(dim, BLOCK, "pending factors")?;
-        Ok(Self { base: Triangle::zeros(dim)?, rounded: None, pending, added: 0, subtracted: 0, par })
+        Ok(Self { base: Triangle::zeros(dim)?, scale: 1.0, rounded: None, pending, added: 0, subtracted: 0, par })
     }
 
     /// Keeps a copy of the base in `f32` from now on, for [`rounded_product`](Self::rounded_product).
@@ -143,12 +152,12 @@ impl Symmetric {
         key.clear();
         key.extend(k.iter().map(|k| f32::from_f64(k / length)));
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
-        rounded.triangle.times_vector(key, length * rounded.scale, z, sums, pending, self.par);
+        rounded.triangle.times_vector(key, length * rounded.scale * self.scale, z, sums, pending, self.par);
         true
     }
 
     fn times_matrix(&self, K: MatRef<'_, f64>, mut Z: MatMut<'_, f64>) {
-        self.base.times_matrix(K, Z.as_mut(), self.par);
+        self.base.times_matrix(K, self.scale, Z.as_mut(), self.par);
         for (F, sign) in self.pending() {
             let coordinates = linalg::product(F.transpose(), K, self.par);
             linalg::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), sign.factor(), self.par);
@@ -163,7 +172,7 @@ impl Symmetric {
 
     fn times_vector(&self, k: &[f64], z: &mut [f64], workspace: &mut ProductBuffer) {
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
-        self.base.times_vector(k, 1.0, z, &mut workspace.exact, pending, self.par);
+        self.base.times_vector(k, self.scale, z, &mut workspace.exact, pending, self.par);
     }
 
     /// A thread's part of the pending columns times `k`.
@@ -217,17 +226,62 @@ impl Symmetric {
 
     /// `X <- X + alpha A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64) {
+        self.scale_base();
         self.base.add_product(A, B, alpha, self.par);
         self.round();
     }
 
     fn fold(&mut self) {
+        self.scale_base();
         let F = self.pending.as_ref();
         let (added, subtracted) = (F.subcols(0, self.added), F.subcols(BLOCK - self.subtracted, self.subtracted));
         self.base.add_product(added, added, 1.0, self.par);
         self.base.add_product(subtracted, subtracted, -1.0, self.par);
         (self.added, self.subtracted) = (0, 0);
         self.round();
+    }
+
+    /// Whether [`scale_by`](Self::scale_by) would fold.
+    pub(crate) fn folds_when_scaled_by(&self, factor: f64) -> bool {
+        !(self.scale * factor <= LARGEST_SCALE)
+    }
+
+    /// `X <- factor X`, for a factor of at least 1. Cost: the pending columns, and now and then a folding.
+    pub(crate) fn scale_by(&mut self, factor: f64) {
+        if self.folds_when_scaled_by(factor) {
+            self.fold();
+            self.base.scale_by(factor);
+            return self.round();
+        }
+        self.scale *= factor;
+        let root = factor.sqrt();
+        for (first, n) in [(0, self.added), (BLOCK - self.subtracted, self.subtracted)] {
+            let columns = self.pending.as_mut().subcols_mut(first, n);
+            columns.col_iter_mut().for_each(|f| f.iter_mut().for_each(|x| *x *= root));
+        }
+    }
+
+    fn scale_base(&mut self) {
+        if self.scale != 1.0 {
+            self.base.scale_by(self.scale);
+            self.scale = 1.0;
+        }
+    }
+
+    /// Two traces whose difference is the trace: what was added, and what is pending to be subtracted.
+    pub(crate) fn traces(&self) -> (f64, f64) {
+        let [added, subtracted] = self.pending().map(|(F, _)| F.squared_norm_l2());
+        (self.scale * self.base.trace() + added, subtracted)
+    }
+
+    /// Keeps the `f32` copy in range when the largest eigenvalue has changed by orders of magnitude.
+    pub(crate) fn fit_rounded(&mut self, largest: f64) {
+        let Some(rounded) = &mut self.rounded else { return };
+        if !(largest / rounded.scale <= ROUNDED_RANGE && rounded.scale / largest <= ROUNDED_RANGE) {
+            rounded.scale = linalg::power_of_two(largest);
+            self.scale_base();
+            self.round();
+        }
     }
 
     fn round(&mut self) {
