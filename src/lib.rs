@@ -159,7 +159,7 @@ pub mod engine;
 pub mod error;
 #[cfg(feature = "facts")]
 pub mod facts;
-#[cfg(any(feature = "npz", feature = "safetensors"))]
+#[cfg(feature = "files")]
 pub mod format;
 #[cfg(feature = "nalgebra")]
 pub mod interop;

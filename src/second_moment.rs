@@ -264,7 +264,7 @@ impl SecondMoment {
     /// Writes the state, bit for bit.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         bytes::write_u64(out, self.tokens.unwrap_or(0))?;
-        self.sum.save(out)?;
+        self.sum.save(out, 1.0)?;
         bytes::write_len(out, self.d_in() * self.waiting)?;
         bytes::write_numbers(out, self.waiting().col_iter().flat_map(|column| column.iter().copied()))
     }

@@ -10,6 +10,8 @@ mod api;
 mod checkpoint;
 mod conformance;
 mod endurance;
+#[cfg(feature = "files")]
+mod engine_files;
 mod errors;
 #[cfg(feature = "facts")]
 mod fact_metrics;

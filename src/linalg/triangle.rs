@@ -159,10 +159,10 @@ impl Triangle<f64> {
         self.panels.iter().all(|panel| panel.as_ref().is_all_finite())
     }
 
-    /// Writes the entries, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+    /// Writes the entries times a scale; bit for bit if that is 1.
+    pub(crate) fn save(&self, out: &mut dyn Write, scale: f64) -> bytes::Result<()> {
         for panel in &self.panels {
-            bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().copied()))?;
+            bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().map(|x| scale * x)))?;
         }
         Ok(())
     }

@@ -4,17 +4,16 @@
 //! Both are bound by memory traffic, so only the lower triangle is stored, in `f64`. It takes as many bytes as a full
 //! `f32` matrix, and a product reads as many, with sixteen digits instead of seven.
 
+mod state;
+
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
-
-use std::io::{Read, Write};
 
 use crate::error::numerics::Result;
 use crate::linalg;
 use crate::linalg::triangle::{PartialSums, Triangle};
 use crate::scalar::Scalar;
-use crate::util::bytes;
 
 /// Pending columns that are folded into the base by one matrix product.
 pub(crate) const BLOCK: usize = 64;
@@ -288,24 +287,6 @@ impl Symmetric {
         if let Some(rounded) = &mut self.rounded {
             rounded.copy(&self.base, self.par);
         }
-    }
-
-    /// Writes the state, bit for bit, without the rounded copy.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
-        self.base.save(out)?;
-        bytes::write_len(out, self.added)?;
-        bytes::write_len(out, self.subtracted)?;
-        bytes::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().copied()))
-    }
-
-    /// Loads a state of the same dimension that [`save`](Self::save) wrote. After an error the state is unspecified.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
-        self.base.load(from)?;
-        self.added = bytes::read_len(from, BLOCK)?;
-        self.subtracted = bytes::read_len(from, BLOCK - self.added)?;
-        bytes::read_columns(from, &mut self.pending)?;
-        self.round();
-        Ok(())
     }
 
     /// The whole matrix, exactly symmetric.
