@@ -141,7 +141,7 @@
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
 //! * `safetensors`: checkpoints, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
 //! * `npz`: layer statistics of the MEMIT family
-//! * `nalgebra`: conversions from and to nalgebra's matrices
+//! * `nalgebra`: views of nalgebra's matrices, to read and to edit in place, and conversions
 //! * `serde`: settings read and written, reports written, in any format of serde
 //!
 //! # References

@@ -6,6 +6,7 @@ mod common;
 
 mod adapter;
 mod api;
+mod batches;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
 mod conformance;
@@ -24,6 +25,8 @@ mod forgetting;
 mod golden;
 mod guides;
 mod identities;
+#[cfg(feature = "nalgebra")]
+mod interop;
 mod layers;
 #[cfg(feature = "llm")]
 mod llm_editing;
