@@ -141,6 +141,8 @@
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
 //! * `safetensors`: checkpoints, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
 //! * `npz`: layer statistics of the MEMIT family
+//! * `files`: the state of the engine as a file; every feature with files has it
+//! * `half`: updates of weights in half precision, `f16` or `bf16`
 //! * `nalgebra`: views of nalgebra's matrices, to read and to edit in place, and conversions
 //! * `serde`: settings read and written, reports written, in any format of serde
 //!

@@ -24,6 +24,8 @@ mod files;
 mod forgetting;
 mod golden;
 mod guides;
+#[cfg(feature = "half")]
+mod half_weights;
 mod identities;
 #[cfg(feature = "nalgebra")]
 mod interop;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::precision::Precision;
+use super::Precision;
 use super::tensors::{self, NewTensor};
 use super::{Updates, malformed};
 use crate::error::{NumericsError, Result};

@@ -32,8 +32,6 @@ pub mod lora;
 mod npy;
 #[cfg(feature = "npz")]
 mod npz;
-#[cfg(any(feature = "npz", feature = "safetensors"))]
-mod precision;
 #[cfg(feature = "safetensors")]
 pub mod spectrum;
 #[cfg(any(feature = "npz", feature = "safetensors"))]
@@ -44,11 +42,12 @@ pub(crate) mod tensors;
 #[cfg(feature = "safetensors")]
 pub use checkpoint::Checkpoint;
 #[cfg(any(feature = "npz", feature = "safetensors"))]
-pub use precision::Precision;
-#[cfg(feature = "safetensors")]
-pub use precision::Rounding;
-#[cfg(any(feature = "npz", feature = "safetensors"))]
 pub use statistics::{Fingerprint, Statistics};
+
+#[cfg(any(feature = "npz", feature = "safetensors"))]
+pub use crate::update::Precision;
+#[cfg(feature = "safetensors")]
+pub use crate::update::Rounding;
 
 /// Updates by the name of the parameter that each of them changes, such as `model.layers.10.mlp.down_proj.weight`.
 #[cfg(feature = "safetensors")]

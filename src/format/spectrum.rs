@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
-use super::precision::Precision;
+use super::Precision;
 use super::statistics::Fingerprint;
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{in_file, malformed};

@@ -9,8 +9,8 @@ use faer::{Mat, MatRef};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::Precision;
 use super::malformed;
-use super::precision::Precision;
 use crate::error::Result;
 use crate::linalg;
 use crate::scalar::Scalar;
