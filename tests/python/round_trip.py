@@ -114,6 +114,12 @@ def check(folder):
     assert numpy.abs(vectors @ numpy.diag(values) @ vectors.T - mean).max() < 1e-12 * numpy.abs(mean).max()
     assert numpy.abs(values - numpy.linalg.eigvalsh(mean)).max() < 1e-12 * values.max()
 
+    kept = numpy.linalg.eigh(total)[1][:, :5]
+    for name in ["f32", "f64"]:
+        projector = load_file(folder / f"projector-{name}.safetensors")
+        assert list(projector) == ["projector.4"] and projector["projector.4"].dtype == numpy.dtype(name.replace("f", "float"))
+        assert numpy.abs(projector["projector.4"] - kept @ kept.T).max() < 1e-6
+
     ranks = [3, 2]
     deltas = [left @ right for left, right in (factors(number, n) for number, n in enumerate(ranks))]
     delta = load_file(folder / "delta.safetensors")
