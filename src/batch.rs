@@ -44,7 +44,6 @@ macro_rules! into_columns {
 
 into_columns! {
     [] MatRef<'a, T>, self => self;
-    [] &'a MatRef<'_, T>, self => *self;
     [] &'a MatMut<'_, T>, self => self.as_ref();
     [] &'a Mat<T>, self => self.as_ref();
     [] ColRef<'a, T>, self => self.as_mat();

@@ -104,7 +104,8 @@
 //! 8. [`metrics`]: leakage, drift, interference, stability, retention.
 //! 9. [`editor`]: the [`Editor`] trait (propose, look, commit) and the methods, one file a paper.
 //! 10. [`restraint`]: changes to an update after it was computed: RECT, PRUNE.
-//! 11. `format`: files. Statistics, checkpoints, adapters, deltas, spectra (features `npz`, `safetensors`).
+//! 11. `format`: files. Statistics, checkpoints, adapters, deltas, spectra, the engine's state (features `npz`, `safetensors`,
+//!     `files`).
 //! 12. [`adapter`]: the seam to a model, and recorded streams of edits.
 //! 13. `facts`: facts to edit, and the metrics of an edited model (feature `facts`).
 //! 14. `session`: many layers in one transaction, undo, runs that survive a crash (feature `session`).

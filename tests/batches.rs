@@ -26,7 +26,6 @@ fn every_form<T: Scalar>() {
     let whole = (copy.as_ref(), expected.as_ref());
     same(K.as_ref(), R.as_ref(), whole);
     same(&K, &R, whole);
-    same(&K.as_ref(), &R.as_ref(), whole);
     same(&K.as_mut(), R.as_ref(), whole);
     // Views with any strides: a transpose, rows in reverse, every other column.
     let (KT, RT) = (K.transpose().to_owned(), R.transpose().to_owned());
@@ -42,7 +41,7 @@ fn every_form<T: Scalar>() {
     same(KT.row(1).transpose(), &r, first);
     same(&k, &array, first);
     same(&k[..], &r[..], first);
-    same(&K.subcols(1, 1), &array, first);
+    same(K.subcols(1, 1), &array, first);
     let single = EditBatch::single(&k, R.col(1)).unwrap();
     assert_eq!((single.keys(), single.residuals(), single.len()), (first.0, first.1, 1));
     let context = single.with_context(&K).unwrap();

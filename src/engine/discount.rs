@@ -13,7 +13,8 @@ impl InverseGram {
     /// ```
     ///
     /// where `A_0` is the start (`lambda I` for [`isotropic`](Self::isotropic)). It fades as well. The memory is about
-    /// `1 / (1 - factor)` steps long.
+    /// `1 / (1 - factor)` steps long, and should hold more keys than `d_in`: fewer do not excite every direction (see
+    /// below).
     ///
     /// * `factor`: the forgetting factor, `0 < factor <= 1`; 0.95 to 0.999 are usual, 1 changes nothing
     ///
