@@ -27,8 +27,9 @@ struct Stream {
 /// Long memories and short ones; the base is scaled lazily for the first, and at once for the second.
 fn streams() -> impl Strategy<Value = Stream> {
     let factor = prop_oneof![0.3..0.9_f64, 0.9..0.999_f64, Just(1.0)];
-    (any::<u64>(), 1..12_usize, 1..4_usize, 1..200_usize, factor, 0.01..10.0_f64)
-        .prop_map(|(seed, d, n, steps, factor, lambda)| Stream { seed, d, n, steps, factor, lambda })
+    (any::<u64>(), 1..12_usize, 1..4_usize, 1..200_usize, factor, -6.0..1.0_f64).prop_map(
+        |(seed, d, n, steps, factor, lambda)| Stream { seed, d, n, steps, factor, lambda: 10.0_f64.powf(lambda) },
+    )
 }
 
 fn dense<T: Scalar>(matrix: MatRef<'_, T>) -> DMatrix<f64> {
@@ -50,13 +51,14 @@ fn the_engine_is_the_weighted_inverse<T: Scalar>(
     let mut random = Random::new(s.seed);
     let d_out = 2;
     let (mut Q, mut W) = (start, Mat::<f64>::zeros(d_out, s.d));
-    let (mut keys, mut values) = (vec![], vec![]);
+    let (mut keys, mut values, mut largest) = (vec![], vec![], 0.0_f64);
     for t in 0..s.steps {
         let K = random.matrix::<T>(s.d, s.n);
         let system = Mat::from_fn(d_out, s.d, |i, j| (0.01 * t as f64 + (i + 2 * j) as f64).cos());
         let K64 = cast::<T, f64>(K.as_ref());
         let V = system * &K64;
         Q.discount(s.factor).unwrap();
+        largest = largest.max(Q.to_dense().norm_l2());
         let solution = Q.solve(K.as_ref()).unwrap();
         let update = Update::from_factors(&V - &W * &K64, solution.directions().transpose().to_owned()).unwrap();
         update.apply_to(W.as_mut(), LINEAR, SEQ).unwrap();
@@ -69,8 +71,10 @@ fn the_engine_is_the_weighted_inverse<T: Scalar>(
     let eigenvalues = A.clone().symmetric_eigen().eigenvalues;
     let condition = eigenvalues.max() / eigenvalues.min();
     let expected = A.try_inverse().unwrap();
-    // Rounding of the inverse, of the oracle's as well, and of a history as long as the memory.
-    let allowed = rounding * condition * (1.0 + 1.0 / (1.0 - s.factor).max(1.0 / s.steps as f64));
+    // Rounding of the inverse, of the oracle's as well; of the largest `Q` on the way to this one; and of a history as long as
+    // the memory.
+    let lost = largest / expected.norm();
+    let allowed = rounding * condition.max(lost) * (1.0 + 1.0 / (1.0 - s.factor).max(1.0 / s.steps as f64));
     let error = (dense(Q.to_dense().as_ref()) - &expected).norm() / expected.norm();
     prop_assert!(error <= allowed, "Q is off by {:e}, allowed {:e}", error, allowed);
     let ridge = weighted(&values, s.factor) * expected;
@@ -85,13 +89,13 @@ proptest! {
     #[test]
     fn f64_keys(s in streams()) {
         let Q = InverseGram::isotropic(s.d, s.lambda, SEQ).unwrap();
-        the_engine_is_the_weighted_inverse::<f64>(&s, Q, 1e-14)?;
+        the_engine_is_the_weighted_inverse::<f64>(&s, Q, 1e-13)?;
     }
 
     #[test]
     fn f32_keys(s in streams()) {
         let Q = InverseGram::isotropic(s.d, s.lambda, SEQ).unwrap();
-        the_engine_is_the_weighted_inverse::<f32>(&s, Q, 1e-14)?;
+        the_engine_is_the_weighted_inverse::<f32>(&s, Q, 1e-13)?;
     }
 
     /// Products from the `f32` copy leave pending factors that are not settled yet when the history is discounted.

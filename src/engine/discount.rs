@@ -18,8 +18,8 @@ impl InverseGram {
     ///
     /// * `factor`: the forgetting factor, `0 < factor <= 1`; 0.95 to 0.999 are usual, 1 changes nothing
     ///
-    /// Cost: `O(d_in)` for each pending column, at most 64. When the factors since the last folding multiply to less than
-    /// a half, one pass over `Q`.
+    /// Cost: `O(d_in)` for each pending column, at most 64. When the factors since the last time multiply to less than a
+    /// half, one pass over `Q`.
     ///
     /// # Errors
     /// [`NumericsError::Parameter`] for another factor; [`NumericsError::Overflow`] if `Q` would leave the range of `f64`.

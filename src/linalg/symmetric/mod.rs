@@ -18,21 +18,21 @@ use crate::scalar::Scalar;
 /// Pending columns that are folded into the base by one matrix product.
 pub(crate) const BLOCK: usize = 64;
 
-/// From here on the base is scaled at once, and pending columns are folded in. A base that is scaled up and pending columns
-/// that are subtracted from it cancel; at this bound the loss is one bit.
+/// Beyond this scale the pending columns are folded in and the base is scaled. A matrix that is scaled up by and by while its
+/// size stays has to lose as much to pending columns: at this bound the loss is one bit.
 const LARGEST_SCALE: f64 = 2.0;
 
 /// How far the scale of the `f32` copy may be from the largest eigenvalue: a quarter of the exponents of an `f32`.
 const ROUNDED_RANGE: f64 = (1_u64 << 32) as f64;
 
-/// `X = scale base + F₊ F₊ᵀ - F₋ F₋ᵀ`, symmetric, with `base` stored as its lower triangle.
+/// `X = scale (base + F₊ F₊ᵀ - F₋ F₋ᵀ)`, symmetric, with `base` stored as its lower triangle.
 #[derive(Clone, Debug)]
 pub(crate) struct Symmetric {
     base: Triangle<f64>,
-    /// Applied to `base` at the next folding, so that scaling costs no pass.
+    /// From 1 to [`LARGEST_SCALE`], so that scaling costs no pass.
     scale: f64,
     rounded: Option<Rounded>,
-    /// `F`: added columns gather from the left, subtracted ones from the right.
+    /// `F`: added columns gather from the left, subtracted ones from the right. Each was divided by the root of the scale.
     pending: Mat<f64>,
     added: usize,
     subtracted: usize,
@@ -159,7 +159,8 @@ impl Symmetric {
         self.base.times_matrix(K, self.scale, Z.as_mut(), self.par);
         for (F, sign) in self.pending() {
             let coordinates = linalg::product(F.transpose(), K, self.par);
-            linalg::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), sign.factor(), self.par);
+            let factor = sign.factor() * self.scale;
+            linalg::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), factor, self.par);
         }
     }
 
@@ -200,7 +201,15 @@ impl Symmetric {
                 BLOCK - self.subtracted
             }
         };
-        self.pending.as_mut().subcols_mut(first, n).copy_from(F);
+        self.set_pending(first, F);
+    }
+
+    fn set_pending(&mut self, first: usize, F: MatRef<'_, f64>) {
+        let mut columns = self.pending.as_mut().subcols_mut(first, F.ncols());
+        columns.copy_from(F);
+        if self.scale != 1.0 {
+            columns *= faer::Scale(1.0 / self.scale.sqrt());
+        }
     }
 
     /// Whether `n` more pending columns fit before the next folding.
@@ -213,25 +222,28 @@ impl Symmetric {
         self.subtracted
     }
 
-    /// The last `n` columns that were subtracted and are still pending.
+    /// The last `n` columns that were subtracted and are still pending. What was subtracted is the [`scale`](Self::scale)
+    /// times their product.
     pub(crate) fn last(&self, n: usize) -> MatRef<'_, f64> {
         self.pending.as_ref().subcols(BLOCK - self.subtracted, n)
     }
 
     /// Replaces the last columns that were subtracted.
     pub(crate) fn replace_last(&mut self, F: MatRef<'_, f64>) {
-        self.pending.as_mut().subcols_mut(BLOCK - self.subtracted, F.ncols()).copy_from(F);
+        self.set_pending(BLOCK - self.subtracted, F);
+    }
+
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale
     }
 
     /// `X <- X + alpha A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64) {
-        self.scale_base();
-        self.base.add_product(A, B, alpha, self.par);
+        self.base.add_product(A, B, alpha / self.scale, self.par);
         self.round();
     }
 
     fn fold(&mut self) {
-        self.scale_base();
         let F = self.pending.as_ref();
         let (added, subtracted) = (F.subcols(0, self.added), F.subcols(BLOCK - self.subtracted, self.subtracted));
         self.base.add_product(added, added, 1.0, self.par);
@@ -245,32 +257,22 @@ impl Symmetric {
         !(self.scale * factor <= LARGEST_SCALE)
     }
 
-    /// `X <- factor X`, for a factor of at least 1. Cost: the pending columns, and now and then a folding.
+    /// `X <- factor X`, for a factor of at least 1. Cost: nothing, but for a folding now and then.
     pub(crate) fn scale_by(&mut self, factor: f64) {
         if self.folds_when_scaled_by(factor) {
             self.fold();
-            self.base.scale_by(factor);
-            return self.round();
-        }
-        self.scale *= factor;
-        let root = factor.sqrt();
-        for (first, n) in [(0, self.added), (BLOCK - self.subtracted, self.subtracted)] {
-            let columns = self.pending.as_mut().subcols_mut(first, n);
-            columns.col_iter_mut().for_each(|f| f.iter_mut().for_each(|x| *x *= root));
-        }
-    }
-
-    fn scale_base(&mut self) {
-        if self.scale != 1.0 {
-            self.base.scale_by(self.scale);
+            self.base.scale_by(self.scale * factor);
             self.scale = 1.0;
+            self.round();
+        } else {
+            self.scale *= factor;
         }
     }
 
     /// Two traces whose difference is the trace: what was added, and what is pending to be subtracted.
     pub(crate) fn traces(&self) -> (f64, f64) {
         let [added, subtracted] = self.pending().map(|(F, _)| F.squared_norm_l2());
-        (self.scale * self.base.trace() + added, subtracted)
+        (self.scale * (self.base.trace() + added), self.scale * subtracted)
     }
 
     /// Keeps the `f32` copy in range when the largest eigenvalue has changed by orders of magnitude.
@@ -278,7 +280,6 @@ impl Symmetric {
         let Some(rounded) = &mut self.rounded else { return };
         if !(largest / rounded.scale <= ROUNDED_RANGE && rounded.scale / largest <= ROUNDED_RANGE) {
             rounded.scale = linalg::power_of_two(largest);
-            self.scale_base();
             self.round();
         }
     }
@@ -294,7 +295,7 @@ impl Symmetric {
         let mut whole = self.clone();
         whole.fold();
         let mut matrix = Mat::zeros(self.dim(), self.dim());
-        whole.base.add_to(matrix.as_mut(), 1.0);
+        whole.base.add_to(matrix.as_mut(), whole.scale);
         linalg::mirror(matrix.as_mut());
         matrix
     }
@@ -324,14 +325,14 @@ impl pulp::WithSimd for PendingTimesVector<'_> {
         simd.vectorize(
             #[inline(always)]
             || {
-                let Symmetric { pending, added, subtracted, .. } = self.matrix;
+                let Symmetric { pending, added, subtracted, scale, .. } = self.matrix;
                 for column in self.part {
                     let (j, sign) = match column.checked_sub(*added) {
                         None => (column, Sign::Plus),
                         Some(other) => (BLOCK - subtracted + other, Sign::Minus),
                     };
                     let f = pending.col_as_slice(j);
-                    let share = sign.factor() * dot(f, self.k);
+                    let share = sign.factor() * scale * dot(f, self.k);
                     self.z.iter_mut().zip(f).for_each(|(z, f)| *z += share * f);
                 }
             },

@@ -6,7 +6,7 @@ use super::{BLOCK, Symmetric};
 use crate::util::bytes;
 
 impl Symmetric {
-    /// Writes the state, bit for bit, without the rounded copy. A base that waits to be scaled is written as scaled.
+    /// Writes the state, bit for bit, without the rounded copy; the parts are written as scaled.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.save_parts(out, self.scale)
     }
@@ -24,7 +24,8 @@ impl Symmetric {
         self.base.save(out, scale)?;
         bytes::write_len(out, self.added)?;
         bytes::write_len(out, self.subtracted)?;
-        bytes::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().copied()))
+        let root = scale.sqrt();
+        bytes::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().map(move |x| root * x)))
     }
 
     /// Loads a state of the same dimension that [`save`](Self::save) wrote. After an error the state is unspecified.
