@@ -28,8 +28,7 @@ pub trait Half: Copy + Debug + Send + Sync + 'static + sealed::Sealed {
 
     /// The value as `f64`, exactly.
     fn to_f64(self) -> f64;
-    /// The nearest value to `x`, of two the even one; infinite beyond the range. One rounding, unlike the function of this
-    /// name in the crate `half`, which ignores the last 32 bits.
+    /// The nearest value to `x`, of two the even one, by a single rounding; infinite beyond the range.
     fn nearest(x: f64) -> Self;
 }
 
