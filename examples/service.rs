@@ -3,7 +3,6 @@
 //! ```sh
 //! cargo run --release --features session --example service
 //! ```
-//!
 //! In an async program, run `edit` and `Spectrum::new_watched` in `spawn_blocking`: both take long.
 
 use std::error::Error;
@@ -76,8 +75,8 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 
     let weight = Arc::new(RwLock::new(Mat::zeros(D_OUT, D_IN)));
     let method = Memit::default().with_lambda(0.01).with_history(History::Absorbed);
-    let builder = SessionBuilder::new(method).layer(0, statistics);
-    let mut session = builder.open(Store(Arc::clone(&weight)), Par::Seq)?;
+    let store = Store(Arc::clone(&weight));
+    let mut session = SessionBuilder::new(method).layer(0, statistics).open(store, Par::Seq)?;
     let (edits, inbox) = mpsc::channel::<(Mat<f64>, Mat<f64>)>();
     let editing = thread::spawn(move || -> Result<u64> {
         for request in inbox {
@@ -86,7 +85,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         Ok(session.processed())
     });
     (0..20).try_for_each(|n| edits.send((key(n), Mat::full(D_OUT, 1, n as f64))))?;
-    drop(edits);
+    drop(edits); // the thread ends when nobody can send
     let edited = editing.join().map_err(|_| "the editing thread panicked")??;
     thread::scope(|scope| {
         for n in 0..4 {

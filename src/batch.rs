@@ -1,8 +1,8 @@
 //! Batches of edits: keys and residuals, checked.
 
-use faer::{Mat, MatRef};
+use faer::{Col, ColRef, Mat, MatMut, MatRef};
 
-use crate::error::numerics::Result;
+use crate::error::numerics::{NumericsError, Result};
 use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::shown::{Shown, shown};
@@ -23,6 +23,37 @@ pub enum Order {
 
 named!(Order, "order of a batch", { Together => "together", InSequence => "in-sequence" });
 
+/// Columns to edit with, in any of the forms that people have: a matrix, one column, or one column as a slice.
+///
+/// It is implemented for faer's matrices and columns, owned (by reference) and as views, for slices, vectors and arrays,
+/// and with the feature `nalgebra` for nalgebra's contiguous matrices. Implement it for a type of your own to pass that.
+pub trait IntoColumns<'a, T> {
+    /// The columns as a view, without a copy.
+    fn into_columns(self) -> MatRef<'a, T>;
+}
+
+/// Implements the trait for a type by an expression.
+macro_rules! into_columns {
+    ($([$($parameters:tt)*] $type:ty, $self:ident => $view:expr;)+) => { $(
+        impl<'a, T, $($parameters)*> IntoColumns<'a, T> for $type {
+            fn into_columns($self) -> MatRef<'a, T> {
+                $view
+            }
+        }
+    )+ };
+}
+
+into_columns! {
+    [] MatRef<'a, T>, self => self;
+    [] &'a MatMut<'_, T>, self => self.as_ref();
+    [] &'a Mat<T>, self => self.as_ref();
+    [] ColRef<'a, T>, self => self.as_mat();
+    [] &'a Col<T>, self => self.as_ref().as_mat();
+    [] &'a [T], self => ColRef::from_slice(self).as_mat();
+    [] &'a Vec<T>, self => ColRef::from_slice(self).as_mat();
+    [const N: usize] &'a [T; N], self => ColRef::from_slice(self).as_mat();
+}
+
 /// A batch of edits for one layer: keys and residuals, checked.
 ///
 /// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column per edit
@@ -33,9 +64,18 @@ named!(Order, "order of a batch", { Together => "together", InSequence => "in-se
 /// use betaedit_core::{EditBatch, error::NumericsError, faer::mat};
 ///
 /// let keys = mat![[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]];
-/// let residuals = mat![[0.5, f64::NAN], [0.0, 0.25]];
-/// let refused = EditBatch::new(keys.as_ref(), residuals.as_ref());
-/// assert!(matches!(refused, Err(NumericsError::NonFinite { argument: "residuals", row: 0, col: 1, .. })));
+/// let residuals = mat![[0.5, 1.0], [0.0, 0.25]];
+/// let batch = EditBatch::new(&keys, &residuals)?;
+/// assert_eq!(batch.len(), 2);
+///
+/// // One of these edits, from columns, and another from slices.
+/// let one = EditBatch::single(keys.col(0), residuals.col(0))?;
+/// let other = EditBatch::single(&[0.0, 2.0, 1.0], &[1.0, 0.25])?;
+/// assert_eq!((one.len(), other.keys()), (1, keys.as_ref().subcols(1, 1)));
+///
+/// // NaN is found before anything is computed.
+/// let refused = EditBatch::single(keys.col(0), &[0.5, f64::NAN]);
+/// assert!(matches!(refused, Err(NumericsError::NonFinite { argument: "residuals", row: 1, col: 0, .. })));
 /// # Ok::<(), NumericsError>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -56,15 +96,46 @@ shown!([T: Scalar] EditBatch<'_, T>, "EditBatch", self => {
 impl<'a, T: Scalar> EditBatch<'a, T> {
     /// Checks a batch.
     ///
+    /// * `keys`, `residuals`: a matrix with one column per edit, owned (`&K`) or a view; or one column
+    ///
     /// # Errors
     /// A different number of keys and residuals, an empty batch, NaN or infinity.
-    pub fn new(keys: MatRef<'a, T>, residuals: MatRef<'a, T>) -> Result<Self> {
+    pub fn new(keys: impl IntoColumns<'a, T>, residuals: impl IntoColumns<'a, T>) -> Result<Self> {
+        let (keys, residuals) = (keys.into_columns(), residuals.into_columns());
         validate::not_empty("keys", keys)?;
         validate::not_empty("residuals", residuals)?;
         validate::shape("residuals", residuals, residuals.nrows(), keys.ncols())?;
         validate::finite("keys", keys)?;
         validate::finite("residuals", residuals)?;
         Ok(Self { keys, residuals, context: None, order: Order::Together })
+    }
+
+    /// A batch of one edit, from a key of `d_in` and a residual of `d_out` numbers.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and more than one column.
+    pub fn single(key: impl IntoColumns<'a, T>, residual: impl IntoColumns<'a, T>) -> Result<Self> {
+        let key = key.into_columns();
+        validate::shape("keys", key, key.nrows(), 1)?;
+        Self::new(key, residual)
+    }
+
+    /// A batch of keys and residuals that stand one after the other in memory.
+    ///
+    /// * `keys`: `n` keys of `d_in` numbers each
+    /// * `residuals`: `n` residuals of `d_out` numbers each
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and a slice that is no whole number of columns.
+    ///
+    /// ```
+    /// use betaedit_core::EditBatch;
+    /// let batch = EditBatch::from_slices(&[1.0_f32, 0.0, 1.0, 0.0, 2.0, 1.0], 3, &[0.5, 0.0, 1.0, 0.25], 2)?;
+    /// assert_eq!((batch.keys().shape(), batch.residuals().shape()), ((3, 2), (2, 2)));
+    /// # Ok::<(), betaedit_core::Error>(())
+    /// ```
+    pub fn from_slices(keys: &'a [T], d_in: usize, residuals: &'a [T], d_out: usize) -> Result<Self> {
+        Self::new(columns_of(keys, "d_in", d_in)?, columns_of(residuals, "d_out", d_out)?)
     }
 
     /// The same edits, written one after the other.
@@ -79,7 +150,8 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
     ///
     /// # Errors
     /// Inputs whose length differs from that of the keys, no column, NaN or infinity.
-    pub fn with_context(mut self, context: MatRef<'a, T>) -> Result<Self> {
+    pub fn with_context(mut self, context: impl IntoColumns<'a, T>) -> Result<Self> {
+        let context = context.into_columns();
         validate::columns("context", context, self.keys.nrows())?;
         validate::finite("context", context)?;
         self.context = Some(context);
@@ -124,4 +196,13 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
     pub fn len(&self) -> usize {
         self.keys.ncols()
     }
+}
+
+/// Columns of so many numbers that stand one after the other.
+fn columns_of<'a, T>(numbers: &'a [T], parameter: &'static str, length: usize) -> Result<MatRef<'a, T>> {
+    if length == 0 || !numbers.len().is_multiple_of(length) {
+        let allowed = "a number above 0 of which the length of the slice is a multiple";
+        return Err(NumericsError::Parameter { parameter, value: length as f64, allowed });
+    }
+    Ok(MatRef::from_column_major_slice(numbers, length, numbers.len() / length))
 }

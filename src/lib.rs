@@ -111,7 +111,8 @@
 //! 11. [`ridge`]: ridge regression over a stream of samples, with exact forgetting.
 //! 12. [`concept`]: new outputs for some inputs of any linear layer, as in diffusion models: UCE, SPEED.
 //! 13. [`regmean`]: models merged by regression means.
-//! 14. `format`: files. Statistics, checkpoints, adapters, deltas, spectra (features `npz`, `safetensors`).
+//! 14. `format`: files. Statistics, checkpoints, adapters, deltas, spectra, the engine's state (features `npz`, `safetensors`,
+//!     `files`).
 //! 15. [`adapter`]: the seam to a model, and recorded streams of edits.
 //! 16. `facts`: facts to edit, and the metrics of an edited model (feature `facts`).
 //! 17. `session`: many layers in one transaction, undo, runs that survive a crash (feature `session`).
@@ -150,7 +151,9 @@
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
 //! * `safetensors`: checkpoints, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
 //! * `npz`: matrices of numpy (`.npy`), and layer statistics of the MEMIT family
-//! * `nalgebra`: conversions from and to nalgebra's matrices
+//! * `files`: the state of the engine as a file; every feature with files has it
+//! * `half`: updates of weights in half precision, `f16` or `bf16`
+//! * `nalgebra`: views of nalgebra's matrices, to read and to edit in place, and conversions
 //! * `serde`: settings read and written, reports written, in any format of serde
 //!
 //! # References
@@ -182,7 +185,7 @@ pub mod engine;
 pub mod error;
 #[cfg(feature = "facts")]
 pub mod facts;
-#[cfg(any(feature = "npz", feature = "safetensors"))]
+#[cfg(feature = "files")]
 pub mod format;
 #[cfg(doc)]
 pub mod guides;

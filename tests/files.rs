@@ -2,7 +2,7 @@
 
 use betaedit_core::error::{FileError, NumericsError};
 use betaedit_core::faer::{Mat, MatRef, Par};
-use betaedit_core::format::{Fingerprint, Statistics, Updates, delta, lora, spectrum};
+use betaedit_core::format::{Fingerprint, Precision, Statistics, Updates, delta, lora, spectrum};
 use betaedit_core::projector::ProjectorBuilder;
 use betaedit_core::update::Compressed;
 use betaedit_core::update::Compression;
@@ -183,6 +183,25 @@ fn a_dense_projector_edits_as_its_spectrum_does() {
     let read = spectrum::read_projector(&path, "projector.0", SEQ).unwrap();
     assert_eq!((read.kept(), read.dim()), (22, d));
     assert!((read.to_dense(SEQ) - &P).norm_l2() < 1e-6);
+    // What we write is what others read, and comes back.
+    for (precision, dtype, exact) in [(Precision::F32, Dtype::F32, 1e-6), (Precision::F64, Dtype::F64, 1e-13)] {
+        spectrum::write_projector(&path, "model.3", &ours, precision, SEQ).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let tensor = tensors.tensor("model.3").unwrap();
+        assert_eq!((tensors.len(), tensor.dtype(), tensor.shape()), (1, dtype, &[d, d][..]));
+        assert!((stored(&bytes, "model.3") - &P).norm_l2() <= exact, "{precision}");
+        let read = spectrum::read_projector(&path, "model.3", SEQ).unwrap();
+        assert_eq!((read.kept(), read.dim()), (22, d));
+        assert!((read.to_dense(SEQ) - &P).norm_l2() < exact, "{precision}");
+    }
+    let before = std::fs::read(&path).unwrap();
+    for precision in [Precision::F16, Precision::Bf16] {
+        let refused = spectrum::write_projector(&path, "model.3", &ours, precision, SEQ).unwrap_err();
+        assert!(matches!(refused, Error::Numerics(NumericsError::Unsupported { .. })), "{refused:?}");
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+
     let method = AlphaEdit::default();
     // Keys that the text does not have.
     let k = Mat::from_fn(d, 2, |i, j| ((i * i + 7 * j) as f64).sin());

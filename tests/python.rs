@@ -66,6 +66,10 @@ fn files_go_to_python_and_back() {
     let expected = V * V.transpose();
     assert_eq!(projector.kept(), 5);
     assert!(distance(projector.to_dense(SEQ).as_ref(), expected.as_ref()) < 1e-6);
+    for (name, precision) in [("f32", Precision::F32), ("f64", Precision::F64)] {
+        let path = at(&format!("projector-{name}.safetensors"));
+        spectrum::write_projector(path, "projector.4", &projector, precision, SEQ).unwrap();
+    }
 
     // Their matrices, ours.
     let array = npy::read::<f64>(at("array.npy")).unwrap();

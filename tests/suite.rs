@@ -9,12 +9,15 @@ mod adapter_check;
 mod api;
 #[cfg(feature = "safetensors")]
 mod average;
+mod batches;
 #[cfg(feature = "safetensors")]
 mod checkpoint;
 mod concept;
 mod conformance;
 mod debug;
 mod endurance;
+#[cfg(feature = "files")]
+mod engine_files;
 mod errors;
 #[cfg(feature = "facts")]
 mod fact_metrics;
@@ -23,9 +26,14 @@ mod facts;
 mod family;
 #[cfg(feature = "safetensors")]
 mod files;
+mod forgetting;
 mod golden;
 mod guides;
+#[cfg(feature = "half")]
+mod half_weights;
 mod identities;
+#[cfg(feature = "nalgebra")]
+mod interop;
 mod layers;
 #[cfg(feature = "llm")]
 mod llm_editing;

@@ -120,7 +120,9 @@ impl InverseGram {
         let mut factor = workspace.Z;
         solve_lower_triangular_in_place(L.as_ref(), factor.as_mut().transpose_mut(), self.Q.par());
         // `Q` grows by `F Fᵀ`, whose entries are at most its trace.
-        validate::in_range("releasing keys", &[factor.squared_norm_l2() + self.largest])?;
+        let grown = factor.squared_norm_l2() + self.largest;
+        validate::in_range("releasing keys", &[grown])?;
+        self.largest = grown.min(self.limit);
         self.push(factor.as_ref(), Sign::Plus);
         self.probe.absorb(workspace.keys.as_ref(), -1.0);
         Ok(())

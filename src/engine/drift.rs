@@ -23,7 +23,7 @@ impl InverseGram {
     /// The probe after the unsettled keys.
     fn present_probe(&self) -> Probe {
         let mut probe = self.probe.clone();
-        probe.follow(&self.unsettled, |i| self.unsettled.column(&self.Q, i));
+        probe.follow(&self.unsettled, self.Q.scale(), |i| self.unsettled.column(&self.Q, i));
         probe
     }
 }

@@ -1,6 +1,7 @@
 //! The engine: an inverse that is updated, never recomputed.
 
 mod change;
+mod discount;
 mod drift;
 mod probe;
 mod rounding;
@@ -44,6 +45,7 @@ use crate::util::validate;
 /// | keys join the history, `A + K Kᵀ` | `Q - Z (I + G)⁻¹ Zᵀ` | [`absorb`](Self::absorb) |
 /// | keys leave it, `A - K Kᵀ` | `Q + Z (I - G)⁻¹ Zᵀ` | [`release`](Self::release) |
 /// | directions are constrained | `Q - Q N (Nᵀ Q N)⁺ Nᵀ Q` | [`constrain`](Self::constrain) |
+/// | the past fades, `factor A` | `Q / factor` | [`discount`](Self::discount) |
 ///
 /// Changes are kept as pending factors. When 64 columns have gathered, one matrix product folds them in. This is
 /// recursive least squares.
@@ -70,6 +72,8 @@ pub struct InverseGram {
     Q: Symmetric,
     /// Upper bound of the eigenvalues of `Q`; its rounding errors are relative to this.
     largest: f64,
+    /// What `largest` may rise to when keys are released; equal to it until the history is discounted.
+    limit: f64,
     /// Identifies the state that a solution was found in.
     token: StateToken,
     /// Does not include the unsettled keys.
@@ -162,7 +166,14 @@ impl InverseGram {
     }
 
     fn started(Q: Symmetric, largest: f64) -> Self {
-        Self { probe: Probe::new(&Q), Q, largest, token: StateToken::new(), unsettled: Unsettled::default() }
+        Self {
+            probe: Probe::new(&Q),
+            Q,
+            largest,
+            limit: largest,
+            token: StateToken::new(),
+            unsettled: Unsettled::default(),
+        }
     }
 
     fn from_root(root: &Mat<f64>, largest: f64, need: Need, par: Par) -> Result<Self> {

@@ -30,13 +30,13 @@ impl Probe {
         }
     }
 
-    /// Follows the unsettled keys one by one, with the pending column of each.
-    pub(super) fn follow<'a>(&mut self, unsettled: &Unsettled, column: impl Fn(usize) -> MatRef<'a, f64>) {
+    /// Follows the unsettled keys one by one, with the pending column of each, up to a common scale of their products.
+    pub(super) fn follow<'a>(&mut self, unsettled: &Unsettled, scale: f64, column: impl Fn(usize) -> MatRef<'a, f64>) {
         let K = unsettled.as_mat(self.a.nrows());
         for (i, fate) in unsettled.fates.iter().enumerate() {
             match fate {
                 Fate::Absorbed => self.absorb(K.subcols(i, 1), 1.0),
-                Fate::Removed => self.change(column(i), column(i), -1.0),
+                Fate::Removed => self.change(column(i), column(i), -scale),
             }
         }
     }

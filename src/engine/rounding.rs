@@ -43,7 +43,7 @@ impl InverseGram {
         }
         let Ok(factor) = self.settled_factor() else { return self.leave_unsettled() };
         self.Q.replace_last(factor.as_ref());
-        self.probe.follow(&self.unsettled, |i| factor.as_ref().subcols(i, 1));
+        self.probe.follow(&self.unsettled, 1.0, |i| factor.as_ref().subcols(i, 1));
         self.forget_unsettled();
     }
 
@@ -55,7 +55,7 @@ impl InverseGram {
     /// Accepts the pending factors with their rounding.
     fn leave_unsettled(&mut self) {
         let Self { Q, probe, unsettled, .. } = self;
-        probe.follow(unsettled, |i| unsettled.column(Q, i));
+        probe.follow(unsettled, Q.scale(), |i| unsettled.column(Q, i));
         self.forget_unsettled();
     }
 
@@ -71,7 +71,7 @@ impl InverseGram {
         self.multiply(keys, &mut workspace)?;
         let rounded = self.Q.last(keys.ncols());
         let coordinates = linalg::product(rounded.transpose(), keys, par);
-        linalg::matmul(workspace.Z.as_mut(), Accum::Add, rounded, coordinates.as_ref(), 1.0, par);
+        linalg::matmul(workspace.Z.as_mut(), Accum::Add, rounded, coordinates.as_ref(), self.Q.scale(), par);
         let G = self.gram(&workspace)?;
         Ok(self.factor(&workspace, &G, |i| self.unsettled.fates[i])?.0)
     }

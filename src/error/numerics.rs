@@ -74,7 +74,7 @@ pub enum NumericsError {
     Overflow {
         /// The computation that overflowed.
         step: &'static str,
-        /// The number type, `f32` or `f64`.
+        /// The number type: `f32`, `f64`, or the type of a stored weight.
         scalar: &'static str,
     },
 
@@ -322,6 +322,7 @@ pub enum NumericsError {
 fn overflow_advice(scalar: &str) -> &'static str {
     match scalar {
         "f32" => "rescale the keys and residuals, or use f64",
+        "f16" => "rescale the keys and residuals, or store the weight as bf16 or f32",
         _ => "rescale the keys and residuals",
     }
 }

@@ -9,6 +9,7 @@
 //! | LoRA adapters in PEFT's layout | `lora` | `safetensors` |
 //! | updates, as factors | `delta` | `safetensors` |
 //! | eigendecompositions, dense projectors | `spectrum` | `safetensors` |
+//! | the engine's state | `engine` | `files` |
 //!
 //! Readers check everything that a file claims. A header longer than its file, a shape that does not match its bytes, an
 //! unknown number type, an archive that unpacks to far more than its size, an index that points outside its folder: each
@@ -25,25 +26,29 @@ use crate::error::{Error, FileError, NumericsError};
 pub mod checkpoint;
 #[cfg(feature = "safetensors")]
 pub mod delta;
+pub mod engine;
 #[cfg(feature = "safetensors")]
 pub mod lora;
 #[cfg(feature = "npz")]
 pub mod npy;
 #[cfg(feature = "npz")]
 mod npz;
-mod precision;
 #[cfg(feature = "safetensors")]
 pub mod spectrum;
+#[cfg(any(feature = "npz", feature = "safetensors"))]
 mod statistics;
 #[cfg(feature = "safetensors")]
 pub(crate) mod tensors;
 
 #[cfg(feature = "safetensors")]
 pub use checkpoint::Checkpoint;
-pub use precision::Precision;
-#[cfg(feature = "safetensors")]
-pub use precision::Rounding;
+#[cfg(any(feature = "npz", feature = "safetensors"))]
 pub use statistics::{Fingerprint, Statistics};
+
+#[cfg(any(feature = "npz", feature = "safetensors"))]
+pub use crate::update::Precision;
+#[cfg(feature = "safetensors")]
+pub use crate::update::Rounding;
 
 /// Updates by the name of the parameter that each of them changes, such as `model.layers.10.mlp.down_proj.weight`.
 #[cfg(feature = "safetensors")]

@@ -26,7 +26,7 @@ use std::path::Path;
 
 use faer::{Mat, MatMut, MatRef, Par};
 
-use super::precision::Precision;
+use super::Precision;
 use super::{in_file, malformed};
 use crate::error::{NumericsError, Result};
 use crate::linalg::{self, Need};

@@ -10,8 +10,8 @@ use faer::{Mat, MatRef};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
+use super::Precision;
 use super::npy::{Header, header};
-use super::precision::Precision;
 use super::statistics::Statistics;
 use super::{in_file, malformed};
 use crate::error::{NumericsError, Result};

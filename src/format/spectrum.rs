@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use faer::{Mat, MatRef, Par};
 
-use super::precision::Precision;
+use super::Precision;
 use super::statistics::Fingerprint;
 use super::tensors::{self, NewTensor, TensorFile};
 use super::{in_file, malformed};
-use crate::error::Result;
 use crate::error::shown::Short;
+use crate::error::{NumericsError, Result};
 use crate::linalg::tolerance;
 use crate::projector::{Projector, ProjectorBuilder, Threshold};
 use crate::spectrum::Spectrum;
@@ -19,6 +19,9 @@ use crate::util::validate;
 
 /// The kind of file, and the version of its layout.
 const KIND: &str = "betaedit.spectrum.1";
+
+/// As [`KIND`], for dense projectors. It is written for other readers; any tensor is read.
+const PROJECTOR: &str = "betaedit.projector.1";
 
 /// Between the eigenvalues of `I - P`, 0 and 1.
 const HALFWAY: f64 = 0.5;
@@ -51,6 +54,51 @@ pub fn read(path: impl AsRef<Path>, par: Par) -> Result<(Spectrum, Fingerprint)>
     let vectors = file.columns(&vectors)?;
     let spectrum = Spectrum::from_parts(values.col_as_slice(0).to_vec(), vectors, par).map_err(in_file(path))?;
     Ok((spectrum, fingerprint))
+}
+
+/// Writes a projector as a dense matrix `P = V Vᵀ` (`d x d`, symmetric), for other programs: one tensor of a safetensors
+/// file. [`read_projector`] reads it back. In Python,
+/// `safetensors.numpy.load_file(path)[tensor]` is the matrix.
+///
+/// * `tensor`: the name of the tensor, for example `projector.0`
+/// * `precision`: [`F32`](Precision::F32), as PyTorch has it, or [`F64`](Precision::F64)
+///
+/// Cost: a product of `d² kept` multiplications, and `8 d²` bytes of memory.
+///
+/// # Errors
+/// A path that cannot be written, or half precision, from which a projector does not come back.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use betaedit_core::format::{Precision, spectrum};
+/// use betaedit_core::projector::ProjectorBuilder;
+/// use betaedit_core::{Spectrum, Threshold, faer::{Par, mat}};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("projector.safetensors");
+/// let moments = Spectrum::from_matrix(mat![[2.0, 1.0], [1.0, 2.0]].as_ref(), Par::Seq)?;
+/// let projector = ProjectorBuilder::new(&Arc::new(moments)).threshold(Threshold::Absolute(2.0)).build(Par::Seq)?;
+/// spectrum::write_projector(&path, "P", &projector, Precision::F64, Par::Seq)?;
+///
+/// let read = spectrum::read_projector(&path, "P", Par::Seq)?;
+/// assert!((read.to_dense(Par::Seq) - mat![[0.5, -0.5], [-0.5, 0.5]]).norm_l2() < 1e-14);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write_projector(
+    path: impl AsRef<Path>,
+    tensor: &str,
+    projector: &Projector,
+    precision: Precision,
+    par: Par,
+) -> Result<()> {
+    if !matches!(precision, Precision::F32 | Precision::F64) {
+        let what = format!("a projector in {precision}: its rounding is no projector; use f32 or f64");
+        return Err(NumericsError::Unsupported { what }.into());
+    }
+    let P = projector.to_dense(par);
+    let tensors = [NewTensor::matrix(tensor, P.as_ref(), precision)];
+    tensors::write(path.as_ref(), tensors::kind(PROJECTOR), &tensors)
 }
 
 /// Reads a dense projector `P` (`d x d`): a tensor of a safetensors file, such as one made from a

@@ -13,8 +13,7 @@ use faer::{Mat, MatRef, Par};
 
 #[cfg(feature = "safetensors")]
 use super::{
-    in_file, malformed,
-    precision::Precision,
+    Precision, in_file, malformed,
     tensors::{self, NewTensor, TensorFile},
 };
 use crate::error::{FileError, NumericsError, Result};

@@ -9,7 +9,7 @@ use faer::{Mat, MatRef};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::precision::Precision;
+use super::Precision;
 use super::{in_file, malformed};
 use crate::error::Result;
 use crate::linalg::Need;

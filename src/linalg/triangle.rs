@@ -117,8 +117,15 @@ impl Triangle<f64> {
         self.panels.iter_mut().zip(&other.panels).for_each(|(panel, other)| *panel += other);
     }
 
-    /// `Z = X K`.
-    pub(crate) fn times_matrix(&self, K: MatRef<'_, f64>, mut Z: MatMut<'_, f64>, par: Par) {
+    /// `X <- factor X`.
+    pub(crate) fn scale_by(&mut self, factor: f64) {
+        for panel in &mut self.panels {
+            (0..panel.ncols()).for_each(|j| panel.col_as_slice_mut(j).iter_mut().for_each(|x| *x *= factor));
+        }
+    }
+
+    /// `Z = scale X K`.
+    pub(crate) fn times_matrix(&self, K: MatRef<'_, f64>, scale: f64, mut Z: MatMut<'_, f64>, par: Par) {
         Z.fill(0.0);
         for (p, panel) in self.panels.iter().enumerate() {
             let (first, width) = (p * PANEL, panel.ncols());
@@ -127,12 +134,12 @@ impl Triangle<f64> {
             let here = K.subrows(first, width);
             let (above, mut below) = Z.as_mut().split_at_row_mut(first + width);
             let mut rows = above.subrows_mut(first, width);
-            linalg::matmul(rows.as_mut(), Accum::Add, diagonal.as_ref(), here, 1.0, par);
+            linalg::matmul(rows.as_mut(), Accum::Add, diagonal.as_ref(), here, scale, par);
             let rest = panel.nrows() - width;
             if rest > 0 {
                 let lower = panel.as_ref().subrows(width, rest);
-                linalg::matmul(below.as_mut(), Accum::Add, lower, here, 1.0, par);
-                linalg::matmul(rows, Accum::Add, lower.transpose(), K.subrows(first + width, rest), 1.0, par);
+                linalg::matmul(below.as_mut(), Accum::Add, lower, here, scale, par);
+                linalg::matmul(rows, Accum::Add, lower.transpose(), K.subrows(first + width, rest), scale, par);
             }
         }
     }
@@ -158,10 +165,10 @@ impl Triangle<f64> {
         self.panels.iter().all(|panel| panel.as_ref().is_all_finite())
     }
 
-    /// Writes the entries, bit for bit.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
+    /// Writes the entries times a scale; bit for bit if that is 1.
+    pub(crate) fn save(&self, out: &mut dyn Write, scale: f64) -> bytes::Result<()> {
         for panel in &self.panels {
-            bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().copied()))?;
+            bytes::write_numbers(out, panel.col_iter().flat_map(|column| column.iter().map(|x| scale * x)))?;
         }
         Ok(())
     }

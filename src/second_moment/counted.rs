@@ -89,7 +89,7 @@ impl Counted {
             let x = X.col(0).try_as_col_major().expect("the stride is 1").as_slice();
             self.sum.times_vector(x, 1.0, SX.col_as_slice_mut(0), &mut PartialSums::default(), |_, _, _| (), par);
         } else {
-            self.sum.times_matrix(X, SX.as_mut(), par);
+            self.sum.times_matrix(X, 1.0, SX.as_mut(), par);
         }
         let coordinates = linalg::product(self.waiting().transpose(), X, par);
         *SX += linalg::product(self.waiting(), coordinates.as_ref(), par);
@@ -101,7 +101,7 @@ impl Counted {
             Triangle::save_zeros(d_in, out)?;
             return bytes::write_len(out, 0);
         };
-        sum.save(out)?;
+        sum.save(out, 1.0)?;
         bytes::write_len(out, d_in * waiting)?;
         let waiting = counted.map(Self::waiting);
         let numbers = waiting.iter().flat_map(|keys| keys.col_iter()).flat_map(|column| column.iter().copied());

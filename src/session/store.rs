@@ -1,8 +1,7 @@
 //! Storage of a session's first weights and snapshots, in a directory. Without a directory, the first weights are kept in
 //! memory, and there are no snapshots.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use faer::{Mat, MatRef};
@@ -13,12 +12,12 @@ use super::report::Report;
 use crate::editor::Editor;
 use crate::error::{FileError, Result};
 use crate::scalar::Scalar;
-use crate::util::atomic_file::{self, io_error};
+use crate::util::atomic_file::io_error;
 use crate::util::bytes;
+use crate::util::sealed::{self, HASH};
 
 const SNAPSHOT: [u8; 8] = *b"betasnp3";
 const BASE: [u8; 8] = *b"betabas1";
-const HASH: usize = blake3::OUT_LEN;
 
 /// What opening a session's directory found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,68 +171,26 @@ fn read_place(from: &mut dyn Read) -> io::Result<Mark> {
     Ok(place)
 }
 
-/// Writes a file of a magic number, a fingerprint, contents, and a hash of all three. It is never incomplete.
+/// Writes a file of a magic number, a fingerprint and contents.
 fn write_sealed(
     path: &Path,
     magic: [u8; 8],
     fingerprint: &[u8; HASH],
     contents: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    atomic_file::write_with(path, |out| {
-        let mut out = Hashing { out, hasher: blake3::Hasher::new() };
-        let write = || {
-            out.write_all(&magic)?;
-            out.write_all(fingerprint)?;
-            contents(&mut out)?;
-            let hash = out.hasher.finalize();
-            out.out.write_all(hash.as_bytes())
-        };
-        write().map_err(io_error(path))
-    })
+    sealed::write(path, &[&magic, fingerprint], contents)
 }
 
 /// Opens such a file and checks all of it. The reader starts at the contents.
 fn open_sealed(path: &Path, magic: [u8; 8], fingerprint: &[u8; HASH]) -> Result<impl Read + use<>> {
-    let io = io_error(path);
     let malformed = |problem: &str| FileError::Format { path: path.to_owned(), problem: problem.into() };
-    let open = || File::open(path).map(|file| BufReader::with_capacity(1 << 20, file)).map_err(io);
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    let contents = length
-        .checked_sub((magic.len() + 2 * HASH) as u64)
-        .ok_or_else(|| malformed("too short: it was truncated, or is another kind of file"))?;
-
-    let (mut hasher, mut file) = (blake3::Hasher::new(), open()?);
-    io::copy(&mut (&mut file).take(length - HASH as u64), &mut hasher).map_err(io)?;
-    let mut hash = [0; HASH];
-    file.read_exact(&mut hash).map_err(io)?;
-    if hasher.finalize() != hash {
-        return Err(malformed("damaged: its hash does not match its contents").into());
-    }
-    let mut file = open()?;
-    let (mut found_magic, mut found) = ([0; 8], [0; HASH]);
-    file.read_exact(&mut found_magic).and_then(|()| file.read_exact(&mut found)).map_err(io)?;
+    let (head, contents) = sealed::open::<{ 8 + HASH }>(path)?;
+    let (found_magic, found) = head.split_at(magic.len());
     if found_magic != magic {
         return Err(malformed("another kind of file, or another version").into());
     }
-    if found != *fingerprint {
+    if found != fingerprint {
         return Err(malformed("from another session: model, layers, statistics or hyperparameters differ").into());
     }
-    Ok(file.take(contents))
-}
-
-struct Hashing<'a> {
-    out: &'a mut dyn Write,
-    hasher: blake3::Hasher,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+    Ok(contents)
 }

@@ -1,9 +1,21 @@
 //! Updates: low-rank changes of a weight, as plain values.
 
 mod compress;
+#[cfg(feature = "half")]
+mod half_precision;
+#[cfg(feature = "half")]
+mod precision;
 mod weight;
 
+/// The crate of the half precision types. Use this one, and versions cannot disagree.
+#[cfg(feature = "half")]
+pub use half;
+
 pub use compress::{Compressed, Compression};
+#[cfg(feature = "half")]
+pub use half_precision::Half;
+#[cfg(feature = "half")]
+pub use precision::{Precision, Rounding};
 pub use weight::{Orientation, Weight};
 
 use faer::linalg::matmul::matmul;
@@ -245,16 +257,7 @@ impl<T: Scalar> Update<T> {
     }
 
     fn add_to(&self, weight: MatMut<'_, T>, orientation: Orientation, sign: f64, par: Par) -> Result<()> {
-        let weight = match orientation {
-            Orientation::OutputsByInputs => {
-                validate::shape("weight", weight.as_ref(), self.d_out(), self.d_in())?;
-                weight
-            }
-            Orientation::InputsByOutputs => {
-                validate::shape("weight", weight.as_ref(), self.d_in(), self.d_out())?;
-                weight.transpose_mut()
-            }
-        };
+        let weight = self.outputs_by_inputs(weight, orientation)?;
         // One comparison finds NaN, infinity, and entries that the update might make overflow.
         let room = (T::MAX - self.bound()) * (1.0 - T::EPSILON);
         let fits = |part: MatRef<'_, T>| {
@@ -270,6 +273,20 @@ impl<T: Scalar> Update<T> {
         }
         self.add_unchecked(weight, sign, par);
         Ok(())
+    }
+
+    /// A stored weight as `d_out x d_in`, its shape checked.
+    fn outputs_by_inputs<'w, W>(&self, weight: MatMut<'w, W>, orientation: Orientation) -> Result<MatMut<'w, W>> {
+        match orientation {
+            Orientation::OutputsByInputs => {
+                validate::shape("weight", weight.as_ref(), self.d_out(), self.d_in())?;
+                Ok(weight)
+            }
+            Orientation::InputsByOutputs => {
+                validate::shape("weight", weight.as_ref(), self.d_in(), self.d_out())?;
+                Ok(weight.transpose_mut())
+            }
+        }
     }
 
     /// `W <- W ± Delta` (`d_out x d_in`), without checks of shape and range.

@@ -6,6 +6,8 @@ pub(crate) mod bytes;
 pub(crate) mod description;
 pub(crate) mod named;
 pub(crate) mod random;
+#[cfg(feature = "files")]
+pub(crate) mod sealed;
 pub(crate) mod setters;
 pub(crate) mod shown;
 pub(crate) mod validate;

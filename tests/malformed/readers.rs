@@ -4,8 +4,10 @@ use std::path::Path;
 
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::faer::{Mat, MatRef};
-use betaedit_core::format::{Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, lora, npy, spectrum};
-use betaedit_core::{Adapter, Orientation, Result, SecondMoment, Spectrum, Update};
+use betaedit_core::format::{
+    Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, engine, lora, npy, spectrum,
+};
+use betaedit_core::{Adapter, InverseGram, Orientation, Result, SecondMoment, Spectrum, Update};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -32,6 +34,7 @@ fn finite(matrix: MatRef<'_, f64>) {
 pub fn readers() -> Vec<Reader> {
     let mut readers = of_own_files();
     readers.extend(of_weights());
+    readers.push(of_the_engine());
     readers
 }
 
@@ -240,4 +243,34 @@ fn of_weights() -> Vec<Reader> {
             good: vec![stream],
         },
     ]
+}
+
+/// The engine's state. The hash at the end is made anew, because mutations would not get past it.
+fn of_the_engine() -> Reader {
+    let keys = Mat::from_fn(4, 20, |i, j| ((i * 7 + j * 3) as f32).sin());
+    let mut Q = InverseGram::isotropic(4, 2.0, SEQ).unwrap();
+    Q.absorb(keys.as_ref()).unwrap();
+    let exact = Q.clone();
+    let mut rounded = Q.with_rounded_copy().unwrap();
+    rounded.absorb(keys.as_ref().subcols(0, 8)).unwrap();
+    rounded.discount(0.9).unwrap();
+    Reader {
+        name: "engine",
+        file: "f.inverse",
+        read: |path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            if let Some(end) = bytes.len().checked_sub(blake3::OUT_LEN) {
+                let hash = blake3::hash(&bytes[..end]);
+                bytes[end..].copy_from_slice(hash.as_bytes());
+                std::fs::write(path, &bytes).unwrap();
+            }
+            let mut Q = engine::read(path, SEQ)?;
+            let key = Mat::from_fn(Q.dim(), 1, |i, _| (i as f32).cos());
+            // Any answer will do, and any error.
+            let _ = Q.absorb(key.as_ref());
+            assert!(Q.dim() > 0);
+            Ok(())
+        },
+        good: [exact, rounded].iter().map(|Q| written(|path| engine::write(path, Q).unwrap())).collect(),
+    }
 }

@@ -134,6 +134,11 @@ def check(folder):
         assert array.dtype == numpy.dtype(dtype) and array.flags.c_contiguous and (array == expected).all(), name
     kept = vectors[:, :5]
     assert numpy.abs(numpy.load(folder / "projector.npy") - kept @ kept.T).max() < 1e-6
+    kept = numpy.linalg.eigh(total)[1][:, :5]
+    for name in ["f32", "f64"]:
+        projector = load_file(folder / f"projector-{name}.safetensors")
+        assert list(projector) == ["projector.4"] and projector["projector.4"].dtype == numpy.dtype(name.replace("f", "float"))
+        assert numpy.abs(projector["projector.4"] - kept @ kept.T).max() < 1e-6
 
     ranks = [3, 2]
     deltas = [left @ right for left, right in (factors(number, n) for number, n in enumerate(ranks))]

@@ -8,8 +8,8 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use self::orientation::{as_stored, outputs_by_inputs};
-use super::precision::{Precision, Rounding};
 use super::tensors::{Matrix, TensorFile};
+use super::{Precision, Rounding};
 use super::{Updates, malformed};
 use crate::error::{Error, NumericsError, Result};
 use crate::scalar::{Scalar, cast};

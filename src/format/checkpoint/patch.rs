@@ -7,8 +7,8 @@ use faer::{MatMut, MatRef};
 
 use crate::error::{NumericsError, Result};
 use crate::format::malformed;
-use crate::format::precision::{Precision, Rounding};
 use crate::format::tensors::TensorFile;
+use crate::update::{Precision, Rounding};
 use crate::util::atomic_file::Staged;
 use crate::util::validate;
 

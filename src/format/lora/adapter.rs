@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{CONFIG, PREFIX, TENSORS};
 use crate::error::{NumericsError, Result};
-use crate::format::precision::Precision;
+use crate::format::Precision;
 use crate::format::tensors::{self, NewTensor, TensorFile};
 use crate::format::{in_file, malformed};
 use crate::linalg;

@@ -7,7 +7,7 @@ pub use adapter::LoraAdapter;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::precision::Precision;
+use super::Precision;
 use super::tensors::{self, NewTensor};
 use super::{Updates, malformed};
 use crate::error::{NumericsError, Result};

@@ -1,4 +1,4 @@
-//! The number types of files, and the effect of rounding to them.
+//! The number types that weights are stored in, and the effect of rounding to them.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use half::{bf16, f16};
 #[cfg(feature = "safetensors")]
 use crate::scalar::Scalar;
 
-/// The type of the numbers in a file, little endian.
+/// The type of stored numbers. In files they are little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Precision {
@@ -60,6 +60,7 @@ impl Precision {
     }
 
     /// The numbers in `bytes`, exactly; as many as `numbers` has room for.
+    #[cfg(feature = "files")]
     pub(crate) fn decode(self, bytes: &[u8], numbers: &mut [f64]) {
         fn each<const N: usize>(bytes: &[u8], numbers: &mut [f64], decode: impl Fn([u8; N]) -> f64) {
             let (words, _) = bytes.as_chunks();
@@ -74,15 +75,16 @@ impl Precision {
     }
 
     /// Appends the nearest number of this type (of two, the even one) to `bytes`, and returns it.
+    #[cfg(feature = "files")]
     pub(crate) fn encode(self, x: f64, bytes: &mut Vec<u8>) -> f64 {
         match self {
             Self::F16 => {
-                let rounded = f16::from_f32(to_odd(x));
+                let rounded = to_f16(x);
                 bytes.extend(rounded.to_le_bytes());
                 rounded.to_f64()
             }
             Self::Bf16 => {
-                let rounded = bf16::from_f32(to_odd(x));
+                let rounded = to_bf16(x);
                 bytes.extend(rounded.to_le_bytes());
                 rounded.to_f64()
             }
@@ -106,6 +108,16 @@ impl fmt::Display for Precision {
     }
 }
 
+/// The nearest number, of two the even one.
+pub(super) fn to_f16(x: f64) -> f16 {
+    f16::from_f32(to_odd(x))
+}
+
+/// The nearest number, of two the even one.
+pub(super) fn to_bf16(x: f64) -> bf16 {
+    bf16::from_f32(to_odd(x))
+}
+
 /// The `f32` from which a second rounding, to half precision, gives what one rounding of `x` would: a number that is not
 /// exact is rounded to the neighbour with the odd last bit, which no tie of the second rounding has.
 fn to_odd(x: f64) -> f32 {
@@ -121,13 +133,12 @@ fn to_odd(x: f64) -> f32 {
     }
 }
 
-#[cfg(feature = "safetensors")]
-/// The effect of rounding to the number type of a file on the change of a weight.
+/// The effect of rounding on the change of a stored weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub struct Rounding {
-    /// The number type of the file.
+    /// The number type of the stored weight.
     pub precision: Precision,
     /// `|Delta|_F`, the change that was asked for.
     pub asked: f64,
@@ -137,7 +148,6 @@ pub struct Rounding {
     pub largest: f64,
 }
 
-#[cfg(feature = "safetensors")]
 impl Rounding {
     /// `error / asked`: the share of the change that rounding distorted. Near 1, the change was lost.
     #[must_use]

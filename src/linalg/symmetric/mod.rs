@@ -4,34 +4,42 @@
 //! Both are bound by memory traffic, so only the lower triangle is stored, in `f64`. It takes as many bytes as a full
 //! `f32` matrix, and a product reads as many, with sixteen digits instead of seven.
 
+mod state;
+
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
-
-use std::io::{Read, Write};
 
 use crate::error::numerics::Result;
 use crate::linalg::triangle::{PartialSums, Triangle};
 use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
-use crate::util::bytes;
 
 /// Pending columns that are folded into the base by one matrix product.
 pub(crate) const BLOCK: usize = 64;
 
-/// `X = base + F₊ F₊ᵀ - F₋ F₋ᵀ`, symmetric, with `base` stored as its lower triangle.
+/// Beyond this scale the pending columns are folded in and the base is scaled. A matrix that is scaled up by and by while its
+/// size stays has to lose as much to pending columns: at this bound the loss is one bit.
+const LARGEST_SCALE: f64 = 2.0;
+
+/// How far the scale of the `f32` copy may be from the largest eigenvalue: a quarter of the exponents of an `f32`.
+const ROUNDED_RANGE: f64 = (1_u64 << 32) as f64;
+
+/// `X = scale (base + F₊ F₊ᵀ - F₋ F₋ᵀ)`, symmetric, with `base` stored as its lower triangle.
 #[derive(Clone)]
 pub(crate) struct Symmetric {
     base: Triangle<f64>,
+    /// From 1 to [`LARGEST_SCALE`], so that scaling costs no pass.
+    scale: f64,
     rounded: Option<Rounded>,
-    /// `F`: added columns gather from the left, subtracted ones from the right.
+    /// `F`: added columns gather from the left, subtracted ones from the right. Each was divided by the root of the scale.
     pending: Mat<f64>,
     added: usize,
     subtracted: usize,
     par: Par,
 }
 
-/// The base in `f32`, divided by a scale that keeps it in range: half the bytes, for products that need no more
+/// The base in `f32`, divided by a power of two that keeps it in range: half the bytes, for products that need no more
 /// precision.
 #[derive(Clone)]
 struct Rounded {
@@ -102,7 +110,7 @@ impl Symmetric {
     /// Zeros, as a part of a reserved need.
     fn zeros(dim: usize, need: Need, par: Par) -> Result<Self> {
         let pending = need.zeros(dim, BLOCK)?;
-        Ok(Self { base: Triangle::zeros(dim, need)?, rounded: None, pending, added: 0, subtracted: 0, par })
+        Ok(Self { base: Triangle::zeros(dim, need)?, scale: 1.0, rounded: None, pending, added: 0, subtracted: 0, par })
     }
 
     /// Keeps a copy of the base in `f32` from now on, for [`rounded_product`](Self::rounded_product).
@@ -154,15 +162,16 @@ impl Symmetric {
         key.clear();
         key.extend(k.iter().map(|k| f32::from_f64(k / length)));
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
-        rounded.triangle.times_vector(key, length * rounded.scale, z, sums, pending, self.par);
+        rounded.triangle.times_vector(key, length * rounded.scale * self.scale, z, sums, pending, self.par);
         true
     }
 
     fn times_matrix(&self, K: MatRef<'_, f64>, mut Z: MatMut<'_, f64>) {
-        self.base.times_matrix(K, Z.as_mut(), self.par);
+        self.base.times_matrix(K, self.scale, Z.as_mut(), self.par);
         for (F, sign) in self.pending() {
             let coordinates = linalg::product(F.transpose(), K, self.par);
-            linalg::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), sign.factor(), self.par);
+            let factor = sign.factor() * self.scale;
+            linalg::matmul(Z.as_mut(), Accum::Add, F, coordinates.as_ref(), factor, self.par);
         }
     }
 
@@ -174,7 +183,7 @@ impl Symmetric {
 
     fn times_vector(&self, k: &[f64], z: &mut [f64], workspace: &mut ProductBuffer) {
         let pending = |thread, threads, z: &mut [f64]| self.add_pending(k, thread, threads, z);
-        self.base.times_vector(k, 1.0, z, &mut workspace.exact, pending, self.par);
+        self.base.times_vector(k, self.scale, z, &mut workspace.exact, pending, self.par);
     }
 
     /// A thread's part of the pending columns times `k`.
@@ -203,7 +212,15 @@ impl Symmetric {
                 BLOCK - self.subtracted
             }
         };
-        self.pending.as_mut().subcols_mut(first, n).copy_from(F);
+        self.set_pending(first, F);
+    }
+
+    fn set_pending(&mut self, first: usize, F: MatRef<'_, f64>) {
+        let mut columns = self.pending.as_mut().subcols_mut(first, F.ncols());
+        columns.copy_from(F);
+        if self.scale != 1.0 {
+            columns *= faer::Scale(1.0 / self.scale.sqrt());
+        }
     }
 
     /// Whether `n` more pending columns fit before the next folding.
@@ -216,19 +233,24 @@ impl Symmetric {
         self.subtracted
     }
 
-    /// The last `n` columns that were subtracted and are still pending.
+    /// The last `n` columns that were subtracted and are still pending. What was subtracted is the [`scale`](Self::scale)
+    /// times their product.
     pub(crate) fn last(&self, n: usize) -> MatRef<'_, f64> {
         self.pending.as_ref().subcols(BLOCK - self.subtracted, n)
     }
 
     /// Replaces the last columns that were subtracted.
     pub(crate) fn replace_last(&mut self, F: MatRef<'_, f64>) {
-        self.pending.as_mut().subcols_mut(BLOCK - self.subtracted, F.ncols()).copy_from(F);
+        self.set_pending(BLOCK - self.subtracted, F);
+    }
+
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale
     }
 
     /// `X <- X + alpha A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64) {
-        self.base.add_product(A, B, alpha, self.par);
+        self.base.add_product(A, B, alpha / self.scale, self.par);
         self.round();
     }
 
@@ -241,28 +263,42 @@ impl Symmetric {
         self.round();
     }
 
+    /// Whether [`scale_by`](Self::scale_by) would fold.
+    pub(crate) fn folds_when_scaled_by(&self, factor: f64) -> bool {
+        !(self.scale * factor <= LARGEST_SCALE)
+    }
+
+    /// `X <- factor X`, for a factor of at least 1. Cost: nothing, but for a folding now and then.
+    pub(crate) fn scale_by(&mut self, factor: f64) {
+        if self.folds_when_scaled_by(factor) {
+            self.fold();
+            self.base.scale_by(self.scale * factor);
+            self.scale = 1.0;
+            self.round();
+        } else {
+            self.scale *= factor;
+        }
+    }
+
+    /// Two traces whose difference is the trace: what was added, and what is pending to be subtracted.
+    pub(crate) fn traces(&self) -> (f64, f64) {
+        let [added, subtracted] = self.pending().map(|(F, _)| F.squared_norm_l2());
+        (self.scale * (self.base.trace() + added), self.scale * subtracted)
+    }
+
+    /// Keeps the `f32` copy in range when the largest eigenvalue has changed by orders of magnitude.
+    pub(crate) fn fit_rounded(&mut self, largest: f64) {
+        let Some(rounded) = &mut self.rounded else { return };
+        if !(largest / rounded.scale <= ROUNDED_RANGE && rounded.scale / largest <= ROUNDED_RANGE) {
+            rounded.scale = linalg::power_of_two(largest);
+            self.round();
+        }
+    }
+
     fn round(&mut self) {
         if let Some(rounded) = &mut self.rounded {
             rounded.copy(&self.base, self.par);
         }
-    }
-
-    /// Writes the state, bit for bit, without the rounded copy.
-    pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
-        self.base.save(out)?;
-        bytes::write_len(out, self.added)?;
-        bytes::write_len(out, self.subtracted)?;
-        bytes::write_numbers(out, self.pending.col_iter().flat_map(|column| column.iter().copied()))
-    }
-
-    /// Loads a state of the same dimension that [`save`](Self::save) wrote. After an error the state is unspecified.
-    pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
-        self.base.load(from)?;
-        self.added = bytes::read_len(from, BLOCK)?;
-        self.subtracted = bytes::read_len(from, BLOCK - self.added)?;
-        bytes::read_columns(from, &mut self.pending)?;
-        self.round();
-        Ok(())
     }
 
     /// The whole matrix, exactly symmetric.
@@ -270,7 +306,7 @@ impl Symmetric {
         let mut whole = self.clone();
         whole.fold();
         let mut matrix = Mat::zeros(self.dim(), self.dim());
-        whole.base.add_to(matrix.as_mut(), 1.0);
+        whole.base.add_to(matrix.as_mut(), whole.scale);
         linalg::mirror(matrix.as_mut());
         matrix
     }
@@ -300,14 +336,14 @@ impl pulp::WithSimd for PendingTimesVector<'_> {
         simd.vectorize(
             #[inline(always)]
             || {
-                let Symmetric { pending, added, subtracted, .. } = self.matrix;
+                let Symmetric { pending, added, subtracted, scale, .. } = self.matrix;
                 for column in self.part {
                     let (j, sign) = match column.checked_sub(*added) {
                         None => (column, Sign::Plus),
                         Some(other) => (BLOCK - subtracted + other, Sign::Minus),
                     };
                     let f = pending.col_as_slice(j);
-                    let share = sign.factor() * dot(f, self.k);
+                    let share = sign.factor() * scale * dot(f, self.k);
                     self.z.iter_mut().zip(f).for_each(|(z, f)| *z += share * f);
                 }
             },
