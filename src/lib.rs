@@ -81,7 +81,7 @@
 //! let r = &v - &W * &k;
 //!
 //! // Propose, look, apply, commit. A proposal that is dropped leaves no trace.
-//! let proposal = editor.propose(&EditBatch::new(k.as_ref(), r.as_ref())?)?;
+//! let proposal = editor.propose(&EditBatch::new(&k, &r)?)?;
 //! let update = proposal.update();
 //! let leakage = metrics::leakage(update, &moment, Par::Seq)?;
 //! assert!(leakage <= editor.projector().threshold() * update.frobenius_norm().powi(2));
@@ -125,7 +125,8 @@
 //!
 //! # Numbers, threads, errors
 //!
-//! Keys, residuals and weights are `f32` or `f64` ([`Scalar`]). `Q`, statistics, eigendecompositions and metrics are always `f64`.
+//! Keys, residuals and weights are `f32` or `f64` ([`Scalar`]). `Q`, statistics, eigendecompositions and metrics are always `f64`;
+//! single `f32` keys are multiplied with a rounded copy of `Q`, which is never updated on its own.
 //! Matrices are those of [`faer`], which is re-exported as `betaedit_core::faer`; use that one, and versions cannot disagree. The
 //! caller chooses the threads by faer's [`Par`](faer::Par) argument: `Par::Seq`, or `Par::rayon(n)`, with 0 for all cores. No
 //! function reads or sets a global. With an equal number of threads, equal input gives equal bits.

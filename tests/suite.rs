@@ -32,6 +32,7 @@ mod guides;
 #[cfg(feature = "half")]
 mod half_weights;
 mod identities;
+mod interface;
 #[cfg(feature = "nalgebra")]
 mod interop;
 mod layers;
