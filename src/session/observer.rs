@@ -42,8 +42,11 @@ impl Observer for () {
     fn outcome(&mut self, _: &Outcome, _: &Progress) {}
 }
 
-/// A progress line that overwrites itself: edits done and rejected, edits per second, time left, leakage, drift and capacity
-/// of the last layer. Meant for standard error on a terminal. Write errors are ignored.
+/// Below this, a progress line shows the room.
+const LITTLE_ROOM: f64 = 0.1;
+
+/// A progress line that overwrites itself: edits done and rejected, edits per second, time left, and of the last layer leakage,
+/// drift, and capacity and room where they are low. Meant for standard error on a terminal. Write errors are ignored.
 #[derive(Debug)]
 pub struct ProgressLine<W> {
     out: W,
@@ -79,6 +82,9 @@ impl<W: Write + Send + Sync> ProgressLine<W> {
         {
             if let (Some(leakage), Some(drift)) = (last.leakage, last.drift) {
                 line += &format!("  leakage {leakage:.4}  drift {drift:.3}");
+            }
+            if let Some(room) = last.room.filter(|&room| room < LITTLE_ROOM) {
+                line += &format!("  room {:.1} %", 100.0 * room);
             }
             match last.state.capacity {
                 Capacity::Ample => {}

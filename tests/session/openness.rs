@@ -7,7 +7,7 @@ use betaedit_core::editor::{Description, EditorState};
 use betaedit_core::error::{NumericsError, SessionError};
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::restraint::{Needs, Restraint, Situation};
-use betaedit_core::session::{Applied, Guard, Guards, LayerOutcome, Outcome, Rejection, SessionBuilder};
+use betaedit_core::session::{Applied, Guard, Guards, LayerOutcome, Outcome, ProgressLine, Rejection, SessionBuilder};
 use betaedit_core::{
     Adapter, BetaEdit, Error, KeyStatistics, Memit, Method, Orientation, Refresh, RefreshRule, Result, Scalar,
     SecondMoment, Threshold, Update,
@@ -15,6 +15,7 @@ use betaedit_core::{
 
 use super::durability::Folder;
 use super::model::{Stack, builder, facts, recipe, session};
+use super::transaction::Shared;
 use crate::common::Random;
 
 const D_IN: usize = 12;
@@ -148,7 +149,9 @@ fn room_falls_where_directions_do_not_tell() {
     let rule = RefreshRule::Nested { weight: 1.0 };
     let method = betaedit().with_refresh(Refresh::Every { edits: 8, rule }).with_threshold(Threshold::Absolute(0.02));
     let guards = Guards::default().with_written_share(None);
-    let builder = SessionBuilder::new(method).layer(2, halves()).guards(guards);
+    let bar = Shared::default();
+    let observer = ProgressLine::new(bar.clone(), Some(12));
+    let builder = SessionBuilder::new(method).layer(2, halves()).guards(guards).observer(observer);
     let mut session = builder.open(Plain::new(), Par::Seq).unwrap();
     // Keys in one plane of the null space.
     let plane = [key(1, 50), key(1, 51)];
@@ -162,6 +165,9 @@ fn room_falls_where_directions_do_not_tell() {
         assert!(removed_directions <= 2 && kept_directions >= 4, "{layer:?}");
         assert!(layer.room.unwrap() < 1e-3 && layer.written_share < 1e-3 && layer.write_error > 0.99, "{layer:?}");
     }
+    // The line of the last of the twelve is always drawn.
+    let bar = String::from_utf8(bar.0.lock().unwrap().clone()).unwrap();
+    assert!(bar.contains("12/12") && bar.contains("room 0.0 %"), "{bar}");
     // Another key has the room that it had.
     let other = only_layer(session.edit(&[(key(1, 70), residual(70))]).unwrap());
     assert!(other.room.unwrap() > 0.9, "{other:?}");

@@ -310,6 +310,9 @@ pub struct Follow {
     said: Instant,
 }
 
+/// Below this, the bar shows the room that is left for keys like those of the last batch.
+const LITTLE_ROOM: f64 = 0.1;
+
 /// Time between two lines.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
@@ -324,8 +327,11 @@ impl Observer for Follow {
         self.bar.set_position(progress.processed);
         match outcome {
             Outcome::Applied(applied) => {
-                if let Some((leakage, drift)) = applied.layers.last().and_then(|last| last.leakage.zip(last.drift)) {
-                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}"));
+                let last = applied.layers.last();
+                if let Some((leakage, drift)) = last.and_then(|last| last.leakage.zip(last.drift)) {
+                    let room = last.and_then(|last| last.room).filter(|&room| room < LITTLE_ROOM);
+                    let room = room.map_or(String::new(), |room| format!("  room {:.1} %", 100.0 * room));
+                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}{room}"));
                 }
             }
             Outcome::Rejected { .. } => self.bar.suspend(|| {
