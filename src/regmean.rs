@@ -19,6 +19,7 @@ use crate::linalg::{self, tolerance};
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
 use crate::util::named::named;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// How much the statistics of each model count.
@@ -74,28 +75,16 @@ impl Default for RegMean {
     }
 }
 
-impl RegMean {
+setters!(RegMean {
     /// Sets the factor of the entries off the diagonal.
-    #[must_use]
-    pub fn with_off_diagonal(mut self, off_diagonal: f64) -> Self {
-        self.off_diagonal = off_diagonal;
-        self
-    }
-
+    with_off_diagonal(off_diagonal: f64),
     /// Sets how much the statistics of each model count.
-    #[must_use]
-    pub fn with_weighting(mut self, weighting: ModelWeighting) -> Self {
-        self.weighting = weighting;
-        self
-    }
-
+    with_weighting(weighting: ModelWeighting),
     /// Sets the ridge.
-    #[must_use]
-    pub fn with_ridge(mut self, ridge: f64) -> Self {
-        self.ridge = ridge;
-        self
-    }
+    with_ridge(ridge: f64),
+});
 
+impl RegMean {
     /// Merges one linear layer. Equal weights give exactly that weight.
     ///
     /// * `models`: the weight of each model, `d_out x d_in`, and the second moment of its inputs

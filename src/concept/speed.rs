@@ -7,6 +7,7 @@ use crate::engine::InverseGram;
 use crate::error::numerics::Result;
 use crate::projector::{ProjectorBuilder, Threshold};
 use crate::scalar::Scalar;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// SPEED: an edit in the null space of the preserved keys, which leaves some keys exactly as they are.
@@ -60,28 +61,16 @@ impl Default for Speed {
     }
 }
 
-impl Speed {
+setters!(Speed {
     /// Sets where the null space ends.
-    #[must_use]
-    pub fn with_threshold(mut self, threshold: Threshold) -> Self {
-        self.threshold = threshold;
-        self
-    }
-
+    with_threshold(threshold: Threshold),
     /// Sets the ridge on the norm of the update.
-    #[must_use]
-    pub fn with_ridge(mut self, ridge: f64) -> Self {
-        self.ridge = ridge;
-        self
-    }
-
+    with_ridge(ridge: f64),
     /// Sets the slack of the invariant keys.
-    #[must_use]
-    pub fn with_slack(mut self, slack: f64) -> Self {
-        self.slack = slack;
-        self
-    }
+    with_slack(slack: f64),
+});
 
+impl Speed {
     /// Solves for keys.
     ///
     /// * `keys`: `d_in x n`

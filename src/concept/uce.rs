@@ -6,6 +6,7 @@ use super::{ConceptEdit, absorb_weighted, checked_keys};
 use crate::engine::InverseGram;
 use crate::error::numerics::Result;
 use crate::scalar::Scalar;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// UCE: `W' = (l W + e V Kᵀ + p W C Cᵀ) (l I + e K Kᵀ + p C Cᵀ)⁻¹`, with keys `K`, their values `V`, and preserved keys `C`.
@@ -31,28 +32,16 @@ impl Default for Uce {
     }
 }
 
-impl Uce {
+setters!(Uce {
     /// Sets the weight of the distance from the present weight.
-    #[must_use]
-    pub fn with_ridge(mut self, ridge: f64) -> Self {
-        self.ridge = ridge;
-        self
-    }
-
+    with_ridge(ridge: f64),
     /// Sets the weight of each edited key.
-    #[must_use]
-    pub fn with_edit_weight(mut self, edit_weight: f64) -> Self {
-        self.edit_weight = edit_weight;
-        self
-    }
-
+    with_edit_weight(edit_weight: f64),
     /// Sets the weight of each preserved key.
-    #[must_use]
-    pub fn with_preserve_weight(mut self, preserve_weight: f64) -> Self {
-        self.preserve_weight = preserve_weight;
-        self
-    }
+    with_preserve_weight(preserve_weight: f64),
+});
 
+impl Uce {
     /// Solves for keys.
     ///
     /// * `keys`: `d_in x n`

@@ -6,6 +6,7 @@ use crate::editor::{History, Method, Recipe, Space};
 use crate::error::numerics::Result;
 use crate::projector::Threshold;
 use crate::refresh::Refresh;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// AlphaEdit: `Delta = R Kᵀ P (K Kᵀ P + lambda2 I)⁻¹`, and with history `K Kᵀ + H` instead of `K Kᵀ`.
@@ -34,28 +35,14 @@ impl Default for AlphaEdit {
     }
 }
 
-impl AlphaEdit {
+setters!(AlphaEdit {
     /// Sets the ridge.
-    #[must_use]
-    pub fn with_lambda2(mut self, lambda2: f64) -> Self {
-        self.lambda2 = lambda2;
-        self
-    }
-
+    with_lambda2(lambda2: f64),
     /// Sets where the null space ends.
-    #[must_use]
-    pub fn with_threshold(mut self, threshold: Threshold) -> Self {
-        self.threshold = threshold;
-        self
-    }
-
+    with_threshold(threshold: Threshold),
     /// Sets whether past keys are protected.
-    #[must_use]
-    pub fn with_history(mut self, history: History) -> Self {
-        self.history = history;
-        self
-    }
-}
+    with_history(history: History),
+});
 
 impl Method for AlphaEdit {
     fn name(&self) -> Cow<'static, str> {

@@ -7,6 +7,7 @@ use crate::error::numerics::Result;
 use crate::projector::{HistoryWeighting, Threshold};
 use crate::refresh::{Refresh, RefreshRule};
 use crate::util::named::named;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// BetaEdit: `Delta = R Kᵀ P (K Kᵀ P + (lambda1 C + H) P + lambda2 I)⁻¹`, `P` refreshed every `T` edits.
@@ -55,42 +56,18 @@ impl Default for BetaEdit {
     }
 }
 
-impl BetaEdit {
+setters!(BetaEdit {
     /// Sets the weight of the statistics.
-    #[must_use]
-    pub fn with_lambda1(mut self, lambda1: f64) -> Self {
-        self.lambda1 = lambda1;
-        self
-    }
-
+    with_lambda1(lambda1: f64),
     /// Sets the ridge.
-    #[must_use]
-    pub fn with_lambda2(mut self, lambda2: f64) -> Self {
-        self.lambda2 = lambda2;
-        self
-    }
-
+    with_lambda2(lambda2: f64),
     /// Sets where the null space ends.
-    #[must_use]
-    pub fn with_threshold(mut self, threshold: Threshold) -> Self {
-        self.threshold = threshold;
-        self
-    }
-
+    with_threshold(threshold: Threshold),
     /// Sets when and how the projector is rebuilt.
-    #[must_use]
-    pub fn with_refresh(mut self, refresh: impl Into<Option<Refresh>>) -> Self {
-        self.refresh = refresh.into();
-        self
-    }
-
+    with_refresh(refresh: Option<Refresh>),
     /// Sets whether the solve penalises leakage.
-    #[must_use]
-    pub fn with_penalty(mut self, penalty: Penalty) -> Self {
-        self.penalty = penalty;
-        self
-    }
-}
+    with_penalty(penalty: Penalty),
+});
 
 impl Method for BetaEdit {
     fn name(&self) -> Cow<'static, str> {

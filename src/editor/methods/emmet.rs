@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::editor::{History, Method, Recipe, Slack, Space};
 use crate::error::numerics::Result;
 use crate::refresh::Refresh;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// EMMET: `Delta = R (Kᵀ A⁻¹ K + e I)⁻¹ Kᵀ A⁻¹` with `A = lambda C + ridge I`, and `+ H` with history.
@@ -36,35 +37,16 @@ impl Default for Emmet {
     }
 }
 
-impl Emmet {
+setters!(Emmet {
     /// Sets the weight of the statistics.
-    #[must_use]
-    pub fn with_lambda(mut self, lambda: f64) -> Self {
-        self.lambda = lambda;
-        self
-    }
-
+    with_lambda(lambda: f64),
     /// Sets how far the residuals may be missed.
-    #[must_use]
-    pub fn with_slack(mut self, slack: Slack) -> Self {
-        self.slack = slack;
-        self
-    }
-
+    with_slack(slack: Slack),
     /// Sets the ridge.
-    #[must_use]
-    pub fn with_ridge(mut self, ridge: f64) -> Self {
-        self.ridge = ridge;
-        self
-    }
-
+    with_ridge(ridge: f64),
     /// Sets whether past keys are protected.
-    #[must_use]
-    pub fn with_history(mut self, history: History) -> Self {
-        self.history = history;
-        self
-    }
-}
+    with_history(history: History),
+});
 
 impl Method for Emmet {
     fn name(&self) -> Cow<'static, str> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::editor::{History, Memit, Method, Recipe};
 use crate::error::numerics::Result;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// ENCORE: `Delta = R Kᵀ (lambda C + H + mu I + K Kᵀ)⁻¹`, MEMIT-H with a ridge that keeps the norm of the weight from
@@ -29,21 +30,14 @@ impl Default for Encore {
     }
 }
 
-impl Encore {
+setters!(Encore {
     /// Sets the weight of the statistics.
-    #[must_use]
-    pub fn with_lambda(mut self, lambda: f64) -> Self {
-        self.lambda = lambda;
-        self
-    }
-
+    with_lambda(lambda: f64),
     /// Sets the ridge.
-    #[must_use]
-    pub fn with_mu(mut self, mu: f64) -> Self {
-        self.mu = mu;
-        self
-    }
+    with_mu(mu: f64),
+});
 
+impl Encore {
     fn memit(&self) -> Memit {
         Memit::default().with_lambda(self.lambda).with_ridge(self.mu).with_history(History::Absorbed)
     }

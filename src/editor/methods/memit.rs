@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::editor::{History, Merging, Method, Recipe, Space};
 use crate::error::numerics::Result;
 use crate::refresh::Refresh;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// MEMIT: `Delta = R Kᵀ (lambda C + K Kᵀ)⁻¹`, and with history `Delta = R Kᵀ (lambda C + H + K Kᵀ)⁻¹`.
@@ -37,35 +38,16 @@ impl Default for Memit {
     }
 }
 
-impl Memit {
+setters!(Memit {
     /// Sets the weight of the statistics.
-    #[must_use]
-    pub fn with_lambda(mut self, lambda: f64) -> Self {
-        self.lambda = lambda;
-        self
-    }
-
+    with_lambda(lambda: f64),
     /// Sets the ridge.
-    #[must_use]
-    pub fn with_ridge(mut self, ridge: f64) -> Self {
-        self.ridge = ridge;
-        self
-    }
-
+    with_ridge(ridge: f64),
     /// Sets whether past keys are protected.
-    #[must_use]
-    pub fn with_history(mut self, history: History) -> Self {
-        self.history = history;
-        self
-    }
-
+    with_history(history: History),
     /// Sets whether edits of a batch with the same key are merged.
-    #[must_use]
-    pub fn with_merging(mut self, merging: Merging) -> Self {
-        self.merging = merging;
-        self
-    }
-}
+    with_merging(merging: Merging),
+});
 
 impl Method for Memit {
     fn name(&self) -> Cow<'static, str> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::editor::{History, Memit, Method, Recipe, Share};
 use crate::error::numerics::Result;
+use crate::util::setters::setters;
 
 /// PMET: the update of MEMIT, with a larger share of the residual for the lower layers, `1 / sqrt(l)` with `l` layers left.
 ///
@@ -29,21 +30,14 @@ impl Default for Pmet {
     }
 }
 
-impl Pmet {
+setters!(Pmet {
     /// Sets the weight of the statistics.
-    #[must_use]
-    pub fn with_lambda(mut self, lambda: f64) -> Self {
-        self.lambda = lambda;
-        self
-    }
-
+    with_lambda(lambda: f64),
     /// Sets whether past keys are protected.
-    #[must_use]
-    pub fn with_history(mut self, history: History) -> Self {
-        self.history = history;
-        self
-    }
+    with_history(history: History),
+});
 
+impl Pmet {
     fn memit(&self) -> Memit {
         Memit::default().with_lambda(self.lambda).with_history(self.history)
     }

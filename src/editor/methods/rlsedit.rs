@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::editor::{History, Method, Recipe, Space};
 use crate::error::numerics::Result;
 use crate::refresh::Refresh;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// RLSEdit: after every edit the weight minimises
@@ -51,21 +52,12 @@ impl Default for RlsEdit {
     }
 }
 
-impl RlsEdit {
+setters!(RlsEdit {
     /// Sets the weight of the statistics.
-    #[must_use]
-    pub fn with_lambda(mut self, lambda: f64) -> Self {
-        self.lambda = lambda;
-        self
-    }
-
+    with_lambda(lambda: f64),
     /// Sets the strengths of the anchors.
-    #[must_use]
-    pub fn with_anchors(mut self, anchors: Anchors) -> Self {
-        self.anchors = anchors;
-        self
-    }
-}
+    with_anchors(anchors: Anchors),
+});
 
 impl Method for RlsEdit {
     fn name(&self) -> Cow<'static, str> {

@@ -10,6 +10,7 @@ use crate::llm::ops::norm;
 use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::named::named;
+use crate::util::setters::setters;
 use crate::util::validate;
 
 /// Settings of the search for a target.
@@ -126,77 +127,30 @@ impl fmt::Debug for Target {
     }
 }
 
-impl TargetSearch {
+setters!(TargetSearch {
     /// Sets the output that targets belong to.
-    #[must_use]
-    pub fn with_site(mut self, site: Site) -> Self {
-        self.site = site;
-        self
-    }
-
+    with_site(site: Site),
     /// Sets the number of evaluations.
-    #[must_use]
-    pub fn with_steps(mut self, steps: usize) -> Self {
-        self.steps = steps;
-        self
-    }
-
+    with_steps(steps: usize),
     /// Sets the descent.
-    #[must_use]
-    pub fn with_descent(mut self, descent: Descent) -> Self {
-        self.descent = descent;
-        self
-    }
-
+    with_descent(descent: Descent),
     /// Sets the weight of the norm.
-    #[must_use]
-    pub fn with_decay(mut self, decay: f64) -> Self {
-        self.decay = decay;
-        self
-    }
-
+    with_decay(decay: f64),
     /// Sets the weight of the divergence.
-    #[must_use]
-    pub fn with_divergence(mut self, divergence: f64) -> Self {
-        self.divergence = divergence;
-        self
-    }
-
+    with_divergence(divergence: f64),
     /// Sets the bound on the change.
-    #[must_use]
-    pub fn with_clamp(mut self, clamp: f64) -> Self {
-        self.clamp = clamp;
-        self
-    }
-
+    with_clamp(clamp: f64),
     /// Sets the mean `-log p(target)` at which the search ends.
-    #[must_use]
-    pub fn with_enough(mut self, enough: f64) -> Self {
-        self.enough = enough;
-        self
-    }
-
+    with_enough(enough: f64),
     /// Sets the share by which the vector that was found is lengthened.
-    #[must_use]
-    pub fn with_margin(mut self, margin: f64) -> Self {
-        self.margin = margin;
-        self
-    }
-
+    with_margin(margin: f64),
     /// Sets the number of contexts.
-    #[must_use]
-    pub fn with_contexts(mut self, contexts: usize) -> Self {
-        self.contexts = contexts;
-        self
-    }
-
+    with_contexts(contexts: usize),
     /// Sets how the prompt is worded after the contexts.
-    #[must_use]
-    pub fn with_wording(mut self, wording: Wording) -> Self {
-        self.wording = wording;
-        self
-    }
+    with_wording(wording: Wording),
+});
 
+impl TargetSearch {
     /// The prompts of a search, each continued by the target, and where that starts.
     pub(in crate::llm) fn prompts(
         &self,
