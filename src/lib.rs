@@ -138,9 +138,13 @@
 //! program:
 //!
 //! ```toml
+//! [profile.dev]
+//! opt-level = 2
 //! [profile.dev.package."*"]
 //! opt-level = 3
 //! ```
+//!
+//! The first line matters as much as the second: generic code of this crate is compiled as a part of yours.
 //!
 //! # Features
 //!

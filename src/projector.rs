@@ -22,9 +22,11 @@ pub enum Threshold {
     /// Eigenvalues below this fraction of the largest. The cut does not change when all keys are scaled.
     RelativeToLargest(f64),
     /// As many of the smallest eigenvalues as together hold at most this fraction of the trace, that is, of the energy
-    /// of the keys.
+    /// of the keys. As an absolute eigenvalue, the threshold is the first one that is left out: a refresh may let in what
+    /// stays below it.
     KeptEnergy(f64),
-    /// This many directions, those with the smallest eigenvalues; all of them if there are not more.
+    /// This many directions, those with the smallest eigenvalues; all of them if there are not more. The threshold as an
+    /// absolute eigenvalue is the first one that is left out.
     Directions(usize),
 }
 
@@ -392,7 +394,7 @@ pub(crate) fn singular_start(pivot: usize) -> NumericsError {
     NumericsError::Singular {
         pivot: Some(pivot),
         step: "inverting the protected Gram matrix",
-        advice: "the statistics have directions without energy: use a larger ridge (`lambda2` of some methods), or \
-                 statistics over more tokens",
+        advice: "the weight of the statistics (`lambda`) and the ridge are zero, or the statistics have directions without \
+                 energy: use a larger ridge (`lambda2` of some methods), or statistics over more tokens",
     }
 }

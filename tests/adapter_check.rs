@@ -27,12 +27,16 @@ enum Flaw {
     ReadsTheFirstWeight,
     RestoresRoughly,
     FingerprintOfTheEditedModel,
+    FingerprintOfTheWeights,
+    ChangesAnotherLayer,
 }
 
 struct Sample {
     flaw: Flaw,
     weight: Mat<f32>,
     first: Mat<f32>,
+    /// The weight of layer 5, which only one flaw has.
+    other: Mat<f32>,
     asked: f32,
 }
 
@@ -42,7 +46,7 @@ const D: usize = 24;
 impl Sample {
     fn new(flaw: Flaw) -> Self {
         let weight = Random::new(1).matrix::<f32>(D, D);
-        let mut sample = Self { flaw, first: weight.clone(), weight, asked: 0.0 };
+        let mut sample = Self { flaw, first: weight.clone(), other: weight.clone(), weight, asked: 0.0 };
         sample.store();
         sample.first = sample.weight.clone();
         sample
@@ -64,6 +68,7 @@ impl Adapter for Sample {
         match self.flaw {
             Flaw::NoLayers => &[],
             Flaw::LayersOutOfOrder => &[5, 3],
+            Flaw::ChangesAnotherLayer => &[3, 5],
             _ => &[3],
         }
     }
@@ -87,7 +92,11 @@ impl Adapter for Sample {
         Ok(Mat::from_fn(D, requests.len(), |i, j| requests[j] - i as f32 + more))
     }
 
-    fn read_weight(&self, _: usize, mut weight: MatMut<'_, f32>) -> Result<()> {
+    fn read_weight(&self, layer: usize, mut weight: MatMut<'_, f32>) -> Result<()> {
+        if layer == 5 {
+            weight.copy_from(&self.other);
+            return Ok(());
+        }
         weight.copy_from(if self.flaw == Flaw::ReadsTheFirstWeight { &self.first } else { &self.weight });
         Ok(())
     }
@@ -102,6 +111,9 @@ impl Adapter for Sample {
 
     fn fingerprint(&self) -> String {
         let edited = self.flaw == Flaw::FingerprintOfTheEditedModel && self.asked > 0.0;
+        if self.flaw == Flaw::FingerprintOfTheWeights {
+            return format!("{}", self.weight.norm_l2());
+        }
         if edited { "edited" } else { "a sample" }.into()
     }
 
@@ -115,6 +127,9 @@ impl Adapter for Sample {
         let Delta = update.to_dense(Par::Seq) * Scale(times);
         let Delta = if self.flaw == Flaw::AppliesToTheOtherSide { Delta.transpose().to_owned() } else { Delta };
         self.weight += Delta;
+        if self.flaw == Flaw::ChangesAnotherLayer {
+            self.other[(1, 1)] += 0.5;
+        }
         if self.flaw == Flaw::AddsSomethingElse {
             self.weight[(0, 0)] += 3.0;
         }
@@ -151,6 +166,8 @@ fn every_broken_promise_is_named() {
         (Flaw::ReadsTheFirstWeight, "read the weight as it is now"),
         (Flaw::RestoresRoughly, "bit for bit"),
         (Flaw::FingerprintOfTheEditedModel, "`fingerprint` has changed"),
+        (Flaw::FingerprintOfTheWeights, "`fingerprint` has changed"),
+        (Flaw::ChangesAnotherLayer, "also changes layer 5"),
     ] {
         let error = check(&mut Sample::new(flaw), &[1.0, 2.0], Par::Seq).unwrap_err();
         assert!(matches!(error, Error::Model(ModelError::Contract { .. })), "{flaw:?}: {error}");

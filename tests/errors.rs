@@ -124,7 +124,7 @@ fn culprit(error: &Error) -> String {
         | Error::Numerics(NumericsError::Singular { step, .. }) => (*step).to_owned(),
         Error::Numerics(NumericsError::NothingKept { .. }) => "threshold".to_owned(),
         Error::Numerics(NumericsError::UnknownTokenCount { argument }) => (*argument).to_owned(),
-        Error::Numerics(NumericsError::StaleProposal) => "propose again".to_owned(),
+        Error::Numerics(NumericsError::StaleProposal) => "compute it again".to_owned(),
         Error::Numerics(NumericsError::RefreshDue { .. }) => "`refresh_if_due`".to_owned(),
         Error::File(FileError::Io { path, .. }) | Error::File(FileError::Format { path, .. }) => {
             path.display().to_string()
@@ -149,7 +149,8 @@ fn singular(step: &'static str, advice: &'static str) -> Error {
 }
 
 fn singular_start() -> Error {
-    let advice = "the statistics have directions without energy: use a larger ridge (`lambda2` of some methods), or statistics \
+    let advice = "the weight of the statistics (`lambda`) and the ridge are zero, or the statistics have directions without \
+                 energy: use a larger ridge (`lambda2` of some methods), or statistics \
                   over more tokens";
     singular("inverting the protected Gram matrix", advice)
 }
@@ -705,7 +706,7 @@ in_both_types!(hyperparameters_outside_their_range_are_refused);
 fn an_unknown_method_lists_the_known_ones() {
     for name in ["", "rome", "MEMIT", "memit "] {
         let known = "memit, memit-h, memit-r, memit-merge, memit-ns, pmet, pmet-h, pmet-ns, emmet, emmet-h, emmet-ns, \
-                     encore, rlsedit, simie, alphaedit, alphaedit-h, betaedit"
+                     encore, rlsedit, simie, alphaedit, alphaedit-h, betaedit, NAME-ns, simie-NAME"
             .to_owned();
         refused(
             method(name),

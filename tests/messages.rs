@@ -48,7 +48,7 @@ fn numbers_have_few_digits() {
     says(
         ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(1.0 / 3e5)).build(SEQ),
         "the projector keeps no direction: the threshold is 3.333e-6, the smallest eigenvalue 1; use a larger threshold, \
-         or, if past edits have filled the space, a smaller refresh weight or no more refreshes",
+         or, if past edits have filled the space, a smaller refresh weight, or `stop_refreshing` (outside of a session)",
     );
     let P = ProjectorBuilder::new(&spectrum).threshold(Threshold::Absolute(1.0 + 1e-12)).build(SEQ).unwrap();
     says(
@@ -160,4 +160,28 @@ fn an_error_from_a_file_names_the_file() {
     let checkpoint = Checkpoint::open(&path).unwrap();
     let error = checkpoint.apply(&updates, betaedit_core::Orientation::OutputsByInputs, SEQ).unwrap_err().to_string();
     assert_eq!(error, format!("{here}: tensor `weight`: `update` is 1 x 3, expected 1 x 2"));
+}
+
+/// An error that holds another says all of its causes, each once.
+#[test]
+fn the_causes_of_a_foreign_error_are_said() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("forward pass")]
+    struct Outer(#[source] Inner);
+    #[derive(Debug, thiserror::Error)]
+    #[error("out of memory on device 0")]
+    struct Inner;
+    #[derive(Debug, thiserror::Error)]
+    #[error("again: {0}")]
+    struct Repeats(#[source] Inner);
+
+    use betaedit_core::error::ModelError;
+    for (error, expected) in [
+        (ModelError::Failed(Box::new(Outer(Inner))), "the model failed: forward pass: out of memory on device 0"),
+        (ModelError::Adapter(Box::new(Repeats(Inner))), "the adapter failed: again: out of memory on device 0"),
+    ] {
+        assert_eq!(error.to_string(), expected);
+    }
+    let error = NumericsError::Editor(Box::new(Outer(Inner)));
+    assert_eq!(error.to_string(), "the editor failed: forward pass: out of memory on device 0");
 }

@@ -344,3 +344,32 @@ fn continuous_in_f32_decides_as_in_f64_and_leaves_nothing_of_a_saturated_key() {
     assert!(difference < 1e-6, "Q is {difference:e} off");
     assert!(single.measure_drift() < 1e-6, "a drift of {:e}", single.measure_drift());
 }
+
+/// With a threshold that is itself an eigenvalue, a direction may be left without headroom. The refresh succeeds all the same.
+#[test]
+fn a_maximal_refresh_goes_on_where_its_small_systems_are_singular() {
+    let text = Mat::from_fn(64, 1000, |i, t| ((t * (2 * i + 1)) as f64).sin() / (1.0 + i as f64));
+    let mut moment = SecondMoment::new(64);
+    moment.observe(text.as_ref(), Par::Seq).unwrap();
+    let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq).unwrap());
+    let refresh = Refresh::Every { edits: 2, rule: RefreshRule::Maximal { weight: 1.0 } };
+    let method = BetaEdit::default().with_threshold(Threshold::KeptEnergy(0.05)).with_lambda1(1.0).with_lambda2(0.01);
+    let mut editor = method.with_refresh(refresh).editor::<f64>(&spectrum, Par::Seq).unwrap();
+    let (mut keys, mut saved) = (SecondMoment::new(64), vec![]);
+    for t in 0..12 {
+        let k = Mat::from_fn(64, 1, |i, _| ((i * (t + 7)) as f64).sin());
+        let _ = editor.edit(&EditBatch::new(&k, &Mat::full(1, 1, 1.0)).unwrap()).unwrap();
+        keys.observe(k.as_ref(), Par::Seq).unwrap();
+        saved.clear();
+        editor.save(&mut saved).unwrap();
+    }
+    editor.refresh_if_due().unwrap();
+    // The guarantee: on the space, C + H stays below the threshold.
+    let M = moment.to_mean(Par::Seq).unwrap() + keys.to_sum(Par::Seq).unwrap();
+    let Q = editor.inverse_gram().to_dense();
+    let range = Spectrum::from_matrix(Q.as_ref(), Par::Seq).unwrap();
+    let kept = editor.state().kept_directions;
+    let V = range.vectors().subcols(64 - kept, kept);
+    let largest = *Spectrum::from_matrix((V.transpose() * M * V).as_ref(), Par::Seq).unwrap().values().last().unwrap();
+    assert!(largest <= editor.projector().threshold() * (1.0 + 1e-6), "{largest}");
+}

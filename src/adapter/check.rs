@@ -22,10 +22,13 @@ const ROUNDING: f64 = 1.0 / 128.0;
 /// * keys and residuals have the right shapes, are finite, and are the same when asked for again,
 /// * the weight can be read, and an unknown layer is refused,
 /// * [`apply`](Adapter::apply) adds an update to the weight: all of it, once, and nothing else,
-/// * [`write_weight`](Adapter::write_weight) restores the weight bit for bit,
+/// * [`write_weight`](Adapter::write_weight) restores the weight bit for bit, and neither changes another layer,
 /// * [`fingerprint`](Adapter::fingerprint) is the same while the weight is edited.
 ///
-/// The weights are as they were afterwards, unless the adapter fails to restore them. Weights in half precision pass.
+/// It cannot tell whether keys and residuals are those of the model as edited so far: for a recording they are not.
+///
+/// The weights are as they were afterwards, unless the adapter fails to restore them. Weights in half precision pass. The weights
+/// of all layers are held in memory once.
 ///
 /// * `requests`: any requests that the adapter knows, at least one
 ///
@@ -53,12 +56,10 @@ pub fn check<A: Adapter>(adapter: &mut A, requests: &[A::Request], par: Par) -> 
         return breach(unknown, "`layers` does not name it, but `weight_shape` knows it: return an error");
     }
     let fingerprint = adapter.fingerprint();
-    for layer in layers {
+    for &layer in &layers {
         check_keys(adapter, layer, requests)?;
-        check_weight(adapter, layer, par)?;
-    }
-    if adapter.fingerprint() != fingerprint {
-        return breach(first, "`fingerprint` has changed: identify the model as it was before any edit");
+        let others: Vec<usize> = layers.iter().copied().filter(|&other| other != layer).collect();
+        check_weight(adapter, layer, &others, &fingerprint, par)?;
     }
     Ok(())
 }
@@ -87,14 +88,29 @@ fn check_keys<A: Adapter>(adapter: &mut A, layer: usize, requests: &[A::Request]
 }
 
 /// Reading, changing and restoring the weight.
-fn check_weight<A: Adapter>(adapter: &mut A, layer: usize, par: Par) -> Result<()> {
+fn check_weight<A: Adapter>(
+    adapter: &mut A,
+    layer: usize,
+    others: &[usize],
+    fingerprint: &str,
+    par: Par,
+) -> Result<()> {
     let before = read(adapter, layer)?;
+    let beside: Vec<_> = others.iter().map(|&other| read(adapter, other)).collect::<Result<_>>()?;
     let update = trial(before.as_ref())?;
     adapter.apply(layer, &update)?;
-    let after = read(adapter, layer)?;
+    let (after, edited) = (read(adapter, layer)?, adapter.fingerprint());
     adapter.write_weight(layer, before.as_ref())?;
     if read(adapter, layer)? != before {
         return breach(layer, "`write_weight` does not restore the weight bit for bit");
+    }
+    for (&other, weight) in others.iter().zip(&beside) {
+        if read(adapter, other)? != *weight {
+            return breach(layer, format!("`apply` or `write_weight` also changes layer {other}"));
+        }
+    }
+    if edited != fingerprint || adapter.fingerprint() != fingerprint {
+        return breach(layer, "`fingerprint` has changed: identify the model as it was before any edit");
     }
     check_applied(layer, before.as_ref(), after.as_ref(), &update, par)
 }

@@ -186,8 +186,8 @@ pub const METHODS: &[MethodEntry] = &[
     ),
 ];
 
-/// The row of the table with this name, or the row that the name wraps: `NAME-ns` is
-/// [`NullSpace`](super::NullSpace) around `NAME`, `simie-NAME` is [`SimIe`](super::SimIe) around it.
+/// The row of the table with this name, or the row that the name wraps. Every name that [`NullSpace`](super::NullSpace) or
+/// [`SimIe`](super::SimIe) gives to a method of the table is found: `encore-ns`, `simie-memit-h`, `simie-pmet-ns`.
 ///
 /// ```
 /// use betaedit_core::editor::{Hyperparameters, method};
@@ -218,7 +218,7 @@ pub fn method(name: &str) -> Result<MethodEntry> {
     let unknown = || NumericsError::UnknownName {
         kind: "method",
         name: name.to_owned(),
-        known: METHODS.iter().map(MethodEntry::name).collect::<Vec<_>>().join(", "),
+        known: METHODS.iter().map(MethodEntry::name).chain(["NAME-ns", "simie-NAME"]).collect::<Vec<_>>().join(", "),
     };
     candidates.into_iter().find_map(wrap).ok_or_else(unknown)
 }

@@ -27,6 +27,13 @@ pub enum FileError {
         problem: String,
     },
 
+    /// A file is in use, by this process or another.
+    #[error("{path}: the session is open already, in this process or another: close it there first")]
+    Locked {
+        /// Path of the file.
+        path: PathBuf,
+    },
+
     /// A file was read, but its numbers were refused.
     #[error("{path}: {error}")]
     Numbers {

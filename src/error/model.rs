@@ -1,5 +1,7 @@
 //! What can go wrong with models and adapters.
 
+use super::shown::Causes;
+
 /// What can go wrong with models and the adapters to them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,10 +43,10 @@ pub enum ModelError {
     },
 
     /// The model failed: a computation inside it, its tokenizer, or its files.
-    #[error("the model failed: {0}")]
+    #[error("the model failed: {}", Causes(&**_0))]
     Failed(Box<dyn std::error::Error + Send + Sync>),
 
     /// An adapter failed for reasons of its own.
-    #[error("the adapter failed: {0}")]
+    #[error("the adapter failed: {}", Causes(&**_0))]
     Adapter(Box<dyn std::error::Error + Send + Sync>),
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::shown::{Bytes, Short};
+use super::shown::{Bytes, Causes, Short};
 
 /// `Result` of the functions that only compute.
 pub type Result<T, E = NumericsError> = std::result::Result<T, E>;
@@ -176,7 +176,7 @@ pub enum NumericsError {
     /// The threshold leaves no direction to edit in.
     #[error(
         "the projector keeps no direction: the threshold is {}, the smallest eigenvalue {}; use a larger threshold, or, \
-         if past edits have filled the space, a smaller refresh weight or no more refreshes",
+         if past edits have filled the space, a smaller refresh weight, or `stop_refreshing` (outside of a session)",
         Short(*threshold),
         Short(*smallest)
     )]
@@ -190,7 +190,7 @@ pub enum NumericsError {
     /// The edits have used up every direction that may be edited.
     #[error(
         "no direction is left to edit after {edits} edits: all {first} initial directions are protected; start over with \
-         a larger threshold or a smaller refresh weight, or end the refreshes when the capacity is low"
+         a larger threshold or a smaller refresh weight, or, outside of a session, call `stop_refreshing` while there is room"
     )]
     CapacityExhausted {
         /// Edits committed.
@@ -259,7 +259,7 @@ pub enum NumericsError {
     },
 
     /// A proposal was committed to an editor whose state has changed since, or to another editor.
-    #[error("the proposal was not made by this editor in its present state: propose again, then commit")]
+    #[error("the proposal or solution is not from this editor or engine in its present state: compute it again")]
     StaleProposal,
 
     /// A projector refresh is due before the next proposal.
@@ -293,7 +293,7 @@ pub enum NumericsError {
     NotReversible,
 
     /// A sample to forget is not among those that were fitted.
-    #[error("sample {sample} is not held: it was never fitted, or is forgotten already")]
+    #[error("sample {sample} is not held: it was never fitted, is forgotten already, or is named twice")]
     NotFitted {
         /// The number of the sample, or its column among the samples that were given.
         sample: u64,
@@ -315,7 +315,7 @@ pub enum NumericsError {
     Cancelled,
 
     /// An editor outside this crate failed for reasons of its own.
-    #[error("the editor failed: {0}")]
+    #[error("the editor failed: {}", Causes(&**_0))]
     Editor(Box<dyn std::error::Error + Send + Sync>),
 }
 

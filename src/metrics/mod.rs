@@ -25,6 +25,4 @@ pub use leakage::leakage;
 pub use retention::{Retention, write_errors};
 pub use running::{Gauges, Measurement, RunningTotal};
 pub use stability::stability;
-#[cfg(feature = "session")]
-pub(crate) use written::relative_write_error;
-pub use written::{Written, room, written};
+pub use written::{Written, room, written, written_in_all};

@@ -54,13 +54,17 @@ pub fn written<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par
     Ok((0..batch.len()).map(one).collect())
 }
 
-/// `|Delta K - R|_F / |R|_F`; 0 for residuals of zero.
-#[cfg(feature = "session")]
-pub(crate) fn relative_write_error<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<f64> {
+/// How much of its residuals a batch writes in all: `<Delta K, R> / |R|²` and `|Delta K - R| / |R|`, in Frobenius norms.
+/// `None` if all residuals are zero.
+///
+/// # Errors
+/// As [`written`].
+pub fn written_in_all<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Option<Written>> {
     let (R, scale) = linalg::unit_scaled(batch.residuals());
     let size = R.norm_l2();
-    let missed = change(update, batch, par)? * faer::Scale(1.0 / scale) - R;
-    Ok(if size > 0.0 { missed.norm_l2() / size } else { 0.0 })
+    let done = change(update, batch, par)? * faer::Scale(1.0 / scale);
+    let share = linalg::inner(done.as_ref(), R.as_ref()) / (size * size);
+    Ok((size > 0.0).then(|| Written { share, error: (done - R).norm_l2() / size }))
 }
 
 /// The room left for keys: the share of a residual that can be written now, relative to the share at the first edit,

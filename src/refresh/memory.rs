@@ -176,6 +176,20 @@ impl Memory {
         if let Some(full) = self.outgrown()? {
             self.rule = Rule::Full(full);
         }
+        match self.refresh_by_rule(Q, edits) {
+            // Where keys and threshold leave the small systems of `Maximal` singular, a decomposition does it.
+            Err(error @ NumericsError::Singular { .. }) => match self.summed()? {
+                Some(full) => {
+                    self.rule = Rule::Full(full);
+                    self.refresh_by_rule(Q, edits)
+                }
+                None => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    fn refresh_by_rule(&mut self, Q: &mut InverseGram, edits: usize) -> Result<Refreshed> {
         let exhausted = self.exhausted(edits);
         let (d_in, par) = (Q.dim(), self.par);
         match &mut self.rule {
@@ -249,9 +263,13 @@ impl Memory {
         let Rule::Maximal(tilt, keys) = &self.rule else { return Ok(None) };
         let d_in = self.projector.dim();
         let t = tilt.len() + keys.as_mat(d_in).ncols();
-        if 2 * t * (d_in + 2 * t) <= d_in * d_in {
-            return Ok(None);
-        }
+        if 2 * t * (d_in + 2 * t) <= d_in * d_in { Ok(None) } else { self.summed() }
+    }
+
+    /// The sum of all keys, if the rule is `Maximal`.
+    fn summed(&self) -> Result<Option<Full>> {
+        let Rule::Maximal(tilt, keys) = &self.rule else { return Ok(None) };
+        let d_in = self.projector.dim();
         let mut full = self.sum_for(tilt.weight());
         let known = tilt.keys();
         for keys in [known.as_ref(), keys.as_mat(d_in)] {

@@ -39,6 +39,9 @@ pub enum Refresh {
 
 /// How a projector is refreshed.
 ///
+/// `Full` cuts the spectrum of `M` by the [`Threshold`](crate::Threshold) as it is given, so that a relative one follows the growing
+/// `M`. The other rules keep the absolute eigenvalue of the start.
+///
 /// | rule | cost | kept directions | directions once protected | state beside `Q` |
 /// |---|---|---|---|---|
 /// | `Full` | a decomposition, `O(d_in³)` | the eigenvectors of `M` below the threshold | may come back | `H`, `4 d_in²` bytes, the spectrum |
@@ -52,7 +55,7 @@ pub enum RefreshRule {
     Full(HistoryWeighting),
     /// The largest space on which `C + w H` stays below the threshold, without a decomposition of size `d_in`. From
     /// `0.31 d_in` keys on, the keys would take more memory than their sum; then `Full` with the same weight takes
-    /// over.
+    /// over. It also does where keys and threshold leave the small systems of this rule singular.
     Maximal {
         /// `w`: weight of an edited key relative to the mean over the text; 1 is the paper's `C + H`.
         weight: f64,
@@ -90,7 +93,8 @@ pub struct RefreshReport {
 pub enum Capacity {
     /// At least a tenth of the initial directions.
     Ample,
-    /// Less than a tenth: plan for a larger threshold, a smaller refresh weight, or a fresh start.
+    /// Less than a tenth, and at least one: plan for a larger threshold, a smaller refresh weight, or a fresh start. A space of ten
+    /// directions or fewer is exhausted without this warning.
     Low,
     /// None: every further edit is refused with [`NumericsError::CapacityExhausted`].
     Exhausted,

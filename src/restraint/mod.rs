@@ -44,6 +44,7 @@ use faer::{MatRef, Par};
 use crate::error::numerics::Result;
 use crate::scalar::Scalar;
 use crate::update::Update;
+use crate::util::shown::{Shown, shown};
 
 /// A change to an update after an editor has computed it, for a `session::SessionBuilder`.
 ///
@@ -112,7 +113,7 @@ pub enum Needs {
 }
 
 /// The layer that an update is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Situation<'a, T: Scalar> {
     /// The weight before the update, `d_out x d_in`.
@@ -122,6 +123,12 @@ pub struct Situation<'a, T: Scalar> {
     /// The threads to use.
     pub par: Par,
 }
+
+shown!(['a, T: Scalar] Situation<'a, T>, "Situation", self => {
+    "weight": Shown::from(self.weight.shape()),
+    "total": self.total,
+    "par": self.par,
+});
 
 impl<'a, T: Scalar> Situation<'a, T> {
     /// The situation of a weight, without a total.
@@ -139,7 +146,7 @@ impl<'a, T: Scalar> Situation<'a, T> {
 }
 
 /// The change of a weight so far.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Total<'a> {
     /// The sum `D` of all updates before this one, `d_out x d_in`.
     pub change: MatRef<'a, f64>,
@@ -148,6 +155,12 @@ pub struct Total<'a> {
     /// The largest singular value of the weight before the first edit.
     pub largest: f64,
 }
+
+shown!(['a] Total<'a>, "Total", self => {
+    "change": Shown::from(self.change.shape()),
+    "drift": self.drift,
+    "largest": self.largest,
+});
 
 /// Implements the trait for a restraint behind a pointer.
 macro_rules! behind {

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::layer::LayerOutcome;
-use crate::error::Result;
+use crate::error::shown::Short;
+use crate::error::{NumericsError, Result};
 use crate::util::setters::setters;
 use crate::util::validate;
 
@@ -34,8 +35,8 @@ pub struct Guards {
     pub stability: Option<f64>,
     /// At most this many directions protected, as a share of those at the start.
     pub used_capacity: Option<f64>,
-    /// At least this share of a residual written, see [`LayerOutcome::written_share`]. Default: `0.001`. An edit below it does
-    /// nothing: its key lies outside of the space that may be edited, or past edits have filled that space.
+    /// At least this share of the residuals written, see [`LayerOutcome::written_share`]. Default: `0.001`. A batch below it does
+    /// nothing: a key lies outside of the space that may be edited, past edits have filled that space, or edits undo each other.
     pub written_share: Option<f64>,
 }
 
@@ -95,9 +96,9 @@ impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::UpdateNorm => "the norm of the update",
-            Self::RelativeUpdateNorm => "the norm of the update, as a share of the weight's",
+            Self::RelativeUpdateNorm => "the norm of the update as a share of the weight's",
             Self::Leakage => "the leakage",
-            Self::RelativeDrift => "the drift, as a share of the weight's norm",
+            Self::RelativeDrift => "the drift as a share of the weight's norm",
             Self::Stability => "the largest s of a key",
             Self::UsedCapacity => "the share of the directions used up",
             Self::WrittenShare => "the share of a residual that is written",
@@ -123,14 +124,15 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { layer, guard, value, limit } = self;
-        write!(f, "layer {layer}: {guard} is {value:.4e}, ")?;
+        let (value, limit) = (Short(*value), Short(*limit));
+        write!(f, "layer {layer}: {guard} is {value}, ")?;
         match guard {
             Guard::WrittenShare => write!(
                 f,
-                "at least {limit:.4e} is required: the key lies outside of the space that may be edited, or that space is \
-                 full; use a larger threshold, or smaller weights and ridges of the method"
+                "at least {limit} is required: a key lies outside of the space that may be edited, that space is full, or the \
+                 edits of the batch undo each other; use a larger threshold, or smaller weights and ridges of the method"
             ),
-            _ => write!(f, "at most {limit:.4e} is allowed"),
+            _ => write!(f, "at most {limit} is allowed"),
         }
     }
 }
@@ -146,10 +148,16 @@ impl Guards {
             ("used_capacity", self.used_capacity),
             ("written_share", self.written_share),
         ];
-        Ok(limits
+        limits
             .iter()
             .filter_map(|&(name, limit)| Some((name, limit?)))
-            .try_for_each(|(n, l)| validate::non_negative(n, l))?)
+            .try_for_each(|(n, l)| validate::non_negative(n, l))?;
+        for (parameter, share) in [("used_capacity", self.used_capacity), ("written_share", self.written_share)] {
+            if let Some(value) = share.filter(|&share| share > 1.0) {
+                return Err(NumericsError::Parameter { parameter, value, allowed: "a share, 0 to 1" }.into());
+            }
+        }
+        Ok(())
     }
 
     /// The first limit that is exceeded. NaN exceeds every limit.

@@ -254,11 +254,7 @@ fn open(path: &Path) -> Result<Storage> {
     }
     match locked {
         Ok(()) => Ok(Storage::File { file, path: path.to_owned() }),
-        Err(TryLockError::WouldBlock) => Err(FileError::Format {
-            path: path.to_owned(),
-            problem: "another process has this session open; close it there first".into(),
-        }
-        .into()),
+        Err(TryLockError::WouldBlock) => Err(FileError::Locked { path: path.to_owned() }.into()),
         Err(TryLockError::Error(error)) => Err(io_error(path)(error)),
     }
 }

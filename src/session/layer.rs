@@ -33,8 +33,9 @@ pub struct LayerOutcome {
     pub stability: Option<f64>,
     /// Largest `g = kᵀ Q k` of the batch.
     pub gain: f64,
-    /// The smallest share of its residual that an edit of the batch writes: `g / (1 + g)`, or what
-    /// [`metrics::written`](fn@crate::metrics::written) measures, if that is more. 1 if all residuals are zero.
+    /// The share of the residuals that the update writes, `<Delta K, R> / |R|²`. If a key of the batch has so little room that
+    /// less of its residual can be written, the share of that edit: `g / (1 + g)`, or what is measured, if that is more. 1 if all
+    /// residuals are zero. See [`metrics::written`](fn@crate::metrics::written) for each edit.
     pub written_share: f64,
     /// The share of the residuals that the update misses, `|Delta K - R|_F / |R|_F`. 0 if all residuals are zero.
     pub write_error: f64,
@@ -195,6 +196,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         };
         let gains = proposal.gains();
         let written = metrics::written(update, batch, self.par)?;
+        let in_all = metrics::written_in_all(update, batch, self.par)?;
         let mut state = self.editor.state();
         let taken = proposal.directions_taken().min(state.kept_directions);
         state.kept_directions -= taken;
@@ -205,8 +207,8 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
             weight_norm: self.weight_norm,
             stability: s.as_deref().map(largest),
             gain: largest(gains),
-            written_share: written_share(gains, &written),
-            write_error: metrics::relative_write_error(update, batch, self.par)?,
+            written_share: written_share(gains, &written, in_all),
+            write_error: in_all.map_or(0.0, |in_all| in_all.error),
             room: s.and_then(|s| metrics::room(gains, &s)),
             leakage: measured.map(|measured| measured.leakage),
             drift: measured.map(|measured| measured.drift),
@@ -249,9 +251,10 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     }
 }
 
-/// The smallest share of a residual that an edit writes, by its gain or as measured.
-fn written_share(gains: &[f64], written: &[Option<Written>]) -> f64 {
-    let by_gain = |i: usize| gains.get(i).map_or(f64::NEG_INFINITY, |g| g / (1.0 + g));
-    let shares = written.iter().enumerate().filter_map(|(i, written)| Some(by_gain(i).max(written.as_ref()?.share)));
-    shares.fold(1.0, f64::min)
+/// The share that the batch writes in all, or that of an edit whose key has less room. Edits that a batch asks for in vain
+/// because they contradict each other do not count on their own.
+fn written_share(gains: &[f64], written: &[Option<Written>], in_all: Option<Written>) -> f64 {
+    let by_gain = |i: usize| gains.get(i).map(|g| g / (1.0 + g));
+    let edits = written.iter().enumerate().filter_map(|(i, written)| Some(by_gain(i)?.max(written.as_ref()?.share)));
+    edits.fold(in_all.map_or(1.0, |in_all| in_all.share), f64::min)
 }

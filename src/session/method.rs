@@ -8,9 +8,10 @@ use crate::editor::{ClosedFormEditor, Description, Editor, Merging, Method, Reci
 use crate::error::Result;
 use crate::key_statistics::KeyStatistics;
 use crate::scalar::Scalar;
+use crate::util::shown::{Shown, shown};
 
 /// A layer of a session and the statistics of its keys.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct LayerStatistics {
     /// The layer, by the adapter's number.
@@ -20,6 +21,12 @@ pub struct LayerStatistics {
     /// Keys to draw from, `d_in x m`, for methods with [`History::Random`](crate::editor::History::Random).
     pub random_keys: Option<Arc<Mat<f64>>>,
 }
+
+shown!([] LayerStatistics, "LayerStatistics", self => {
+    "layer": self.layer,
+    "statistics": self.statistics,
+    "random_keys": self.random_keys.as_ref().map(|keys| Shown::from(keys.shape())),
+});
 
 impl LayerStatistics {
     /// The statistics of a layer, without random keys.

@@ -7,7 +7,8 @@ use crate::error::Error;
 /// Why a session could not be opened, and the adapter that it was to edit. The model is as it was, unless the adapter failed
 /// while edits were replayed.
 ///
-/// `?` turns it into an [`Error`], and drops the adapter.
+/// `?` turns it into an [`Error`], and drops the adapter. In a function with another type of errors, write
+/// `.map_err(betaedit_core::Error::from)?`: an adapter may be borrowed, or not `Send`.
 pub struct OpenError<A>(Box<(Error, A)>);
 
 impl<A> OpenError<A> {

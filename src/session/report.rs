@@ -4,12 +4,13 @@ use std::io::{Read, Write};
 
 use super::outcome::{Applied, Outcome};
 use crate::util::bytes;
+use crate::util::shown::shown;
 
 /// Points kept per layer. When there are twice as many, every second one is dropped.
 const POINTS: usize = 512;
 
 /// What a session has done since its first batch, in all runs, with curves.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Report {
@@ -26,6 +27,14 @@ pub struct Report {
     stride: usize,
     skipped: usize,
 }
+
+shown!([] Report, "Report", self => {
+    "applied": self.applied,
+    "rejected": self.rejected,
+    "undone": self.undone,
+    "refreshes": self.refreshes,
+    "points": self.curve.len(),
+});
 
 /// A point of a report's curve.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -32,6 +32,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     ///
     /// and is exact to about `1e-16 s²`. Without history, the update of the batch is replaced by that of its other edits.
     ///
+    /// Here `s = kᵀ Q k` with the `Q` of the other edits, at most [`LayerOutcome::stability`](super::LayerOutcome::stability).
+    ///
     /// If the edits have shaped a projector, if `s > 1000`, or if the method or a restraint does not allow either way, the other
     /// edits are replayed from the start. This costs as much as they did, and approximates nothing. In a session of several
     /// layers, the keys of the layers above an undone edit stay as they were recorded.

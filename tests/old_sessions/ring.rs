@@ -157,7 +157,8 @@ impl Setting {
     /// Opens the session in a folder, with the statistics beside it: the one place that knows how a session is built.
     pub fn open<T: Scalar>(&self, data: &Path, folder: &Path) -> Result<Session<Ring<T>>> {
         let mut builder = SessionBuilder::new(self.method())
-            .guards(Guards::default().with_update_norm(30.0))
+            // As when the sessions were made; SimIE hardly writes anything here.
+            .guards(Guards::default().with_update_norm(30.0).with_written_share(None))
             .snapshot_every(8)
             .directory(folder);
         for layer in LAYERS {

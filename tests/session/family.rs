@@ -11,7 +11,7 @@ use betaedit_core::error::{ModelError, NumericsError, SessionError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::restraint::{Damping, KnownRestraint, Prune, Rect, Restraint, spectral_norm};
-use betaedit_core::session::{ConflictPolicy, Session, SessionBuilder};
+use betaedit_core::session::{ConflictPolicy, Guards, Session, SessionBuilder};
 use betaedit_core::{Error, Refresh, RefreshRule, Threshold};
 
 use super::durability::Folder;
@@ -36,7 +36,8 @@ fn restraints() -> [Option<KnownRestraint>; 3] {
 }
 
 fn restrained(depth: usize, name: &str, restraint: Option<KnownRestraint>) -> SessionBuilder<NamedRecipe> {
-    let builder = builder(depth, recipe(name));
+    // SimIE with its published weight hardly writes anything here.
+    let builder = builder(depth, recipe(name)).guards(Guards::default().with_written_share(None));
     restraint.into_iter().fold(builder, SessionBuilder::restraint)
 }
 

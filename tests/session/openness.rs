@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 
 use betaedit_core::editor::{Description, EditorState};
-use betaedit_core::error::{NumericsError, SessionError};
+use betaedit_core::error::{FileError, NumericsError, SessionError};
 use betaedit_core::faer::{Mat, MatMut, MatRef, Par};
 use betaedit_core::restraint::{Needs, Restraint, Situation};
 use betaedit_core::session::{Applied, Guard, Guards, LayerOutcome, Outcome, ProgressLine, Rejection, SessionBuilder};
@@ -114,7 +114,7 @@ fn an_edit_that_would_write_nothing_is_rejected_unless_that_is_allowed() {
     let before = session.adapter().weight.clone();
     let error = session.edit(std::slice::from_ref(&outside)).unwrap().applied().unwrap_err();
     assert!(matches!(&error, Rejection::Guard(found) if found.guard == Guard::WrittenShare && found.value < 1e-3));
-    assert!(error.to_string().contains("at least 1.0000e-3 is required"), "{error}");
+    assert!(error.to_string().contains("at least 0.001 is required"), "{error}");
     assert_eq!(session.adapter().weight, before);
     let written = only_layer(session.edit(&[inside]).unwrap());
     assert!(written.written_share > 0.99 && written.write_error < 0.01 && written.room == Some(1.0), "{written:?}");
@@ -125,6 +125,39 @@ fn an_edit_that_would_write_nothing_is_rejected_unless_that_is_allowed() {
     // A residual of zero asks for nothing.
     let zero = only_layer(open(Guards::default()).edit(&[(outside.0, Mat::zeros(D_OUT, 1))]).unwrap());
     assert_eq!((zero.written_share, zero.write_error), (1.0, 0.0));
+}
+
+/// What counts is what arrives in the weight: a restraint that leaves nothing, or edits that undo each other, write nothing.
+#[test]
+fn what_is_taken_away_again_is_not_written() {
+    let memit = || SessionBuilder::new(Memit::default().with_lambda(0.1).with_ridge(0.1)).layer(2, halves());
+    let (k, r) = (key(0, 1), residual(1));
+    let written_share = |outcome: Outcome| match outcome.applied() {
+        Err(Rejection::Guard(found)) if found.guard == Guard::WrittenShare => Err(found.value),
+        Ok(applied) => Ok(applied.layers[0].written_share),
+        Err(other) => panic!("{other}"),
+    };
+    let mut clipped = memit().restraint(Clip { norm: 1e-9 }).open(Plain::new(), Par::Seq).unwrap();
+    assert!(written_share(clipped.edit(&[(k.clone(), r.clone())]).unwrap()).unwrap_err() < 1e-6);
+    let opposite = [(k.clone(), r.clone()), (k.clone(), &r * -1.0)];
+    let mut session = memit().open(Plain::new(), Par::Seq).unwrap();
+    assert!(written_share(session.edit(&opposite).unwrap()).unwrap_err().abs() < 1e-9);
+    // Most of it is gone, and the outcome says so.
+    let rect = betaedit_core::restraint::Rect::default().with_kept(0.1);
+    let mut rect = memit().restraint(rect).open(Plain::new(), Par::Seq).unwrap();
+    let before = rect.adapter().weight.clone();
+    let share = written_share(rect.edit(&[(k.clone(), r.clone())]).unwrap()).unwrap();
+    let done = (&rect.adapter().weight - before) * &k;
+    assert!((share - (done.transpose() * &r)[(0, 0)] / r.squared_norm_l2()).abs() < 1e-12 && share < 0.9, "{share}");
+    // More edits than can be written: the share is that of all of them.
+    let many: Vec<Request> = (0..40).map(|seed| (Random::new(seed).matrix(D_IN, 1), residual(seed))).collect();
+    let mut session = memit().open(Plain::new(), Par::Seq).unwrap();
+    let before = session.adapter().weight.clone();
+    let layer = only_layer(session.edit(&many).unwrap());
+    let change = &session.adapter().weight - before;
+    let along: f64 = many.iter().map(|(k, r)| ((&change * k).transpose() * r)[(0, 0)]).sum();
+    let all: f64 = many.iter().map(|(_, r)| r.squared_norm_l2()).sum();
+    assert!((layer.written_share - along / all).abs() < 1e-12 && layer.written_share < 0.6, "{layer:?}");
 }
 
 /// The share is that of the weight as it is afterwards, and with one edit `g / (1 + g)`.
@@ -253,8 +286,9 @@ fn an_adapter_comes_back_when_a_session_cannot_be_opened() {
     let mut model = Stack::new(1);
     model.A[0][(0, 0)] = 7.0;
     let failed = durable().open(model, Par::Seq).unwrap_err();
-    assert!(failed.to_string().contains("another process has this session open"), "{failed}");
-    let (_, model) = failed.into_parts();
+    assert!(failed.to_string().contains("the session is open already"), "{failed}");
+    let (error, model) = failed.into_parts();
+    assert!(matches!(error, Error::File(FileError::Locked { .. })), "{error}");
     assert_eq!(model.A[0][(0, 0)], 7.0);
     drop(first);
     assert!(durable().open(model, Par::Seq).is_ok());

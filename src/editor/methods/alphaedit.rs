@@ -21,7 +21,8 @@ use crate::util::validate;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AlphaEdit {
-    /// Ridge on the norm of the update. Default: `10.0`.
+    /// Ridge on the norm of the update, in units of the squared length of a key: too large for small keys, an edit writes
+    /// nothing. Default: `10.0`.
     pub lambda2: f64,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,

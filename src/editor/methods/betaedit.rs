@@ -26,7 +26,8 @@ pub struct BetaEdit {
     /// Weight of the statistics. Default: `3_000.0`, in units of one edited key. As in the published program, it also
     /// weights the statistics in a refresh, unless [`refresh`](Self::refresh) says otherwise.
     pub lambda1: f64,
-    /// Ridge on the norm of the update. Default: `10.0`.
+    /// Ridge on the norm of the update, in units of the squared length of a key: too large for small keys, an edit writes
+    /// nothing. Default: `10.0`.
     pub lambda2: f64,
     /// Where the null space ends. Default: `Threshold::Absolute(0.02)`.
     pub threshold: Threshold,

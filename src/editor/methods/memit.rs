@@ -24,7 +24,7 @@ use crate::util::validate;
 pub struct Memit {
     /// Weight of the statistics. Default: `15_000.0`, in units of one edited key.
     pub lambda: f64,
-    /// Ridge on the norm of the update. Default: `0.0`, as published.
+    /// Ridge on the norm of the update, in units of the squared length of a key. Default: `0.0`, as published.
     pub ridge: f64,
     /// Whether past keys are protected. Default: [`History::Ignored`].
     pub history: History,

@@ -128,6 +128,9 @@ fn tensors_with_statistics(
     folders: &[PathBuf],
     terminal: Terminal,
 ) -> Done<BTreeMap<String, String>> {
+    if let Some(folder) = folders.iter().find(|folder| !folder.is_dir()) {
+        return Err(format!("`{}` is not a folder of statistics", folder.display()).into());
+    }
     let mut tensors = BTreeMap::new();
     for name in checkpoint.names() {
         let Some(module) = name.strip_suffix(".weight") else { continue };
@@ -166,7 +169,7 @@ impl Merging<'_> {
         let statistics = self.folders.iter().map(read).collect::<Done<Vec<_>>>()?;
         let moments =
             statistics.iter().map(Statistics::moment_without_witness).collect::<Result<Vec<SecondMoment>, _>>()?;
-        self.compare(tensor, &statistics, &moments);
+        self.compare(tensor, &statistics, &moments)?;
         let models: Vec<_> = weights.iter().map(Mat::as_ref).zip(&moments).collect();
         let merged = self.regmean.merge(&models, par).map_err(|error| format!("`{tensor}`: {error}"))?;
 
@@ -196,9 +199,9 @@ impl Merging<'_> {
         Ok(statistics)
     }
 
-    /// Notes what looks like a mistake: statistics of one model for two, or a mean in a file that should hold a sum. The model of
-    /// such a file would hardly count.
-    fn compare(&self, tensor: &str, statistics: &[Statistics], moments: &[SecondMoment]) {
+    /// Notes what looks like a mistake (statistics of one model for two), and refuses a mean in a file that should hold a sum:
+    /// the model of such a file would hardly count.
+    fn compare(&self, tensor: &str, statistics: &[Statistics], moments: &[SecondMoment]) -> Done {
         for (i, ours) in statistics.iter().enumerate() {
             let model = |statistics: &Statistics| statistics.fingerprint().map(|fingerprint| fingerprint.model.clone());
             let same = |j: &usize| model(ours).is_some() && model(&statistics[*j]) == model(ours);
@@ -209,13 +212,16 @@ impl Merging<'_> {
         }
         let traces: Vec<f64> = moments.iter().map(SecondMoment::trace).collect();
         let [least, most] = [f64::min, f64::max].map(|pick| traces.iter().copied().reduce(pick).unwrap_or(0.0));
-        if most > 100.0 * least {
-            let problem = "is one of them a mean where a sum is expected?";
-            self.terminal.note(format!(
-                "`{tensor}`: the mean squared norms of the inputs differ by a factor {:.0}: {problem}",
-                most / least
-            ));
+        let found = format!("`{tensor}`: the mean squared norms of the inputs differ by a factor {:.0}", most / least);
+        if most > 1000.0 * least {
+            let advice =
+                "one of them is a mean where a file holds the sum over its tokens, or they are not of the same layer";
+            return Err(format!("{found}: {advice}").into());
         }
+        if most > 100.0 * least {
+            self.terminal.note(format!("{found}: are they statistics of the same layer?"));
+        }
+        Ok(())
     }
 }
 
