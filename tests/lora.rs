@@ -191,7 +191,7 @@ fn adapters_that_are_something_else_are_refused() {
         (good[..1].to_vec(), "lora_B.weight` is missing"),
         (good[1..].to_vec(), "no `lora_A.weight`"),
         (vec![], "no module"),
-        (more(tensor(&name("lora_magnitude_vector"), Dtype::F32, &matrix)), "is no `lora_A.weight`"),
+        (more(tensor(&name("lora_magnitude_vector"), Dtype::F32, &matrix)), "is not a `lora_A.weight`"),
         (vec![good[0].clone(), tensor(&good[1].0, Dtype::F32, &rows(D_OUT, 3, 1))], "expected 4 x 2"),
         (nan, "NaN"),
     ] {

@@ -53,7 +53,7 @@ impl Uce {
         self
     }
 
-    /// Solves for keys.
+    /// Solves the edit of some keys.
     ///
     /// * `keys`: `d_in x n`
     /// * `preserved`: `d_in x m`; `None` preserves nothing but the weight itself

@@ -320,7 +320,7 @@ fn singular_batch(pivot: usize) -> NumericsError {
     NumericsError::Singular {
         pivot: Some(pivot),
         step: "the small system I + Kᵀ Q K",
-        advice: "a key is so large relative to the ridge (`lambda2` of some methods), and so close to keys edited before or with it, that rounding \
-                 hides what is left of it: raise the ridge, or merge the edits",
+        advice: "a key is so large relative to the ridge (`lambda2` of some methods), and so close to keys edited before or with \
+                 it, that rounding hides what is left of it: use a larger ridge, or merge the edits",
     }
 }

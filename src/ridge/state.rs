@@ -91,7 +91,7 @@ fn explained(error: NumericsError, step: &'static str) -> NumericsError {
             pivot,
             step,
             advice: "the sample is too large relative to gamma for the precision of f64: use a larger gamma or scale the \
-                     samples down; to forget it nevertheless, fit the other samples anew",
+                     samples down; to forget it anyway, fit the other samples from scratch",
         },
         error => error,
     }
