@@ -176,7 +176,7 @@ fn adapters_that_are_something_else_are_refused() {
         ("r", json!(3), "rank 2"),
         ("lora_alpha", json!("much"), "`lora_alpha`"),
         ("rank_pattern", json!({ ".*a": 2 }), "regular expression"),
-        ("rank_pattern", json!([2]), "no table"),
+        ("rank_pattern", json!([2]), "not a table"),
         ("rank_pattern", json!({ "a": "two" }), "no number"),
         ("alpha_pattern", json!({ "a": null }), "no number"),
     ] {
@@ -198,7 +198,7 @@ fn adapters_that_are_something_else_are_refused() {
         refuse(&config(), &tensors, "adapter_model.safetensors", says);
     }
     std::fs::write(folder.path().join("adapter_config.json"), "[").unwrap();
-    assert!(LoraAdapter::read(folder.path()).unwrap_err().to_string().contains("not a readable configuration"));
+    assert!(LoraAdapter::read(folder.path()).unwrap_err().to_string().contains("not a valid adapter configuration"));
     let mut two = with("alpha_pattern", json!({ "a": 1, "m.a": 2 }));
     two["rank_pattern"] = json!({});
     refuse(&two, &pair("m.a", 2, 1, Dtype::F32), "adapter_config.json", "two entries");

@@ -57,7 +57,7 @@ pub fn read<T: Scalar>(path: impl AsRef<Path>) -> Result<Mat<T>> {
     let there = length.saturating_sub(header.length as u64);
     if header.bytes() != Some(there) {
         let Header { kind, shape, .. } = header;
-        let problem = format!("the header announces {shape:?} numbers of type `{kind}`, but {there} bytes follow it");
+        let problem = format!("the header announces {shape:?} numbers of type `{kind}`, but there are {there} bytes");
         return Err(malformed(path, problem));
     }
     let (precision, (rows, cols)) = (header.precision(path)?, header.matrix_shape(path)?);

@@ -56,10 +56,10 @@ pub struct Arguments {
     /// speed: keys whose outputs must not change at all, such as that of the start token, k x d_in
     #[arg(long, value_name = "P.npy")]
     invariant: Option<PathBuf>,
-    /// Method to solve with
+    /// Editing method
     #[arg(long, value_enum, default_value_t = Method::Uce)]
     method: Method,
-    /// Weight of the size of the change [default: uce 0.5, speed 1, memit 0, alphaedit and betaedit 10]
+    /// Weight of the penalty on the size of the change [default: uce 0.5, speed 1, memit 0, alphaedit and betaedit 10]
     #[arg(long, value_name = "X")]
     ridge: Option<f64>,
     /// uce: weight of each edited key [default: 1]
