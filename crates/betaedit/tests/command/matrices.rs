@@ -185,7 +185,7 @@ fn bad_arrays_and_flags_are_named() {
     ]);
     onto_itself.args(["--keys", "K.npy", "--values", "V.npy", "--out", "weights.safetensors"]);
     refused(&mut onto_itself, &["weights.safetensors", "another path"]);
-    refused(other.args(["--weights", ".", "--out", "edited.safetensors"]), &["no .safetensors file"]);
+    refused(other.args(["--weights", ".", "--out", "edited.safetensors"]), &["not a .safetensors file"]);
 }
 
 /// `tr(D C Dᵀ)` with the mean of a file of statistics.
