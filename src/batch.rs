@@ -23,10 +23,10 @@ pub enum Order {
 
 named!(Order, "order of a batch", { Together => "together", InSequence => "in-sequence" });
 
-/// Columns to edit with, in any of the forms that people have: a matrix, one column, or one column as a slice.
+/// Keys or residuals as columns, in any common form: a matrix, one column, or one column as a slice.
 ///
 /// It is implemented for faer's matrices and columns, owned (by reference) and as views, for slices, vectors and arrays,
-/// and with the feature `nalgebra` for nalgebra's contiguous matrices. Implement it for a type of your own to pass that.
+/// and with the feature `nalgebra` for nalgebra's contiguous matrices. Implement it for your own type to pass that.
 pub trait IntoColumns<'a, T> {
     /// The columns as a view, without a copy.
     fn into_columns(self) -> MatRef<'a, T>;
@@ -57,7 +57,7 @@ into_columns! {
 /// A batch of edits for one layer: keys and residuals, checked.
 ///
 /// * `keys`: `d_in x n`, the inputs of the edited matrix at the edited token, one column per edit
-/// * `residuals`: `d_out x n`, the change that each edit asks of the matrix's output
+/// * `residuals`: `d_out x n`, the change of the matrix's output that each edit asks for
 ///
 /// # Examples
 /// ```
@@ -126,7 +126,7 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
     /// * `residuals`: `n` residuals of `d_out` numbers each
     ///
     /// # Errors
-    /// As [`new`](Self::new), and a slice that is no whole number of columns.
+    /// As [`new`](Self::new), and a slice that is not a whole number of columns.
     ///
     /// ```
     /// use betaedit_core::EditBatch;
@@ -198,10 +198,10 @@ impl<'a, T: Scalar> EditBatch<'a, T> {
     }
 }
 
-/// Columns of so many numbers that stand one after the other.
+/// Columns of this length that stand one after the other.
 fn columns_of<'a, T>(numbers: &'a [T], parameter: &'static str, length: usize) -> Result<MatRef<'a, T>> {
     if length == 0 || !numbers.len().is_multiple_of(length) {
-        let allowed = "a number above 0 of which the length of the slice is a multiple";
+        let allowed = "a positive divisor of the length of the slice";
         return Err(NumericsError::Parameter { parameter, value: length as f64, allowed });
     }
     Ok(MatRef::from_column_major_slice(numbers, length, numbers.len() / length))

@@ -1,6 +1,6 @@
 //! The guides of `docs/`, as pages of this documentation.
 //!
-//! | guide | for whom |
+//! | guide | about |
 //! |---|---|
 //! | [`adding_an_editor`] | a method of your own, with or without a recipe |
 //! | [`adding_an_adapter`] | a model that the feature `llm` cannot run |

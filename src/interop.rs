@@ -8,13 +8,14 @@
 //! | faer matrix or view | `DMatrix` | [`to_nalgebra`] | yes |
 //! | faer column | `DVector` | [`to_nalgebra_vector`] | yes |
 //!
-//! nalgebra gives out its memory where the type of the storage says that it is contiguous. Owned matrices are, and so is one
-//! column of them; `columns(..)` and `rows(..)` of a `DMatrix` are not. For a part of a matrix without a copy, make the view
-//! of the whole and cut it with faer: `faer_view(&m).subcols(1, 2)`, `faer_view(&m).submatrix(..)`, `faer_view(&m).row(0)`.
+//! A view needs a storage type that nalgebra declares contiguous. Owned matrices have one, and so does one column of them;
+//! `columns(..)` and `rows(..)` of a `DMatrix` do not. For a part of a matrix without a copy, make a view of the whole and
+//! take the part with faer: `faer_view(&m).subcols(1, 2)`, `faer_view(&m).submatrix(..)`, `faer_view(&m).row(0)`.
 //!
 //! [`EditBatch::new`](crate::EditBatch::new) takes contiguous matrices of nalgebra as they are.
 //!
-//! nalgebra is re-exported as [`interop::nalgebra`](nalgebra); use that one, and versions cannot disagree.
+//! nalgebra is re-exported as [`interop::nalgebra`](nalgebra); use that one, so that the versions
+//! always match.
 
 pub use nalgebra;
 

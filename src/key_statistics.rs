@@ -87,7 +87,7 @@ impl KeyStatistics {
 
 /// `|C x - U diag(s) Uᵀ x| / (s_max |x|)` for one vector.
 fn difference(moment: &SecondMoment, spectrum: &Spectrum, par: Par) -> Result<f64> {
-    // Any vector will do that is not special.
+    // Any generic vector will do.
     let x = Mat::from_fn(moment.d_in(), 1, |i, _| (1.0 + i as f64 * 1.618_033_988_749_895).cos());
     let U = spectrum.vectors();
     let coordinates = linalg::product(U.transpose(), x.as_ref(), par);

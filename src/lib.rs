@@ -17,10 +17,10 @@
 //!
 //! where `r` is the **residual**, while the outputs for all other keys stay as they are.
 //!
-//! The other keys are known by a statistic: the **second moment** `C = E[k kᵀ]` over some text, `d_in x d_in`. The
-//! mean squared change that `Δ` brings to the outputs on that text is its **leakage**, `E |Δ k|² = tr(Δ C Δᵀ)`.
+//! The other keys enter through a statistic: the **second moment** `C = E[k kᵀ]` over some text, `d_in x d_in`. The
+//! mean squared change that `Δ` makes to the outputs on that text is its **leakage**, `E |Δ k|² = tr(Δ C Δᵀ)`.
 //! The keys of earlier edits `k₁, ..., kₜ` must keep their new values as well. They form the **history** `H = Σ kᵢ kᵢᵀ`. And the
-//! weight must stay near its start: the **drift** `|Σ Δᵢ|_F` is its distance.
+//! weight must stay near its start: the **drift** `|Σ Δᵢ|_F` is the distance from it.
 //!
 //! # One formula
 //!
@@ -39,7 +39,7 @@
 //!
 //! `P = V Vᵀ` is the **projector** on the directions in which edits are allowed: all directions, or the eigenvectors of
 //! `C` with eigenvalues below a **threshold**, which the model hardly uses (the *null space*). Every closed-form method of
-//! the field is this formula with another start of `Q` (see the table in [`editor`]): MEMIT has `P = I`; AlphaEdit has
+//! the field is this formula with a different start of `Q` (see the table in [`editor`]): MEMIT has `P = I`; AlphaEdit has
 //! `λ₁ = 0`; BetaEdit has both terms, and cuts its projector again as the history grows; EMMET, which meets residuals
 //! exactly, has `e I` in place of `I`.
 //!
@@ -54,7 +54,7 @@
 //!
 //! so an edit costs the product `Q K`: `O(d²)`. This is recursive least squares, which gives more than speed. With history and
 //! a fixed projector, a stream of edits towards fixed targets gives the same weights as one ridge regression over all of them,
-//! in any order. And an edit is taken back at the cost of an edit, exactly. [`InverseGram`] is this engine.
+//! in any order. And an edit can be undone exactly, at the cost of an edit. [`InverseGram`] is this engine.
 //!
 //! # An example
 //!
@@ -94,9 +94,9 @@
 //! # Ok::<(), betaedit_core::Error>(())
 //! ```
 //!
-//! # The rooms
+//! # The modules
 //!
-//! Data flows one way through the crate, and a room imports only rooms before it (test `layers`):
+//! Data flows one way through the crate, and a module imports only modules before it (test `layers`):
 //!
 //! 1. [`SecondMoment`]: what the model knows, accumulated from keys.
 //! 2. [`spectrum`]: its eigendecomposition, verified, computed once.
@@ -113,29 +113,29 @@
 //! 13. [`regmean`]: models merged by regression means.
 //! 14. `format`: files. Statistics, checkpoints, adapters, deltas, spectra, the engine's state (features `npz`, `safetensors`,
 //!     `files`).
-//! 15. [`adapter`]: the seam to a model, and recorded streams of edits.
+//! 15. [`adapter`]: the interface to a model, and recorded streams of edits.
 //! 16. `facts`: facts to edit, and the metrics of an edited model (feature `facts`).
 //! 17. `session`: many layers in one transaction, undo, runs that survive a crash (feature `session`).
 //! 18. `llm`: language models, their keys, targets and statistics (feature `llm`).
 //!
-//! Rooms 11 to 13 are for other fields than language models: `docs/matrices.md`.
+//! Modules 11 to 13 are for fields other than language models: see `docs/matrices.md`.
 //!
 //! The root has the names that a first program needs: the values that flow through an edit, the three methods of the paper, the
-//! traits to implement, and the settings that those methods take. Everything else is in the module of its room.
+//! traits to implement, and the settings that those methods take. Everything else is in its module.
 //!
 //! # Numbers, threads, errors
 //!
-//! Keys, residuals and weights are `f32` or `f64` ([`Scalar`]). `Q`, statistics, eigendecompositions and metrics are always `f64`;
-//! single `f32` keys are multiplied with a rounded copy of `Q`, which is never updated on its own.
-//! Matrices are those of [`faer`], which is re-exported as `betaedit_core::faer`; use that one, and versions cannot disagree. The
-//! caller chooses the threads by faer's [`Par`](faer::Par) argument: `Par::Seq`, or `Par::rayon(n)`, with 0 for all cores. No
-//! function reads or sets a global. With an equal number of threads, equal input gives equal bits.
+//! Keys, residuals and weights are `f32` or `f64` ([`Scalar`]). `Q`, statistics, eigendecompositions and metrics are always
+//! `f64`; single `f32` keys are multiplied with a rounded copy of `Q`, which is never updated on its own. Matrices are those of
+//! [`faer`], re-exported as `betaedit_core::faer`: use that one, so that the versions always match. The caller chooses the
+//! threads by faer's [`Par`](faer::Par) argument: `Par::Seq`, or `Par::rayon(n)`, with 0 for all cores. No function reads or sets
+//! global state. With an equal number of threads, equal input gives equal bits.
 //!
 //! Every input is checked (shape, NaN, infinity) before the first arithmetic. A function that returns an [`Error`] has changed
-//! nothing. There is one type of errors for each task, see [`error`].
+//! nothing. There is one error type for each task: see [`error`].
 //!
-//! Build with optimisation, in development as well: dense kernels without it are a hundred times slower. In the `Cargo.toml` of your
-//! program:
+//! Build with optimisation, in development as well: dense kernels without it are a hundred times slower. In the `Cargo.toml` of
+//! your program:
 //!
 //! ```toml
 //! [profile.dev]
@@ -151,22 +151,21 @@
 //! None is on by default.
 //!
 //! * `session`: sessions, many layers with undo that survive a crash
-//! * `llm`: language models (Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-J, and families of your own) from Hugging Face directories and
-//!   GGUF files
+//! * `llm`: language models (Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-J, and families of your own) from Hugging Face directories
+//!   and GGUF files
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
 //! * `safetensors`: checkpoints, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
-//! * `npz`: matrices of numpy (`.npy`), and layer statistics of the MEMIT family
-//! * `files`: the state of the engine as a file; every feature with files has it
+//! * `npz`: numpy matrices (`.npy`), and layer statistics of the MEMIT family
+//! * `files`: the state of the engine as a file; every feature that handles files enables it
 //! * `half`: updates of weights in half precision, `f16` or `bf16`
-//! * `nalgebra`: views of nalgebra's matrices, to read and to edit in place, and conversions
-//! * `serde`: settings read and written, reports written, in any format of serde
+//! * `nalgebra`: views of nalgebra matrices, for reading and for editing in place, and conversions
+//! * `serde`: reads and writes settings, and writes reports, in any serde format
 //!
 //! # References
 //!
 //! 1. Meng, Sharma, Andonian, Belinkov, Bau: "Mass-Editing Memory in a Transformer", ICLR 2023 (MEMIT)
 //! 2. Fang et al.: "AlphaEdit: Null-Space Constrained Knowledge Editing for Language Models", ICLR 2025
 //! 3. Liu, Liu, Li: "BetaEdit: Null-Space Constrained Sequential Model Editing", arXiv 2605.09285
-
 //!
 //! # Conventions
 //!

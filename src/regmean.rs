@@ -1,7 +1,7 @@
 //! Merging models by regression means (RegMean).
 //!
-//! Models that were fine-tuned from one start on different texts are merged into one, without training. For a linear layer, the merged
-//! weight is the one whose outputs are closest to those of each model on that model's own text,
+//! Models that were fine-tuned from the same start on different texts are merged into one, without training. For a linear layer,
+//! the merged weight is the one whose outputs are closest to those of each model on that model's own text,
 //!
 //! $$ \min_W \sum_i \mathbb{E}_i \lVert W x - W_i x \rVert^2 , \qquad
 //!    W = \Bigl( \sum_i W_i G_i \Bigr) \Bigl( \sum_i G_i \Bigr)^{-1} , \qquad G_i = \mathbb{E}_i [x x^\top] . $$
@@ -9,7 +9,8 @@
 //! All other parameters are averaged. The statistics $G_i$ are the same as for editing, a [`SecondMoment`] of each model's layer.
 //!
 //! # References
-//! Jin, Ren, Preotiuc-Pietro, Cheng, "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, arXiv 2212.09849.
+//! Jin, Ren, Preotiuc-Pietro, Cheng, "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, arXiv
+//! 2212.09849.
 
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, Mat, MatRef, Par};
@@ -34,7 +35,7 @@ pub enum ModelWeighting {
     Tokens,
 }
 
-named!(ModelWeighting, "weighting of models", { Equal => "equal", Tokens => "tokens" });
+named!(ModelWeighting, "model weighting", { Equal => "equal", Tokens => "tokens" });
 
 /// RegMean: see the [module](self).
 ///
@@ -60,8 +61,8 @@ named!(ModelWeighting, "weighting of models", { Equal => "equal", Tokens => "tok
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct RegMean {
-    /// The factor of the entries off the diagonal of each `G_i`, between 0 and 1. Default: `0.9`, as published for most models; for
-    /// T5, the paper has `0.1`.
+    /// The factor of the off-diagonal entries of each `G_i`, between 0 and 1. Default: `0.9`, as published for most models; for
+    /// T5, the paper uses `0.1`.
     pub off_diagonal: f64,
     /// How much the statistics of each model count. Default: [`ModelWeighting::Equal`].
     pub weighting: ModelWeighting,
@@ -76,7 +77,7 @@ impl Default for RegMean {
 }
 
 setters!(RegMean {
-    /// Sets the factor of the entries off the diagonal.
+    /// Sets the factor of the off-diagonal entries.
     with_off_diagonal(off_diagonal: f64),
     /// Sets how much the statistics of each model count.
     with_weighting(weighting: ModelWeighting),
@@ -89,8 +90,8 @@ impl RegMean {
     ///
     /// * `models`: the weight of each model, `d_out x d_in`, and the second moment of its inputs
     ///
-    /// The result is computed as `W_1 + sum (W_i - W_1) G_i (sum G_i)⁻¹`, so that rounding is relative to the differences of the models.
-    /// Cost: a Cholesky factorisation of `sum G_i`, `d_in³ / 3` flops, and `2 d_out d_in²` for each model.
+    /// The result is computed as `W_1 + sum (W_i - W_1) G_i (sum G_i)⁻¹`, so that rounding is relative to the differences of the
+    /// models. Cost: a Cholesky factorisation of `sum G_i`, `d_in³ / 3` flops, and `2 d_out d_in²` for each model.
     ///
     /// # Errors
     /// No model, other shapes than those of the first model, NaN, settings out of range, statistics without a token count for
@@ -162,7 +163,7 @@ fn singular(pivot: usize) -> NumericsError {
     NumericsError::Singular {
         pivot: Some(pivot),
         step: "the sum of the models' Gram matrices",
-        advice: "the statistics do not reach every input: collect them over more tokens, use a smaller `off_diagonal`, or add a \
+        advice: "the statistics do not cover every input: collect them over more tokens, use a smaller `off_diagonal`, or add a \
                  `ridge` (1e-6 is small)",
     }
 }

@@ -109,7 +109,7 @@ fn damage_at_any_byte_and_any_truncation_are_refused() {
         let mut bytes = good.clone();
         bytes[at] ^= 1 << (at % 8);
         let text = match at {
-            0..16 => "no file of an inverse Gram matrix",
+            0..16 => "not a file of an inverse Gram matrix",
             16..24 => "of the layout, expected 1",
             _ => "damaged: its hash does not match",
         };
@@ -117,7 +117,7 @@ fn damage_at_any_byte_and_any_truncation_are_refused() {
     }
     for length in 0..good.len() {
         let text = match length {
-            0..24 => "no file of an inverse Gram matrix",
+            0..24 => "not a file of an inverse Gram matrix",
             24..56 => "too short",
             _ => "damaged",
         };
@@ -132,7 +132,7 @@ fn sizes_and_numbers_are_not_trusted() {
     let good = written(&small());
     refused(&forged(&good, 16, 2_u64.to_le_bytes()), "version 2 of the layout, expected 1");
     for dim in [0, 1 << 20, 1 << 32, u64::MAX] {
-        refused(&forged(&good, 24, dim.to_le_bytes()), &format!("keys of length {dim} are announced"));
+        refused(&forged(&good, 24, dim.to_le_bytes()), &format!("it announces keys of length {dim}, "));
     }
     for dim in [1, 2, 4, 8] {
         let bytes = forged(&good, 24, u64::to_le_bytes(dim));

@@ -371,7 +371,7 @@ fn a_sum_does_not_pass_for_a_mean_nor_a_mean_for_a_sum() {
     for tokens in [None, Some(1_000_000)] {
         refused(SecondMoment::from_mean(sum.as_ref(), tokens, K.as_ref()), &error);
     }
-    let advice = "it looks like a mean, divided by the token count already";
+    let advice = "it looks like a mean, already divided by the token count";
     let error = scale("sum", "a sum over that many tokens", 4e-6, advice);
     refused(SecondMoment::from_sum(C.as_ref(), 1_000_000, K.as_ref()), &error);
     // Keys that are all zero witness nothing.

@@ -176,7 +176,7 @@ fn adapters_that_are_something_else_are_refused() {
         ("r", json!(3), "rank 2"),
         ("lora_alpha", json!("much"), "`lora_alpha`"),
         ("rank_pattern", json!({ ".*a": 2 }), "regular expression"),
-        ("rank_pattern", json!([2]), "no table"),
+        ("rank_pattern", json!([2]), "not a table"),
         ("rank_pattern", json!({ "a": "two" }), "no number"),
         ("alpha_pattern", json!({ "a": null }), "no number"),
     ] {
@@ -191,14 +191,14 @@ fn adapters_that_are_something_else_are_refused() {
         (good[..1].to_vec(), "lora_B.weight` is missing"),
         (good[1..].to_vec(), "no `lora_A.weight`"),
         (vec![], "no module"),
-        (more(tensor(&name("lora_magnitude_vector"), Dtype::F32, &matrix)), "is no `lora_A.weight`"),
+        (more(tensor(&name("lora_magnitude_vector"), Dtype::F32, &matrix)), "is not a `lora_A.weight`"),
         (vec![good[0].clone(), tensor(&good[1].0, Dtype::F32, &rows(D_OUT, 3, 1))], "expected 4 x 2"),
         (nan, "NaN"),
     ] {
         refuse(&config(), &tensors, "adapter_model.safetensors", says);
     }
     std::fs::write(folder.path().join("adapter_config.json"), "[").unwrap();
-    assert!(LoraAdapter::read(folder.path()).unwrap_err().to_string().contains("not a readable configuration"));
+    assert!(LoraAdapter::read(folder.path()).unwrap_err().to_string().contains("not a valid adapter configuration"));
     let mut two = with("alpha_pattern", json!({ "a": 1, "m.a": 2 }));
     two["rank_pattern"] = json!({});
     refuse(&two, &pair("m.a", 2, 1, Dtype::F32), "adapter_config.json", "two entries");

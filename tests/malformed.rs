@@ -296,7 +296,7 @@ fn archives_that_are_no_statistics() {
         ),
         (array("{", &[]), "not understood"),
         (array("", &[]), "not understood"),
-        (b"\x93NUMPX\x01\x00\x01\x00{".to_vec(), "not an array of numpy"),
+        (b"\x93NUMPX\x01\x00\x01\x00{".to_vec(), "not a numpy array"),
         (b"\x93NUMPY\x04\x00\x01\x00{".to_vec(), "version 4"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(), "a header of 4294967295 bytes"),
         (b"\x93NUMPY\x02\x00\x00\x10\x00\x00{".to_vec(), "`mom2.mom2`"),

@@ -38,7 +38,7 @@ fn other_arrays_are_refused_with_the_name_of_the_file() {
         ("nothing.npy", "empty"),
         ("scalar.npy", "[]"),
         ("nan.npy", "row 2, column 0"),
-        ("../stored-f32.npz", "not an array of numpy"),
+        ("../stored-f32.npz", "not a numpy array"),
         ("none.npy", "none.npy"),
     ] {
         let error = npy::read::<f64>(data(name)).unwrap_err().to_string();

@@ -19,7 +19,7 @@ const ROUNDING: f64 = 1.0 / 128.0;
 /// Checks that an adapter does what [`Adapter`] asks for. Run it in the tests of an adapter, before the first session.
 ///
 /// At every layer it checks that
-/// * keys and residuals have the right shapes, are finite, and are the same when asked for again,
+/// * keys and residuals have the right shapes, are finite, and are the same in a second call,
 /// * the weight can be read, and an unknown layer is refused,
 /// * [`apply`](Adapter::apply) adds an update to the weight: all of it, once, and nothing else,
 /// * [`write_weight`](Adapter::write_weight) restores the weight bit for bit, and neither changes another layer,
@@ -27,8 +27,8 @@ const ROUNDING: f64 = 1.0 / 128.0;
 ///
 /// It cannot tell whether keys and residuals are those of the model as edited so far: for a recording they are not.
 ///
-/// The weights are as they were afterwards, unless the adapter fails to restore them. Weights in half precision pass. The weights
-/// of all layers are held in memory once.
+/// Afterwards, the weights are as they were before, unless the adapter fails to restore them. Weights in half precision pass. The
+/// weights of all layers are held in memory once.
 ///
 /// * `requests`: any requests that the adapter knows, at least one
 ///
@@ -75,14 +75,14 @@ fn check_keys<A: Adapter>(adapter: &mut A, layer: usize, requests: &[A::Request]
     for (name, matrix, rows) in [("keys", &keys, d_in), ("residuals", &residuals, d_out)] {
         if matrix.shape() != (rows, n) {
             let (found_rows, found_cols) = matrix.shape();
-            return breach(layer, format!("`{name}` is {found_rows} x {found_cols}, should be {rows} x {n}"));
+            return breach(layer, format!("`{name}` is {found_rows} x {found_cols}, expected {rows} x {n}"));
         }
         if validate::finite(name, matrix.as_ref()).is_err() {
-            return breach(layer, format!("`{name}` holds NaN or infinity"));
+            return breach(layer, format!("`{name}` holds NaN or infinity: every entry must be finite"));
         }
     }
     if adapter.keys(layer, requests)? != keys || adapter.residuals(layer, requests)? != residuals {
-        return breach(layer, "keys or residuals differ when asked for again: compute them from the model alone");
+        return breach(layer, "keys or residuals differ between two calls: compute them from the model alone");
     }
     Ok(())
 }
@@ -102,7 +102,10 @@ fn check_weight<A: Adapter>(
     let (after, edited) = (read(adapter, layer)?, adapter.fingerprint());
     adapter.write_weight(layer, before.as_ref())?;
     if read(adapter, layer)? != before {
-        return breach(layer, "`write_weight` does not restore the weight bit for bit");
+        return breach(
+            layer,
+            "`write_weight` does not restore the weight bit for bit: store the numbers as they are given",
+        );
     }
     for (&other, weight) in others.iter().zip(&beside) {
         if read(adapter, other)? != *weight {
@@ -121,7 +124,7 @@ fn read<A: Adapter>(adapter: &A, layer: usize) -> Result<Mat<A::Scalar>> {
     adapter.read_weight(layer, weight.as_mut())?;
     match validate::finite("weight", weight.as_ref()) {
         Ok(()) => Ok(weight),
-        Err(_) => breach(layer, "the weight holds NaN or infinity"),
+        Err(_) => breach(layer, "the weight holds NaN or infinity: every entry must be finite"),
     }
 }
 
@@ -137,8 +140,8 @@ fn trial<T: Scalar>(weight: MatRef<'_, T>) -> Result<Update<T>> {
 
 /// Checks that a weight has changed by an update: all of it, once, and nothing else.
 ///
-/// The change may differ from the update by the rounding of half precision. An update that the weight's own rounding
-/// swallows passes.
+/// The change may differ from the update by the rounding of half precision. An update that is lost in the weight's own
+/// rounding passes.
 pub(crate) fn check_applied<T: Scalar>(
     layer: usize,
     before: MatRef<'_, T>,
@@ -153,7 +156,7 @@ pub(crate) fn check_applied<T: Scalar>(
         return Ok(());
     }
     let done = after - before;
-    // How often the update is in the change, and what else is.
+    // How many times the change contains the update, and what else it contains.
     let (unit, scale) = linalg::unit_scaled(Delta.as_ref());
     let times = linalg::inner((&done * faer::Scale(1.0 / scale)).as_ref(), unit.as_ref()) / unit.squared_norm_l2();
     let rest = (&done - &Delta * faer::Scale(times)).norm_l2();

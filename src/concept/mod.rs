@@ -1,9 +1,9 @@
 //! Concept editing: new outputs for some inputs of a linear layer, such as the cross-attention of a diffusion model.
 //!
-//! In a text-to-image model, the projections `to_k` and `to_v` of every cross-attention read the same embeddings of the prompt. To
-//! erase or to replace a concept, its embeddings (**keys**) are given the outputs (**values**) of other ones (**anchors**), while the
-//! outputs for the embeddings to preserve stay. The system depends on the keys alone, so it is solved once, and the
-//! [`ConceptEdit`] is written into any number of weights.
+//! In a text-to-image model, the projections `to_k` and `to_v` of every cross-attention read the same embeddings of the prompt.
+//! To erase or replace a concept, its embeddings (**keys**) are given the outputs (**values**) of other ones (**anchors**), while
+//! the outputs for preserved embeddings stay. The system depends on the keys alone, so it is solved once, and the [`ConceptEdit`]
+//! is written into any number of weights.
 //!
 //! | method | update | by the engine |
 //! |---|---|---|
@@ -39,14 +39,14 @@ use crate::spectrum::Spectrum;
 use crate::update::Update;
 use crate::util::validate;
 
-/// An edit of some keys, solved, ready for every weight that reads them.
+/// The solved edit of some keys, ready for every weight that reads them.
 ///
 /// # Examples
 /// ```
 /// use betaedit_core::concept::Uce;
 /// use betaedit_core::faer::{Mat, Par, mat};
 ///
-/// // One key of length 3 is to give what an anchor gives. Another one is preserved.
+/// // One key of length 3 is to give the output of an anchor. Another key is preserved.
 /// let (key, anchor) = (mat![[1.0], [0.2], [0.0]], mat![[0.0], [1.0], [0.0]]);
 /// let preserved = mat![[0.0], [1.0], [2.0]];
 /// let method = Uce::default().with_ridge(1e-3).with_preserve_weight(100.0);
@@ -67,8 +67,8 @@ pub struct ConceptEdit {
 }
 
 impl ConceptEdit {
-    /// An edit by a method for language models: MEMIT, AlphaEdit, EMMET and the others, with the mean of `c cᵀ` over the preserved
-    /// keys as the second moment.
+    /// An edit by a method for language models: MEMIT, AlphaEdit, EMMET and the others, with the mean of `c cᵀ` over the
+    /// preserved keys as the second moment.
     ///
     /// * `keys`: `d_in x n`, written together
     /// * `preserved`: `d_in x m`
@@ -93,7 +93,7 @@ impl ConceptEdit {
         Ok(Self { keys, directions, par })
     }
 
-    /// Solves for keys with a weight.
+    /// Solves the edit of keys that have this weight.
     fn solved(Q: &InverseGram, keys: Mat<f64>, weight: f64, par: Par) -> Result<Self> {
         let root = faer::Scale(weight.sqrt());
         let solution = Q.solve((&keys * root).as_ref()).map_err(explained)?;
@@ -173,7 +173,7 @@ fn spectrum_of<T: Scalar>(preserved: MatRef<'_, T>, d_in: usize, par: Par) -> Re
     Ok(Arc::new(Spectrum::new(&moment, par)?))
 }
 
-/// `A + weight C Cᵀ`, some columns at a time: each step factors a matrix of their number.
+/// `A + weight C Cᵀ`, in blocks of columns: each step factors a square matrix of the block's size.
 fn absorb_weighted<T: Scalar>(Q: &mut InverseGram, columns: MatRef<'_, T>, weight: f64) -> Result<()> {
     const BLOCK: usize = 256;
     let root = faer::Scale(weight.sqrt());

@@ -12,15 +12,15 @@ use crate::util::validate;
 
 /// SPEED: an edit in the null space of the preserved keys, which leaves some keys exactly as they are.
 ///
-/// With `n` keys `K`, their anchors `A`, `S = K Kᵀ / n`, and `P` the projector on the eigenvectors of the mean of `c cᵀ` over the preserved
-/// keys with eigenvalues below the threshold,
+/// With `n` keys `K`, their anchors `A`, `S = K Kᵀ / n`, and `P` the projector on the eigenvectors of the mean of `c cᵀ` over the
+/// preserved keys with eigenvalues below the threshold,
 ///
 /// ```text
 /// Delta = W (A Kᵀ / n - S) P (I - M K2 (K2ᵀ P M K2 + l I)⁻¹ K2ᵀ P) M,    M = (S P + r I)⁻¹
 /// ```
 ///
-/// The invariant keys `K2` are those that every prompt has, such as the start token. The published program also augments and filters
-/// the preserved keys; give the result of that.
+/// The invariant keys `K2` are those that every prompt has, such as the start token. The published program also augments and
+/// filters the preserved keys; pass the result of that.
 ///
 /// # Examples
 /// ```
@@ -41,8 +41,8 @@ use crate::util::validate;
 /// ```
 ///
 /// # References
-/// Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026, arXiv 2503.07392. The defaults
-/// are those of its program.
+/// Li et al., "SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion Models", ICLR 2026, arXiv 2503.07392. The
+/// defaults are those of its program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
@@ -71,7 +71,7 @@ setters!(Speed {
 });
 
 impl Speed {
-    /// Solves for keys.
+    /// Solves the edit of some keys.
     ///
     /// * `keys`: `d_in x n`
     /// * `preserved`: `d_in x m`

@@ -42,7 +42,7 @@ setters!(Uce {
 });
 
 impl Uce {
-    /// Solves for keys.
+    /// Solves the edit of some keys.
     ///
     /// * `keys`: `d_in x n`
     /// * `preserved`: `d_in x m`; `None` preserves nothing but the weight itself

@@ -117,8 +117,9 @@ impl<T: Scalar> ClosedFormEditor<T> {
         &self.recipe
     }
 
-    /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is
-    /// what may be edited. For a full refresh, [`ProjectorBuilder`](crate::projector::ProjectorBuilder) gives its projector from the same history.
+    /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is what may
+    /// be edited. For a full refresh, [`ProjectorBuilder`](crate::projector::ProjectorBuilder) gives its projector from the same
+    /// history.
     #[must_use]
     pub fn projector(&self) -> &Projector {
         self.memory.projector()

@@ -34,7 +34,7 @@ pub struct Hyperparameters {
     pub alike: f64,
     /// Seed of MEMIT-R's random keys. Default: `0`.
     pub seed: u64,
-    /// Puts SimIE around the selected method. Default: `None`; only `simie` then has it.
+    /// Wraps the selected method in SimIE. Default: `None`; only `simie` then uses SimIE.
     pub simulation: Option<Simulation>,
 }
 
@@ -79,7 +79,7 @@ setters!(Hyperparameters {
     with_alike(alike: f64),
     /// Sets the seed of MEMIT-R's random keys.
     with_seed(seed: u64),
-    /// Puts SimIE around the selected method.
+    /// Wraps the selected method in SimIE.
     with_simulation(simulation: Option<Simulation>),
 });
 

@@ -32,7 +32,7 @@ pub struct MethodEntry {
     wrappers: &'static [Wrapper],
 }
 
-/// What a name puts around a method.
+/// A wrapper that a name puts around a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrapper {
     NullSpace,
@@ -74,8 +74,8 @@ impl MethodEntry {
         self.summary
     }
 
-    /// The fields of [`Hyperparameters`] that the method uses. Every method takes `simulation`, which puts SimIE around
-    /// it; it is listed for those that have SimIE anyway.
+    /// The fields of [`Hyperparameters`] that the method uses. Every method takes `simulation`, which wraps it in
+    /// SimIE. It is listed only for methods that always use SimIE.
     #[must_use]
     pub fn parameters(&self) -> Vec<&'static str> {
         let mut all = self.parameters.to_vec();
@@ -123,8 +123,8 @@ impl MethodEntry {
     }
 }
 
-/// All methods. To add one, write a short file in `methods/` and add a row here. [`method`] also finds the names that
-/// [`NullSpace`](super::NullSpace) and [`SimIe`](super::SimIe) make of them.
+/// All methods. To add one, write a short file in `methods/` and add a row here. [`method`] also finds methods
+/// that are wrapped in [`NullSpace`](super::NullSpace) or [`SimIe`](super::SimIe), by their names.
 pub const METHODS: &[MethodEntry] = &[
     MethodEntry::new("memit", "(lambda C)^-1, no history", &["lambda"], |h| Box::new(h.memit(History::Ignored))),
     MethodEntry::new("memit-h", "memit, past keys protected", &["lambda"], |h| Box::new(h.memit(History::Absorbed))),
@@ -212,7 +212,7 @@ pub fn method(name: &str) -> Result<MethodEntry> {
     ];
     let wrap = |(base, wrappers): (Option<&str>, _)| {
         let entry = MethodEntry { name: name.to_owned().into(), wrappers, ..row(base?)?.clone() };
-        // A name that is not the method's own, such as `memit-ns-ns`, is a typing error.
+        // A name that is not the method's own, such as `memit-ns-ns`, is a typo.
         (entry.method(&Hyperparameters::default()).name() == name).then_some(entry)
     };
     let unknown = || NumericsError::UnknownName {

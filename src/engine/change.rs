@@ -54,7 +54,7 @@ impl InverseGram {
             let factor = &solution.factor * faer::Scale(((1.0 + g) / g).sqrt());
             self.join(solution, factor.as_ref(), Fate::Removed);
         } else {
-            // The key has no part left in the space.
+            // The key has no component left in the space.
             self.join(solution, solution.factor.as_ref(), Fate::Absorbed);
         }
         Ok(())

@@ -5,7 +5,7 @@ use crate::error::numerics::{NumericsError, Result};
 use crate::util::validate;
 
 impl InverseGram {
-    /// Lets the past fade: `A <- factor A`, so `Q <- Q / factor`. With one call before each key that is absorbed, this is
+    /// Discounts the history: `A <- factor A`, so `Q <- Q / factor`. With one call before each key that is absorbed, this is
     /// recursive least squares with exponential weighting: after `T` steps
     ///
     /// ```text
@@ -18,16 +18,16 @@ impl InverseGram {
     ///
     /// * `factor`: the forgetting factor, `0 < factor <= 1`; 0.95 to 0.999 are usual, 1 changes nothing
     ///
-    /// Cost: `O(d_in)` for each pending column, at most 64. When the factors since the last time multiply to less than a
-    /// half, one pass over `Q`.
+    /// Cost: `O(d_in)` for each pending column, at most 64. Once the product of the factors since the last pass over
+    /// `Q` is below 1/2, one more pass.
     ///
     /// # Errors
     /// [`NumericsError::Parameter`] for another factor; [`NumericsError::Overflow`] if `Q` would leave the range of `f64`.
     /// On error, nothing is changed.
     ///
     /// # Wind-up
-    /// `Q` grows without bound, as `factor^-T`, in directions that no key excites. When a key excites one of them at last,
-    /// its gain is huge, and its noise is written in full. In the end the rounding of `Q` hides all else, and solving
+    /// `Q` grows without bound, as `factor^-T`, in directions that no key excites. When a key finally excites one of them,
+    /// its gain is huge, and its noise is written in full. In the end the rounding of `Q` hides everything else, and solving
     /// reports [`NumericsError::Singular`]. Remedies:
     ///
     /// * Discount only before keys that carry information, for example those with a gain `kᵀ Q k`
@@ -36,11 +36,11 @@ impl InverseGram {
     ///   `i = t mod d_in`, without an update. This keeps `A` above about `lambda I`.
     ///
     /// # Subspaces
-    /// Rounding outside of the space of `Q` (that of its projector, or what [`constrain`](Self::constrain) left) grows as
-    /// `factor^-T` too, from about `1e-16` of `Q`: for the factor 0.99 to `1e-6` in 2000 steps. For longer streams, work in
-    /// the coordinates of the space, where there is no outside: start from [`isotropic`](Self::isotropic) of `r`
-    /// dimensions, give it the keys `Vᵀ k`, and write `Delta = R directionsᵀ Vᵀ`, where `V` is the
-    /// [basis](crate::Projector::basis) of the projector.
+    /// Rounding outside the space of `Q` (that of its projector, or what [`constrain`](Self::constrain) left) grows as
+    /// `factor^-T` too, from about `1e-16` of `Q`: with the factor 0.99, it is `1e-6` after 2000 steps. For longer streams, work
+    /// in the coordinates of the space, where there is no outside: start from [`isotropic`](Self::isotropic) of `r` dimensions,
+    /// give it the keys `Vᵀ k`, and write `Delta = R directionsᵀ Vᵀ`, where `V` is the [basis](crate::Projector::basis) of the
+    /// projector.
     ///
     /// # Examples
     /// A filter that follows a system whose outputs `v = W k` drift. After 500 steps it knows the present system; without

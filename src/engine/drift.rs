@@ -8,7 +8,7 @@ use super::probe::Probe;
 impl InverseGram {
     /// Rounding error of the state: `|Q a - x| / |x|`, for a probe with `Q a = x` in exact arithmetic. The probe is
     /// carried along from the start by algebra alone. In `f64` the error stays near `1e-14` for thousands of edits.
-    /// When it nears `1e-6`, build the editor anew from its history.
+    /// When it nears `1e-6`, rebuild the editor from its history.
     ///
     /// Cost: one product. Carrying the probe costs `O(d_in)` per edit.
     #[must_use]

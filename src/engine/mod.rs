@@ -45,15 +45,15 @@ use crate::util::validate;
 /// | keys join the history, `A + K Kᵀ` | `Q - Z (I + G)⁻¹ Zᵀ` | [`absorb`](Self::absorb) |
 /// | keys leave it, `A - K Kᵀ` | `Q + Z (I - G)⁻¹ Zᵀ` | [`release`](Self::release) |
 /// | directions are constrained | `Q - Q N (Nᵀ Q N)⁺ Nᵀ Q` | [`constrain`](Self::constrain) |
-/// | the past fades, `factor A` | `Q / factor` | [`discount`](Self::discount) |
+/// | the history is discounted, `factor A` | `Q / factor` | [`discount`](Self::discount) |
 ///
-/// Changes are kept as pending factors. When 64 columns have gathered, one matrix product folds them in. This is
+/// Changes are kept as pending factors. When there are 64 columns, one matrix product folds them in. This is
 /// recursive least squares.
 ///
 /// # Precision and memory
 /// `Q` is kept in `f64` for keys of either type. Only its lower triangle is stored: `4 d_in²` bytes, as many as a
-/// full `f32` matrix, and a product reads as many. So 10,000 edits do not gather the rounding errors of `f32`, at no
-/// extra cost.
+/// full `f32` matrix, and a product reads as many. So 10,000 edits do not accumulate the rounding errors of `f32`, at
+/// no extra cost.
 ///
 /// # Examples
 /// ```

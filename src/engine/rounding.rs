@@ -13,7 +13,7 @@ impl InverseGram {
     /// one by one with the copy, which reads half the bytes and is twice as fast.
     ///
     /// Directions from the copy are accurate to about `1e-7`, like any number rounded to `f32`. A key that needs more
-    /// (one with large `s`, or with little part in the space) is multiplied again, with `Q` itself. A block of pending
+    /// (one with a large `s`, or with a small component in the space) is multiplied again, with `Q` itself. A block of pending
     /// factors with such a key is recomputed in `f64` from its keys before it is folded in; so is any block before a
     /// change other than an absorption. Otherwise the rounding stays: 2e-7 of the state after 10,000 edits (test
     /// `endurance`). [`measure_drift`](Self::measure_drift) measures it.

@@ -321,7 +321,7 @@ fn singular_batch(pivot: usize) -> NumericsError {
         pivot: Some(pivot),
         step: "the small system I + Kᵀ Q K",
         advice: "a key is so large relative to the ridge (`lambda2` of some methods), and so close to keys edited before or \
-                 with it, that rounding hides what is left of it: raise the ridge, merge the edits, or, if `discount` has let \
-                 `Q` grow, use a factor nearer to 1",
+                 with it, that rounding hides what is left of it: use a larger ridge, merge the edits, or, if `discount` has \
+                 let `Q` grow, use a factor nearer to 1",
     }
 }

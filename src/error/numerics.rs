@@ -47,12 +47,12 @@ pub enum NumericsError {
         found: Shape,
     },
 
-    /// A list, a matrix or statistics that must hold something hold nothing.
+    /// A list, a matrix or statistics that must not be empty are empty.
     #[error("`{argument}` is empty: give at least one {item}")]
     Empty {
         /// Name of the argument.
         argument: &'static str,
-        /// What there must be at least one of.
+        /// The kind of item that is missing, such as `key`.
         item: &'static str,
     },
 
@@ -293,7 +293,10 @@ pub enum NumericsError {
     NotReversible,
 
     /// A sample to forget is not among those that were fitted.
-    #[error("sample {sample} is not held: it was never fitted, is forgotten already, or is named twice")]
+    #[error(
+        "sample {sample} is not in the regression: it was never fitted, was already forgotten, or is named twice; forget each \
+         fitted sample once"
+    )]
     NotFitted {
         /// The number of the sample, or its column among the samples that were given.
         sample: u64,

@@ -24,7 +24,7 @@ pub enum SessionError {
         problem: String,
     },
 
-    /// A batch was rejected, and the caller takes this for an error. Holds the `session::Rejection`.
+    /// A batch was rejected, and the caller treats this as an error. Holds the `session::Rejection`.
     #[error("the batch was rejected: {0}")]
     Rejected(Box<dyn std::error::Error + Send + Sync>),
 

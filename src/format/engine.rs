@@ -17,16 +17,16 @@ const MAGIC: [u8; 16] = *b"betaedit.inverse";
 const VERSION: u64 = 1;
 const HEAD: usize = MAGIC.len() + size_of::<u64>();
 
-/// Writes an engine, bit for bit: what [`read`] returns goes on as this engine would.
+/// Writes an engine, bit for bit: the engine that [`read`] returns continues as this one would.
 ///
-/// The file has a magic number, a version, the state, and a blake3 hash of all three: about `4 d_in²` bytes. A model, or the
-/// projector that the engine was started from, is not in it.
+/// The file has a magic number, a version, the state, and a BLAKE3 hash of all three: about `4 d_in²` bytes. It does not
+/// contain a model, or the projector that the engine was started from.
 ///
 /// # Errors
-/// A path that cannot be written. Then nothing is at the path that was not there before.
+/// A path that cannot be written. What was at the path before is then unchanged.
 ///
 /// # Examples
-/// A stream that goes on after a restart.
+/// A stream that continues after a restart.
 /// ```
 /// use betaedit_core::{InverseGram, faer::{mat, Par}, format::engine};
 ///
@@ -51,7 +51,7 @@ pub fn write(path: impl AsRef<Path>, engine: &InverseGram) -> Result<()> {
     })
 }
 
-/// Reads an engine. The bits go on as they would have with an equal number of threads.
+/// Reads an engine. With an equal number of threads, it continues with the same bits as the engine that was written.
 ///
 /// * `par`: the threads of the engine from now on
 ///
@@ -65,7 +65,7 @@ pub fn read(path: impl AsRef<Path>, par: Par) -> Result<InverseGram> {
     let length = contents.limit();
     let unreadable = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::InvalidData => malformed(path, error.to_string()),
-        std::io::ErrorKind::UnexpectedEof => malformed(path, "it ends before the state does"),
+        std::io::ErrorKind::UnexpectedEof => malformed(path, "the file ends before the state is complete"),
         _ => io_error(path)(error),
     };
     let dim = bytes::read_u64(&mut contents).map_err(unreadable)?;
@@ -74,7 +74,7 @@ pub fn read(path: impl AsRef<Path>, par: Par) -> Result<InverseGram> {
     if dim == 0 || least > u128::from(length) {
         return Err(malformed(
             path,
-            format!("keys of length {dim} are announced, in a file with {length} bytes of state"),
+            format!("it announces keys of length {dim}, but has only {length} bytes of state"),
         ));
     }
     let mut engine = InverseGram::isotropic(dim as usize, 1.0, par).map_err(in_file(path))?;
@@ -84,7 +84,7 @@ pub fn read(path: impl AsRef<Path>, par: Par) -> Result<InverseGram> {
     engine.load_whole(&mut contents).map_err(unreadable)?;
     match contents.read(&mut [0]).map_err(io_error(path))? {
         0 => Ok(engine),
-        _ => Err(malformed(path, "it goes on after the state")),
+        _ => Err(malformed(path, "extra bytes follow the state")),
     }
 }
 
@@ -94,7 +94,7 @@ fn check_head(path: &Path) -> Result<()> {
     let mut head = Vec::with_capacity(HEAD);
     File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)).map_err(io)?;
     if head.len() < HEAD || !head.starts_with(&MAGIC) {
-        return Err(malformed(path, "no file of an inverse Gram matrix, or truncated"));
+        return Err(malformed(path, "not a file of an inverse Gram matrix, or truncated"));
     }
     let version = bytes::read_u64(&mut &head[MAGIC.len()..]).map_err(io)?;
     if version != VERSION {

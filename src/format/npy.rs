@@ -18,7 +18,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// This crate reads the header itself, because the parsers that exist trust the length and the shape that a header announces.
+// This crate reads the header itself, because existing parsers trust the length and the shape that a header announces.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
@@ -46,8 +46,8 @@ const LONGEST: usize = 10_000;
 /// `float64` is read as `f32`. Memory: the matrix and one row of the file.
 ///
 /// # Errors
-/// A file that cannot be read or is no array, an array of another type or of more than two dimensions, one without numbers, one
-/// whose shape does not match the length of the file, NaN and infinity.
+/// A file that cannot be read or is not an array, an array of another type or of more than two dimensions, one without numbers,
+/// one whose shape does not match the length of the file, NaN and infinity.
 pub fn read<T: Scalar>(path: impl AsRef<Path>) -> Result<Mat<T>> {
     let path = path.as_ref();
     let file = File::open(path).map_err(io_error(path))?;
@@ -57,7 +57,7 @@ pub fn read<T: Scalar>(path: impl AsRef<Path>) -> Result<Mat<T>> {
     let there = length.saturating_sub(header.length as u64);
     if header.bytes() != Some(there) {
         let Header { kind, shape, .. } = header;
-        let problem = format!("the header announces {shape:?} numbers of type `{kind}`, there are {there} bytes");
+        let problem = format!("the header announces {shape:?} numbers of type `{kind}`, but there are {there} bytes");
         return Err(malformed(path, problem));
     }
     let (precision, (rows, cols)) = (header.precision(path)?, header.matrix_shape(path)?);
@@ -174,21 +174,21 @@ impl Header {
         let mut fill = |bytes: &mut [u8]| array.read_exact(bytes).map_err(|error| error.to_string());
         let mut start = [0; 8];
         fill(&mut start)?;
-        let Some([major, _]) = start.strip_prefix(&MAGIC) else { return Err("not an array of numpy".to_owned()) };
+        let Some([major, _]) = start.strip_prefix(&MAGIC) else { return Err("not a numpy array".to_owned()) };
         let width = match major {
             1 => 2,
             2 | 3 => 4,
-            version => return Err(format!("version {version} of the array format is unknown")),
+            version => return Err(format!("version {version} of the array format is unknown, expected 1 to 3")),
         };
         let mut length = [0; 4];
         fill(&mut length[..width])?;
         let length = u32::from_le_bytes(length) as usize;
         if length > LONGEST {
-            return Err(format!("a header of {length} bytes is announced"));
+            return Err(format!("it announces a header of {length} bytes; at most {LONGEST} are allowed"));
         }
         let mut line = vec![0; length];
         fill(&mut line)?;
-        let line = std::str::from_utf8(&line).map_err(|error| format!("the header is no text: {error}"))?;
+        let line = std::str::from_utf8(&line).map_err(|error| format!("the header is not text: {error}"))?;
         let length = start.len() + width + length;
         Self::parse(line, length).ok_or_else(|| format!("the header `{}` is not understood", line.trim()))
     }

@@ -10,9 +10,9 @@ use crate::update::Update;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum KnownRestraint {
-    /// Applied to every update.
+    /// RECT, applied to every update.
     Rect(Rect),
-    /// Applied to the total change, after every update.
+    /// PRUNE, applied to the total change, after every update.
     Prune(Prune),
 }
 

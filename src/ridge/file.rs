@@ -54,13 +54,13 @@ impl Ridge {
     /// Reads a regression that [`write`](Self::write) wrote.
     ///
     /// # Errors
-    /// A file that cannot be read, is no such file, or is damaged.
+    /// A file that cannot be read, is not of this kind, or is damaged.
     pub fn read(path: impl AsRef<Path>, par: Par) -> Result<Self> {
         let path = path.as_ref();
         let contents = std::fs::read(path).map_err(io_error(path))?;
         let malformed = |problem: String| FileError::Format { path: path.to_owned(), problem };
         if !contents.starts_with(KIND) {
-            return Err(malformed("not a regression of this crate".to_owned()).into());
+            return Err(malformed("not a regression that `Ridge::write` wrote".to_owned()).into());
         }
         let (saved, checksum) = contents.split_at(contents.len().saturating_sub(CHECKSUM).max(KIND.len()));
         if blake3::hash(saved).as_bytes() != checksum {
@@ -68,7 +68,7 @@ impl Ridge {
         }
         let mut from = &saved[KIND.len()..];
         let ridge = Self::load(&mut from, par).map_err(|error| malformed(error.to_string()))?;
-        if from.is_empty() { Ok(ridge) } else { Err(malformed("there is more after its end".to_owned()).into()) }
+        if from.is_empty() { Ok(ridge) } else { Err(malformed("extra bytes follow the regression".to_owned()).into()) }
     }
 
     fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
@@ -82,7 +82,7 @@ impl Ridge {
     }
 
     fn load(from: &mut &[u8], par: Par) -> bytes::Result<Self> {
-        // Less than the file holds of each: nothing is allocated for sizes that it only claims.
+        // Neither size can exceed what the file holds, so nothing is allocated for sizes that it only claims.
         let most = from.len() / 4;
         let d_in = bytes::read_len(from, most)?;
         let d_out = bytes::read_len(from, most)?;

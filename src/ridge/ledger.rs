@@ -22,7 +22,7 @@ pub enum Samples {
     Kept,
 }
 
-named!(Samples, "memory of samples", { Recognised => "recognised", Kept => "kept" });
+named!(Samples, "sample memory", { Recognised => "recognised", Kept => "kept" });
 
 /// Samples: `X` (`d_in x n`) and `Y` (`d_out x n`).
 pub(super) type Held = (Mat<f64>, Mat<f64>);

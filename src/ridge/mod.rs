@@ -9,7 +9,7 @@
 //! the order does not matter.
 //!
 //! This is the classifier of analytic continual learning (ACIL), where outputs are classes that are
-//! [added](Ridge::add_outputs) as they appear. [Forgetting](Ridge::forget) gives the weight that would be there if the samples
+//! [added](Ridge::add_outputs) as they appear. [Forgetting](Ridge::forget) gives the weight that would result if the samples
 //! had never been fitted.
 //!
 //! # References
@@ -40,12 +40,13 @@ const BLOCK: usize = 256;
 
 /// Ridge regression over a stream of samples: see the [module](self).
 ///
-/// Samples are **columns**: `X` is `d_in x n`, `Y` is `d_out x n`. For matrices of numpy and scikit-learn, where samples are rows,
-/// pass the transpose, which costs nothing. The result is that of scikit-learn's `Ridge(alpha=gamma, fit_intercept=False)`, to rounding that
-/// grows with `|x|² / gamma` (measured: about `1e-18 |x|² / gamma`, relative): scale large features down. For an
-/// intercept, add a row of ones to `X`; it is penalised like the others.
+/// Samples are **columns**: `X` is `d_in x n`, `Y` is `d_out x n`. For matrices from numpy and scikit-learn, where samples are
+/// rows, pass the transpose, which costs nothing. The result is that of scikit-learn's `Ridge(alpha=gamma, fit_intercept=False)`,
+/// with a rounding error that grows with `|x|² / gamma` (about `1e-18 |x|² / gamma`, relative, in one measurement): scale large
+/// features down. For an intercept, add a row of ones to `X`; it is penalised like the others.
 ///
-/// All numbers are kept in `f64`. Memory: `4 d_in²` bytes for the engine, `8 d_in d_out` for the weight, and about 150 bytes a sample.
+/// All numbers are kept in `f64`. Memory: `4 d_in²` bytes for the engine, `8 d_in d_out` for the weight, and about 150 bytes per
+/// sample.
 ///
 /// # Examples
 /// ```
@@ -98,10 +99,11 @@ impl Ridge {
     /// Sets what is remembered of the samples.
     ///
     /// # Errors
-    /// If samples were fitted already.
+    /// Samples that were already fitted.
     pub fn with_samples(mut self, samples: Samples) -> Result<Self> {
         if self.ledger.fitted() > 0 {
-            let what = "what is remembered of samples is set before the first is fitted";
+            let what =
+                "changing what is remembered after samples were fitted: call `with_samples` before the first `fit`";
             return Err(NumericsError::Unsupported { what: what.to_owned() });
         }
         self.ledger = Ledger::new(samples);
@@ -124,8 +126,8 @@ impl Ridge {
     /// Cost: `2 n d_in (d_in + 2 d_out)` flops, and `O(d_in n²)` for up to 256 samples at a time.
     ///
     /// # Errors
-    /// Wrong shapes, no sample, NaN or infinity, overflow; [`NumericsError::Singular`] if a sample is so large relative to `gamma` that
-    /// rounding hides the rest. On error, nothing is changed.
+    /// Wrong shapes, no sample, NaN or infinity, overflow; [`NumericsError::Singular`] if a sample is so large relative to
+    /// `gamma` that rounding hides the rest. On error, nothing is changed.
     pub fn fit<T: Scalar>(&mut self, X: MatRef<'_, T>, Y: MatRef<'_, T>) -> Result<Range<u64>> {
         let (X, Y) = self.checked(X, Y)?;
         if X.ncols() <= BLOCK {
@@ -142,15 +144,15 @@ impl Ridge {
 
     /// Forgets samples, each once. The weight is then that of a regression that has never seen them, up to rounding.
     ///
-    /// * `X`: `d_in x n`, `Y`: `d_out x n`: samples as they were fitted, in any order and grouping. Outputs that were added since have
-    ///   the target 0.
+    /// * `X`: `d_in x n`, `Y`: `d_out x n`: samples as they were fitted, in any order and grouping. Outputs that were added since
+    ///   have the target 0.
     ///
     /// Cost: as [`fit`](Self::fit), and a copy of the state.
     ///
     /// # Errors
-    /// [`NumericsError::NotFitted`] for a sample that was never fitted, or is forgotten already; wrong shapes;
-    /// [`NumericsError::Singular`] if a sample is too large relative to `gamma` to be removed in `f64` (`xᵀ A⁻¹ x` above about 10⁵, with
-    /// `A` the matrix `gamma I + sum x xᵀ` of the others). On error, nothing is changed.
+    /// [`NumericsError::NotFitted`] for a sample that was never fitted, or was already forgotten; wrong shapes;
+    /// [`NumericsError::Singular`] if a sample is too large relative to `gamma` to be removed in `f64` (`xᵀ A⁻¹ x` above about
+    /// 10⁵, with `A` the matrix `gamma I + sum x xᵀ` of the others). On error, nothing is changed.
     pub fn forget<T: Scalar>(&mut self, X: MatRef<'_, T>, Y: MatRef<'_, T>) -> Result<()> {
         let (X, Y) = self.checked(X, Y)?;
         let numbers = self.ledger.find(X.as_ref(), Y.as_ref())?;
@@ -160,8 +162,8 @@ impl Ridge {
     /// Forgets samples by their numbers, as [`fit`](Self::fit) returned them. The samples must be [kept](Samples::Kept).
     ///
     /// # Errors
-    /// [`NumericsError::Unsupported`] if samples are not kept, no number, a number twice, and as [`forget`](Self::forget). On error,
-    /// nothing is changed.
+    /// [`NumericsError::Unsupported`] if samples are not kept, no number, a number twice, and as [`forget`](Self::forget). On
+    /// error, nothing is changed.
     pub fn forget_numbers(&mut self, numbers: &[u64]) -> Result<()> {
         if numbers.is_empty() {
             return Err(NumericsError::Empty { argument: "numbers", item: "number" });

@@ -90,8 +90,8 @@ fn explained(error: NumericsError, step: &'static str) -> NumericsError {
         NumericsError::Singular { pivot, .. } => NumericsError::Singular {
             pivot,
             step,
-            advice: "the samples are too large relative to gamma for the precision of f64: use a larger gamma, or scale the \
-                     samples down; samples that cannot be forgotten are left out by fitting the others anew",
+            advice: "the samples are too large relative to gamma for the precision of f64: use a larger gamma or scale the \
+                     samples down; samples that cannot be forgotten are left out by fitting the others from scratch",
         },
         error => error,
     }

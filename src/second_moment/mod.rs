@@ -96,11 +96,11 @@ impl SecondMoment {
         let witnessed = witness_norm(witness, sum.nrows())?;
         let (argument, claimed, bound) = ("sum", "a sum over that many tokens", scale_bound(Some(tokens)));
         if implied > 0.0 && implied * bound < witnessed {
-            let advice = "it looks like a mean, divided by the token count already";
+            let advice = "it looks like a mean, already divided by the token count";
             return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         if !(implied <= witnessed * bound) {
-            let advice = "the token count is too small for it: count tokens, not texts";
+            let advice = "the token count is too small: count tokens, not texts";
             return Err(NumericsError::Scale { argument, claimed, implied, witnessed, advice });
         }
         Self::symmetrised(sum, 1.0, Some(tokens))

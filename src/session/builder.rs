@@ -93,52 +93,53 @@ impl<M, R> SessionBuilder<M, R> {
         }
     }
 
-    /// How residuals are divided among the layers. The default is the method's own rule.
+    /// Sets how residuals are divided among the layers. The default is the method's own rule.
     pub fn share(mut self, share: Share) -> Self {
         self.share = Some(share);
         self
     }
 
-    /// Limits on what a batch may do.
+    /// Sets limits on what a batch may do.
     pub fn guards(mut self, guards: Guards) -> Self {
         self.guards = guards;
         self
     }
 
-    /// What to do about edits that contradict each other.
+    /// Sets what to do about edits that contradict each other.
     pub fn conflicts(mut self, policy: ConflictPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The cosine from which two keys count as nearly parallel, 0.9 to 1. Default: 0.99.
+    /// Sets the cosine from which two keys count as nearly parallel, 0.9 to 1. Default: 0.99.
     pub fn parallel_from(mut self, cosine: f64) -> Self {
         self.near = cosine;
         self
     }
 
-    /// Turns the gauges off: leakage and drift are not measured. Measuring them takes about as long as the edit, and an `f64`
-    /// matrix of the weight's size for each layer.
+    /// Turns the gauges off: leakage and drift are not measured. Measuring them takes about as long as the edit, and needs
+    /// an `f64` matrix of the weight's size for each layer.
     pub fn without_gauges(mut self) -> Self {
         self.gauged = false;
         self
     }
 
-    /// Keeps the session in a directory: journal, first weights, snapshots. A session that is already there is continued.
+    /// Keeps the session in a directory: journal, first weights, snapshots. If the directory holds a session, it is continued.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
         self
     }
 
-    /// Edits between snapshots. Default: 1000. Opening a session replays only the edits since the last snapshot. Writing a
-    /// snapshot takes as long as writing all weights and states. An editor that cannot be saved has no snapshots, and all edits
-    /// are replayed.
+    /// Sets the number of edits between snapshots. Default: 1000. Opening a session replays only the edits since the last
+    /// snapshot. Writing a snapshot takes as long as writing all weights and states. An editor that cannot be saved has no
+    /// snapshots, and all edits are replayed.
     pub fn snapshot_every(mut self, edits: usize) -> Self {
         self.snapshot_every = edits;
         self
     }
 
-    /// Called with the outcome of every batch: an [`Observer`], or a closure that takes the outcome and the progress.
+    /// Sets what is called with the outcome of every batch: an [`Observer`], or a closure that takes the outcome and the
+    /// progress.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.observer = Box::new(observer);
         self

@@ -8,11 +8,11 @@ use crate::error::{NumericsError, Result};
 use crate::util::setters::setters;
 use crate::util::validate;
 
-/// The smallest share of a residual that counts as written, by default: a thousandth.
-const WRITTEN_SHARE: f64 = 1e-3;
+/// The smallest share of a residual that counts as written, by default: a ten-thousandth.
+const WRITTEN_SHARE: f64 = 1e-4;
 
-/// Limits on what a batch may do to a layer. A batch that exceeds one is rejected, and the session continues. `None` is no
-/// limit. By default only [`written_share`](Self::written_share) has one. Numbers that are not finite are always rejected.
+/// Limits on what a batch may do to a layer. A batch that exceeds one is rejected, and the session continues. `None` means no
+/// limit. By default, only [`written_share`](Self::written_share) is limited. Numbers that are not finite are always rejected.
 ///
 /// ```
 /// use betaedit_core::session::Guards;
@@ -23,20 +23,21 @@ const WRITTEN_SHARE: f64 = 1e-3;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Guards {
-    /// At most this much `|Delta|_F / sqrt(n)` of a batch of `n`.
+    /// The largest `|Delta|_F / sqrt(n)` of a batch of `n`.
     pub update_norm: Option<f64>,
     /// The same, as a share of `|W|_F`.
     pub relative_update_norm: Option<f64>,
-    /// At most this leakage `tr(D C Dᵀ)` of all edits so far. Needs the gauges.
+    /// The largest leakage `tr(D C Dᵀ)` of all edits so far. Needs the gauges.
     pub leakage: Option<f64>,
-    /// At most this drift `|D|_F` of all edits so far, as a share of `|W|_F`. Needs the gauges.
+    /// The largest drift `|D|_F` of all edits so far, as a share of `|W|_F`. Needs the gauges.
     pub relative_drift: Option<f64>,
-    /// At most this `s = kᵀ A0⁻¹ k` of a key.
+    /// The largest `s = kᵀ A0⁻¹ k` of a key.
     pub stability: Option<f64>,
-    /// At most this many directions protected, as a share of those at the start.
+    /// The largest number of protected directions, as a share of the directions at the start.
     pub used_capacity: Option<f64>,
-    /// At least this share of the residuals written, see [`LayerOutcome::written_share`]. Default: `0.001`. A batch below it does
-    /// nothing: a key lies outside of the space that may be edited, past edits have filled that space, or edits undo each other.
+    /// The smallest share of the residuals that must be written, see [`LayerOutcome::written_share`]. Default: `0.0001`. A batch
+    /// below it does nothing: a key lies outside the space that may be edited, past edits have filled that space, or edits undo
+    /// each other.
     pub written_share: Option<f64>,
 }
 
@@ -129,8 +130,8 @@ impl fmt::Display for Violation {
         match guard {
             Guard::WrittenShare => write!(
                 f,
-                "at least {limit} is required: a key lies outside of the space that may be edited, that space is full, or the \
-                 edits of the batch undo each other; use a larger threshold, or smaller weights and ridges of the method"
+                "at least {limit} is required: a key lies outside the space that may be edited, that space is full, or the \
+                 edits of the batch undo each other; use a larger threshold, or smaller weights and ridges in the method"
             ),
             _ => write!(f, "at most {limit} is allowed"),
         }

@@ -147,7 +147,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         self.layers.iter().map(|layer| (layer.number, layer.editor.state()))
     }
 
-    /// The leakage and drift of a layer's total update. `None` for a layer that the session does not edit, or with the gauges off.
+    /// The leakage and drift of a layer's total update. `None` for a layer that the session does not edit, or with the gauges
+    /// off.
     #[must_use]
     pub fn gauges(&self, layer: usize) -> Option<Gauges> {
         self.layers.iter().find(|one| one.number == layer)?.gauges()

@@ -35,11 +35,11 @@ impl<M, R> SessionBuilder<M, R> {
     /// bit.
     ///
     /// # Errors
-    /// [`OpenError`], which gives the adapter back. Its error is a [`SessionError::Setting`] for settings that do not fit each
+    /// [`OpenError`], which gives the adapter back. Its error is a [`SessionError::Setting`] for settings that contradict each
     /// other; a [`ModelError::UnknownLayer`] for a layer that the adapter does not have; a [`NumericsError`] for statistics of
     /// another size and hyperparameters outside their range; a [`FileError`] for a directory that cannot be written, that
     /// another process has open, whose session has another model, layers, statistics or hyperparameters (the error names the
-    /// first difference), or whose journal is damaged (the error says where). The model is unchanged then, unless the adapter
+    /// first difference), or whose journal is damaged (the error says where). The model is then unchanged, unless the adapter
     /// fails while edits are replayed.
     pub fn open<A: Adapter>(mut self, adapter: A, par: Par) -> Result<Session<A, M::Editor>, OpenError<A>>
     where
@@ -177,7 +177,10 @@ impl<M, R> SessionBuilder<M, R> {
             if self.guards.stability.is_some() && editor.stability(any_key.as_ref())?.is_none() {
                 return setting(
                     "guards",
-                    format!("limits the stability of keys, which the editor `{}` does not measure", editor.name()),
+                    format!(
+                        "limits the stability of keys, which the editor `{}` does not measure: remove that limit",
+                        editor.name()
+                    ),
                 );
             }
             Layer::new(statistics.clone(), editor, weight, self.gauged, restraint.cloned(), par)

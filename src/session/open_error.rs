@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::Error;
 
-/// Why a session could not be opened, and the adapter that it was to edit. The model is as it was, unless the adapter failed
+/// Why a session could not be opened, and the adapter that was given to it. The model is as it was, unless the adapter failed
 /// while edits were replayed.
 ///
 /// `?` turns it into an [`Error`], and drops the adapter. In a function with another type of errors, write

@@ -11,8 +11,8 @@ use crate::error::{Error, SessionError};
 
 /// The outcome of a batch of requests.
 ///
-/// A rejected batch is not an error of the session, which continues. Where it is one of yours, [`applied`](Self::applied)
-/// makes it one: `session.edit(&requests)?.applied()?`.
+/// A rejected batch is not an error of the session, which continues. To treat a rejection as an error, call
+/// [`applied`](Self::applied): `session.edit(&requests)?.applied()?`.
 #[derive(Clone, Debug)]
 #[must_use = "the batch may have been rejected: look at the outcome, or call `applied()?`"]
 #[non_exhaustive]

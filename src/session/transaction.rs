@@ -328,7 +328,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         copy_weight(adapter, &mut layers[i])
     }
 
-    /// Applies an update. The first one of a layer is looked for in the weight.
+    /// Applies an update. For the first one of a layer, checks that it arrives in the weight.
     fn apply_and_verify(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {
         self.apply(i, update)?;
         let Self { adapter, layers, par, .. } = self;

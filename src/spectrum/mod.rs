@@ -1,4 +1,4 @@
-//! The verified eigendecomposition of a symmetric positive semidefinite matrix, computed once; its progress.
+//! The verified eigendecomposition of a symmetric positive semidefinite matrix, computed once, with progress and cancellation.
 
 mod stages;
 mod verification;
@@ -48,14 +48,14 @@ use crate::util::validate;
 /// | 8192 | 2.2 min | 2.7 GB |
 /// | 14336 | 12 min | 8.2 GB |
 ///
-/// The times up to 4096 are measured, the others are extrapolated by `d³`. Threads pay off from a few thousand on: at 2048,
+/// The times up to 4096 are measured, the others are extrapolated by `d³`. Threads pay off from a `d` of a few thousand: at 2048,
 /// two threads take as long as one, at 4096 they take 9 s. From there on the first stage is four fifths of the whole, and
 /// it is bound by memory more than by arithmetic.
 ///
 /// # Long decompositions
 /// [`new_watched`](Self::new_watched) reports its progress and can be cancelled. A decomposition keeps its thread busy, so
-/// give it one of its own. In an asynchronous program, pass the same closure to `tokio::task::spawn_blocking` (or to what
-/// your runtime has in its place), and await the result; a decomposition inside an ordinary task would block the executor.
+/// give it one of its own. In an asynchronous program, pass the same closure to `tokio::task::spawn_blocking` (or to the
+/// equivalent of your runtime), and await the result; a decomposition inside an ordinary task would block the executor.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -122,13 +122,13 @@ impl Spectrum {
     }
 
     /// As [`new`](Self::new), to the last bit, with a watch: it is called before every stage, after every block of the
-    /// back-transformation, and at the end. If it breaks, the decomposition is cancelled.
+    /// back-transformation, and at the end. If it returns `Break`, the decomposition is cancelled.
     ///
     /// The first two stages cannot be divided, so a break takes effect after at most four fifths of the whole time. If the
     /// verification fails and the decomposition is repeated without threads, `done` begins at 0 again.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`NumericsError::Cancelled`] if the watch breaks.
+    /// As [`new`](Self::new), and [`NumericsError::Cancelled`] if the watch returns `Break`.
     pub fn new_watched(
         moment: &SecondMoment,
         par: Par,
@@ -155,7 +155,7 @@ impl Spectrum {
     /// As [`from_matrix`](Self::from_matrix), with a watch: see [`new_watched`](Self::new_watched).
     ///
     /// # Errors
-    /// As [`from_matrix`](Self::from_matrix), and [`NumericsError::Cancelled`] if the watch breaks.
+    /// As [`from_matrix`](Self::from_matrix), and [`NumericsError::Cancelled`] if the watch returns `Break`.
     pub fn from_matrix_watched(
         matrix: MatRef<'_, f64>,
         par: Par,

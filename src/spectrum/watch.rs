@@ -27,14 +27,14 @@ named!(DecompositionStage, "stage of a decomposition", {
     Verification => "verification",
 });
 
-/// How far a decomposition has come.
+/// The progress of a decomposition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct DecompositionProgress {
     /// The stage that comes next.
     pub stage: DecompositionStage,
-    /// The share of the time that has passed, from 0 to 1: an estimate.
+    /// The estimated share of the time that has passed, from 0 to 1.
     pub done: f64,
 }
 

@@ -28,7 +28,7 @@ pub trait Half: Copy + Debug + Send + Sync + 'static + sealed::Sealed {
 
     /// The value as `f64`, exactly.
     fn to_f64(self) -> f64;
-    /// The nearest value to `x`, of two the even one, by a single rounding; infinite beyond the range.
+    /// The nearest value to `x`, with ties to even, by a single rounding; infinite beyond the range.
     fn nearest(x: f64) -> Self;
 }
 
@@ -60,7 +60,7 @@ impl Half for bf16 {
 
 impl<T: Scalar> Update<T> {
     /// `W <- W + Delta` for a weight in half precision: every entry of the sum is computed in `f64` and rounded once, to
-    /// the nearest number. Returns what rounding made of the change.
+    /// the nearest number. Returns the effect of rounding on the change.
     ///
     /// The error ([`Rounding::error`]) is at most `2^-8 |W + Delta|_F` for `bf16` and `2^-11 |W + Delta|_F` for `f16`
     /// (whose numbers below `6e-5` have an absolute error of up to `3e-8`), and near 0.4 of that in practice, however small
@@ -68,9 +68,9 @@ impl<T: Scalar> Update<T> {
     /// Many small updates in a row can all be lost. Keep a copy of the edited weight in `f32`, add the updates to that, and
     /// round the copy.
     ///
-    /// To take an update back, apply the one [`scaled`](Self::scaled) by -1, up to rounding; or keep the weight.
+    /// To undo an update up to rounding, apply it [`scaled`](Self::scaled) by -1. To undo it exactly, keep a copy of the weight.
     ///
-    /// Cost: `2 n d_in d_out` flops, and 8 MiB of working memory a thread.
+    /// Cost: `2 n d_in d_out` flops, and 8 MiB of working memory per thread.
     ///
     /// # Errors
     /// A weight of another shape, one that holds NaN or infinity, or a sum that rounds to infinity. On error, the weight is

@@ -7,7 +7,7 @@ mod half_precision;
 mod precision;
 mod weight;
 
-/// The crate of the half precision types. Use this one, and versions cannot disagree.
+/// The crate of the half precision types. Use this re-export, so that the versions always match.
 #[cfg(feature = "half")]
 pub use half;
 

@@ -74,7 +74,7 @@ impl Precision {
         }
     }
 
-    /// Appends the nearest number of this type (of two, the even one) to `bytes`, and returns it.
+    /// Appends the nearest number of this type (ties to even) to `bytes`, and returns it.
     #[cfg(feature = "files")]
     pub(crate) fn encode(self, x: f64, bytes: &mut Vec<u8>) -> f64 {
         match self {
@@ -149,7 +149,7 @@ pub struct Rounding {
 }
 
 impl Rounding {
-    /// `error / asked`: the share of the change that rounding distorted. Near 1, the change was lost.
+    /// `error / asked`: the share of the change that rounding distorted. If it is near 1, the change was lost.
     #[must_use]
     pub fn share(&self) -> f64 {
         if self.error > 0.0 { self.error / self.asked } else { 0.0 }

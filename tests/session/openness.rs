@@ -113,8 +113,8 @@ fn an_edit_that_would_write_nothing_is_rejected_unless_that_is_allowed() {
     let mut session = open(Guards::default());
     let before = session.adapter().weight.clone();
     let error = session.edit(std::slice::from_ref(&outside)).unwrap().applied().unwrap_err();
-    assert!(matches!(&error, Rejection::Guard(found) if found.guard == Guard::WrittenShare && found.value < 1e-3));
-    assert!(error.to_string().contains("at least 0.001 is required"), "{error}");
+    assert!(matches!(&error, Rejection::Guard(found) if found.guard == Guard::WrittenShare && found.value < 1e-4));
+    assert!(error.to_string().contains("at least 1e-4 is required"), "{error}");
     assert_eq!(session.adapter().weight, before);
     let written = only_layer(session.edit(&[inside]).unwrap());
     assert!(written.written_share > 0.99 && written.write_error < 0.01 && written.room == Some(1.0), "{written:?}");

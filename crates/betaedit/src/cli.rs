@@ -60,11 +60,11 @@ pub enum Command {
     Fetch,
     /// Edit twenty facts in a small model, with tables and plots, and undo one
     Demo(demo::Arguments),
-    /// Give a linear layer new outputs for some inputs: concept editing of diffusion models, and any other weights
+    /// Give linear layers new outputs for some inputs: concept editing of diffusion models, and any other weights
     Solve(Box<solve::Arguments>),
-    /// Take out of a LoRA adapter what it changes about a text
+    /// Remove from a LoRA adapter what it changes on a text
     Project(project::Arguments),
-    /// Merge models by regression means, from their statistics
+    /// Merge models by regression means, using the statistics of their layers
     Merge(merge::Arguments),
     #[command(flatten)]
     Research(Research),

@@ -12,7 +12,7 @@ pub fn run(terminal: Terminal) -> Done {
     let head = ["method", "hyperparameters", ""].map(str::to_owned).to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(METHODS.iter().map(row)).collect();
     terminal.say(table(&rows));
-    terminal.say("NAME-ns puts the null space around a method, with history; simie-NAME puts SimIE around it.");
+    terminal.say("NAME-ns wraps a method in the null space, with history; simie-NAME wraps it in SimIE.");
     let json = |entry: &MethodEntry| json!({ "name": entry.name(), "hyperparameters": entry.parameters(), "summary": entry.summary() });
     terminal.result(&METHODS.iter().map(json).collect());
     Ok(())

@@ -104,7 +104,7 @@ macro_rules! settings {
 }
 
 settings! {
-/// Editing method, see `betaedit methods`; NAME-ns puts the null space around a method, simie-NAME puts SimIE around it
+    /// Editing method, see `betaedit methods`; NAME-ns wraps a method in the null space, simie-NAME wraps it in SimIE
     #[arg(long, value_parser = methods::known, help_heading = "Method")]
     method: String,
     /// Layers to edit, such as 5-10 or 5,7

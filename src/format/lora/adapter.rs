@@ -1,4 +1,4 @@
-//! LoRA adapters that other programs trained: read, looked at, projected, written again.
+//! LoRA adapters that other programs trained: reading, inspecting, projecting and writing them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,14 +17,14 @@ use crate::projector::Projector;
 use crate::update::{Orientation, Update};
 use crate::util::atomic_file::{self, io_error};
 
-/// A LoRA adapter in PEFT's layout, as a folder holds it.
+/// A LoRA adapter in PEFT's layout, read from a folder.
 ///
 /// The update of a module is `Delta = scale B A`, with `lora_B` (`d_out x r`), `lora_A` (`r x d_in`), and `scale = alpha / r`, or
-/// `alpha / sqrt(r)` with rsLoRA. `rank_pattern` and `alpha_pattern` are followed where their keys are names of modules or ends of names;
-/// regular expressions are refused.
+/// `alpha / sqrt(r)` with rsLoRA. `rank_pattern` and `alpha_pattern` are followed where their keys are names of modules or ends
+/// of names; regular expressions are refused.
 ///
 /// # Examples
-/// An adapter loses what it would change about the text that the statistics are of.
+/// Removes from an adapter what it would change on the text of the statistics.
 /// ```
 /// use std::sync::Arc;
 /// use betaedit_core::faer::{Mat, Par, mat};
@@ -86,9 +86,9 @@ impl LoraAdapter {
     /// Reads `adapter_config.json` and `adapter_model.safetensors` in a folder.
     ///
     /// # Errors
-    /// A file that cannot be read; a configuration that is not one of LoRA, or uses DoRA or a bias on `lora_B`, whose updates are not
-    /// `B A`; tensors that are no pair of a module, do not fit each other, have another rank than the configuration says, or hold NaN or
-    /// infinity.
+    /// A file that cannot be read; a configuration that is not one of LoRA, or uses DoRA or a bias on `lora_B`, whose updates are
+    /// not `B A`; tensors that are not a pair of a module, do not fit each other, have another rank than the configuration says,
+    /// or hold NaN or infinity.
     pub fn read(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let (config_path, path) = (folder.join(CONFIG), folder.join(TENSORS));
@@ -114,14 +114,14 @@ impl LoraAdapter {
         if let Some(name) = names.iter().find(|name| !paired(name)) {
             return Err(malformed(
                 &path,
-                format!("tensor `{name}` is no `lora_A.weight` or `lora_B.weight` of a module"),
+                format!("tensor `{name}` is not a `lora_A.weight` or `lora_B.weight` of a module"),
             ));
         }
         if 2 * modules.len() != names.len() {
             return Err(malformed(&path, "a `lora_B.weight` has no `lora_A.weight`"));
         }
         if modules.is_empty() {
-            return Err(malformed(&path, "the adapter has no module"));
+            return Err(malformed(&path, "the adapter has no modules"));
         }
         let (base_model, orientation) = (config.base_model(), config.orientation());
         Ok(Self { folder: folder.to_owned(), config: bytes, base_model, orientation, modules })
@@ -154,8 +154,8 @@ impl LoraAdapter {
         update.map_err(in_file(&self.folder.join(TENSORS)))
     }
 
-    /// Keeps of a module's update only what lies in the space that a projector keeps: `A <- A P`, so `Delta <- Delta P`. The rank, the
-    /// scale and `B` stay.
+    /// Projects a module's update onto the space of a projector: `A <- A P`, so `Delta <- Delta P`. The rank, the scale and `B`
+    /// stay.
     ///
     /// # Errors
     /// An unknown module, or a projector of another dimension.
@@ -171,8 +171,8 @@ impl LoraAdapter {
         Ok(())
     }
 
-    /// Writes the adapter into a folder, which is created if it does not exist: the same tensors in the same number types, rounded once,
-    /// and the same configuration, byte for byte.
+    /// Writes the adapter into a folder, which is created if it does not exist: the same tensors in the same number types,
+    /// rounded once, and the same configuration, byte for byte.
     ///
     /// # Errors
     /// A number beyond the range of its type, or a folder that cannot be written.
@@ -227,7 +227,7 @@ impl<'a> LoraConfig<'a> {
     fn read(path: &'a Path, bytes: &[u8]) -> Result<Self> {
         let wrong = |problem: String| malformed(path, problem);
         let fields: Map<String, Value> = serde_json::from_slice(bytes)
-            .map_err(|error| wrong(format!("not a readable configuration of an adapter: {error}")))?;
+            .map_err(|error| wrong(format!("not a valid adapter configuration: {error}")))?;
         match fields.get("peft_type").and_then(Value::as_str) {
             Some("LORA") => {}
             found => return Err(wrong(format!("`peft_type` is `{}`, expected `LORA`", found.unwrap_or("nothing")))),
@@ -239,9 +239,9 @@ impl<'a> LoraConfig<'a> {
             }
         }
         let rank = fields.get("r").and_then(Value::as_u64).filter(|rank| *rank > 0);
-        let rank = rank.ok_or_else(|| wrong("`r` is no positive whole number".to_owned()))?;
+        let rank = rank.ok_or_else(|| wrong("`r` is not a positive integer".to_owned()))?;
         let alpha = fields.get("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
-        let alpha = alpha.ok_or_else(|| wrong("`lora_alpha` is no number".to_owned()))?;
+        let alpha = alpha.ok_or_else(|| wrong("`lora_alpha` is not a number".to_owned()))?;
         let scaling = if on("use_rslora") { LoraScaling::SquareRootOfRank } else { LoraScaling::Rank };
         Ok(Self { path, rank, alpha, scaling, fields })
     }
@@ -254,7 +254,7 @@ impl<'a> LoraConfig<'a> {
         };
         if expected != rank as u64 {
             let problem =
-                format!("module `{module}` has rank {rank} in {TENSORS}, and {expected} by the configuration");
+                format!("module `{module}` has rank {rank} in {TENSORS}, but {expected} in the configuration");
             return Err(malformed(self.path, problem));
         }
         let alpha = match self.pattern("alpha_pattern", module)? {
@@ -276,7 +276,7 @@ impl<'a> LoraConfig<'a> {
         let entries = match self.fields.get(field) {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Object(entries)) => entries,
-            Some(_) => return Err(malformed(self.path, format!("`{field}` is no table"))),
+            Some(_) => return Err(malformed(self.path, format!("`{field}` is not a table"))),
         };
         let mut found: Option<&Value> = None;
         for (pattern, value) in entries {

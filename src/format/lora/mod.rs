@@ -48,7 +48,7 @@ pub fn write<T: Scalar>(
         let module = parameter.strip_suffix(".weight").filter(|module| !module.is_empty()).ok_or_else(|| {
             malformed(
                 folder,
-                format!("parameter `{parameter}` is no weight of a module: its name must end in `.weight`"),
+                format!("parameter `{parameter}` is not the weight of a module: its name must end in `.weight`"),
             )
         })?;
         modules.insert(module, update);
@@ -56,7 +56,7 @@ pub fn write<T: Scalar>(
     let Some(rank) = modules.values().map(|update| update.rank()).max() else {
         return Err(NumericsError::Empty { argument: "updates", item: "update" }.into());
     };
-    // The scale is alpha / r, so a module of another rank has an alpha of its own.
+    // The scale is alpha / r, so a module of another rank has its own alpha.
     let ranks: BTreeMap<_, _> = modules
         .iter()
         .filter(|(_, update)| update.rank() != rank)

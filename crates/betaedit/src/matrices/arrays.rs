@@ -52,7 +52,7 @@ impl Rows {
             return Ok(());
         }
         let [ours, theirs] = [self, other].map(|rows| format!("{} has {} rows", display(&rows.path), rows.count()));
-        Err(format!("{ours}, {theirs}: give one row for each").into())
+        Err(format!("{ours}, {theirs}: give one row for each key").into())
     }
 
     /// The single row, as often as needed; any other array as it is.

@@ -28,19 +28,19 @@ Example:
   betaedit merge --model A --stats stats-A --model B --stats stats-B --out merged"
 )]
 pub struct Arguments {
-    /// Model: a Hugging Face directory with safetensors files; once for each model
+    /// Model, a Hugging Face directory with safetensors files; repeat the flag for each model
     #[arg(long, value_name = "M", required = true)]
     model: Vec<PathBuf>,
-    /// Directory with statistics of that model; once for each model
+    /// Directory with the statistics of that model; repeat the flag for each model
     #[arg(long, value_name = "STATS_DIR", required = true)]
     stats: Vec<PathBuf>,
-    /// Factor of the entries of the statistics off the diagonal, from 0 to 1; a smaller one is safer with few tokens
+    /// Factor of the off-diagonal entries of the statistics, from 0 to 1; a smaller one is safer with few tokens
     #[arg(long, value_name = "X", default_value_t = RegMean::default().off_diagonal)]
     off_diagonal: f64,
-    /// What counts the same: each model (equal), or each token of the statistics (tokens)
+    /// What has equal weight: each model (equal), or each token of the statistics (tokens)
     #[arg(long, value_parser = ["equal", "tokens"], default_value = "equal")]
     weighting: String,
-    /// Added to the diagonal of the statistics, as a share of its mean; for statistics that do not reach every input
+    /// Added to the diagonal of the statistics, as a share of its mean; for statistics that do not cover every input
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     ridge: f64,
     /// How the models store weights: as torch.nn.Linear does, or as d_in x d_out [default: by config.json]
@@ -72,7 +72,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     }
     check_new_directory(&arguments.out)?;
     if let Some(other) = models.iter().find(|model| !model.is_dir()) {
-        return Err(format!("`{}` is no directory of a model with safetensors files", other.display()).into());
+        return Err(format!("`{}` is not a model directory with safetensors files", other.display()).into());
     }
     let checkpoints = models.iter().map(Checkpoint::open).collect::<Result<Vec<_>, _>>()?;
     let orientation = match &arguments.orientation {
@@ -139,7 +139,7 @@ fn tensors_with_statistics(
             tensors.insert(name.to_owned(), name.to_owned());
         } else if let Some(missing) = found.iter().position(|&found| !found).filter(|_| found.contains(&true)) {
             let folder = folders[missing].display();
-            terminal.note(format!("`{name}` is averaged: `{folder}` has no statistics of it, although others have"));
+            terminal.note(format!("`{name}` is averaged: `{folder}` has no statistics for it, although others do"));
         }
     }
     if tensors.is_empty() {
@@ -193,7 +193,7 @@ impl Merging<'_> {
         if statistics.d_in() != d_in {
             let (folder, found) = (folder.display(), statistics.d_in());
             return Err(
-                format!("`{folder}`: the statistics of `{tensor}` are for {found} inputs, it has {d_in}").into()
+                format!("`{folder}`: the statistics of `{tensor}` are for {found} inputs, but it has {d_in}").into()
             );
         }
         Ok(statistics)
@@ -212,7 +212,8 @@ impl Merging<'_> {
         }
         let traces: Vec<f64> = moments.iter().map(SecondMoment::trace).collect();
         let [least, most] = [f64::min, f64::max].map(|pick| traces.iter().copied().reduce(pick).unwrap_or(0.0));
-        let found = format!("`{tensor}`: the mean squared norms of the inputs differ by a factor {:.0}", most / least);
+        let found =
+            format!("`{tensor}`: the mean squared norms of the inputs differ by a factor of {:.0}", most / least);
         if most > 1000.0 * least {
             let advice =
                 "one of them is a mean where a file holds the sum over its tokens, or they are not of the same layer";
@@ -241,8 +242,8 @@ fn report(arguments: &Arguments, layers: &[Layer], averaged: usize, terminal: Te
         }));
     }
     terminal.say(format!(
-        "{}\n\nerror: how far the outputs are from those of each model on its own text, relative to them\n\n{} layers were merged by \
-         their statistics, {averaged} other tensors averaged; the merged model is in {}",
+        "{}\n\nerror: how far the outputs are from those of each model on its own text, as a share of them\n\n{} layers were \
+         merged by their statistics, {averaged} other tensors averaged; the merged model is in {}",
         table(&rows),
         layers.len(),
         arguments.out.display()

@@ -1,4 +1,4 @@
-//! The commands for matrices: they need files of numbers, and no language model.
+//! The commands for matrices: they need files of numbers, but no language model.
 
 mod arrays;
 pub mod merge;
@@ -15,7 +15,7 @@ use crate::terminal::Done;
 fn check_apart(out: &Path, inputs: &[&Path]) -> Done {
     let place = |path: &Path| path.canonicalize().ok();
     match inputs.iter().find(|input| place(out).is_some() && place(out) == place(input)) {
-        Some(input) => Err(format!("--out is the input `{}`: give another path, to keep it", input.display()).into()),
+        Some(input) => Err(format!("--out is the input `{}`: give another path", input.display()).into()),
         None => Ok(()),
     }
 }
@@ -24,13 +24,13 @@ fn check_apart(out: &Path, inputs: &[&Path]) -> Done {
 fn check_new_directory(out: &Path) -> Done {
     let empty = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
     if out.symlink_metadata().is_ok() && !empty {
-        return Err(format!("--out `{}` is there already: give a new directory", out.display()).into());
+        return Err(format!("--out `{}` already exists: give a new directory", out.display()).into());
     }
     let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     if folder.is_dir() { Ok(()) } else { Err(format!("`{}` is not a directory", folder.display()).into()) }
 }
 
-/// Fills a directory that appears in its place when it is whole.
+/// Fills a directory that appears in its place only when it is complete.
 fn directory(out: &Path, fill: impl FnOnce(&Path) -> Done) -> Done {
     let staging = beside(out)?;
     let staged = staging.path().join("whole");
@@ -43,7 +43,7 @@ fn directory(out: &Path, fill: impl FnOnce(&Path) -> Done) -> Done {
     rename(&staged, out)
 }
 
-/// A folder beside an output, for files that are renamed into their place when they are whole.
+/// A folder beside an output, for files that are renamed into their place when they are complete.
 fn beside(out: &Path) -> Done<TempDir> {
     let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     tempfile::tempdir_in(folder).map_err(|error| format!("`{}`: {error}", folder.display()).into())

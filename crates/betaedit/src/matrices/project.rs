@@ -15,12 +15,12 @@ use crate::terminal::{Done, Terminal, shortened, table};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "An adapter changes a weight by B A. The command replaces A by A P, with P the projector on the directions of the \
-input that the text of the statistics hardly uses. What the model does on such a text then stays, and the fine-tune keeps what lies \
-in the other directions. Rank, scale and configuration stay.
+    after_help = "An adapter changes a weight by B A. The command replaces A by A P, where P is the projector on the input \
+directions that the text of the statistics hardly uses. The fine-tune keeps its effect in these directions, and the model's \
+outputs on such a text hardly change. Rank, scale and configuration stay the same.
 
-The statistics are of the inputs of the adapted modules. `betaedit stats` collects those of the MLP's output projection; statistics of \
-any module can be given as .npz files of the MEMIT family, named after it (model.layers.7.self_attn.o_proj_...npz).
+The statistics are those of the inputs of the adapted modules. `betaedit stats` collects them for the MLP's output projection; \
+for any other module, give .npz files of the MEMIT family, named after the module (model.layers.7.self_attn.o_proj_...npz).
 
 Example:
   betaedit stats --model M --text TEXT --layers 0-29 --out stats
@@ -33,7 +33,7 @@ pub struct Arguments {
     /// Directory with statistics of the modules
     #[arg(long, value_name = "STATS_DIR")]
     stats: PathBuf,
-    /// Keep directions with an eigenvalue of C below this
+    /// Keep only directions with an eigenvalue of C below this
     #[arg(long, value_name = "X", default_value_t = 0.02)]
     threshold: f64,
     /// What to do with modules that have no statistics
@@ -104,7 +104,7 @@ fn project(
     if statistics.d_in() != before.d_in() {
         let (found, expected) = (statistics.d_in(), before.d_in());
         return Err(
-            format!("the statistics of `{module}` are for {found} inputs, and the adapter has {expected}").into()
+            format!("the statistics of `{module}` are for {found} inputs, but the adapter has {expected}").into()
         );
     }
     let moment = statistics.moment_without_witness()?;
@@ -158,7 +158,7 @@ fn report(arguments: &Arguments, projected: &[Projected], others: &[String], ter
         100.0 * after / before.max(f64::MIN_POSITIVE)
     ));
     if !others.is_empty() {
-        terminal.say(format!("{} modules without statistics are as they were", others.len()));
+        terminal.say(format!("{} modules without statistics are unchanged", others.len()));
     }
     terminal.say(format!("the projected adapter is in {}", arguments.out.display()));
     terminal.result(&json!({

@@ -17,12 +17,12 @@ use crate::terminal::{Done, Terminal, shortened, table};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Arrays are .npy files of numpy (float16, float32, float64) with one sample in each ROW. All layers that read the same \
-keys, such as the cross-attention of a diffusion model, can be edited at once: give their tensors by a pattern, and anchors \
-instead of values.
+    after_help = "Arrays are numpy .npy files (float16, float32, float64) with one sample in each ROW. All layers that read the \
+same keys, such as the cross-attention of a diffusion model, can be edited at once: select their tensors by a pattern, and give \
+anchors instead of values.
 
 Examples:
-  Erase a concept from a diffusion model: its embeddings give what those of another text give
+  Erase a concept from a diffusion model: its embeddings get the outputs of another text's
     betaedit solve --weights unet/diffusion_pytorch_model.safetensors --tensor '*attn2.to_k.weight' --tensor '*attn2.to_v.weight' \\
                    --keys van_gogh.npy --anchors art.npy --preserve others.npy --out erased.safetensors
 
@@ -35,7 +35,7 @@ Examples:
 The formulas are in docs/matrices.md."
 )]
 pub struct Arguments {
-    /// File of weights, .safetensors
+    /// File of weights (.safetensors)
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     /// Tensor to edit, a matrix; repeat the flag for several, or write * for any text
@@ -44,22 +44,22 @@ pub struct Arguments {
     /// Keys to edit: inputs of the layer, n x d_in
     #[arg(long, value_name = "K.npy")]
     keys: PathBuf,
-    /// Outputs that the keys are to have, n x d_out
+    /// New outputs for the keys, n x d_out
     #[arg(long, value_name = "V.npy", required_unless_present = "anchors", conflicts_with = "anchors")]
     values: Option<PathBuf>,
-    /// Instead of values: inputs whose present outputs the keys are to have, n x d_in, or one row for all keys
+    /// Instead of --values: inputs whose present outputs the keys get, n x d_in, or one row for all keys
     #[arg(long, value_name = "A.npy")]
     anchors: Option<PathBuf>,
-    /// Keys that are to keep their outputs, m x d_in; all methods but uce need them
+    /// Keys whose outputs should not change, m x d_in; all methods but uce need them
     #[arg(long, value_name = "P.npy")]
     preserve: Option<PathBuf>,
-    /// speed: keys that keep their outputs exactly, such as those of the start token, k x d_in
+    /// speed: keys whose outputs must not change at all, such as that of the start token, k x d_in
     #[arg(long, value_name = "P.npy")]
     invariant: Option<PathBuf>,
-    /// How to solve
+    /// Editing method
     #[arg(long, value_enum, default_value_t = Method::Uce)]
     method: Method,
-    /// Weight of the size of the change [default: uce 0.5, speed 1, memit 0, alphaedit and betaedit 10]
+    /// Weight of the penalty on the size of the change [default: uce 0.5, speed 1, memit 0, alphaedit and betaedit 10]
     #[arg(long, value_name = "X")]
     ridge: Option<f64>,
     /// uce: weight of each edited key [default: 1]
@@ -68,8 +68,8 @@ pub struct Arguments {
     /// Weight of the preserved keys [default: uce 1 for each; memit 15000, betaedit 3000 for their mean]
     #[arg(long, value_name = "X")]
     preserve_weight: Option<f64>,
-    /// speed, alphaedit, betaedit: change only directions in which the preserved keys have a mean square below this [default: speed
-    /// 0.1, else 0.02]
+    /// speed, alphaedit, betaedit: change only directions in which the preserved keys have a mean square below this [default:
+    /// speed 0.1, else 0.02]
     #[arg(long, value_name = "X")]
     threshold: Option<f64>,
     /// speed: slack of the invariant keys [default: 0]
@@ -78,7 +78,7 @@ pub struct Arguments {
     /// How the file stores the tensors: as torch.nn.Linear does, or as d_in x d_out
     #[arg(long, value_parser = ["outputs-by-inputs", "inputs-by-outputs"], default_value = "outputs-by-inputs")]
     orientation: String,
-    /// File for the edited weights; everything else in it is as in the input
+    /// File for the edited weights; everything else is copied from the input
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -93,7 +93,7 @@ enum Method {
     Memit,
     /// AlphaEdit: the null space of the preserved keys
     Alphaedit,
-    /// BetaEdit: the null space, with a weight on what the preserved keys have left in it
+    /// BetaEdit: the null space, with a penalty on the leakage that is left in it
     Betaedit,
 }
 
@@ -118,7 +118,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     check_apart(&arguments.out, &[&[arguments.weights.as_path(), &arguments.keys][..], &optional].concat())?;
     if arguments.weights.is_dir() || arguments.weights.extension().is_none_or(|extension| extension != "safetensors") {
         let path = display(&arguments.weights);
-        return Err(format!("{path} is no .safetensors file: give the file that holds the tensor").into());
+        return Err(format!("{path} is not a .safetensors file: give the file that holds the tensor").into());
     }
     let checkpoint = Checkpoint::open(&arguments.weights)?;
     let names = matching(&checkpoint.names().collect::<Vec<_>>(), &arguments.tensor, &arguments.weights)?;
@@ -330,7 +330,7 @@ fn report(arguments: &Arguments, written: &[Written], roundings: &BTreeMap<Strin
     }
     terminal.say(format!(
         "{}\n\nmissed: the share of the change of the edited outputs that was not written; change: |Delta| / |W|; preserved \
-         changed: the change of the preserved outputs, relative to them; lost to rounding: share of the change\n\nthe edited \
+         changed: the change of the preserved outputs, as a share of them; lost to rounding: share of the change\n\nthe edited \
          weights are in {}",
         table(&rows),
         arguments.out.display()

@@ -185,7 +185,7 @@ fn bad_arrays_and_flags_are_named() {
     ]);
     onto_itself.args(["--keys", "K.npy", "--values", "V.npy", "--out", "weights.safetensors"]);
     refused(&mut onto_itself, &["weights.safetensors", "another path"]);
-    refused(other.args(["--weights", ".", "--out", "edited.safetensors"]), &["no .safetensors file"]);
+    refused(other.args(["--weights", ".", "--out", "edited.safetensors"]), &["not a .safetensors file"]);
 }
 
 /// `tr(D C Dᵀ)` with the mean of a file of statistics.
@@ -230,7 +230,7 @@ fn an_adapter_leaves_what_the_model_knows() {
         assert_eq!(read(&trained.join(file)), read(&projected.join(file)));
     }
 
-    refused(&mut project(&projected), &["there already"]);
+    refused(&mut project(&projected), &["already exists"]);
     refused(&mut project(&trained), &["--out is the input"]);
     let others = Updates::from([
         (format!("{DOWN}.weight"), update(1.0)),
@@ -297,7 +297,7 @@ fn models_are_merged_by_their_statistics_and_the_rest_is_averaged() {
     assert!(output.status.success() && notes.contains("statistics of the same model"), "{notes}");
     assert_eq!(read(&same.join("model.safetensors")), read(&one.model.path().join("model.safetensors")));
 
-    refused(&mut merge(&[&one, &two], &out), &["there already"]);
+    refused(&mut merge(&[&one, &two], &out), &["already exists"]);
     refused(&mut merge(&[&one], &one.path("alone")), &["two or more"]);
     refused(
         merge(&[&one, &two], &one.path("refused")).args(["--off-diagonal", "2"]),
