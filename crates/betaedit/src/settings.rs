@@ -167,7 +167,7 @@ settings! {
     /// Reject a batch if the drift |D| would exceed this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_drift: f64,
-    /// Reject a batch if a fact would get less than this share of its residual written, 0 = no limit
+    /// Reject a batch that would write less than this share of its residuals, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     min_written: f64,
     /// Token of the prompt at which a fact is written
