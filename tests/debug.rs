@@ -11,8 +11,8 @@ use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
 use betaedit_core::refresh::Headroom;
 use betaedit_core::update::{Compression, Weight};
 use betaedit_core::{
-    BetaEdit, EditBatch, Editor, InverseGram, KeyStatistics, Memit, Method, Orientation, Refresh, RefreshRule,
-    SecondMoment, Spectrum, Threshold,
+    BetaEdit, EditBatch, Editor, InverseGram, Memit, Method, Orientation, Refresh, RefreshRule, SecondMoment, Spectrum,
+    Threshold,
 };
 
 use crate::common::Random;
@@ -138,6 +138,7 @@ fn facts_are_shown_by_their_number() {
 #[cfg(all(feature = "session", feature = "safetensors"))]
 #[test]
 fn sessions_are_shown_by_their_layers() {
+    use betaedit_core::KeyStatistics;
     use betaedit_core::session::LayerStatistics;
 
     let Layer { moment, spectrum, .. } = layer();

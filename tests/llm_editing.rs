@@ -7,7 +7,7 @@ use betaedit_core::editor::History;
 use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{Collector, Contexts, FactToken, ModelAdapter, Request, Sampler, TargetSearch};
-use betaedit_core::{Adapter, EditBatch, Editor, Error, KeyStatistics, Memit, Method, Spectrum};
+use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum};
 
 use crate::llm_models::{Expected, FAMILIES, data, open};
 
@@ -300,6 +300,7 @@ fn the_metrics_ask_the_model() {
 #[cfg(feature = "session")]
 #[test]
 fn a_session_edits_a_model_and_takes_it_back() {
+    use betaedit_core::KeyStatistics;
     use betaedit_core::session::{Session, SessionBuilder};
 
     let (model, tokenizer) = open("qwen3");
