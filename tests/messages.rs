@@ -159,7 +159,7 @@ fn an_error_from_a_file_names_the_file() {
     let updates = Updates::from([("weight".to_owned(), update)]);
     let checkpoint = Checkpoint::open(&path).unwrap();
     let error = checkpoint.apply(&updates, betaedit_core::Orientation::OutputsByInputs, SEQ).unwrap_err().to_string();
-    assert_eq!(error, format!("{here}: tensor `weight`: `update` is 1 x 3, expected 1 x 2"));
+    assert_eq!(error, format!("{here}: tensor `weight`: `update` is 1 x 3, expected 2 columns"));
 }
 
 /// An error that holds another says all of its causes, each once.
@@ -184,4 +184,20 @@ fn the_causes_of_a_foreign_error_are_said() {
     }
     let error = NumericsError::Editor(Box::new(Outer(Inner)));
     assert_eq!(error.to_string(), "the editor failed: forward pass: out of memory on device 0");
+}
+
+/// Only what is wrong about a shape is said, and a matrix that seems transposed is asked about.
+#[test]
+fn a_wrong_shape_says_what_is_wrong_with_it() {
+    use betaedit_core::error::Shape;
+    let says = |found: (usize, usize), expected: (usize, usize)| {
+        let (expected, found): (Shape, Shape) = (expected.into(), found.into());
+        NumericsError::Shape { argument: "keys", expected, found }.to_string()
+    };
+    assert_eq!(says((500, 4), (4, 4)), "`keys` is 500 x 4, expected 4 rows: is it transposed?");
+    assert_eq!(says((5, 1), (6, 1)), "`keys` is 5 x 1, expected 6 rows");
+    assert_eq!(says((3, 1), (3, 2)), "`keys` is 3 x 1, expected 2 columns");
+    assert_eq!(says((3, 7), (1, 7)), "`keys` is 3 x 7, expected 1 row");
+    assert_eq!(says((2, 5), (5, 2)), "`keys` is 2 x 5, expected 5 x 2: is it transposed?");
+    assert_eq!(says((2, 5), (3, 4)), "`keys` is 2 x 5, expected 3 x 4");
 }

@@ -23,7 +23,7 @@
 //!     Ok(())
 //! }
 //! let error = batch().unwrap_err();
-//! assert_eq!(error.to_string(), "`residuals` is 3 x 1, expected 3 x 2");
+//! assert_eq!(error.to_string(), "`residuals` is 3 x 1, expected 2 columns");
 //! assert!(matches!(error, Error::Numerics(NumericsError::Shape { argument: "residuals", .. })));
 //! ```
 

@@ -37,7 +37,7 @@ impl From<(usize, usize)> for Shape {
 #[non_exhaustive]
 pub enum NumericsError {
     /// A matrix has the wrong shape.
-    #[error("`{argument}` is {found}, expected {expected}")]
+    #[error("`{argument}` is {found}, expected {}", expectation(*expected, *found))]
     Shape {
         /// Name of the argument.
         argument: &'static str,
@@ -320,6 +320,17 @@ pub enum NumericsError {
     /// An editor outside this crate failed for reasons of its own.
     #[error("the editor failed: {}", Causes(&**_0))]
     Editor(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What was expected, without a dimension that is right anyway.
+fn expectation(expected: Shape, found: Shape) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let turned = if found.cols == expected.rows && found.rows != found.cols { ": is it transposed?" } else { "" };
+    match (expected.rows == found.rows, expected.cols == found.cols) {
+        (false, true) => format!("{}{turned}", count(expected.rows, "row")),
+        (true, false) => format!("{}{turned}", count(expected.cols, "column")),
+        _ => format!("{expected}{turned}"),
+    }
 }
 
 fn overflow_advice(scalar: &str) -> &'static str {

@@ -6,7 +6,7 @@
 pub enum SessionError {
     /// The session has no such edit in the model.
     #[error(
-        "edit {id} is not in the model: it was rejected, undone or replaced, or does not exist ({processed} so far)"
+        "edit {id} is not in the model: it was rejected, overruled within its batch, undone or replaced, or does not exist ({processed} so far)"
     )]
     UnknownEdit {
         /// The requested edit.

@@ -45,8 +45,9 @@ impl Statistics {
         let path = path.as_ref();
         let file = File::open(path).map_err(io_error(path))?;
         let length = file.metadata().map_err(io_error(path))?.len();
-        let archive = ZipArchive::new(BufReader::new(file))
-            .map_err(|error| malformed(path, format!("not a readable npz archive: {error}")))?;
+        let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+            malformed(path, format!("not a readable npz archive, which is a zip file of numpy arrays: {error}"))
+        })?;
         if archive.has_duplicate_names() {
             return Err(malformed(path, "two members of the archive have one name"));
         }

@@ -7,7 +7,7 @@ use super::conflict::Conflict;
 use super::guard::Violation;
 use super::id::EditId;
 use super::layer::LayerOutcome;
-use crate::error::{Error, SessionError};
+use crate::error::{Error, ModelError, SessionError};
 
 /// The outcome of a batch of requests.
 ///
@@ -119,6 +119,10 @@ impl fmt::Display for Rejection {
         match self {
             Self::Guard(violation) => write!(f, "{violation}"),
             Self::Conflict(conflict) => write!(f, "{conflict}"),
+            // These name their layer themselves.
+            Self::Failed { error, .. } if matches!(**error, Error::Model(ModelError::Contract { .. })) => {
+                write!(f, "{error}")
+            }
             Self::Failed { layer, error } => write!(f, "layer {layer}: {error}"),
         }
     }
