@@ -373,3 +373,31 @@ fn a_maximal_refresh_goes_on_where_its_small_systems_are_singular() {
     let largest = *Spectrum::from_matrix((V.transpose() * M * V).as_ref(), Par::Seq).unwrap().values().last().unwrap();
     assert!(largest <= editor.projector().threshold() * (1.0 + 1e-6), "{largest}");
 }
+
+/// A refresh that outgrows its rule, and then leaves no direction, changes nothing.
+#[test]
+fn a_maximal_refresh_that_fails_leaves_no_trace() {
+    let mut random = Random::new(12);
+    let moment = random.moment(24, 24, 1e-4);
+    let refresh = Refresh::Every { edits: 30, rule: RefreshRule::Maximal { weight: 1.0 } };
+    let method = BetaEdit::default().with_threshold(Threshold::Absolute(TAU)).with_refresh(refresh);
+    let mut editor = method.editor::<f64>(&spectrum(&moment), Par::Seq).unwrap();
+    let saved = |editor: &ClosedFormEditor<f64>| {
+        let mut bytes = vec![];
+        editor.save(&mut bytes).unwrap();
+        bytes
+    };
+    for _ in 0..30 {
+        let k = random.matrix::<f64>(24, 1);
+        let _ = editor.edit(&EditBatch::new(k.as_ref(), Mat::full(1, 1, 1.0).as_ref()).unwrap()).unwrap();
+    }
+    let before = saved(&editor);
+    for _ in 0..2 {
+        let error = editor.refresh_if_due().unwrap_err();
+        assert!(matches!(error, NumericsError::NothingKept { .. }), "{error:?}");
+        assert!(saved(&editor) == before);
+    }
+    editor.stop_refreshing();
+    let k = random.matrix::<f64>(24, 1);
+    assert!(editor.edit(&EditBatch::new(k.as_ref(), Mat::full(1, 1, 1.0).as_ref()).unwrap()).is_ok());
+}

@@ -1,6 +1,7 @@
 //! What an editor keeps of past keys for its refreshes: one type per rule. No editor knows which.
 
 use std::io::{Read, Write};
+use std::mem;
 
 use faer::{MatRef, Par};
 
@@ -174,19 +175,26 @@ impl Memory {
     /// * `edits`: edits committed so far, for the error of an exhausted space
     pub(crate) fn refresh(&mut self, Q: &mut InverseGram, edits: usize) -> Result<Refreshed> {
         if let Some(full) = self.outgrown()? {
-            self.rule = Rule::Full(full);
+            return self.refresh_fully(full, Q, edits);
         }
         match self.refresh_by_rule(Q, edits) {
             // Where keys and threshold leave the small systems of `Maximal` singular, a decomposition does it.
             Err(error @ NumericsError::Singular { .. }) => match self.summed()? {
-                Some(full) => {
-                    self.rule = Rule::Full(full);
-                    self.refresh_by_rule(Q, edits)
-                }
+                Some(full) => self.refresh_fully(full, Q, edits),
                 None => Err(error),
             },
             outcome => outcome,
         }
+    }
+
+    /// Refreshes by a decomposition from now on. If that fails, the rule stays.
+    fn refresh_fully(&mut self, full: Full, Q: &mut InverseGram, edits: usize) -> Result<Refreshed> {
+        let before = mem::replace(&mut self.rule, Rule::Full(full));
+        let outcome = self.refresh_by_rule(Q, edits);
+        if outcome.is_err() {
+            self.rule = before;
+        }
+        outcome
     }
 
     fn refresh_by_rule(&mut self, Q: &mut InverseGram, edits: usize) -> Result<Refreshed> {
