@@ -25,7 +25,7 @@ fn every_type_is_shown_and_shared() {
     all!(update::Update<f32>, update::Weight<f64>, update::Orientation, update::Compression, update::Compressed<f32>);
     all!(refresh::Refresh, refresh::RefreshRule, refresh::RefreshReport, refresh::Capacity, refresh::Headroom);
     all!(metrics::Gauges, metrics::Interference, metrics::Measurement, metrics::Retention, metrics::RunningTotal);
-    all!(metrics::Written);
+    all!(metrics::Written, metrics::WrittenShare);
     all!(editor::Proposal<f32>, editor::EditorState, editor::Reversal, editor::ClosedFormEditor<f32>);
     all!(Box<dyn editor::Editor<f64>>, editor::NamedRecipe, editor::Recipe, editor::Description);
     all!(editor::Memit, editor::AlphaEdit, editor::BetaEdit, editor::Emmet, editor::Encore, editor::Pmet);

@@ -25,4 +25,4 @@ pub use leakage::leakage;
 pub use retention::{Retention, write_errors};
 pub use running::{Gauges, Measurement, RunningTotal};
 pub use stability::stability;
-pub use written::{Written, room, written, written_in_all};
+pub use written::{Written, WrittenShare, room, written};

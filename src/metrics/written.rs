@@ -1,6 +1,6 @@
 //! How much of its residual an edit writes.
 
-use faer::{Mat, Par};
+use faer::{Mat, MatRef, Par};
 
 use crate::batch::EditBatch;
 use crate::error::numerics::Result;
@@ -9,11 +9,22 @@ use crate::scalar::{Scalar, cast};
 use crate::update::Update;
 use crate::util::validate;
 
-/// How much of its residual an edit writes, see [`written`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How much of its residuals a batch writes, see [`written`](fn@written).
+#[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Written {
+    /// By edit. `None` for a residual of zero, which asks for nothing.
+    pub edits: Vec<Option<WrittenShare>>,
+    /// In all: `<Delta K, R> / |R|²` and `|Delta K - R| / |R|`, in Frobenius norms. `None` if all residuals are zero.
+    pub all: Option<WrittenShare>,
+}
+
+/// How much of a residual is written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct WrittenShare {
     /// The share of the residual that is written, `<Delta k, r> / |r|²`: 1 if the residual is met, 0 if the update does
     /// nothing for it. An edit on its own writes `g / (1 + g)`.
     pub share: f64,
@@ -21,7 +32,7 @@ pub struct Written {
     pub error: f64,
 }
 
-/// How much of its residual each edit of a batch writes. `None` for a residual of zero, which asks for nothing.
+/// How much of its residual each edit of a batch writes, and how much all of them.
 ///
 /// For edits that are written [together](crate::batch::Order::Together). Cost: `O(n² (d_in + d_out))`.
 ///
@@ -32,39 +43,30 @@ pub struct Written {
 /// let (K, R) = (mat![[1.0, 0.0], [0.0, 1.0]], mat![[2.0, 0.0]]);
 /// let update = Update::from_factors(mat![[1.0]], mat![[1.5, 0.0]])?;
 /// let written = metrics::written(&update, &EditBatch::new(K.as_ref(), R.as_ref())?, Par::Seq)?;
-/// assert_eq!(written[0].unwrap().share, 0.75);
-/// assert_eq!(written[1], None);
+/// assert_eq!(written.edits[0].unwrap().share, 0.75);
+/// assert_eq!(written.edits[1], None);
+/// assert_eq!(written.all.unwrap().error, 0.25);
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
 ///
 /// # Errors
 /// A batch whose shape differs from that of the update, or overflow.
-pub fn written<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Vec<Option<Written>>> {
+pub fn written<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Written> {
     let R = cast::<T, f64>(batch.residuals());
     let done = change(update, batch, par)?;
     validate::no_overflow("the change at the edited keys", done.as_ref())?;
-    let one = |j: usize| {
-        // Of moderate size, so that no square leaves the range.
-        let (r, scale) = linalg::unit_scaled(R.as_ref().subcols(j, 1));
-        let size = r.squared_norm_l2();
-        let done = done.as_ref().subcols(j, 1) * faer::Scale(1.0 / scale);
-        let share = linalg::inner(done.as_ref(), r.as_ref()) / size;
-        (size > 0.0).then(|| Written { share, error: (done - r).norm_l2() / size.sqrt() })
-    };
-    Ok((0..batch.len()).map(one).collect())
+    let edits = (0..batch.len()).map(|j| share(R.as_ref().subcols(j, 1), done.as_ref().subcols(j, 1))).collect();
+    Ok(Written { edits, all: share(R.as_ref(), done.as_ref()) })
 }
 
-/// How much of its residuals a batch writes in all: `<Delta K, R> / |R|²` and `|Delta K - R| / |R|`, in Frobenius norms.
-/// `None` if all residuals are zero.
-///
-/// # Errors
-/// As [`written`].
-pub fn written_in_all<T: Scalar>(update: &Update<T>, batch: &EditBatch<'_, T>, par: Par) -> Result<Option<Written>> {
-    let (R, scale) = linalg::unit_scaled(batch.residuals());
+/// What `done` is of `R`.
+fn share(R: MatRef<'_, f64>, done: MatRef<'_, f64>) -> Option<WrittenShare> {
+    // Of moderate size, so that no square leaves the range.
+    let (R, scale) = linalg::unit_scaled(R);
     let size = R.norm_l2();
-    let done = change(update, batch, par)? * faer::Scale(1.0 / scale);
+    let done = done * faer::Scale(1.0 / scale);
     let share = linalg::inner(done.as_ref(), R.as_ref()) / (size * size);
-    Ok((size > 0.0).then(|| Written { share, error: (done - R).norm_l2() / size }))
+    (size > 0.0).then(|| WrittenShare { share, error: (done - R).norm_l2() / size })
 }
 
 /// The room left for keys: the share of a residual that can be written now, relative to the share at the first edit,

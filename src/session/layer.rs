@@ -196,7 +196,6 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         };
         let gains = proposal.gains();
         let written = metrics::written(update, batch, self.par)?;
-        let in_all = metrics::written_in_all(update, batch, self.par)?;
         let mut state = self.editor.state();
         let taken = proposal.directions_taken().min(state.kept_directions);
         state.kept_directions -= taken;
@@ -207,8 +206,8 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
             weight_norm: self.weight_norm,
             stability: s.as_deref().map(largest),
             gain: largest(gains),
-            written_share: written_share(gains, &written, in_all),
-            write_error: in_all.map_or(0.0, |in_all| in_all.error),
+            written_share: written_share(gains, &written),
+            write_error: written.all.map_or(0.0, |all| all.error),
             room: s.and_then(|s| metrics::room(gains, &s)),
             leakage: measured.map(|measured| measured.leakage),
             drift: measured.map(|measured| measured.drift),
@@ -253,8 +252,8 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
 
 /// The share that the batch writes in all, or that of an edit whose key has less room. Edits that a batch asks for in vain
 /// because they contradict each other do not count on their own.
-fn written_share(gains: &[f64], written: &[Option<Written>], in_all: Option<Written>) -> f64 {
-    let by_gain = |i: usize| gains.get(i).map(|g| g / (1.0 + g));
-    let edits = written.iter().enumerate().filter_map(|(i, written)| Some(by_gain(i)?.max(written.as_ref()?.share)));
-    edits.fold(in_all.map_or(1.0, |in_all| in_all.share), f64::min)
+fn written_share(gains: &[f64], written: &Written) -> f64 {
+    let by_gain = gains.iter().map(|g| g / (1.0 + g));
+    let edits = by_gain.zip(&written.edits).filter_map(|(by_gain, edit)| Some(by_gain.max(edit.as_ref()?.share)));
+    edits.fold(written.all.map_or(1.0, |all| all.share), f64::min)
 }
