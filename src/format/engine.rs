@@ -1,7 +1,5 @@
 //! Files of the engine's state.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use faer::Par;
@@ -9,9 +7,7 @@ use faer::Par;
 use super::{in_file, malformed};
 use crate::engine::InverseGram;
 use crate::error::Result;
-use crate::util::atomic_file::io_error;
-use crate::util::bytes;
-use crate::util::sealed;
+use crate::util::{bytes, sealed};
 
 const MAGIC: [u8; 16] = *b"betaedit.inverse";
 const VERSION: u64 = 1;
@@ -60,14 +56,8 @@ pub fn write(path: impl AsRef<Path>, engine: &InverseGram) -> Result<()> {
 /// written do not belong to the one that is read.
 pub fn read(path: impl AsRef<Path>, par: Par) -> Result<InverseGram> {
     let path = path.as_ref();
-    check_head(path)?;
-    let (_, mut contents) = sealed::open::<HEAD>(path)?;
-    let length = contents.limit();
-    let unreadable = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::InvalidData => malformed(path, error.to_string()),
-        std::io::ErrorKind::UnexpectedEof => malformed(path, "the file ends before the state is complete"),
-        _ => io_error(path)(error),
-    };
+    let (_, mut contents) = sealed::open::<HEAD>(path, check_head)?;
+    let (length, unreadable) = (contents.limit(), sealed::unreadable(path));
     let dim = bytes::read_u64(&mut contents).map_err(unreadable)?;
     // Half of `Q` and the pending columns are in the file, so the memory for them is no more than a few times its length.
     let least = u128::from(dim).saturating_mul(4 * u128::from(dim));
@@ -82,23 +72,15 @@ pub fn read(path: impl AsRef<Path>, par: Par) -> Result<InverseGram> {
         engine = engine.with_rounded_copy().map_err(in_file(path))?;
     }
     engine.load_whole(&mut contents).map_err(unreadable)?;
-    match contents.read(&mut [0]).map_err(io_error(path))? {
-        0 => Ok(engine),
-        _ => Err(malformed(path, "extra bytes follow the state")),
-    }
+    sealed::check_end(path, &contents)?;
+    Ok(engine)
 }
 
 /// Refuses other files, and other versions, whatever their contents are.
-fn check_head(path: &Path) -> Result<()> {
-    let io = io_error(path);
-    let mut head = Vec::with_capacity(HEAD);
-    File::open(path).and_then(|file| file.take(HEAD as u64).read_to_end(&mut head)).map_err(io)?;
-    if head.len() < HEAD || !head.starts_with(&MAGIC) {
-        return Err(malformed(path, "not a file of an inverse Gram matrix, or truncated"));
+fn check_head(head: &[u8]) -> Result<(), String> {
+    match head.strip_prefix(&MAGIC).map(|version| <[u8; 8]>::try_from(version).map(u64::from_le_bytes)) {
+        Some(Ok(VERSION)) => Ok(()),
+        Some(Ok(version)) => Err(format!("version {version} of the layout, expected {VERSION}")),
+        Some(Err(_)) | None => Err("not a file of an inverse Gram matrix, or truncated".to_owned()),
     }
-    let version = bytes::read_u64(&mut &head[MAGIC.len()..]).map_err(io)?;
-    if version != VERSION {
-        return Err(malformed(path, format!("version {version} of the layout, expected {VERSION}")));
-    }
-    Ok(())
 }

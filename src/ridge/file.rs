@@ -1,6 +1,6 @@
 //! A regression in a file, bit for bit.
 //!
-//! The name of the format, the sizes, the engine, the weight, the samples, and a BLAKE3 checksum of all that.
+//! The kind of the file, the sizes, the engine, the weight, the samples, and a BLAKE3 hash of all that.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,19 +11,17 @@ use super::ledger::Ledger;
 use super::state::RidgeState;
 use super::{Ridge, Samples};
 use crate::engine::InverseGram;
-use crate::error::{FileError, Result};
-use crate::util::atomic_file::{io_error, write_whole};
+use crate::error::Result;
 use crate::util::bytes;
+use crate::util::sealed::{self, Contents};
 
 /// The kind of file, and the version of its layout.
-const KIND: &[u8] = b"betaedit.ridge.1\n";
-
-const CHECKSUM: usize = blake3::OUT_LEN;
+const KIND: [u8; 17] = *b"betaedit.ridge.1\n";
 
 impl Ridge {
     /// Writes the regression to a file, from which it continues with the same bits.
     ///
-    /// The file is written completely or not at all. While it is written, its contents are in memory once more.
+    /// The file is written completely or not at all.
     ///
     /// # Errors
     /// A path that cannot be written.
@@ -43,12 +41,7 @@ impl Ridge {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let mut out = Vec::new();
-        self.save(&mut out).map_err(io_error(path))?;
-        let checksum = blake3::hash(&out);
-        out.extend(checksum.as_bytes());
-        write_whole(path, &out)
+        sealed::write(path.as_ref(), &[&KIND], |out| self.save(out))
     }
 
     /// Reads a regression that [`write`](Self::write) wrote.
@@ -57,22 +50,17 @@ impl Ridge {
     /// A file that cannot be read, is not of this kind, or is damaged.
     pub fn read(path: impl AsRef<Path>, par: Par) -> Result<Self> {
         let path = path.as_ref();
-        let contents = std::fs::read(path).map_err(io_error(path))?;
-        let malformed = |problem: String| FileError::Format { path: path.to_owned(), problem };
-        if !contents.starts_with(KIND) {
-            return Err(malformed("not a regression that `Ridge::write` wrote".to_owned()).into());
-        }
-        let (saved, checksum) = contents.split_at(contents.len().saturating_sub(CHECKSUM).max(KIND.len()));
-        if blake3::hash(saved).as_bytes() != checksum {
-            return Err(malformed("the file is damaged: its checksum is wrong".to_owned()).into());
-        }
-        let mut from = &saved[KIND.len()..];
-        let ridge = Self::load(&mut from, par).map_err(|error| malformed(error.to_string()))?;
-        if from.is_empty() { Ok(ridge) } else { Err(malformed("extra bytes follow the regression".to_owned()).into()) }
+        let of_kind = |head: &[u8]| match head == KIND {
+            true => Ok(()),
+            false => Err("not a regression that `Ridge::write` wrote".to_owned()),
+        };
+        let (_, mut contents) = sealed::open::<{ KIND.len() }>(path, of_kind)?;
+        let ridge = Self::load(&mut contents, par).map_err(sealed::unreadable(path))?;
+        sealed::check_end(path, &contents)?;
+        Ok(ridge)
     }
 
     fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
-        out.write_all(KIND)?;
         bytes::write_len(out, self.d_in())?;
         bytes::write_len(out, self.d_out())?;
         bytes::write_f64(out, self.gamma)?;
@@ -81,9 +69,9 @@ impl Ridge {
         self.ledger.save(out)
     }
 
-    fn load(from: &mut &[u8], par: Par) -> bytes::Result<Self> {
+    fn load(from: &mut Contents, par: Par) -> bytes::Result<Self> {
         // Neither size can exceed what the file holds, so nothing is allocated for sizes that it only claims.
-        let most = from.len() / 4;
+        let most = from.limit() as usize / 4;
         let d_in = bytes::read_len(from, most)?;
         let d_out = bytes::read_len(from, most)?;
         if d_in.saturating_mul(d_in.max(d_out)) > most {
@@ -115,12 +103,12 @@ impl Ledger {
         Ok(())
     }
 
-    fn load(from: &mut &[u8], d_in: usize, d_out: usize) -> bytes::Result<Self> {
+    fn load(from: &mut Contents, d_in: usize, d_out: usize) -> bytes::Result<Self> {
         let samples = if bytes::read_u64(from)? == 0 { Samples::Recognised } else { Samples::Kept };
         let fitted = bytes::read_u64(from)?;
         let mut ledger = Self::new(samples);
         let mut next = 0;
-        let most = from.len();
+        let most = from.limit() as usize;
         for _ in 0..bytes::read_len(from, most)? {
             let number = bytes::read_u64(from)?;
             if number < next || number >= fitted {

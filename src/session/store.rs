@@ -183,14 +183,14 @@ fn write_sealed(
 
 /// Opens such a file and checks all of it. The reader starts at the contents.
 fn open_sealed(path: &Path, magic: [u8; 8], fingerprint: &[u8; HASH]) -> Result<impl Read + use<>> {
-    let malformed = |problem: &str| FileError::Format { path: path.to_owned(), problem: problem.into() };
-    let (head, contents) = sealed::open::<{ 8 + HASH }>(path)?;
-    let (found_magic, found) = head.split_at(magic.len());
-    if found_magic != magic {
-        return Err(malformed("another kind of file, or another version").into());
-    }
-    if found != fingerprint {
-        return Err(malformed("from another session: model, layers, statistics or hyperparameters differ").into());
+    let of_kind = |head: &[u8]| match head.starts_with(&magic) {
+        true => Ok(()),
+        false => Err("another kind of file, or another version".to_owned()),
+    };
+    let (head, contents) = sealed::open::<{ 8 + HASH }>(path, of_kind)?;
+    if head[magic.len()..] != fingerprint[..] {
+        let problem = "from another session: model, layers, statistics or hyperparameters differ".to_owned();
+        return Err(FileError::Format { path: path.to_owned(), problem }.into());
     }
     Ok(contents)
 }

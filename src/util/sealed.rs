@@ -1,11 +1,11 @@
 //! Files with a head, contents, and a hash of both at the end.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::atomic_file::{self, BUFFER, io_error};
-use crate::error::{FileError, Result};
+use crate::error::{Error, FileError, Result};
 
 pub(crate) const HASH: usize = blake3::OUT_LEN;
 
@@ -27,25 +27,53 @@ pub(crate) fn write(
     })
 }
 
-/// Opens such a file and checks its hash. Returns the head and a reader of the contents.
-pub(crate) fn open<const HEAD: usize>(path: &Path) -> Result<([u8; HEAD], io::Take<BufReader<File>>)> {
+/// The contents of such a file, as a stream that ends before the hash.
+pub(crate) type Contents = io::Take<BufReader<File>>;
+
+/// Opens such a file and checks its hash. Returns the head and the contents.
+///
+/// * `check`: tells other kinds of files by their first bytes, `HEAD` of them if there are so many. It comes before the hash,
+///   which would call such a file damaged.
+pub(crate) fn open<const HEAD: usize>(
+    path: &Path,
+    check: impl FnOnce(&[u8]) -> Result<(), String>,
+) -> Result<([u8; HEAD], Contents)> {
     let io = io_error(path);
-    let malformed = |problem: &str| FileError::Format { path: path.to_owned(), problem: problem.into() };
-    let open = || File::open(path).map(|file| BufReader::with_capacity(BUFFER, file)).map_err(io);
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    let contents = length
-        .checked_sub((HEAD + HASH) as u64)
-        .ok_or_else(|| malformed("too short: it was truncated, or is another kind of file"))?;
-    let (mut hasher, mut file) = (blake3::Hasher::new(), open()?);
-    io::copy(&mut (&mut file).take(length - HASH as u64), &mut hasher).map_err(io)?;
-    let mut hash = [0; HASH];
+    let mut file = BufReader::with_capacity(BUFFER, File::open(path).map_err(io)?);
+    let mut head = Vec::with_capacity(HEAD);
+    (&mut file).take(HEAD as u64).read_to_end(&mut head).map_err(io)?;
+    check(&head).map_err(|problem| malformed(path, problem))?;
+    let too_short = || malformed(path, "too short: it was truncated");
+    let head = <[u8; HEAD]>::try_from(head).map_err(|_| too_short())?;
+    let length = file.get_ref().metadata().map_err(io)?.len();
+    let contents = length.checked_sub((HEAD + HASH) as u64).ok_or_else(too_short)?;
+    let (mut hasher, mut hash) = (blake3::Hasher::new(), [0; HASH]);
+    hasher.update(&head);
+    io::copy(&mut (&mut file).take(contents), &mut hasher).map_err(io)?;
     file.read_exact(&mut hash).map_err(io)?;
     if hasher.finalize() != hash {
-        return Err(malformed("damaged: its hash does not match its contents").into());
+        return Err(malformed(path, "damaged: its hash does not match the checksum at its end"));
     }
-    let (mut file, mut head) = (open()?, [0; HEAD]);
-    file.read_exact(&mut head).map_err(io)?;
+    file.seek(SeekFrom::Start(HEAD as u64)).map_err(io)?;
     Ok((head, file.take(contents)))
+}
+
+/// The error for contents that cannot be read, or are not what their reader expects.
+pub(crate) fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error + Copy + '_ {
+    |error| match error.kind() {
+        io::ErrorKind::InvalidData => malformed(path, error.to_string()),
+        io::ErrorKind::UnexpectedEof => malformed(path, "the file ends before the state is complete"),
+        _ => io_error(path)(error),
+    }
+}
+
+/// Refuses contents that go on where their reader is done.
+pub(crate) fn check_end(path: &Path, contents: &Contents) -> Result<()> {
+    if contents.limit() == 0 { Ok(()) } else { Err(malformed(path, "extra bytes follow the state")) }
+}
+
+fn malformed(path: &Path, problem: impl Into<String>) -> Error {
+    FileError::Format { path: path.to_owned(), problem: problem.into() }.into()
 }
 
 struct Hashing<'a> {
