@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use betaedit_core::facts::shipped;
+use betaedit_core::faer::{MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
 use betaedit_core::llm::{Collector, Model, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
@@ -249,23 +250,19 @@ pub fn load(
     let mut known = vec![];
     for &layer in &layers.0 {
         let (tensor, _) = model.edited_tensor(layer)?;
-        let ours = statistics_path(folder, layer);
-        let statistics = match (ours.exists(), npz_path(folder, tensor.trim_end_matches(".weight"))) {
-            (true, _) => Statistics::read(&ours)?,
-            (false, Some(npz)) => Statistics::read_npz(npz)?,
-            (false, None) => {
-                let folder = folder.display();
-                let problem = format!("there are no statistics of layer {layer} in `{folder}`");
-                return Err(
-                    format!("{problem}: collect them with `betaedit stats --layers {layers} --out {folder}`").into()
-                );
-            }
+        let Some(path) = path_of(folder, Some(layer), tensor.trim_end_matches(".weight")) else {
+            let folder = folder.display();
+            let problem = format!("there are no statistics of layer {layer} in `{folder}`");
+            return Err(
+                format!("{problem}: collect them with `betaedit stats --layers {layers} --out {folder}`").into()
+            );
         };
+        let statistics = read_either(&path)?;
         if let Some(fingerprint) = statistics.fingerprint()
             && (fingerprint.model != model.fingerprint() || fingerprint.layer != layer)
         {
             let problem = "the statistics are of another model or layer: collect new ones with `betaedit stats`";
-            return Err(format!("`{}`: {problem}", ours.display()).into());
+            return Err(format!("`{}`: {problem}", path.display()).into());
         }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;
         let spectrum = layer_spectrum(&statistics, layer, folder, Some(&moment), terminal)?;
@@ -294,25 +291,32 @@ pub fn read(folder: &Path, layer: usize, terminal: Terminal) -> Done<(Statistics
 /// Statistics of the inputs of a module, if a directory has any: the file of its layer, if it is the module that is edited there, or
 /// an `.npz` file of the MEMIT family whose name starts with the module's.
 pub fn of_module(folder: &Path, module: &str) -> Done<Option<Statistics>> {
-    Ok(match path_of_module(folder, module) {
-        Some(path) if path.extension().is_some_and(|extension| extension == "npz") => Some(Statistics::read_npz(path)?),
-        Some(path) => {
-            let statistics = Statistics::read(&path)?;
-            let found = statistics.fingerprint().map(|fingerprint| fingerprint.layer);
-            if found != edited_layer(module) {
-                let path = path.display();
-                return Err(format!("`{path}` has statistics of another layer than its name says").into());
-            }
-            Some(statistics)
-        }
-        None => None,
-    })
+    let Some(path) = path_of_module(folder, module) else { return Ok(None) };
+    let statistics = read_either(&path)?;
+    if !is_npz(&path) && statistics.fingerprint().map(|fingerprint| fingerprint.layer) != edited_layer(module) {
+        let path = path.display();
+        return Err(format!("`{path}` has statistics of another layer than its name says").into());
+    }
+    Ok(Some(statistics))
 }
 
 /// The file of these statistics.
 pub fn path_of_module(folder: &Path, module: &str) -> Option<PathBuf> {
-    let ours = edited_layer(module).map(|layer| statistics_path(folder, layer));
-    ours.filter(|path| path.exists()).or_else(|| npz_path(folder, module))
+    path_of(folder, edited_layer(module), module)
+}
+
+/// The file of `betaedit stats` for a layer, or else an `.npz` file for a module.
+fn path_of(folder: &Path, layer: Option<usize>, module: &str) -> Option<PathBuf> {
+    let ours = layer.map(|layer| statistics_path(folder, layer)).filter(|path| path.exists());
+    ours.or_else(|| npz_path(folder, module))
+}
+
+fn read_either(path: &Path) -> Done<Statistics> {
+    Ok(if is_npz(path) { Statistics::read_npz(path)? } else { Statistics::read(path)? })
+}
+
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "npz")
 }
 
 /// The layer of a module that `edit` edits: the output projection of an MLP.
@@ -325,9 +329,15 @@ fn edited_layer(module: &str) -> Option<usize> {
 fn npz_path(folder: &Path, module: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?;
     let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    names.filter(|path| path.extension().is_some_and(|extension| extension == "npz")).find(|path| {
+    names.filter(|path| is_npz(path)).find(|path| {
         // A module's name is followed by the name of the statistics, not by more digits.
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['_', '.']))
     })
+}
+
+/// `tr(D C Dᵀ)`, the mean squared norm of `D x`.
+pub fn energy(D: MatRef<'_, f64>, moment: &SecondMoment, par: Par) -> Done<f64> {
+    let CD = moment.product(D.transpose(), par)?;
+    Ok((0..D.nrows()).map(|i| (D.row(i) * CD.col(i)).max(0.0)).sum())
 }

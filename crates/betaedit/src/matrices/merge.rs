@@ -178,9 +178,9 @@ impl Merging<'_> {
         average /= betaedit_core::faer::Scale(weights.len() as f64);
         let (mut error, mut outputs) = ([0.0; 2], 0.0);
         for (weight, moment) in weights.iter().zip(&moments) {
-            outputs += energy(weight, moment, self.terminal)?;
+            outputs += stats::energy(weight.as_ref(), moment, par)?;
             for (error, candidate) in error.iter_mut().zip([&average, &merged]) {
-                *error += energy(&(candidate - weight), moment, self.terminal)?;
+                *error += stats::energy((candidate - weight).as_ref(), moment, par)?;
             }
         }
         let error = error.map(|error| (error / f64::max(outputs, f64::MIN_POSITIVE)).sqrt());
@@ -224,12 +224,6 @@ impl Merging<'_> {
         }
         Ok(())
     }
-}
-
-/// `tr(D C Dᵀ)`: the mean squared norm of `D x`.
-fn energy(D: &Mat<f64>, moment: &SecondMoment, terminal: Terminal) -> Done<f64> {
-    let CD = moment.product(D.transpose().to_owned().as_ref(), terminal.par)?;
-    Ok((0..D.nrows()).map(|i| (D.row(i) * CD.col(i)).max(0.0)).sum())
 }
 
 fn report(arguments: &Arguments, layers: &[Layer], averaged: usize, terminal: Terminal) {

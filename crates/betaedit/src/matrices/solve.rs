@@ -199,41 +199,53 @@ impl Arguments {
         Ok(Arrays { keys, target, preserve, invariant })
     }
 
+    /// Solves by the method, whose own defaults hold where no flag is given.
     fn solved(&self, arrays: &Arrays, terminal: Terminal) -> Done<ConceptEdit> {
         let (keys, par) = (arrays.keys.columns(), terminal.par);
-        let preserved = arrays.preserve.as_ref().map(Rows::columns);
-        let threshold = |usual: f64| Threshold::Absolute(self.threshold.unwrap_or(usual));
-        if self.method == Method::Uce {
-            let uce = Uce::default();
-            let uce = uce
-                .with_ridge(self.ridge.unwrap_or(uce.ridge))
-                .with_edit_weight(self.edit_weight.unwrap_or(uce.edit_weight))
-                .with_preserve_weight(self.preserve_weight.unwrap_or(uce.preserve_weight));
-            return Ok(uce.edit(keys, preserved, par)?);
-        }
-        let preserved = preserved.ok_or("give --preserve")?;
-        let ridge = self.ridge.unwrap_or(10.0);
+        let given = arrays.preserve.as_ref().map(Rows::columns);
+        let preserved = || given.ok_or("give --preserve");
+        let threshold = self.threshold.map(Threshold::Absolute);
         Ok(match self.method {
-            Method::Uce | Method::Speed => {
-                let speed = Speed::default().with_threshold(threshold(0.1)).with_ridge(self.ridge.unwrap_or(1.0));
-                let speed = speed.with_slack(self.slack.unwrap_or(0.0));
-                speed.edit(keys, preserved, arrays.invariant.as_ref().map(Rows::columns), par)?
+            Method::Uce => {
+                let mut uce = Uce::default();
+                set(&mut uce.ridge, self.ridge);
+                set(&mut uce.edit_weight, self.edit_weight);
+                set(&mut uce.preserve_weight, self.preserve_weight);
+                uce.edit(keys, given, par)?
+            }
+            Method::Speed => {
+                let mut speed = Speed::default();
+                set(&mut speed.threshold, threshold);
+                set(&mut speed.ridge, self.ridge);
+                set(&mut speed.slack, self.slack);
+                speed.edit(keys, preserved()?, arrays.invariant.as_ref().map(Rows::columns), par)?
             }
             Method::Memit => {
-                let lambda = self.preserve_weight.unwrap_or(15_000.0);
-                let memit = Memit::default().with_lambda(lambda).with_ridge(self.ridge.unwrap_or(0.0));
-                ConceptEdit::with_method(&memit, keys, preserved, par)?
+                let mut memit = Memit::default();
+                set(&mut memit.lambda, self.preserve_weight);
+                set(&mut memit.ridge, self.ridge);
+                ConceptEdit::with_method(&memit, keys, preserved()?, par)?
             }
             Method::Alphaedit => {
-                let alphaedit = AlphaEdit::default().with_lambda2(ridge).with_threshold(threshold(0.02));
-                ConceptEdit::with_method(&alphaedit, keys, preserved, par)?
+                let mut alphaedit = AlphaEdit::default();
+                set(&mut alphaedit.lambda2, self.ridge);
+                set(&mut alphaedit.threshold, threshold);
+                ConceptEdit::with_method(&alphaedit, keys, preserved()?, par)?
             }
             Method::Betaedit => {
-                let betaedit = BetaEdit::default().with_lambda1(self.preserve_weight.unwrap_or(3_000.0));
-                let betaedit = betaedit.with_lambda2(ridge).with_threshold(threshold(0.02));
-                ConceptEdit::with_method(&betaedit, keys, preserved, par)?
+                let mut betaedit = BetaEdit::default();
+                set(&mut betaedit.lambda1, self.preserve_weight);
+                set(&mut betaedit.lambda2, self.ridge);
+                set(&mut betaedit.threshold, threshold);
+                ConceptEdit::with_method(&betaedit, keys, preserved()?, par)?
             }
         })
+    }
+}
+
+fn set<T>(setting: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *setting = given;
     }
 }
 

@@ -12,7 +12,7 @@ use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
 use betaedit_core::llm::{Collector, Contexts, Model, ModelAdapter, Request, Scoring, TargetSearch, Tokenizer};
 use betaedit_core::session::{Guards, SessionBuilder};
-use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
+use betaedit_core::{KeyStatistics, Spectrum};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -20,6 +20,7 @@ use super::edited::{By, ClosedForm, Edited};
 use super::run::hash;
 use super::targets::Targets;
 use crate::source::open_model;
+use crate::stats;
 use crate::terminal::{Done, Terminal};
 
 /// How facts are written, whatever the method.
@@ -44,7 +45,7 @@ pub struct Layer {
 impl Layer {
     /// `tr(X C Xᵀ)`.
     pub fn energy_of(&self, X: MatRef<'_, f64>, par: Par) -> Done<f64> {
-        energy(self.statistics.moment(), X, par)
+        stats::energy(X, self.statistics.moment(), par)
     }
 }
 
@@ -224,7 +225,7 @@ fn layers(model: &Model, tokenizer: &Tokenizer, numbers: &[usize], out: &Path, t
         }
         let moment = statistics.moment(witnesses[number].as_ref().get(.., 1..))?;
         let W = weight(model, tokenizer, number)?;
-        let energy = energy(&moment, W.as_ref(), par)?;
+        let energy = stats::energy(W.as_ref(), &moment, par)?;
         let statistics = KeyStatistics::from_parts(moment, spectrum, par)?;
         Ok(Layer { number, statistics, energy, norm: W.norm_l2() })
     };
@@ -238,9 +239,4 @@ fn weight(model: &Model, tokenizer: &Tokenizer, layer: usize) -> Done<Mat<f64>> 
     let mut W = Mat::<f32>::zeros(rows, cols);
     adapter.read_weight(layer, W.as_mut())?;
     Ok(betaedit_core::scalar::cast::<f32, f64>(W.as_ref()))
-}
-
-fn energy(moment: &SecondMoment, X: MatRef<'_, f64>, par: Par) -> Done<f64> {
-    let CX = moment.product(X.transpose(), par)?;
-    Ok((0..X.nrows()).map(|i| X.row(i) * CX.col(i)).sum())
 }
