@@ -3,10 +3,13 @@
 //! Models that were fine-tuned from the same start on different texts are merged into one, without training. For a linear layer,
 //! the merged weight is the one whose outputs are closest to those of each model on that model's own text,
 //!
-//! $$ \min_W \sum_i \mathbb{E}_i \lVert W x - W_i x \rVert^2 , \qquad
-//!    W = \Bigl( \sum_i W_i G_i \Bigr) \Bigl( \sum_i G_i \Bigr)^{-1} , \qquad G_i = \mathbb{E}_i [x x^\top] . $$
+//! ```text
+//! min_W  sum_i E_i |W x - W_i x|²
 //!
-//! All other parameters are averaged. The statistics $G_i$ are the same as for editing, a [`SecondMoment`] of each model's layer.
+//! W = (sum_i W_i G_i) (sum_i G_i)⁻¹,   G_i = E_i[x xᵀ]
+//! ```
+//!
+//! All other parameters are averaged. The statistics `G_i` are the same as for editing, a [`SecondMoment`] of each model's layer.
 //!
 //! # References
 //! Jin, Ren, Preotiuc-Pietro, Cheng, "Dataless Knowledge Fusion by Merging Weights of Language Models", ICLR 2023, arXiv
@@ -16,7 +19,7 @@ use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_uppe
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
-use crate::linalg::{self, tolerance};
+use crate::linalg::{self, Need, tolerance};
 use crate::scalar::{Scalar, cast};
 use crate::second_moment::SecondMoment;
 use crate::util::named::named;
@@ -95,7 +98,7 @@ impl RegMean {
     ///
     /// # Errors
     /// No model, other shapes than those of the first model, NaN, settings out of range, statistics without a token count for
-    /// [`ModelWeighting::Tokens`]; [`NumericsError::Singular`] if `sum G_i` has no inverse.
+    /// [`ModelWeighting::Tokens`], not enough memory; [`NumericsError::Singular`] if `sum G_i` has no inverse.
     pub fn merge<T: Scalar>(&self, models: &[(MatRef<'_, T>, &SecondMoment)], par: Par) -> Result<Mat<f64>> {
         self.check()?;
         let Some((first, _)) = models.first() else {
@@ -111,6 +114,9 @@ impl RegMean {
                 return Err(NumericsError::Shape { argument: "moment", expected, found });
             }
         }
+        // The sum of the Gram matrices and one of them; the base, what is moved, and a difference or the result.
+        let need = Need::new("a merge of models", d_out, d_in).matrix::<[f64; 2]>(d_in, d_in);
+        need.matrix::<[f64; 3]>(d_out, d_in).reserve()?;
         let base = cast::<T, f64>(*first);
         let mut total = Mat::zeros(d_in, d_in);
         let mut moved = Mat::zeros(d_out, d_in);
@@ -146,7 +152,7 @@ impl RegMean {
 
     /// `G` of a model, with smaller entries off the diagonal and the ridge.
     fn gram(&self, moment: &SecondMoment, par: Par) -> Result<Mat<f64>> {
-        let G = match self.weighting {
+        let mut G = match self.weighting {
             ModelWeighting::Equal => moment.to_mean(par)?,
             ModelWeighting::Tokens => {
                 moment.tokens().ok_or(NumericsError::UnknownTokenCount { argument: "moment" })?;
@@ -155,7 +161,12 @@ impl RegMean {
         };
         let d = G.nrows();
         let ridge = self.ridge * (0..d).map(|i| G[(i, i)]).sum::<f64>() / d as f64;
-        Ok(Mat::from_fn(d, d, |i, j| if i == j { G[(i, i)] + ridge } else { self.off_diagonal * G[(i, j)] }))
+        for (j, column) in G.col_iter_mut().enumerate() {
+            for (i, x) in column.iter_mut().enumerate() {
+                *x = if i == j { *x + ridge } else { self.off_diagonal * *x };
+            }
+        }
+        Ok(G)
     }
 }
 

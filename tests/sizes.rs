@@ -7,6 +7,7 @@ use betaedit_core::faer::{Mat, MatRef, Par};
 use betaedit_core::metrics::{Interference, Retention, RunningTotal};
 use betaedit_core::projector::ProjectorBuilder;
 use betaedit_core::refresh::Headroom;
+use betaedit_core::regmean::RegMean;
 use betaedit_core::{
     EditBatch, Editor, InverseGram, Memit, Method, Projector, SecondMoment, Spectrum, Threshold, Update,
 };
@@ -132,4 +133,12 @@ fn a_gram_matrix_of_updates_names_all_that_it_needs() {
         betaedit_core::restraint::spectral_norm(of_ones(HUGE, HUGE), SEQ),
         "the largest singular value of a matrix of size 10000000 x 10000000 needs 800.0 TB",
     );
+}
+
+#[test]
+fn a_merge_names_all_that_it_needs() {
+    let empty = SecondMoment::new(HUGE);
+    let models = [(of_ones(1, HUGE), &empty)];
+    let text = "a merge of models of size 1 x 10000000 needs 1.6 PB";
+    too_much(RegMean::default().merge(&models, SEQ), text);
 }
