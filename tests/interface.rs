@@ -84,15 +84,24 @@ struct Declared {
     file: String,
 }
 
-fn declared() -> Vec<Declared> {
+/// The sources of the library: paths and contents.
+fn sources() -> Vec<(PathBuf, String)> {
     let mut paths: Vec<PathBuf> = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut all = Vec::new();
     while let Some(path) = paths.pop() {
         if path.is_dir() {
             paths.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            continue;
+        } else {
+            let file = std::fs::read_to_string(&path).unwrap();
+            all.push((path, file));
         }
-        let file = std::fs::read_to_string(&path).unwrap();
+    }
+    all
+}
+
+fn declared() -> Vec<Declared> {
+    let mut all = Vec::new();
+    for (_, file) in sources() {
         let lines: Vec<&str> = file.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let Some(rest) = line.strip_prefix("pub struct ").filter(|_| line.ends_with('{')) else { continue };
@@ -139,5 +148,17 @@ fn reports_may_grow() {
     for Declared { name, attributes, .. } in declared() {
         let written = attributes.contains("Serialize") && !attributes.contains("Deserialize");
         assert!(!written || attributes.contains("non_exhaustive") || complete.contains(&&*name), "{name} cannot grow");
+    }
+}
+
+/// Formulas are text: neither rustdoc nor a terminal sets LaTeX.
+#[test]
+fn formulas_are_readable_as_they_are() {
+    for (path, file) in sources() {
+        for (at, line) in file.lines().enumerate() {
+            let docs = line.trim_start().starts_with("//");
+            let place = format!("{}:{}: {line}", path.display(), at + 1);
+            assert!(!(docs && (line.contains("$$") || line.contains("\\frac") || line.contains("\\sum"))), "{place}");
+        }
     }
 }

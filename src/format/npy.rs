@@ -26,8 +26,7 @@ use std::path::Path;
 
 use faer::{Mat, MatMut, MatRef, Par};
 
-use super::Precision;
-use super::{in_file, malformed};
+use super::{Precision, in_file, malformed};
 use crate::error::{NumericsError, Result};
 use crate::linalg::{self, Need};
 use crate::projector::Projector;
@@ -61,8 +60,8 @@ pub fn read<T: Scalar>(path: impl AsRef<Path>) -> Result<Mat<T>> {
         return Err(malformed(path, problem));
     }
     let (precision, (rows, cols)) = (header.precision(path)?, header.matrix_shape(path)?);
-    let need = Need::new("an array of a file", rows, cols).matrix::<f64>(rows, cols);
-    let mut matrix = need.zeros(rows, cols).map_err(in_file(path))?;
+    let need = Need::new("an array of a file", rows, cols).matrix::<T>(rows, cols);
+    let mut matrix: Mat<T> = need.zeros(rows, cols).map_err(in_file(path))?;
     let lines = match header.array_order {
         ArrayOrder::C => matrix.as_mut().transpose_mut(),
         ArrayOrder::Fortran => matrix.as_mut(),

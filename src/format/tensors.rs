@@ -9,8 +9,7 @@ use faer::{Mat, MatRef};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::Precision;
-use super::{in_file, malformed};
+use super::{Precision, in_file, malformed};
 use crate::error::Result;
 use crate::linalg::Need;
 use crate::scalar::Scalar;

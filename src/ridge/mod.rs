@@ -2,7 +2,9 @@
 //!
 //! The weight that minimises
 //!
-//! $$ \sum_i \lVert W x_i - y_i \rVert^2 + \gamma \lVert W \rVert_F^2 $$
+//! ```text
+//! sum_i |W x_i - y_i|² + gamma |W|_F²
+//! ```
 //!
 //! over all samples that were fitted and not forgotten. A sample costs one pass over the state of the
 //! [engine](crate::engine) and one over the weight, whatever the number of samples before it. No sample is visited twice, and
@@ -22,7 +24,6 @@ mod state;
 
 pub use self::ledger::Samples;
 
-use std::fmt;
 use std::ops::Range;
 
 use faer::{Mat, MatRef, Par};
@@ -33,6 +34,7 @@ use crate::engine::InverseGram;
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg;
 use crate::scalar::{Scalar, cast};
+use crate::util::shown::shown;
 use crate::util::validate;
 
 /// Samples that are fitted or forgotten in one step. More are taken in several steps: a step factors a matrix of this size.
@@ -243,14 +245,9 @@ impl Ridge {
     }
 }
 
-/// Sizes in place of matrices.
-impl fmt::Debug for Ridge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Ridge");
-        debug.field("gamma", &self.gamma).field("d_in", &self.d_in()).field("d_out", &self.d_out());
-        debug.field("samples", &self.samples()).finish_non_exhaustive()
-    }
-}
+shown!([] Ridge, "Ridge", self => {
+    "gamma": self.gamma, "d_in": self.d_in(), "d_out": self.d_out(), "samples": self.samples()
+});
 
 /// Samples in steps.
 fn blocks<'a>(X: MatRef<'a, f64>, Y: MatRef<'a, f64>) -> impl Iterator<Item = (MatRef<'a, f64>, MatRef<'a, f64>)> {

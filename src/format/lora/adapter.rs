@@ -1,7 +1,6 @@
 //! LoRA adapters that other programs trained: reading, inspecting, projecting and writing them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use faer::{Mat, Par};
@@ -9,13 +8,13 @@ use serde_json::{Map, Value};
 
 use super::{CONFIG, PREFIX, TENSORS};
 use crate::error::{NumericsError, Result};
-use crate::format::Precision;
 use crate::format::tensors::{self, NewTensor, TensorFile};
-use crate::format::{in_file, malformed};
+use crate::format::{Precision, in_file, malformed};
 use crate::linalg;
 use crate::projector::Projector;
 use crate::update::{Orientation, Update};
 use crate::util::atomic_file::{self, io_error};
+use crate::util::shown::shown;
 
 /// A LoRA adapter in PEFT's layout, read from a folder.
 ///
@@ -205,14 +204,9 @@ impl LoraAdapter {
     }
 }
 
-/// Names in place of matrices.
-impl fmt::Debug for LoraAdapter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("LoraAdapter");
-        debug.field("folder", &self.folder).field("base_model", &self.base_model);
-        debug.field("modules", &self.modules.len()).finish_non_exhaustive()
-    }
-}
+shown!([] LoraAdapter, "LoraAdapter", self => {
+    "folder": self.folder, "base_model": self.base_model, "modules": self.modules.len()
+});
 
 /// What a configuration says about the scale of the pairs.
 struct LoraConfig<'a> {
