@@ -110,7 +110,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 if *rebuilt {
                     self.rebuild(ids, place)?;
                 } else {
-                    self.withdraw(ids, place)?;
+                    self.take_out(ids, place)?;
                 }
                 self.report.undone += ids.len() as u64;
                 Ok(ids.len())

@@ -36,7 +36,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     ///
     /// If the edits have shaped a projector, if `s > 1000`, or if the method or a restraint does not allow either way, the other
     /// edits are replayed from the start. This costs as much as they did, and approximates nothing. In a session of several
-    /// layers, the keys of the layers above an undone edit stay as they were recorded.
+    /// layers, the keys of the layers above an undone edit stay as they were recorded. If no other edit is left, the first weights
+    /// are restored, bit for bit.
     ///
     /// # Errors
     /// [`SessionError::UnknownEdit`] for edits that are not in the model, and the errors of [`edit`](Self::edit). Nothing is
@@ -49,7 +50,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let ids = self.with_partners(ids)?;
         let kept = self.keep()?;
         let undone = self
-            .withdraw(&ids, self.journal.end())
+            .take_out(&ids, self.journal.end())
             .and_then(|rebuilt| Ok((rebuilt, self.append(&Record::Undone { ids: ids.clone(), rebuilt })?)));
         let (rebuilt, place) = match undone {
             Ok(done) => done,
@@ -77,6 +78,24 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             all.extend(&batch.columns[column]);
         }
         Ok(all.into_iter().collect())
+    }
+
+    /// As [`withdraw`](Self::withdraw), but restores the first weights as they were if no other edit is left.
+    pub(super) fn take_out(&mut self, ids: &[EditId], end: Mark) -> Result<bool> {
+        if self.others_held(ids, end) {
+            return self.withdraw(ids, end);
+        }
+        guarded_editor(|| self.reset())?;
+        Ok(false)
+    }
+
+    /// Whether other edits than these are in the model at a place of the journal.
+    fn others_held(&self, ids: &[EditId], end: Mark) -> bool {
+        let ids: HashSet<EditId> = ids.iter().copied().collect();
+        // The latest first: one of them is usually there.
+        let before_end = |id| self.index.place(id).is_some_and(|place| place.offset < end.offset);
+        let mut all = (0..self.processed()).rev().map(EditId);
+        all.any(|id| !ids.contains(&id) && self.index.was_applied(id, end) && before_end(id))
     }
 
     /// Removes edits from weights and histories. Returns whether that took a rebuild from the journal up to `end`. After an

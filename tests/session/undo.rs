@@ -77,6 +77,43 @@ fn an_undone_stream_is_the_ridge_solution_over_the_others() {
     }
 }
 
+/// Without edits the weights are the first ones, bit for bit, and what follows is what a new session does.
+#[test]
+fn an_undo_of_every_edit_restores_the_first_weights() {
+    for refresh in refreshes() {
+        for steps in [vec![vec![0, 1, 2, 3, 4, 5, 6, 7]], vec![vec![6, 7, 0], vec![1, 2, 3, 4, 5]]] {
+            let folder = super::durability::Folder::new("all");
+            let open = || builder(2, recipe(refresh)).directory(folder.path()).snapshot_every(3).open(Stack::new(2), Par::Seq);
+            let (mut session, mut new) = (open().unwrap(), super::model::session(2, refresh));
+            facts(51, 8).chunks(2).for_each(|batch| drop(session.edit(batch).unwrap().applied().unwrap()));
+            for ids in &steps {
+                let ids: Vec<_> = ids.iter().map(|&id: &u64| id.into()).collect();
+                session.undo(&ids).unwrap();
+            }
+            let is_unedited = |session: &Session<Stack>| {
+                assert_eq!(session.adapter().W, Stack::new(2).W, "{refresh:?}");
+                assert_eq!(session.gauges(1).unwrap().drift, 0.0);
+                assert!(session.total(4).unwrap().norm_l2() == 0.0);
+            };
+            is_unedited(&session);
+            // From the snapshot, and from the journal alone.
+            drop(session);
+            is_unedited(&open().unwrap());
+            std::fs::remove_file(folder.path().join("snapshot")).unwrap();
+            let mut session = open().unwrap();
+            is_unedited(&session);
+            for fact in facts(52, 6) {
+                session.edit(std::slice::from_ref(&fact)).unwrap().applied().unwrap();
+                new.edit(std::slice::from_ref(&fact)).unwrap().applied().unwrap();
+                assert_eq!(session.adapter().W, new.adapter().W, "{refresh:?}");
+            }
+            drop(session);
+            std::fs::remove_file(folder.path().join("snapshot")).unwrap();
+            assert_eq!(open().unwrap().adapter().W, new.adapter().W, "{refresh:?}");
+        }
+    }
+}
+
 #[test]
 fn an_edit_cannot_be_undone_twice() {
     let mut session = session(2, Refresh::Never);
