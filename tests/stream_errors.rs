@@ -380,7 +380,7 @@ fn a_delta_that_cannot_be_written_leaves_nothing_behind() {
     io(&taken, std::io::ErrorKind::IsADirectory, write(&taken).unwrap_err());
     assert_eq!(names(), ["taken"]);
 
-    // Nobody else's file is used on the way, and a link is followed.
+    // Nobody else's file is used on the way, and a link is replaced.
     let (path, link) = (folder.0.join("delta"), folder.0.join("link"));
     write(&path).unwrap();
     let whole = std::fs::read(&path).unwrap();
@@ -388,8 +388,9 @@ fn a_delta_that_cannot_be_written_leaves_nothing_behind() {
     std::fs::write(&path, "old").unwrap();
     std::os::unix::fs::symlink(&path, &link).unwrap();
     write(&link).unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), whole);
-    assert!(link.is_symlink());
+    assert_eq!(std::fs::read(&link).unwrap(), whole);
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    assert!(!link.is_symlink());
     assert_eq!(std::fs::read(folder.0.join("delta.partial")).unwrap(), b"mine");
     assert_eq!(names(), ["delta", "delta.partial", "link", "taken"]);
 }

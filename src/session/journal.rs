@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, FileError, Result};
-use crate::util::atomic_file::io_error;
+use crate::util::atomic_file::{io_error, make_own};
 
 const MAGIC: [u8; 8] = *b"betajrn1";
 const HEAD: usize = 17;
@@ -73,6 +73,8 @@ impl Journal {
     /// dropped; its length is returned.
     pub(super) fn open(path: &Path, mut visit: impl FnMut(Mark, u8, &[u8]) -> Result<()>) -> Result<(Self, u64)> {
         let start = Mark { offset: 0, check: [0; CHECK] };
+        // A copy of a session made of links is a session of its own.
+        make_own(path)?;
         let mut journal = Self { storage: open(path)?, end: start, unclean: false };
         let mut magic = [0; MAGIC.len()];
         let length = journal.length()?;

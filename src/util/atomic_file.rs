@@ -32,17 +32,39 @@ pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(contents).map_err(io_error(path)))
 }
 
-/// Writes a file so that it is either complete or absent: first beside its place, then renamed into it. A link is
-/// followed. Anything but a regular file (a pipe, a device) is written to directly.
+/// Writes a file so that it is either complete or absent: first beside its place, then renamed into it. A link in that place is
+/// replaced, and the file that it leads to stays as it is. Anything but a regular file (a pipe, a device) is written to directly.
 ///
 /// After an error of `write` the place is unchanged.
 pub(crate) fn write_with(path: &Path, write: impl FnOnce(&mut Writer<'_>) -> Result<()>) -> Result<()> {
-    let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if std::fs::metadata(&place).is_ok_and(|there| !there.is_file()) {
-        let file = File::create(&place).map_err(io_error(path))?;
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let file = File::create(path).map_err(io_error(path))?;
         return fill(path, &file, write);
     }
-    Staged::new(&place, write)?.commit()
+    Staged::new(path, write)?.commit()
+}
+
+/// Makes a file that is to be changed in place this path's own: a link becomes a copy of the file that it leads to.
+#[cfg(feature = "session")]
+pub(crate) fn make_own(path: &Path) -> Result<()> {
+    let io = io_error(path);
+    let there = std::fs::symlink_metadata(path).map_err(io)?;
+    if !there.is_symlink() && !is_shared(&there) {
+        return Ok(());
+    }
+    let mut from = File::open(path).map_err(io)?;
+    write_with(path, |file| io::copy(&mut from, file).map(drop).map_err(io))
+}
+
+/// Whether a file has another name.
+#[cfg(all(unix, feature = "session"))]
+fn is_shared(there: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(there) > 1
+}
+
+#[cfg(all(not(unix), feature = "session"))]
+fn is_shared(_: &std::fs::Metadata) -> bool {
+    false
 }
 
 /// A file written beside its place. Dropping it deletes it and leaves the place unchanged.
