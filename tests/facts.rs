@@ -212,7 +212,11 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
             Some("prompt"),
             "has the subject \"Clara\" more than once; write `{}` for the one",
         ),
-        (flat(json!({"subject": "Clar", "prompt": "Clara sailed from"})), Some("prompt"), "nor the subject"),
+        (
+            flat(json!({"subject": "Clar", "prompt": "Clara sailed from"})),
+            Some("prompt"),
+            "only as a part of a longer word",
+        ),
         (rewrite(json!({"prompt": "It sailed from"})), Some("requested_rewrite.prompt"), "nor the subject"),
         (zsre("subject", json!("Santa Maria")), Some("src"), "nor the subject \"Santa Maria\""),
         // nothing to edit

@@ -22,6 +22,8 @@ mod errors;
 #[cfg(feature = "facts")]
 mod fact_metrics;
 #[cfg(feature = "facts")]
+mod fact_names;
+#[cfg(feature = "facts")]
 mod facts;
 mod family;
 #[cfg(feature = "safetensors")]
@@ -50,6 +52,10 @@ mod llm_models;
 mod llm_sites;
 #[cfg(feature = "llm")]
 mod llm_targets;
+#[cfg(feature = "llm")]
+mod llm_tokenizers;
+#[cfg(feature = "llm")]
+mod llm_variants;
 #[cfg(feature = "safetensors")]
 mod lora;
 mod messages;

@@ -8,7 +8,7 @@ pub(super) const PLACE: &str = "{}";
 /// One request to edit: the text that the model should put after a prompt about a subject.
 ///
 /// Every fact is valid: no text is empty, the prompt has exactly one `{}`, and the new target differs from the true one. Texts
-/// have no space at their ends; a target follows its prompt after one space.
+/// have no space at their ends; a target follows its prompt as [`Query::text`](super::metrics::Query::text) says.
 ///
 /// Serialised, a fact is a record of the flat layout. It can be deserialised from a record of any [`Layout`](super::Layout).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Files of facts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fact::Fact;
-use super::record::{self, Fault, Layout};
+use super::fields::Fault;
+use super::record::{self, Layout, Parsed};
 use crate::error::{Error, FactsError, FileError, Result};
 use crate::util::shown::shown;
 
@@ -19,6 +20,17 @@ use crate::util::shown::shown;
 pub struct Facts {
     facts: Vec<Fact>,
     layout: Layout,
+    unread: BTreeMap<String, Unread>,
+}
+
+/// A field that was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unread {
+    /// How many records have it.
+    pub records: usize,
+    /// A field that is read and has nearly the same name.
+    pub meant: Option<&'static str>,
 }
 
 shown!([] Facts, "Facts", self => {
@@ -84,6 +96,22 @@ impl Facts {
         self.layout
     }
 
+    /// The fields that were not read, by their names: what they hold is not measured. Fields that only number or describe a record are
+    /// left out.
+    ///
+    /// ```
+    /// use betaedit_core::facts::Facts;
+    ///
+    /// let list = r#"[{"subject": "France", "prompt": "The capital of {} is", "target": "Rome", "rephrase_promt": "France's capital is"}]"#;
+    /// let facts = Facts::parse("facts.json", list)?;
+    /// assert_eq!(facts.unread()["rephrase_promt"].meant, Some("rephrase_prompt"));
+    /// # Ok::<(), betaedit_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn unread(&self) -> &BTreeMap<String, Unread> {
+        &self.unread
+    }
+
     /// The facts alone.
     #[must_use]
     pub fn into_vec(self) -> Vec<Fact> {
@@ -108,32 +136,39 @@ struct Reader {
     path: PathBuf,
     facts: Vec<Fact>,
     layout: Option<(usize, Layout)>,
+    unread: BTreeMap<String, Unread>,
     /// The record in which a `case_id` was seen.
     seen: HashMap<u64, usize>,
 }
 
 impl Reader {
     fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), facts: Vec::new(), layout: None, seen: HashMap::new() }
+        Self { path: path.to_owned(), facts: Vec::new(), layout: None, unread: BTreeMap::new(), seen: HashMap::new() }
     }
 
     fn push(&mut self, number: usize, raw: &str) -> Result<()> {
-        let (layout, fact) = self.checked(number, raw).map_err(|Fault { field, problem }| FactsError::Record {
-            path: self.path.clone(),
-            record: number,
-            field: field.map(String::into_boxed_str),
-            problem,
-        })?;
+        let Parsed { layout, fact, unread } =
+            self.checked(number, raw).map_err(|Fault { field, problem }| FactsError::Record {
+                path: self.path.clone(),
+                record: number,
+                field: field.map(String::into_boxed_str),
+                problem,
+            })?;
         self.layout.get_or_insert((number, layout));
+        for name in unread {
+            let meant = record::meant(&name);
+            self.unread.entry(name).or_insert(Unread { records: 0, meant }).records += 1;
+        }
         self.seen.insert(fact.case_id, number);
         self.facts.push(fact);
         Ok(())
     }
 
-    fn checked(&self, number: usize, raw: &str) -> Result<(Layout, Fact), Fault> {
+    fn checked(&self, number: usize, raw: &str) -> Result<Parsed, Fault> {
         let value: Value =
             serde_json::from_str(raw).map_err(|error| Fault::of_record(format!("is not JSON: {error}")))?;
-        let (layout, fact) = record::parse(&value, number as u64 - 1)?;
+        let parsed = record::parse(&value, number as u64 - 1)?;
+        let (layout, fact) = (parsed.layout, &parsed.fact);
         if let Some((first, expected)) = self.layout
             && layout != expected
         {
@@ -146,12 +181,12 @@ impl Reader {
             let problem = format!("is {}, as in record {first}; give every record a number of its own", fact.case_id);
             return Err(Fault::of_field("case_id", problem));
         }
-        Ok((layout, fact))
+        Ok(parsed)
     }
 
     fn finish(self) -> Result<Facts> {
         match self.layout {
-            Some((_, layout)) => Ok(Facts { facts: self.facts, layout }),
+            Some((_, layout)) => Ok(Facts { facts: self.facts, layout, unread: self.unread }),
             None => {
                 Err(malformed(&self.path, "holds no record; expected a list of facts, or one fact a line".to_owned()))
             }

@@ -10,4 +10,6 @@ pub(crate) mod random;
 pub(crate) mod sealed;
 pub(crate) mod setters;
 pub(crate) mod shown;
+#[cfg(any(feature = "facts", feature = "llm"))]
+pub(crate) mod text;
 pub(crate) mod validate;

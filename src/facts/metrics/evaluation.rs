@@ -8,6 +8,7 @@ use super::{Query, Rate, Scorer, TokenScore};
 use crate::error::{ModelError, NumericsError, Result};
 use crate::facts::Fact;
 use crate::util::shown::shown;
+use crate::util::text::Quoted;
 
 /// How a model scored one target after one prompt: at least one token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,7 +123,8 @@ fn answers<S: Scorer + ?Sized>(scorer: &mut S, queries: &[Query<'_>]) -> Result<
     }
     for (row, (tokens, query)) in scores.iter().zip(queries).enumerate() {
         if tokens.is_empty() {
-            let problem = format!("the scorer gave no token for the target {:?} of {:?}", query.target, query.prompt);
+            let problem =
+                format!("the scorer gave no token for the target {} of {}", Quoted(query.target), Quoted(query.prompt));
             return Err(ModelError::Adapter(problem.into()).into());
         }
         if let Some(col) = tokens.iter().position(|token| !token.log_probability.is_finite()) {

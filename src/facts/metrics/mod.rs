@@ -65,14 +65,31 @@ pub use perplexity::Perplexity;
 pub use rate::Rate;
 
 use crate::error::Result;
+use crate::util::text;
 
 /// One question to a model: how probable is this target after this prompt?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Query<'a> {
     /// The prompt, without a space at its end.
     pub prompt: &'a str,
-    /// The target, without a space at its start. The model scores `" " + target`.
+    /// The target, without a space at its start. It follows the prompt as in [`text`](Self::text).
     pub target: &'a str,
+}
+
+impl Query<'_> {
+    /// The prompt with its target: after a space, or directly where the prompt's script has no spaces between words, and after an opening
+    /// bracket or quotation mark.
+    ///
+    /// ```
+    /// use betaedit_core::facts::metrics::Query;
+    ///
+    /// assert_eq!(Query { prompt: "The capital of France is", target: "Paris" }.text(), "The capital of France is Paris");
+    /// assert_eq!(Query { prompt: "フランスの首都は", target: "パリ" }.text(), "フランスの首都はパリ");
+    /// ```
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}{}{}", self.prompt, text::separator(self.prompt), self.target)
+    }
 }
 
 /// What a model says at one token of a target, given the prompt and the target's tokens before it.

@@ -1,0 +1,164 @@
+//! The fields of a record, under whatever names data sets have for them.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// Advice about prompts and targets.
+pub(super) const PROMPT: &str = "give the text before the target";
+pub(super) const TARGET: &str = "give the text after the prompt";
+
+/// A problem in a record, and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The field; `None` for the record as a whole.
+    pub(super) field: Option<String>,
+    pub(super) problem: String,
+}
+
+impl Fault {
+    pub(super) fn of_field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), problem: problem.into() }
+    }
+
+    pub(super) fn of_record(problem: impl Into<String>) -> Self {
+        Self { field: None, problem: problem.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.field {
+            None => f.write_str(&self.problem),
+            Some(field) => write!(f, "field `{field}`: {}", self.problem),
+        }
+    }
+}
+
+/// The fields of an object, and the path to it for messages. It remembers which were read.
+pub(super) struct Fields<'a> {
+    prefix: &'a str,
+    pub(super) map: &'a Map<String, Value>,
+    read: RefCell<BTreeSet<&'a str>>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(prefix: &'a str, map: &'a Map<String, Value>) -> Self {
+        Self { prefix, map, read: RefCell::default() }
+    }
+
+    pub(super) fn path(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
+    /// Whether the field is there; `null` counts as absent.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.map.get(field).is_some_and(|value| !value.is_null())
+    }
+
+    /// The first of some names that the record has a field of, or else the first of all.
+    pub(super) fn named<'n>(&self, names: &[&'n str]) -> &'n str {
+        names.iter().copied().find(|name| self.has(name)).unwrap_or(names[0])
+    }
+
+    /// The fields that nobody read, without those that say nothing.
+    pub(super) fn unread(&self) -> impl Iterator<Item = &'a str> {
+        let read = self.read.borrow().clone();
+        let says = |value: &Value| match value {
+            Value::Null => false,
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            Value::String(text) => !text.trim().is_empty(),
+            _ => true,
+        };
+        let fields = self.map.iter().filter(move |(name, value)| says(value) && !read.contains(name.as_str()));
+        fields.map(|(name, _)| name.as_str())
+    }
+
+    pub(super) fn get(&self, field: &str, advice: &str) -> Result<&'a Value, Fault> {
+        let missing = || Fault::of_field(self.path(field), format!("is missing; {advice}"));
+        let (name, value) = self.map.get_key_value(field).ok_or_else(missing)?;
+        self.read.borrow_mut().insert(name);
+        Ok(value)
+    }
+
+    pub(super) fn text(&self, field: &str, advice: &str) -> Result<String, Fault> {
+        text(&self.path(field), self.get(field, advice)?, advice)
+    }
+
+    /// A list of texts, or one text alone.
+    pub(super) fn strings(&self, field: &str, advice: &str) -> Result<Vec<String>, Fault> {
+        strings(&self.path(field), self.get(field, advice)?, advice)
+    }
+
+    pub(super) fn object(&self, field: &'static str) -> Result<Fields<'a>, Fault> {
+        match self.get(field, "")? {
+            Value::Object(map) => Ok(Fields::new("requested_rewrite.", map)),
+            value => Err(wrong_kind(&self.path(field), value, "an object")),
+        }
+    }
+
+    /// A target: a string, or the `str` of an object.
+    pub(super) fn target(&self, field: &str, advice: &str) -> Result<String, Fault> {
+        match self.get(field, advice)? {
+            Value::Object(map) => {
+                let prefix = format!("{}.", self.path(field));
+                Fields::new(&prefix, map).text("str", advice)
+            }
+            value => text(&self.path(field), value, advice),
+        }
+    }
+
+    pub(super) fn case_id(&self) -> Result<Option<u64>, Fault> {
+        match self.map.get("case_id") {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => match self.get("case_id", "")? {
+                value if value.as_u64().is_some() => Ok(value.as_u64()),
+                value => Err(wrong_kind("case_id", value, "a whole number from 0 up")),
+            },
+        }
+    }
+}
+
+pub(super) fn strings(path: &str, value: &Value, advice: &str) -> Result<Vec<String>, Fault> {
+    match value {
+        Value::Array(list) => {
+            list.iter().enumerate().map(|(i, value)| text(&format!("{path}[{i}]"), value, advice)).collect()
+        }
+        value @ Value::String(_) => Ok(vec![text(path, value, advice)?]),
+        value => Err(wrong_kind(path, value, "a list of strings")),
+    }
+}
+
+/// The first text in a text, a list, or a list of lists.
+pub(super) fn first_text(path: &str, value: &Value, advice: &str) -> Result<String, Fault> {
+    match value {
+        Value::Array(list) if !list.is_empty() => first_text(&format!("{path}[0]"), &list[0], advice),
+        value => text(path, value, advice),
+    }
+}
+
+pub(super) fn text(field: &str, value: &Value, advice: &str) -> Result<String, Fault> {
+    match value {
+        Value::String(text) if text.trim().is_empty() => Err(Fault::of_field(field, format!("is empty; {advice}"))),
+        Value::String(text) => Ok(text.trim().to_owned()),
+        value => Err(wrong_kind(field, value, "a string")),
+    }
+}
+
+pub(super) fn wrong_kind(field: &str, value: &Value, expected: &str) -> Fault {
+    Fault::of_field(field, format!("is {}, expected {expected}", kind(value)))
+}
+
+pub(super) fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => format!("the truth value {value}"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
