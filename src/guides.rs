@@ -7,6 +7,7 @@
 //! | [`adding_a_model_family`] | a family of language models under other names |
 //! | [`sessions`] | what a session guarantees, and its files |
 //! | [`matrices`] | ridge streams, concept editing, projection, merging: the engine beyond language models |
+//! | [`models`] | which models, tokenizers, statistics and facts are read, and which are refused |
 //! | [`files`] | the files that are read and written |
 //! | [`performance`] | what edits and refreshes cost |
 //! | [`design`] | how it works, and why it is built this way |
@@ -44,6 +45,7 @@ guides! {
     sessions: "sessions.md",
     #[cfg(any(not(doctest), all(feature = "npz", feature = "safetensors")))]
     matrices: "matrices.md",
+    models: "models.md",
     files: "files.md",
     performance: "performance.md",
     design: "design.md",

@@ -69,7 +69,7 @@ fn every_type_of_files_is_shown_and_shared() {
 #[test]
 fn every_type_of_facts_is_shown_and_shared() {
     use betaedit_core::facts::{self, metrics};
-    all!(facts::Fact, facts::Facts, facts::Layout, facts::NeighborhoodPrompt);
+    all!(facts::Fact, facts::Facts, facts::Layout, facts::NeighborhoodPrompt, facts::Unread);
     all!(metrics::Answer, metrics::Case, metrics::Contest, metrics::Evaluation, metrics::Summary);
     all!(metrics::Perplexity, metrics::Rate, metrics::Query<'_>);
 }
@@ -102,6 +102,7 @@ fn every_type_of_language_models_is_shown_and_shared() {
     use betaedit_core::llm::{self, families};
     all!(llm::Model, llm::Trace, llm::Continuation, llm::Tokenizer, llm::Config, llm::Sizes, llm::Rotary);
     all!(llm::RotaryScaling, llm::Positions, llm::Pairing, llm::NormKind, llm::MlpKind, llm::HeadNorms);
+    all!(llm::Window, llm::Bias, llm::Biases);
     all!(llm::Arrangement, llm::Activation, llm::Families, llm::StoredTensor, llm::Request, llm::FactToken);
     all!(llm::Contexts, llm::Sampler, llm::Collector<'_>, llm::CollectionProgress, llm::ModelAdapter);
     all!(llm::Target, llm::TargetSearch, llm::Descent, llm::Site, llm::Wording, llm::Anchor<'_>);

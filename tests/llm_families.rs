@@ -70,7 +70,7 @@ impl Family for Own {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        if file.flag("has_adapters") {
+        if file.flag_or("has_adapters", false)? {
             return Err(file.refuse("adapters are not supported"));
         }
         let mut config = Config::new(Sizes {
@@ -82,8 +82,8 @@ impl Family for Own {
             context: file.size("longest")?,
         });
         config.kv_heads = file.size("key_heads")?;
-        config.norm_epsilon = file.number("epsilon").unwrap_or(1e-5);
-        config.positions = Positions::Rotary(Rotary::new(file.number("base").unwrap_or(1e4), config.head_dim));
+        config.norm_epsilon = file.number_or("epsilon", 1e-5)?;
+        config.positions = Positions::Rotary(Rotary::new(file.number_or("base", 1e4)?, config.head_dim));
         config.tied = true;
         Ok(config)
     }
@@ -201,7 +201,7 @@ fn what_a_family_cannot_say_is_refused_by_name() {
     std::fs::write(folder.path().join("config.json"), r#"{ "model_type": "own", "has_adapters": true }"#).unwrap();
     assert_eq!(problem(folder.path(), &families), "config.json: adapters are not supported");
     std::fs::write(folder.path().join("config.json"), r#"{ "model_type": "own" }"#).unwrap();
-    assert_eq!(problem(folder.path(), &families), "config.json: `depth` is missing, or no whole number");
+    assert_eq!(problem(folder.path(), &families), "config.json: `depth` is missing");
 }
 
 /// A family that goes by a known name takes its place.

@@ -28,6 +28,8 @@ pub mod checkpoint;
 pub mod delta;
 pub mod engine;
 #[cfg(feature = "safetensors")]
+pub(crate) mod lfs_pointer;
+#[cfg(feature = "safetensors")]
 pub mod lora;
 #[cfg(feature = "npz")]
 pub mod npy;

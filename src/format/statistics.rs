@@ -167,6 +167,19 @@ impl Statistics {
         self.sum.nrows()
     }
 
+    /// A hash of the numbers: equal statistics have equal hashes, whatever files they come from. What is computed from statistics and
+    /// kept can be recognised by it. Cost: one pass over the matrix.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.tokens.to_le_bytes());
+        for column in self.sum.col_iter() {
+            let bytes: Vec<u8> = column.iter().flat_map(|x| x.to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     /// The source of the statistics; `None` if the file does not say.
     #[must_use]
     pub fn fingerprint(&self) -> Option<&Fingerprint> {

@@ -9,7 +9,7 @@ use faer::{Mat, MatRef};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::{Precision, in_file, malformed};
+use super::{Precision, in_file, lfs_pointer, malformed};
 use crate::error::Result;
 use crate::linalg::Need;
 use crate::scalar::Scalar;
@@ -89,6 +89,11 @@ impl<R: Read + Seek> TensorFile<R> {
         };
         reader.read_exact(&mut word).map_err(io)?;
         let announced = u64::from_le_bytes(word);
+        if word == *b"version " {
+            let mut beginning = word.to_vec();
+            (&mut reader).take(64).read_to_end(&mut beginning).map_err(io)?;
+            lfs_pointer::check(path, &beginning)?;
+        }
         if announced > rest.min(LONGEST_HEADER) {
             return Err(unreadable(format!("a header of {announced} bytes is announced, in a file of {length}")));
         }

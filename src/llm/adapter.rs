@@ -12,7 +12,7 @@ use super::block::{Opened, TokenBatch, columns};
 use super::failed;
 use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
-use super::prompt::{Contexts, Prompt, Request, targeted_behind};
+use super::prompt::{Contexts, FactToken, Prompt, Request, targeted_behind};
 use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
@@ -136,11 +136,27 @@ impl ModelAdapter {
     /// Refuses a request that cannot be written into this model, without running the model.
     ///
     /// # Errors
-    /// A subject or target that has no tokens of its own, or a prompt that is longer than the model's context.
+    /// A subject or target that has no tokens of its own, a prompt that is longer than the model's context, or a fact that is to be
+    /// written in the model's last layer at a token before the last of the prompt: nothing above that layer reads that token.
     pub fn check(&self, request: &Request) -> Result<()> {
         let prompts = targeted_behind(&self.tokenizer, self.contexts.openings(), request)?;
+        self.check_is_read(request, &prompts[0])?;
         let sought = self.search.prompts(&self.tokenizer, &self.contexts, request)?;
         prompts.iter().chain(&sought).try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
+    }
+
+    /// Refuses a fact whose token nothing reads: in the last layer, only the token in front of the target counts.
+    fn check_is_read(&self, request: &Request, (prompt, start): &(Prompt, usize)) -> Result<()> {
+        let last = self.layers[self.layers.len() - 1];
+        if last + 1 < self.model.blocks.len() || prompt.position + 1 == *start {
+            return Ok(());
+        }
+        let problem = format!(
+            "layer {last} is the last one, and no later layer reads the {} token of the subject: edit lower layers, or write the fact at \
+             the last token of the prompt",
+            if request.token() == FactToken::SubjectFirst { "first" } else { "last" }
+        );
+        Err(ModelError::Request { subject: request.subject().into(), problem }.into())
     }
 
     fn weight_mut(&mut self, layer: usize) -> &mut Parameter {
@@ -234,11 +250,28 @@ impl ModelAdapter {
         for (j, request) in requests.iter().enumerate() {
             let target = match self.known.get(request) {
                 Some(target) => target.clone(),
-                None => self.search.run(&self.model, &self.tokenizer, &self.contexts, last, request)?.value,
+                None => self.sought(last, request)?,
             };
             targets.col_mut(j).iter_mut().zip(&target).for_each(|(to, from)| *to = *from);
         }
         Ok(targets)
+    }
+}
+
+/// Searching.
+impl ModelAdapter {
+    /// The target of a request, which must be better than what there is.
+    fn sought(&self, layer: usize, request: &Request) -> Result<Vec<f32>> {
+        let found = self.search.run(&self.model, &self.tokenizer, &self.contexts, layer, request)?;
+        if found.value == found.start && f64::from(found.likelihood) >= self.search.enough {
+            let (target, likelihood) = (request.target(), found.likelihood);
+            let problem = format!(
+                "the search found no output of layer {layer} that makes `{target}` more probable (its mean -log p stays at \
+                 {likelihood:.2}): edit lower layers, or change the settings of the search"
+            );
+            return Err(ModelError::Request { subject: request.subject().into(), problem }.into());
+        }
+        Ok(found.value)
     }
 }
 

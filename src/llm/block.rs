@@ -50,6 +50,8 @@ pub(super) struct Block {
     pub(super) up: Linear,
     /// The matrix that edits change.
     pub(super) down: Linear,
+    /// How many tokens a token sees; `None` is all.
+    pub(super) window: Option<usize>,
 }
 
 /// Sequences to run together: their rows one after the other, without padding.
@@ -146,7 +148,7 @@ impl Block {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            window: config.window,
+            window: self.window,
             par,
         };
         let attended = q.apply_op3(&k, &v, Op(attention))?;

@@ -101,6 +101,47 @@ pub enum HeadNorms {
     QueriesAndKeys,
 }
 
+/// A sliding window: how many tokens a token sees, itself included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Number of tokens.
+    pub tokens: usize,
+    /// The layers without the window, whose tokens see all tokens before them.
+    pub full: Vec<usize>,
+}
+
+/// Whether a projection adds a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// If the file has one.
+    AsStored,
+    /// It does. A file without the bias is refused.
+    Required,
+    /// It does not. A file with a bias is refused.
+    Absent,
+}
+
+/// The biases of the projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Biases {
+    /// Of queries, keys and values.
+    pub attention_inputs: Bias,
+    /// Of the attention's output projection.
+    pub attention_output: Bias,
+    /// Of the projections of the MLP.
+    pub mlp: Bias,
+    /// Of the output head.
+    pub head: Bias,
+}
+
+impl Biases {
+    /// The same for all projections.
+    #[must_use]
+    pub fn all(bias: Bias) -> Self {
+        Self { attention_inputs: bias, attention_output: bias, mlp: bias, head: bias }
+    }
+}
+
 /// The sizes of a decoder that have no default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -120,7 +161,8 @@ pub struct Sizes {
 
 /// The shape of a decoder: everything except the weights that a forward pass depends on.
 ///
-/// Any combination of these fields can be run. Biases are not among them: a projection has a bias if the file has one.
+/// Any combination of these fields can be run. In the configuration of a model that was read, [`biases`](Self::biases) and
+/// [`tied`](Self::tied) say what the file holds.
 ///
 /// ```
 /// use betaedit_core::llm::{Config, Positions, Rotary, Sizes};
@@ -164,9 +206,11 @@ pub struct Config {
     pub mlp: MlpKind,
     /// The MLP's nonlinearity.
     pub activation: Activation,
-    /// How many tokens a token sees, itself included; `None` is all.
-    pub window: Option<usize>,
-    /// Whether the output head is the embedding.
+    /// How many tokens a token sees; `None` is all.
+    pub window: Option<Window>,
+    /// Which projections add a bias.
+    pub biases: Biases,
+    /// Whether the output head is the embedding if a file has only one of them. If it has both and they differ, both are used.
     pub tied: bool,
 }
 
@@ -180,8 +224,8 @@ impl Rotary {
 
 impl Config {
     /// A decoder of Llama's shape: RMS norms with epsilon `1e-6`, rotary positions with base `10000` over the whole head, a gated MLP
-    /// with SiLU after the attention, as many heads of keys and values as of queries, and an output head of its own. Change the fields
-    /// that differ.
+    /// with SiLU after the attention, as many heads of keys and values as of queries, the biases that are stored, and an output head of
+    /// its own. Change the fields that differ.
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
         let Sizes { layers, hidden, intermediate, heads, vocabulary, context } = sizes;
@@ -204,8 +248,14 @@ impl Config {
             mlp: MlpKind::Gated,
             activation: Activation::Silu,
             window: None,
+            biases: Biases::all(Bias::AsStored),
             tied: false,
         }
+    }
+
+    /// How many tokens a token sees in a layer; `None` is all.
+    pub(super) fn window_of(&self, layer: usize) -> Option<usize> {
+        self.window.as_ref().filter(|window| !window.full.contains(&layer)).map(|window| window.tokens)
     }
 
     /// Refuses shapes that do not fit together; `path` is for the message.
@@ -220,9 +270,12 @@ impl Config {
         if empty || too_long || !self.heads.is_multiple_of(self.kv_heads) {
             return Err(malformed(path, format!("sizes that do not fit together: {self:?}")));
         }
+        if self.window.as_ref().is_some_and(|window| window.tokens == 0) {
+            return Err(malformed(path, "a sliding window of no token"));
+        }
         match self.positions {
             Positions::Rotary(rotary)
-                if rotary.dims > self.head_dim || rotary.dims % 2 == 1 || !(rotary.theta > 0.0) =>
+                if rotary.dims == 0 || rotary.dims > self.head_dim || rotary.dims % 2 == 1 || !(rotary.theta > 0.0) =>
             {
                 Err(malformed(path, format!("{rotary:?} does not fit a head of {}", self.head_dim)))
             }

@@ -62,6 +62,7 @@ pub mod families;
 mod fine_tuning;
 mod model;
 mod ops;
+mod patterns;
 mod prompt;
 mod sampling;
 #[cfg(feature = "facts")]
@@ -77,7 +78,8 @@ pub use serde_json;
 pub use adapter::ModelAdapter;
 pub use collector::{CollectionProgress, Collector};
 pub use config::{
-    Activation, Arrangement, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions, Rotary, RotaryScaling, Sizes,
+    Activation, Arrangement, Bias, Biases, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions, Rotary,
+    RotaryScaling, Sizes, Window,
 };
 pub use families::{Families, Family};
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};

@@ -5,6 +5,7 @@ use super::sampling::Sampler;
 use super::tokenizer::Tokenizer;
 use crate::error::{ModelError, Result};
 use crate::util::named::named;
+use crate::util::text;
 
 /// A fact to write into a model: after the prompt about the subject, the model should say the target.
 ///
@@ -56,7 +57,8 @@ impl Request {
     ///
     /// * `subject`: what the fact is about
     /// * `prompt`: a text with one `{}` in the place of the subject
-    /// * `target`: how the text should continue
+    /// * `target`: how the text should continue: after a space, or directly where the prompt's script has no spaces between words, and after
+    ///   an opening bracket or quotation mark
     ///
     /// # Errors
     /// [`ModelError::Request`] for an empty subject or target, or a prompt without exactly one `{}`.
@@ -157,7 +159,7 @@ impl Contexts {
         let mut sampler = Sampler::top_k(5, seed);
         let prefixes = BEGINNINGS.iter().cycle().take(count).map(|beginning| {
             let start = tokenizer.encode(beginning)?;
-            let more = model.generate(&start, length.saturating_sub(1), &mut sampler)?;
+            let more = model.generate_until(&start, length.saturating_sub(1), &mut sampler, tokenizer.ends())?;
             let text = tokenizer.decode(&[start, more].concat())?;
             // Braces would be taken for the place of the subject elsewhere, and lines end texts.
             let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || "{}".contains(c)).collect();
@@ -202,7 +204,7 @@ impl Prompt {
         let before = format!("{opening}{before}");
         let tokens = tokenizer.encode(&format!("{before}{subject}{after}{continuation}"))?;
         let to_subject = tokenizer.encode(&format!("{before}{subject}"))?;
-        if to_subject.len() <= tokenizer.encode("")?.len() {
+        if to_subject.len() <= tokenizer.length_of_start() {
             let problem = "the tokenizer makes no token of the subject".into();
             return Err(ModelError::Request { subject: subject.into(), problem }.into());
         }
@@ -229,9 +231,9 @@ pub(super) fn targeted_behind(
 
 /// A request's prompt behind an opening, continued by its target, and where the target starts.
 pub(super) fn targeted(tokenizer: &Tokenizer, opening: &str, request: &Request) -> Result<(Prompt, usize)> {
-    let text = tokenizer.encode(&format!("{opening}{}", request.text()))?;
-    let whole = Prompt::new(tokenizer, opening, request, &format!(" {}", request.target().trim()))?;
-    let start = text.iter().zip(&whole.tokens).take_while(|(a, b)| a == b).count();
+    let (prompt, target) = (tokenizer.encode(&format!("{opening}{}", request.text()))?, request.target().trim());
+    let whole = Prompt::new(tokenizer, opening, request, &format!("{}{target}", text::separator(&request.text())))?;
+    let start = prompt.iter().zip(&whole.tokens).take_while(|(a, b)| a == b).count();
     if start <= whole.position || start >= whole.tokens.len() {
         let problem = "the tokenizer cannot tell the target from what is before it".into();
         return Err(ModelError::Request { subject: request.subject().into(), problem }.into());

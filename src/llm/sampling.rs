@@ -59,12 +59,28 @@ impl Model {
     /// # Errors
     /// No token, one outside the vocabulary, or more than the model's context holds.
     pub fn generate(&self, tokens: &[u32], count: usize, sampler: &mut Sampler) -> Result<Vec<u32>> {
-        self.check_tokens(tokens)?;
-        let count = count.min(self.config.context - tokens.len());
-        self.run_generation(tokens, count, sampler).map_err(failed)
+        self.generate_until(tokens, count, sampler, &[])
     }
 
-    fn run_generation(&self, tokens: &[u32], count: usize, sampler: &mut Sampler) -> Computed<Vec<u32>> {
+    /// As [`generate`](Self::generate), up to the first of some tokens, which is left out.
+    ///
+    /// * `ends`: usually [`Tokenizer::ends`](super::Tokenizer::ends)
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_until(
+        &self,
+        tokens: &[u32],
+        count: usize,
+        sampler: &mut Sampler,
+        ends: &[u32],
+    ) -> Result<Vec<u32>> {
+        self.check_tokens(tokens)?;
+        let count = count.min(self.config.context - tokens.len());
+        self.run_generation(tokens, count, sampler, ends).map_err(failed)
+    }
+
+    fn run_generation(&self, tokens: &[u32], count: usize, sampler: &mut Sampler, ends: &[u32]) -> Computed<Vec<u32>> {
         let mut past: Vec<Vec<Arc<Past>>> = vec![vec![Arc::default()]; self.blocks.len()];
         let (mut new, mut seen, mut generated) = (tokens.to_vec(), 0, vec![]);
         for _ in 0..count {
@@ -77,6 +93,9 @@ impl Model {
             }
             let last = x.narrow(0, new.len() - 1, 1)?;
             let token = with_rows([&self.logits(&last)?], |[logits]| sampler.choose(logits.numbers))?;
+            if ends.contains(&token) {
+                break;
+            }
             seen += new.len();
             generated.push(token);
             new = vec![token];

@@ -88,7 +88,7 @@ impl Scorer for Scoring<'_> {
         for queries in queries.chunks(AT_ONCE) {
             let sequence = |query: &Query<'_>| {
                 let prompt = self.tokenizer.encode(query.prompt)?;
-                let whole = self.tokenizer.encode(&format!("{} {}", query.prompt, query.target))?;
+                let whole = self.tokenizer.encode(&query.text())?;
                 let start = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
                 Ok((whole, start))
             };

@@ -1,32 +1,54 @@
 //! Text to tokens and back.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::failed;
+use serde_json::{Value, json};
+
+use super::{failed, patterns};
 use crate::error::Result;
-use crate::format::malformed;
+use crate::format::{lfs_pointer, malformed};
 use crate::util::atomic_file;
 
 /// The token between texts in most tokenizers of the GPT kind.
 const BETWEEN_TEXTS: &str = "<|endoftext|>";
 
-/// A model's tokenizer, and the token that every text starts with.
+/// A model's tokenizer, the tokens that every text starts with, and those that end a text.
 ///
 /// The start matters. The first token of a sequence attracts attention that belongs nowhere else, and its activations are unlike all
 /// others. Without a special token there, the first word of a prompt, often the subject, takes that role. So if the tokenizer adds no
 /// token at the start itself, texts start with `<|endoftext|>` if the vocabulary has it, as in training.
 /// [`with_start`](Self::with_start) changes this.
+///
+/// Some tokenizers also add a token at the end of every text. It is no part of a prompt, which is to be continued, so
+/// [`encode`](Self::encode) leaves it out.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// What the tokenizer itself puts in front of a text.
+    before: Vec<u32>,
     start: Option<u32>,
+    special: SpecialTokens,
+}
+
+/// What a model's other files say about its tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SpecialTokens {
+    /// The token at the beginning of a text.
+    pub(super) bos: Option<u32>,
+    /// Tokens that end a text, the usual one first.
+    pub(super) ends: Vec<u32>,
+    /// How a chat is written as a text, as a Jinja template.
+    pub(super) chat_template: Option<String>,
 }
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = self.inner.get_vocab_size(true);
-        f.debug_struct("Tokenizer").field("vocabulary", &size).field("start", &self.start).finish_non_exhaustive()
+        let mut shown = f.debug_struct("Tokenizer");
+        shown.field("vocabulary", &size).field("before", &self.before).field("start", &self.start);
+        shown.field("ends", &self.special.ends).finish_non_exhaustive()
     }
 }
 
@@ -38,13 +60,16 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(atomic_file::io_error(path))?;
-        let inner = text
+        lfs_pointer::check(path, text.as_bytes())?;
+        let translated = patterns::translated(&text);
+        let inner = (translated.as_ref().unwrap_or(&text))
             .parse()
             .map_err(|error: tokenizers::Error| malformed(path, format!("not a readable tokenizer: {error}")))?;
         Ok(Self::new(inner))
     }
 
-    /// Writes a `tokenizer.json`. It does not contain a start that was set with [`with_start`](Self::with_start).
+    /// Writes a `tokenizer.json`. It contains neither a start that was set with [`with_start`](Self::with_start) nor the tokens that end
+    /// a text.
     ///
     /// # Errors
     /// A path that cannot be written.
@@ -58,9 +83,14 @@ impl Tokenizer {
         // Neither would be a faithful reading of the text.
         let _ = inner.with_truncation(None);
         inner.with_padding(None);
-        let adds_itself = inner.encode_fast("", true).is_ok_and(|encoding| !encoding.is_empty());
-        let start = if adds_itself { None } else { inner.token_to_id(BETWEEN_TEXTS) };
-        Self { inner, start }
+        let before = before_texts(&inner);
+        let start = if before.is_empty() { inner.token_to_id(BETWEEN_TEXTS) } else { None };
+        Self { inner, before, start, special: SpecialTokens::default() }
+    }
+
+    pub(super) fn with_special(mut self, special: SpecialTokens) -> Self {
+        self.special = special;
+        self
     }
 
     /// Sets the token that every text starts with, in addition to those that the tokenizer adds.
@@ -76,13 +106,56 @@ impl Tokenizer {
         self.start
     }
 
-    /// The tokens of a text, with its start.
+    /// Sets the tokens that end a text.
+    #[must_use]
+    pub fn with_ends(mut self, ends: Vec<u32>) -> Self {
+        self.special.ends = ends;
+        self
+    }
+
+    /// The tokens that end a text: those that the model's files give (`eos_token_id`), or none.
+    /// [`Model::generate_until`](super::Model::generate_until) stops there.
+    #[must_use]
+    pub fn ends(&self) -> &[u32] {
+        &self.special.ends
+    }
+
+    /// The text of a token in the vocabulary, in the form in which the tokenizer stores it.
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// A hash of everything that decides which tokens a text has.
+    ///
+    /// # Errors
+    /// A tokenizer that cannot be written.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.inner.to_string(false).map_err(failed)?.as_bytes());
+        if let Some(start) = self.start {
+            hasher.update(&start.to_le_bytes());
+        }
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
+    }
+
+    /// The tokens of a text, with its start. A token that the tokenizer puts behind a text is left out.
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(failed)?;
-        Ok(self.start.into_iter().chain(encoding.get_ids().iter().copied()).collect())
+        let encoding = guarded(|| self.inner.encode_fast(text, false))?;
+        Ok(self
+            .start
+            .into_iter()
+            .chain(self.before.iter().copied())
+            .chain(encoding.get_ids().iter().copied())
+            .collect())
+    }
+
+    /// The number of tokens in front of every text.
+    pub(super) fn length_of_start(&self) -> usize {
+        self.before.len() + usize::from(self.start.is_some())
     }
 
     /// Splits a text into windows of at most `length` tokens. Each window starts like a text of its own.
@@ -91,7 +164,7 @@ impl Tokenizer {
     /// A text that the tokenizer refuses.
     pub fn windows(&self, text: &str, length: usize) -> Result<Vec<Vec<u32>>> {
         let tokens = self.encode(text)?;
-        let (start, rest) = tokens.split_at(self.encode("")?.len().min(tokens.len()));
+        let (start, rest) = tokens.split_at(self.length_of_start());
         Ok(rest.chunks(length.saturating_sub(start.len()).max(1)).map(|part| [start, part].concat()).collect())
     }
 
@@ -100,6 +173,55 @@ impl Tokenizer {
     /// # Errors
     /// Tokens that the tokenizer refuses.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner.decode(tokens, true).map_err(failed)
+        guarded(|| self.inner.decode(tokens, true))
     }
+
+    /// The entries about special tokens for a `config.json` or `generation_config.json`, as `transformers` names them.
+    pub(super) fn special_ids(&self) -> Vec<(&'static str, Value)> {
+        let SpecialTokens { bos, ends, .. } = &self.special;
+        let ends = match ends[..] {
+            [] => None,
+            [one] => Some(json!(one)),
+            _ => Some(json!(ends)),
+        };
+        let bos = bos.map(|bos| ("bos_token_id", json!(bos)));
+        bos.into_iter().chain(ends.map(|ends| ("eos_token_id", ends))).collect()
+    }
+
+    /// A `tokenizer_config.json`, as `transformers` reads it.
+    pub(super) fn config_json(&self) -> Value {
+        let SpecialTokens { bos, ends, chat_template } = &self.special;
+        let mut json = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
+        for (name, id) in [("bos_token", bos.as_ref()), ("eos_token", ends.first())] {
+            if let Some(token) = id.and_then(|&id| self.token(id)) {
+                json[name] = json!(token);
+            }
+        }
+        if let Some(template) = chat_template {
+            json["chat_template"] = json!(template);
+        }
+        json
+    }
+}
+
+/// Runs a tokenizer. Some panic on some texts, where tokens with spaces stand side by side; that becomes an error.
+fn guarded<R>(run: impl FnOnce() -> tokenizers::Result<R>) -> Result<R> {
+    let caught = catch_unwind(AssertUnwindSafe(run));
+    caught.unwrap_or_else(|_| Err("the tokenizer cannot read this text: it panicked".into())).map_err(failed)
+}
+
+/// What a tokenizer puts in front of every text, as opposed to what it puts behind.
+fn before_texts(inner: &tokenizers::Tokenizer) -> Vec<u32> {
+    // A text that has tokens of its own.
+    for probe in ["a", "x y", "1", "."] {
+        let tokens =
+            |special| guarded(|| inner.encode_fast(probe, special)).map(|encoding| encoding.get_ids().to_vec());
+        let (Ok(bare), Ok(whole)) = (tokens(false), tokens(true)) else { continue };
+        if !bare.is_empty()
+            && let Some(place) = whole.windows(bare.len()).position(|part| part == bare)
+        {
+            return whole[..place].to_vec();
+        }
+    }
+    vec![]
 }

@@ -1,12 +1,13 @@
 //! Hugging Face checkpoints: weights are read and replaced, and every other byte stays as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use self::contents::{INDEX, WHOLE};
 use self::orientation::{as_stored, outputs_by_inputs};
 use super::tensors::{Matrix, TensorFile};
 use super::{Precision, Rounding};
@@ -18,13 +19,10 @@ use crate::util::shown::shown;
 use crate::util::validate;
 
 mod average;
+pub(crate) mod contents;
 mod index;
 mod orientation;
 mod patch;
-
-/// The file of a checkpoint that is not sharded, and the index of one that is, as `save_pretrained` names them.
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// A checkpoint: one safetensors file, or shards with an index.
 ///
@@ -76,13 +74,25 @@ impl Checkpoint {
     ///   and `model.safetensors`
     ///
     /// # Errors
-    /// A file that cannot be read, is no such file, or an index that names a file outside of its own folder.
+    /// A file that cannot be read, is no such file, or an index that names a file outside of its own folder; a folder with none of the
+    /// two files, or with both, unless the index is of that one file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = match (path.is_dir(), path.join(INDEX)) {
-            (false, _) => path.to_owned(),
-            (true, index) if index.exists() => index,
-            (true, _) => path.join(WHOLE),
+        let (index, whole) = (path.join(INDEX), path.join(WHOLE));
+        let file = match (path.is_dir(), index.exists(), whole.exists()) {
+            (false, ..) => path.to_owned(),
+            (true, true, false) => index,
+            (true, false, true) => whole,
+            (true, false, false) => return Err(malformed(path, contents::without_model(path))),
+            (true, true, true) => match index::read(&index)?.values().all(|shard| *shard == whole) {
+                true => index,
+                false => {
+                    let problem = format!(
+                        "there are two sets of weights, `{WHOLE}` and the shards of `{INDEX}`: remove one of them"
+                    );
+                    return Err(malformed(path, problem));
+                }
+            },
         };
         let files = if file.extension().is_some_and(|extension| extension == "json") {
             index::read(&file)?
@@ -95,6 +105,11 @@ impl Checkpoint {
     /// Names of the tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
+    }
+
+    /// The files that hold the tensors, each once.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.values().map(PathBuf::as_path).collect::<BTreeSet<_>>().into_iter()
     }
 
     /// The file of each tensor.
@@ -203,7 +218,7 @@ impl Checkpoint {
     ///
     /// # Examples
     /// ```
-    /// use std::collections::BTreeMap;
+    /// use std::collections::{BTreeMap, BTreeSet};
     /// use betaedit_core::format::Checkpoint;
     /// use betaedit_core::{Orientation, faer::{Mat, mat}};
     ///

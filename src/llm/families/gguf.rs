@@ -1,8 +1,10 @@
 //! The names in GGUF files, and the shape that their metadata describes.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 
 use super::layout::{AttentionNames, Name, TensorLayout};
 use crate::error::{Error, Result};
@@ -44,25 +46,42 @@ impl GgufLayout {
 }
 
 /// The metadata of a GGUF file. Names of entries are given without the architecture. Errors name the file.
+///
+/// It remembers which entries it was asked for. After
+/// [`Family::config_from_gguf`](super::Family::config_from_gguf), a file with another entry of its architecture is refused, unless its
+/// value switches off whatever it stands for.
 #[derive(Clone, Copy)]
 pub struct GgufMetadata<'a> {
-    content: &'a Content,
+    entries: &'a HashMap<String, Value>,
+    tensors: &'a BTreeMap<String, Vec<usize>>,
     layout: &'a GgufLayout,
     path: &'a Path,
+    read: &'a Mutex<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for GgufMetadata<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { content, layout, path } = self;
+        let Self { entries, tensors, layout, path, .. } = self;
         let mut shown = f.debug_struct("GgufMetadata");
         shown.field("path", path).field("architecture", &layout.architecture);
-        shown.field("entries", &content.metadata.len()).field("tensors", &content.tensor_infos.len()).finish()
+        shown.field("entries", &entries.len()).field("tensors", &tensors.len()).finish()
     }
 }
 
+/// Entries of an architecture that change nothing here.
+const HARMLESS: [&str; 3] = ["vocab_size", "attention.causal", "tensor_data_layout"];
+
 impl<'a> GgufMetadata<'a> {
-    pub(in crate::llm) fn new(content: &'a Content, layout: &'a GgufLayout, path: &'a Path) -> Self {
-        Self { content, layout, path }
+    /// * `tensors`: the shapes of all tensors, outputs by inputs
+    /// * `read`: where the names of the entries go that are asked for
+    pub(in crate::llm) fn new(
+        entries: &'a HashMap<String, Value>,
+        tensors: &'a BTreeMap<String, Vec<usize>>,
+        layout: &'a GgufLayout,
+        path: &'a Path,
+        read: &'a Mutex<BTreeSet<String>>,
+    ) -> Self {
+        Self { entries, tensors, layout, path, read }
     }
 
     /// An error that names this file and says why it is refused.
@@ -74,13 +93,20 @@ impl<'a> GgufMetadata<'a> {
     /// Whether there is a tensor of this name.
     #[must_use]
     pub fn has_tensor(&self, name: &str) -> bool {
-        self.content.tensor_infos.contains_key(name)
+        self.tensors.contains_key(name)
     }
 
     /// Whether there is an entry of this name.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.content.metadata.contains_key(&self.full(name))
+        self.entry(name).is_some()
+    }
+
+    fn entry(&self, name: &str) -> Option<&'a Value> {
+        let name = self.full(name);
+        let value = self.entries.get(&name);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        value
     }
 
     /// An entry that is a size.
@@ -88,27 +114,43 @@ impl<'a> GgufMetadata<'a> {
     /// # Errors
     /// No such entry, or one that is not a whole number.
     pub fn size(&self, name: &str) -> Result<usize> {
-        let name = self.full(name);
-        let lacks = || self.refuse(format!("the metadata lacks `{name}`"));
-        let value = self.content.metadata.get(&name).ok_or_else(lacks)?;
-        whole(value).ok_or_else(|| self.refuse(format!("the metadata's `{name}` is no whole number")))
+        self.optional_size(name)?.ok_or_else(|| self.refuse(format!("the metadata lacks `{}`", self.full(name))))
     }
 
-    /// An entry that is a number.
-    #[must_use]
-    pub fn number(&self, name: &str) -> Option<f64> {
-        let value = self.content.metadata.get(&self.full(name))?;
-        value.to_f32().map(f64::from).or_else(|_| value.to_f64()).ok()
+    /// An entry that is a size, or a default if there is none.
+    ///
+    /// # Errors
+    /// One that is not a whole number.
+    pub fn size_or(&self, name: &str, default: usize) -> Result<usize> {
+        Ok(self.optional_size(name)?.unwrap_or(default))
+    }
+
+    fn optional_size(&self, name: &str) -> Result<Option<usize>> {
+        let Some(value) = self.entry(name) else { return Ok(None) };
+        let wrong = || self.refuse(format!("the metadata's `{}` is no whole number", self.full(name)));
+        whole(value).map(Some).ok_or_else(wrong)
+    }
+
+    /// An entry that is a number, or a default if there is none.
+    ///
+    /// # Errors
+    /// One that is not a number.
+    pub fn number_or(&self, name: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.entry(name) else { return Ok(default) };
+        let number = value.to_f32().map(f64::from).or_else(|_| value.to_f64());
+        number.map_err(|_| self.refuse(format!("the metadata's `{}` is no number", self.full(name))))
     }
 
     /// A decoder of Llama's shape.
     ///
     /// # Errors
-    /// A missing or invalid entry, or scaled rotary positions.
+    /// A missing or invalid entry, or rotary positions that are scaled or over a part of the head.
     pub fn decoder(&self) -> Result<Config> {
         let (hidden, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
-        if self.has("rope.scaling.type") || self.has_tensor("rope_freqs.weight") {
-            let problem = "scaled rotary positions are not supported in GGUF files; use the model's safetensors";
+        let scaling = self.entry("rope.scaling.type").map(|kind| kind.to_string().map_or("", String::as_str));
+        if scaling.is_some_and(|kind| kind != "none") || self.has_tensor("rope_freqs.weight") {
+            let problem = "scaled rotary positions (`rope.scaling`, `rope_freqs`) are not supported in GGUF files; use the model's \
+                           safetensors";
             return Err(self.refuse(problem));
         }
         let mut config = Config::new(Sizes {
@@ -119,33 +161,73 @@ impl<'a> GgufMetadata<'a> {
             vocabulary: self.embedding_rows()?,
             context: self.size("context_length")?,
         });
-        config.head_dim = self.size("attention.key_length").unwrap_or(config.head_dim);
-        config.kv_heads = self.size("attention.head_count_kv").unwrap_or(heads);
-        config.norm_epsilon = self.number("attention.layer_norm_rms_epsilon").unwrap_or(1e-6);
-        let dims = self.size("rope.dimension_count").unwrap_or(config.head_dim);
-        config.positions = Positions::Rotary(Rotary::new(self.number("rope.freq_base").unwrap_or(10_000.0), dims));
+        config.head_dim = self.size_or("attention.key_length", config.head_dim)?;
+        config.kv_heads = self.size_or("attention.head_count_kv", heads)?;
+        config.norm_epsilon = self.number_or("attention.layer_norm_rms_epsilon", 1e-6)?;
+        for name in ["attention.value_length", "rope.dimension_count"] {
+            let (length, head) = (self.size_or(name, config.head_dim)?, config.head_dim);
+            if length != head {
+                let problem = format!(
+                    "the metadata's `{}` is {length}, and only the length of a head, {head}, is supported",
+                    self.full(name)
+                );
+                return Err(self.refuse(problem));
+            }
+        }
+        let theta = self.number_or("rope.freq_base", 10_000.0)?;
+        config.positions = Positions::Rotary(Rotary::new(theta, config.head_dim));
         config.tied = !self.has_tensor(&format!("{}.weight", self.layout.tensors.head));
         Ok(config)
     }
 
     fn embedding_rows(&self) -> Result<usize> {
         let name = format!("{}.weight", self.layout.tensors.embedding);
-        let rows = self.content.tensor_infos.get(&name).and_then(|info| info.shape.dims().first().copied());
+        let rows = self.tensors.get(&name).and_then(|shape| shape.first().copied());
         rows.ok_or_else(|| self.refuse(format!("tensor `{name}` is missing")))
     }
 
     fn full(&self, name: &str) -> String {
         format!("{}.{name}", self.layout.architecture)
     }
+
+    /// Refuses entries of the architecture that nobody asked for.
+    pub(in crate::llm) fn check_all_read(&self) -> Result<()> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = self.full("");
+        let matters = |(name, value): &(&String, &Value)| {
+            let short = name.strip_prefix(&start);
+            short.is_some_and(|short| !HARMLESS.contains(&short)) && !read.contains(*name) && !switches_off(name, value)
+        };
+        let mut unread: Vec<&str> = self.entries.iter().filter(matters).map(|(name, _)| name.as_str()).collect();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        unread.sort_unstable();
+        let problem = "could change what the model computes, and is not supported for this architecture";
+        Err(self.refuse(format!("the metadata's `{}` {problem}", unread.join("`, `"))))
+    }
+}
+
+/// Whether a value switches off whatever it stands for.
+fn switches_off(name: &str, value: &Value) -> bool {
+    let number = value.to_f32().map(f64::from).or_else(|_| value.to_f64()).ok();
+    let number = number.or_else(|| whole(value).map(|x| x as f64));
+    match (value, number) {
+        (Value::Bool(on), _) => !on,
+        (_, Some(number)) => number == if name.contains("scal") { 1.0 } else { 0.0 },
+        _ => false,
+    }
 }
 
 /// A whole number, of whatever type.
-fn whole(value: &Value) -> Option<usize> {
+pub(in crate::llm) fn whole(value: &Value) -> Option<usize> {
     let number = match value {
         Value::U8(x) => u64::from(*x),
         Value::U16(x) => u64::from(*x),
         Value::U32(x) => u64::from(*x),
         Value::U64(x) => *x,
+        Value::I8(x) => u64::try_from(*x).ok()?,
+        Value::I16(x) => u64::try_from(*x).ok()?,
         Value::I32(x) => u64::try_from(*x).ok()?,
         Value::I64(x) => u64::try_from(*x).ok()?,
         _ => return None,

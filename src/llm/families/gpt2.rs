@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{AttentionNames, ConfigFile, Family, TensorLayout};
 use crate::error::Result;
-use crate::llm::config::{Activation, Config, MlpKind, NormKind, Positions, Sizes};
+use crate::llm::config::{Activation, Bias, Biases, Config, MlpKind, NormKind, Positions, Sizes};
 use crate::update::Orientation;
 
 /// GPT-2: learned positions, layer norms, weights stored inputs by outputs.
@@ -23,7 +23,8 @@ impl Family for Gpt2 {
     fn config(&self, file: &ConfigFile) -> Result<Config> {
         let mut config = config(file)?;
         config.positions = Positions::Learned;
-        config.tied = file.json()["tie_word_embeddings"].as_bool().unwrap_or(true);
+        config.biases = Biases { head: Bias::Absent, ..Biases::all(Bias::Required) };
+        config.tied = file.flag_or("tie_word_embeddings", true)?;
         Ok(config)
     }
 
@@ -48,6 +49,7 @@ impl Family for Gpt2 {
             orientation: Orientation::InputsByOutputs,
             // Early files hold the decoder without the head, and omit its name.
             optional_prefix: Some("transformer.".into()),
+            unused: vec![".attn.bias".into(), ".attn.masked_bias".into()],
         }
     }
 }
@@ -55,21 +57,29 @@ impl Family for Gpt2 {
 /// What GPT-2 and GPT-J have in common.
 pub(super) fn config(file: &ConfigFile) -> Result<Config> {
     let (hidden, heads) = (file.size("n_embd")?, file.size("n_head")?);
-    if file.json()["scale_attn_weights"] == false || file.flag("scale_attn_by_inverse_layer_idx") {
-        return Err(file.refuse("an unusual scale of the attention is not supported"));
+    // `transformers` also knows these sizes by their names in other families.
+    for (name, alias) in [
+        ("n_embd", "hidden_size"),
+        ("n_head", "num_attention_heads"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_positions", "max_position_embeddings"),
+    ] {
+        file.check_alias(name, alias)?;
     }
+    file.only("scale_attn_weights", &json!(true))?;
+    file.only("scale_attn_by_inverse_layer_idx", &json!(false))?;
     let mut config = Config::new(Sizes {
         layers: file.size("n_layer")?,
         hidden,
-        intermediate: file.size("n_inner").unwrap_or(hidden.saturating_mul(4)),
+        intermediate: file.size_or("n_inner", hidden.saturating_mul(4))?,
         heads,
         vocabulary: file.size("vocab_size")?,
         context: file.size("n_positions")?,
     });
     config.norm = NormKind::Layer;
-    config.norm_epsilon = file.number("layer_norm_epsilon").unwrap_or(1e-5);
+    config.norm_epsilon = file.number_or("layer_norm_epsilon", 1e-5)?;
     config.mlp = MlpKind::Plain;
-    config.activation = file.activation("activation_function")?;
+    config.activation = file.activation("activation_function", Activation::Gelu)?;
     Ok(config)
 }
 

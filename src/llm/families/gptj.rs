@@ -4,12 +4,15 @@ use serde_json::{Value, json};
 
 use super::{AttentionNames, ConfigFile, Family, Gpt2, TensorLayout, gpt2};
 use crate::error::Result;
-use crate::llm::config::{Arrangement, Config, Pairing, Positions, Rotary, RotaryScaling};
+use crate::llm::config::{Arrangement, Bias, Biases, Config, Pairing, Positions, Rotary, RotaryScaling};
 use crate::update::Orientation;
 
 /// GPT-J: attention and MLP side by side, and an interleaved rotation of a part of each head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GptJ;
+
+/// What `transformers` takes if a file has no such entry.
+const ROTARY_DIM: usize = 64;
 
 impl Family for GptJ {
     fn name(&self) -> &str {
@@ -22,14 +25,21 @@ impl Family for GptJ {
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
         let mut config = gpt2::config(file)?;
+        file.only("rotary", &json!(true))?;
         config.arrangement = Arrangement::Parallel;
         config.positions = Positions::Rotary(Rotary {
             theta: 10_000.0,
-            dims: file.size("rotary_dim").unwrap_or(config.head_dim),
+            dims: file.size_or("rotary_dim", ROTARY_DIM)?,
             pairing: Pairing::Interleaved,
             scaling: RotaryScaling::None,
         });
-        config.tied = file.flag("tie_word_embeddings");
+        config.biases = Biases {
+            attention_inputs: Bias::Absent,
+            attention_output: Bias::Absent,
+            mlp: Bias::Required,
+            head: Bias::Required,
+        };
+        config.tied = file.flag_or("tie_word_embeddings", false)?;
         Ok(config)
     }
 

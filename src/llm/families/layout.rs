@@ -42,6 +42,8 @@ pub struct TensorLayout {
     pub orientation: Orientation,
     /// A prefix of the names that some files omit.
     pub optional_prefix: Option<Name>,
+    /// Ends of the names of tensors that files hold and that are no parameters: masks and frequencies, which programs compute anew.
+    pub unused: Vec<Name>,
 }
 
 /// The projections of queries, keys and values.
@@ -91,6 +93,7 @@ impl TensorLayout {
             down: "model.layers.{}.mlp.down_proj".into(),
             orientation: Orientation::OutputsByInputs,
             optional_prefix: None,
+            unused: vec![".rotary_emb.inv_freq".into()],
         }
     }
 

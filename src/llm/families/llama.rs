@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{ConfigFile, Family, GgufLayout, TensorLayout};
 use crate::error::Result;
-use crate::llm::config::{Activation, Config, Pairing, Positions, RotaryScaling, Sizes};
+use crate::llm::config::{Activation, Bias, Biases, Config, Pairing, Positions, RotaryScaling, Sizes};
 
 /// Llama 2 and 3, SmolLM2, and other models of type `llama`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,11 +20,16 @@ impl Family for Llama {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        config(file, None)
+        let mut config = config(file, Defaults::default())?;
+        config.biases = Biases { mlp: flagged(file, "mlp_bias")?, ..attention_biases(file)? };
+        Ok(config)
     }
 
     fn config_json(&self, config: &Config) -> Value {
-        config_json(config, self.model_type(), "LlamaForCausalLM")
+        let mut json = config_json(config, self.model_type(), "LlamaForCausalLM");
+        json["attention_bias"] = json!(has_attention_bias(config));
+        json["mlp_bias"] = json!(config.biases.mlp == Bias::Required);
+        json
     }
 
     fn layout(&self) -> TensorLayout {
@@ -37,10 +42,17 @@ impl Family for Llama {
     }
 }
 
-/// The shape of a model whose `config.json` has Llama's entries.
-///
-/// * `head_dim`: the length of a head if the file has none; `None` is `hidden / heads`
-pub(super) fn config(file: &ConfigFile, head_dim: Option<usize>) -> Result<Config> {
+/// What `transformers` takes for entries that are not there, where its classes differ.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Defaults {
+    /// The length of a head; `None` is `hidden / heads`.
+    pub(super) head_dim: Option<usize>,
+    /// Heads of keys and values; `None` is as many as of queries.
+    pub(super) kv_heads: Option<usize>,
+}
+
+/// The shape of a model whose `config.json` has Llama's entries, without its biases.
+pub(super) fn config(file: &ConfigFile, defaults: Defaults) -> Result<Config> {
     let mut config = Config::new(Sizes {
         layers: file.size("num_hidden_layers")?,
         hidden: file.size("hidden_size")?,
@@ -49,13 +61,34 @@ pub(super) fn config(file: &ConfigFile, head_dim: Option<usize>) -> Result<Confi
         vocabulary: file.size("vocab_size")?,
         context: file.size("max_position_embeddings")?,
     });
-    config.head_dim = file.size("head_dim").ok().or(head_dim).unwrap_or(config.head_dim);
-    config.kv_heads = file.size("num_key_value_heads").unwrap_or(config.heads);
-    config.norm_epsilon = file.number("rms_norm_eps").unwrap_or(1e-6);
-    config.positions = Positions::Rotary(file.rotary(config.head_dim)?);
-    config.activation = file.activation("hidden_act")?;
-    config.tied = file.flag("tie_word_embeddings");
+    config.head_dim = file.size_or("head_dim", defaults.head_dim.unwrap_or(config.head_dim))?;
+    // Null is as many as there are heads of queries, an absent entry is the default of the class.
+    config.kv_heads = match (file.entry("num_key_value_heads"), defaults.kv_heads) {
+        (None, Some(default)) => default,
+        _ => file.size_or("num_key_value_heads", config.heads)?,
+    };
+    config.norm_epsilon = file.number_or("rms_norm_eps", 1e-6)?;
+    config.positions = Positions::Rotary(file.rotary(config.head_dim, config.context)?);
+    config.activation = file.activation("hidden_act", Activation::Silu)?;
+    config.biases = Biases::all(Bias::Absent);
+    config.tied = file.flag_or("tie_word_embeddings", false)?;
     Ok(config)
+}
+
+/// A flag for biases.
+fn flagged(file: &ConfigFile, name: &str) -> Result<Bias> {
+    Ok(if file.flag_or(name, false)? { Bias::Required } else { Bias::Absent })
+}
+
+/// Biases on all four projections of the attention, or on none.
+pub(super) fn attention_biases(file: &ConfigFile) -> Result<Biases> {
+    let bias = flagged(file, "attention_bias")?;
+    Ok(Biases { attention_inputs: bias, attention_output: bias, ..Biases::all(Bias::Absent) })
+}
+
+/// Whether any projection of the attention has a bias. In this family's files all of them have one then.
+pub(super) fn has_attention_bias(config: &Config) -> bool {
+    [config.biases.attention_inputs, config.biases.attention_output].contains(&Bias::Required)
 }
 
 /// A `config.json` with Llama's entries.
@@ -76,7 +109,6 @@ pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str)
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_epsilon,
         "hidden_act": activation,
-        "sliding_window": config.window,
         "vocab_size": config.vocabulary,
         "tie_word_embeddings": config.tied,
         "torch_dtype": "float32",

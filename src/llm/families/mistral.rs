@@ -1,14 +1,19 @@
 //! Mistral.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{ConfigFile, Family, TensorLayout, llama};
+use super::llama::{self, Defaults};
+use super::{ConfigFile, Family, TensorLayout};
 use crate::error::Result;
-use crate::llm::config::Config;
+use crate::llm::config::{Config, Window};
 
 /// Mistral: as [`Llama`](super::Llama), with a sliding window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mistral;
+
+/// What `transformers` takes if a file has no such entry.
+const KV_HEADS: usize = 8;
+const WINDOW: usize = 4096;
 
 impl Family for Mistral {
     fn name(&self) -> &str {
@@ -20,11 +25,18 @@ impl Family for Mistral {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        Ok(Config { window: file.size("sliding_window").ok(), ..llama::config(file, None)? })
+        let config = llama::config(file, Defaults { head_dim: None, kv_heads: Some(KV_HEADS) })?;
+        let window = match file.entry("sliding_window") {
+            None => Some(WINDOW),
+            Some(_) => file.optional_size("sliding_window")?,
+        };
+        Ok(Config { window: window.map(|tokens| Window { tokens, full: vec![] }), ..config })
     }
 
     fn config_json(&self, config: &Config) -> Value {
-        llama::config_json(config, self.model_type(), "MistralForCausalLM")
+        let mut json = llama::config_json(config, self.model_type(), "MistralForCausalLM");
+        json["sliding_window"] = json!(config.window.as_ref().map(|window| window.tokens));
+        json
     }
 
     fn layout(&self) -> TensorLayout {

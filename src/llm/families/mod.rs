@@ -13,6 +13,8 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod rotary;
+mod unread;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use config_file::ConfigFile;
+pub(super) use gguf::whole;
 pub use gguf::{GgufLayout, GgufMetadata};
 pub use gpt2::Gpt2;
 pub use gptj::GptJ;

@@ -2,13 +2,23 @@
 
 use serde_json::{Value, json};
 
-use super::{ConfigFile, Family, GgufLayout, TensorLayout, llama};
+use super::llama::{self, Defaults};
+use super::{ConfigFile, Family, GgufLayout, TensorLayout};
 use crate::error::Result;
-use crate::llm::config::Config;
+use crate::llm::config::{Bias, Biases, Config, Window};
 
 /// Qwen2 and Qwen2.5: as [`Llama`](super::Llama), with biases on queries, keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Qwen2;
+
+/// What `transformers` takes if a file has no such entry.
+const KV_HEADS: usize = 32;
+const WINDOW: usize = 4096;
+const MAX_WINDOW_LAYERS: usize = 28;
+
+/// The names of the kinds of attention in `layer_types`.
+const SLIDING: &str = "sliding_attention";
+const FULL: &str = "full_attention";
 
 impl Family for Qwen2 {
     fn name(&self) -> &str {
@@ -20,7 +30,8 @@ impl Family for Qwen2 {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        config(file, None)
+        let biases = Biases { attention_inputs: Bias::Required, ..Biases::all(Bias::Absent) };
+        Ok(Config { biases, ..config(file, None)? })
     }
 
     fn config_json(&self, config: &Config) -> Value {
@@ -37,24 +48,54 @@ impl Family for Qwen2 {
 }
 
 pub(super) fn config(file: &ConfigFile, head_dim: Option<usize>) -> Result<Config> {
-    Ok(Config { window: window(file)?, ..llama::config(file, head_dim)? })
+    let config = llama::config(file, Defaults { head_dim, kv_heads: Some(KV_HEADS) })?;
+    Ok(Config { window: window(file, config.layers)?, ..config })
 }
 
 pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str) -> Value {
     let mut json = llama::config_json(config, model_type, architecture);
     json["use_sliding_window"] = json!(config.window.is_some());
-    json["max_window_layers"] = json!(if config.window.is_some() { 0 } else { config.layers });
+    if let Some(Window { tokens, full }) = &config.window {
+        let kind = |layer| if full.contains(&layer) { FULL } else { SLIDING };
+        json["sliding_window"] = json!(tokens);
+        json["layer_types"] = (0..config.layers).map(kind).collect();
+        json["max_window_layers"] = json!(0);
+    }
     json
 }
 
-/// Qwen can have windows in its upper layers only; that mixture is not supported.
-fn window(file: &ConfigFile) -> Result<Option<usize>> {
-    if !file.flag("use_sliding_window") {
-        return Ok(None);
+/// The window, and the layers that have it: those of `layer_types`, or else those from `max_window_layers` on.
+fn window(file: &ConfigFile, layers: usize) -> Result<Option<Window>> {
+    let from = file.size_or("max_window_layers", MAX_WINDOW_LAYERS)?;
+    let tokens = match (file.flag_or("use_sliding_window", false)?, file.entry("sliding_window")) {
+        (false, _) => None,
+        (true, None) => Some(WINDOW),
+        (true, Some(_)) => file.optional_size("sliding_window")?,
+    };
+    let full: Vec<usize> = match file.entry("layer_types") {
+        None | Some(Value::Null) => (0..from.min(layers)).collect(),
+        Some(types) => full_layers(file, types, layers)?,
+    };
+    match tokens {
+        Some(tokens) => Ok(Some(Window { tokens, full }).filter(|window| window.full.len() < layers)),
+        None if file.json()["layer_types"].is_array() && full.len() < layers => {
+            let problem = "`layer_types` has layers of `sliding_attention`, but `use_sliding_window` and `sliding_window` give no window";
+            Err(file.refuse(problem))
+        }
+        None => Ok(None),
     }
-    match file.size("max_window_layers") {
-        Ok(0) => Ok(file.size("sliding_window").ok()),
-        Ok(full) if full >= file.size("num_hidden_layers")? => Ok(None),
-        _ => Err(file.refuse("a sliding window in some layers only is not supported")),
+}
+
+fn full_layers(file: &ConfigFile, types: &Value, layers: usize) -> Result<Vec<usize>> {
+    let list = types.as_array().filter(|list| list.len() == layers);
+    let list = list.ok_or_else(|| file.refuse(format!("`layer_types` is no list of {layers} kinds, one a layer")))?;
+    let mut full = vec![];
+    for (layer, kind) in list.iter().enumerate() {
+        match kind.as_str() {
+            Some(FULL) => full.push(layer),
+            Some(SLIDING) => {}
+            _ => return Err(file.refuse(format!("`layer_types` has {kind}; known are {FULL} and {SLIDING}"))),
+        }
     }
+    Ok(full)
 }

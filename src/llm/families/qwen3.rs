@@ -1,8 +1,8 @@
 //! Qwen3.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{ConfigFile, Family, GgufLayout, GgufMetadata, TensorLayout, qwen2};
+use super::{ConfigFile, Family, GgufLayout, GgufMetadata, TensorLayout, llama, qwen2};
 use crate::error::Result;
 use crate::llm::config::{Config, HeadNorms};
 
@@ -23,11 +23,14 @@ impl Family for Qwen3 {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        Ok(Config { head_norms: HeadNorms::QueriesAndKeys, ..qwen2::config(file, Some(HEAD_DIM))? })
+        let biases = llama::attention_biases(file)?;
+        Ok(Config { head_norms: HeadNorms::QueriesAndKeys, biases, ..qwen2::config(file, Some(HEAD_DIM))? })
     }
 
     fn config_json(&self, config: &Config) -> Value {
-        qwen2::config_json(config, self.model_type(), "Qwen3ForCausalLM")
+        let mut json = qwen2::config_json(config, self.model_type(), "Qwen3ForCausalLM");
+        json["attention_bias"] = json!(llama::has_attention_bias(config));
+        json
     }
 
     fn layout(&self) -> TensorLayout {

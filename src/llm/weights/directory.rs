@@ -5,12 +5,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::source::{Source, StoredTensor};
 use crate::error::Result;
-use crate::format::Checkpoint;
+use crate::format::checkpoint::contents::{self, CONVERT};
 use crate::format::tensors::TensorFile;
+use crate::format::{Checkpoint, malformed};
 use crate::llm::config::Config;
 use crate::llm::families::{ConfigFile, Families, Family};
+use crate::llm::tokenizer::Tokenizer;
 
 /// Tensors in safetensors files.
 pub(super) struct Directory {
@@ -33,15 +37,59 @@ impl Directory {
     }
 }
 
+/// The tokenizer of the model in a directory, with the tokens that end a text.
+pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
+    let path = folder.join("tokenizer.json");
+    if !path.exists() && folder.join("tokenizer.model").exists() {
+        let problem = "the directory has `tokenizer.model` only: open the tokenizer in transformers and `save_pretrained` it, which \
+                       writes `tokenizer.json`";
+        return Err(malformed(&path, problem));
+    }
+    Ok(Tokenizer::open(path)?.with_ends(ends(folder)?))
+}
+
+/// The tokens that end a text: `eos_token_id` of `generation_config.json` or else of `config.json`, as in `transformers`.
+fn ends(folder: &Path) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let path = folder.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let file = ConfigFile::open(&path)?;
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = match &file.json()["eos_token_id"] {
+            Value::Null => continue,
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        return ids.ok_or_else(|| file.refuse("`eos_token_id` is neither the number of a token nor a list of them"));
+    }
+    Ok(vec![])
+}
+
+/// Refuses a file that is a part of a model directory.
+pub(super) fn check_is_model_file(path: &Path) -> Result<()> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    match extension {
+        "safetensors" | "json" => Err(malformed(path, "give the directory that this file is in, or a .gguf file")),
+        "bin" | "pt" | "pth" => Err(malformed(path, format!("a pickle of PyTorch is not read; {CONVERT}"))),
+        _ => Ok(()),
+    }
+}
+
 /// Family and shape of the model in a directory.
 pub(super) fn describe(path: &Path, families: &Families) -> Result<(Arc<dyn Family>, Config)> {
+    if !path.join("config.json").exists() {
+        return Err(malformed(path, contents::without_model(path)));
+    }
     let path = path.join("config.json");
     let file = ConfigFile::open(&path)?;
-    let model_type = file.text("model_type").unwrap_or("(none)");
+    let model_type = file.text("model_type")?.unwrap_or("(none)");
     let family = families.by_model_type(model_type).ok_or_else(|| {
         file.refuse(format!("`model_type` is {model_type}, choose one of: {}", families.model_types()))
     })?;
     let config = family.config(&file)?;
+    file.check_all_read()?;
     config.check(&path)?;
     Ok((family.clone(), config))
 }
@@ -55,5 +103,9 @@ impl Source for Directory {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.places.keys().cloned().collect()
     }
 }

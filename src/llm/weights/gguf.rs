@@ -1,47 +1,81 @@
-//! GGUF files: weights, shape and tokenizer in one file.
+//! GGUF files: weights, shape and tokenizer in one file, or in the parts of one.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::Content;
-use candle_core::quantized::tokenizer::TokenizerFromGguf;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::tokenizer::SplitDelimiterBehavior;
+use candle_core::quantized::gguf_file::{Content, Value};
 
+use super::gguf_tokenizer;
 use super::source::{Source, StoredTensor};
 use crate::error::Result;
-use crate::format::malformed;
+use crate::format::{lfs_pointer, malformed};
 use crate::llm::config::{Config, Pairing};
-use crate::llm::families::{AttentionNames, Families, Family, GgufLayout, GgufMetadata, Name, TensorLayout};
+use crate::llm::families::{AttentionNames, Families, Family, GgufLayout, GgufMetadata, Name, TensorLayout, whole};
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::atomic_file::io_error;
 
 /// A GGUF file of a known family.
 pub(super) struct Gguf {
+    /// The file, or the first of its parts.
     path: PathBuf,
-    file: BufReader<File>,
-    content: Content,
+    parts: Vec<GgufPart>,
+    /// In which part a tensor is.
+    places: BTreeMap<String, usize>,
     family: Arc<dyn Family>,
     layout: GgufLayout,
     config: Config,
 }
 
-impl Gguf {
-    pub(super) fn open(path: &Path, families: &Families) -> Result<Self> {
+/// A file.
+struct GgufPart {
+    path: PathBuf,
+    file: BufReader<File>,
+    content: Content,
+}
+
+impl GgufPart {
+    fn open(path: &Path) -> Result<Self> {
+        lfs_pointer::check_file(path)?;
         let mut file = BufReader::new(File::open(path).map_err(io_error(path))?);
         let content =
             Content::read(&mut file).map_err(|error| malformed(path, format!("not a readable GGUF file: {error}")))?;
-        let (family, layout) = recognise(&content, path, families)?;
-        let config = family.config_from_gguf(&GgufMetadata::new(&content, &layout, path))?;
-        config.check(path)?;
-        Ok(Self { path: path.to_owned(), file, content, family, layout, config })
+        Ok(Self { path: path.to_owned(), file, content })
+    }
+
+    fn size(&self, name: &str) -> Option<usize> {
+        whole(self.content.metadata.get(name)?)
+    }
+}
+
+impl Gguf {
+    pub(super) fn open(path: &Path, families: &Families) -> Result<Self> {
+        let parts = parts(path)?;
+        let path = parts[0].path.clone();
+        let (mut places, mut shapes) = (BTreeMap::new(), BTreeMap::new());
+        for (i, part) in parts.iter().enumerate() {
+            for (name, info) in &part.content.tensor_infos {
+                if places.insert(name.clone(), i).is_some() {
+                    return Err(malformed(&part.path, format!("tensor `{name}` is in another part of the model too")));
+                }
+                shapes.insert(name.clone(), info.shape.dims().to_vec());
+            }
+        }
+        if let Some(expected) = parts[0].size("split.tensors.count").filter(|&expected| expected != places.len()) {
+            let found = places.len();
+            return Err(malformed(&path, format!("the parts hold {found} tensors, {expected} are announced")));
+        }
+        let entries = &parts[0].content.metadata;
+        let (family, layout) = recognise(entries, &path, families)?;
+        let read = Mutex::new(BTreeSet::new());
+        let metadata = GgufMetadata::new(entries, &shapes, &layout, &path, &read);
+        let config = family.config_from_gguf(&metadata)?;
+        metadata.check_all_read()?;
+        config.check(&path)?;
+        Ok(Self { path, parts, places, family, layout, config })
     }
 
     /// Family, shape and names.
@@ -51,8 +85,7 @@ impl Gguf {
 
     /// The tokenizer beside the file, or else the one inside it.
     pub(super) fn tokenizer(&self) -> Result<Tokenizer> {
-        let beside = self.path.with_file_name("tokenizer.json");
-        if beside.exists() { Tokenizer::open(beside) } else { tokenizer(&self.content, &self.path) }
+        gguf_tokenizer::read(&self.parts[0].content.metadata, &self.path)
     }
 
     /// The number of heads of a tensor whose rows are in the order of interleaved pairs.
@@ -71,9 +104,47 @@ impl Gguf {
     }
 }
 
-fn recognise(content: &Content, path: &Path, families: &Families) -> Result<(Arc<dyn Family>, GgufLayout)> {
+/// The file, or all parts of a split one, whichever of them is given.
+fn parts(path: &Path) -> Result<Vec<GgufPart>> {
+    let given = GgufPart::open(path)?;
+    let count = given.size("split.count").unwrap_or(1);
+    if count <= 1 {
+        return Ok(vec![given]);
+    }
+    let pattern = || {
+        let problem = format!(
+            "this is a part of a model in {count} files: their names must end in -00001-of-{count:05}.gguf and so on"
+        );
+        malformed(path, problem)
+    };
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(pattern)?;
+    let end = format!("-of-{count:05}.gguf");
+    let start = name
+        .strip_suffix(&end)
+        .and_then(|start| Some((start.get(..start.len().checked_sub(6)?)?, &start[start.len() - 6..])));
+    let Some((start, number)) = start else { return Err(pattern()) };
+    if !number.starts_with('-') || number[1..].parse::<usize>().is_err() {
+        return Err(pattern());
+    }
+    (0..count)
+        .map(|i| {
+            let path = path.with_file_name(format!("{start}-{:05}{end}", i + 1));
+            let part = GgufPart::open(&path)?;
+            if part.size("split.count") != Some(count) || part.size("split.no") != Some(i) {
+                return Err(malformed(&path, format!("this is not part {} of {count}", i + 1)));
+            }
+            Ok(part)
+        })
+        .collect()
+}
+
+fn recognise(
+    entries: &HashMap<String, Value>,
+    path: &Path,
+    families: &Families,
+) -> Result<(Arc<dyn Family>, GgufLayout)> {
     let name = "general.architecture";
-    let value = content.metadata.get(name).ok_or_else(|| malformed(path, format!("the metadata lacks `{name}`")))?;
+    let value = entries.get(name).ok_or_else(|| malformed(path, format!("the metadata lacks `{name}`")))?;
     let architecture = value.to_string().map_or("", String::as_str);
     let found = families.by_architecture(architecture).and_then(|family| Some((family.clone(), family.gguf()?)));
     found.ok_or_else(|| {
@@ -84,12 +155,14 @@ fn recognise(content: &Content, path: &Path, families: &Families) -> Result<(Arc
 
 impl Source for Gguf {
     fn tensor(&mut self, name: &str) -> Result<Option<StoredTensor>> {
-        let Some(info) = self.content.tensor_infos.get(name) else { return Ok(None) };
-        let shape = info.shape.dims().to_vec();
-        let numbers: Vec<f32> = (self.content.tensor(&mut self.file, name, &Device::Cpu))
+        let Some(&place) = self.places.get(name) else { return Ok(None) };
+        let heads = self.interleaved_heads(name);
+        let GgufPart { path, file, content } = &mut self.parts[place];
+        let shape = content.tensor_infos[name].shape.dims().to_vec();
+        let numbers: Vec<f32> = (content.tensor(file, name, &Device::Cpu))
             .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1())
-            .map_err(|error| malformed(&self.path, format!("tensor `{name}`: {error}")))?;
-        let numbers = match self.interleaved_heads(name) {
+            .map_err(|error| malformed(path, format!("tensor `{name}`: {error}")))?;
+        let numbers = match heads {
             Some(heads) if shape[0].is_multiple_of(2 * heads) => halves(&numbers, heads, shape[0] / heads),
             _ => numbers,
         };
@@ -98,6 +171,10 @@ impl Source for Gguf {
 
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.places.keys().cloned().collect()
     }
 }
 
@@ -109,36 +186,4 @@ fn halves(numbers: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
         of(0).chain(of(1))
     });
     order.flat_map(|row| numbers[row * cols..(row + 1) * cols].iter().copied()).collect()
-}
-
-/// The tokenizer in a file's metadata.
-fn tokenizer(content: &Content, path: &Path) -> Result<Tokenizer> {
-    let refuse = |problem: String| malformed(path, format!("{problem}; put the model's tokenizer.json beside it"));
-    let mut inner = tokenizers::Tokenizer::from_gguf(content)
-        .map_err(|error| refuse(format!("the file's tokenizer cannot be used ({error})")))?;
-    let kind = content.metadata.get("tokenizer.ggml.pre").and_then(|kind| kind.to_string().ok());
-    let kind = kind.map_or("gpt-2", String::as_str);
-    let words = words(kind).ok_or_else(|| refuse(format!("the file's tokenizer is of the unknown kind `{kind}`")))?;
-    inner.with_pre_tokenizer(Some(words));
-    Ok(Tokenizer::new(inner))
-}
-
-/// How a kind of byte-level tokenizer cuts a text into words.
-fn words(kind: &str) -> Option<PreTokenizerWrapper> {
-    let by_regex = ByteLevel::new(false, true, true);
-    let bytes = ByteLevel::new(false, true, false);
-    let split = |digits: &str| {
-        let regex = format!(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        );
-        let split = Split::new(SplitPattern::Regex(regex), SplitDelimiterBehavior::Isolated, false).ok()?;
-        Some(Sequence::new(vec![split.into(), bytes.into()]).into())
-    };
-    match kind {
-        "default" | "gpt2" | "gpt-2" => Some(by_regex.into()),
-        "smollm" => Some(Sequence::new(vec![Digits::new(true).into(), by_regex.into()]).into()),
-        "llama3" | "llama-v3" | "llama-bpe" => split(r"\p{N}{1,3}"),
-        "qwen2" => split(r"\p{N}"),
-        _ => None,
-    }
 }

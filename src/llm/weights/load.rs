@@ -1,5 +1,6 @@
 //! Models read from their tensors.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use faer::Par;
 use super::directory::{self, Directory};
 use super::gguf::Gguf;
 use super::source::{Source, StoredTensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::block::{Block, Linear};
-use crate::llm::config::{Arrangement, Config, HeadNorms, MlpKind, NormKind, Positions};
+use crate::llm::config::{Arrangement, Bias, Biases, Config, HeadNorms, MlpKind, NormKind, Positions};
 use crate::llm::families::{AttentionNames, Families, Family, Name, TensorLayout, numbered};
 use crate::llm::model::Model;
 use crate::llm::ops::{Normalize, Parameter};
@@ -20,11 +21,13 @@ use crate::update::Orientation;
 
 impl Model {
     /// Reads a model and its tokenizer: from a directory with `config.json`, `model.safetensors` (or shards with
-    /// `model.safetensors.index.json`) and `tokenizer.json`, or from a `.gguf` file, which may have a `tokenizer.json`
-    /// beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantised; they are held in `f32`.
+    /// `model.safetensors.index.json`) and `tokenizer.json`, or from a `.gguf` file or all parts of a split one, which may have a
+    /// `tokenizer.json` with the same vocabulary beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantised; they
+    /// are held in `f32`. What is read and what is refused is listed in `docs/models.md`.
     ///
     /// # Errors
-    /// A file that is missing or cannot be read, an unknown architecture, a missing tensor or one of the wrong shape.
+    /// A file that is missing or cannot be read, an unknown architecture, an entry of the configuration that could change what the
+    /// model computes and is not understood, a tensor that is missing, of the wrong shape, or not part of the model.
     pub fn open(path: impl AsRef<Path>, par: Par) -> Result<(Self, Tokenizer)> {
         Self::open_with(path, &Families::built_in(), par)
     }
@@ -37,10 +40,11 @@ impl Model {
         let path = path.as_ref();
         if path.is_dir() {
             let (family, config) = directory::describe(path, families)?;
+            let tokenizer = directory::tokenizer(path)?;
             let mut directory = Directory::open(path)?;
-            let model = Self::from_source(config, family, &mut directory, par)?;
-            Ok((model, Tokenizer::open(path.join("tokenizer.json"))?))
+            Ok((Self::from_source(config, family, &mut directory, par)?, tokenizer))
         } else {
+            directory::check_is_model_file(path)?;
             let mut gguf = Gguf::open(path, families)?;
             let tokenizer = gguf.tokenizer()?;
             let (family, config, layout) = gguf.describe();
@@ -51,7 +55,8 @@ impl Model {
     /// Builds a model of the given shape, from tensors that have the names of the family's safetensors files.
     ///
     /// # Errors
-    /// Sizes that do not fit together, a missing tensor, one of the wrong shape, or one that is not finite.
+    /// Sizes that do not fit together, a missing tensor, one of the wrong shape, one that is not finite, or one that is not part of the
+    /// model.
     pub fn from_source(config: Config, family: Arc<dyn Family>, source: &mut dyn Source, par: Par) -> Result<Self> {
         let layout = family.layout();
         load(config, family, &layout, source, par)
@@ -60,15 +65,15 @@ impl Model {
 
 /// The fingerprint depends on the order of reading: it must not change.
 fn load(
-    config: Config,
+    mut config: Config,
     family: Arc<dyn Family>,
     layout: &TensorLayout,
     source: &mut dyn Source,
     par: Par,
 ) -> Result<Model> {
     config.check(source.path())?;
-    let mut loader = Loader { config: &config, layout, source, fingerprint: blake3::Hasher::new() };
-    let embedding = Arc::new(loader.table(&layout.embedding, config.vocabulary)?);
+    let mut loader = Loader::new(&config, layout, source);
+    let embedding = Arc::new(loader.embedding()?);
     let positions = match config.positions {
         Positions::Learned => {
             let name = loader.named(layout.positions.as_ref(), "the positions")?;
@@ -76,37 +81,119 @@ fn load(
         }
         Positions::Rotary(_) => None,
     };
-    let blocks = (0..config.layers).map(|layer| loader.block(layer)).collect::<Result<_>>()?;
+    let blocks = (0..config.layers).map(|layer| loader.block(layer)).collect::<Result<Vec<_>>>()?;
     let norm = loader.norm(&layout.norm, config.hidden)?;
-    let head = match config.tied {
-        true => Linear { weight: embedding.clone(), bias: None, low_rank: None },
-        false => Linear {
-            weight: Arc::new(loader.table(&layout.head, config.vocabulary)?),
-            bias: loader.vector_if_there(&format!("{}.bias", layout.head), config.vocabulary)?,
-            low_rank: None,
-        },
-    };
+    let head = loader.head(&embedding)?;
+    loader.check_all_read()?;
     let fingerprint = format!("{} {}", family.name(), loader.fingerprint.finalize().to_hex());
+    config.tied = Arc::ptr_eq(&head.weight, &embedding);
+    config.biases = found_biases(&blocks, &head);
     Ok(Model { config, family, embedding, positions, blocks, norm, head, fingerprint, par })
+}
+
+/// Which projections have a bias in the file.
+fn found_biases(blocks: &[Block], head: &Linear) -> Biases {
+    let any = |projections: &dyn Fn(&Block) -> Vec<bool>| {
+        if blocks.iter().flat_map(projections).any(|has| has) { Bias::Required } else { Bias::Absent }
+    };
+    let has = |linear: &Linear| linear.bias.is_some();
+    Biases {
+        attention_inputs: any(&|block| [&block.query, &block.key, &block.value].map(has).to_vec()),
+        attention_output: any(&|block| vec![has(&block.attention_output)]),
+        mlp: any(&|block| block.gate.iter().chain([&block.up, &block.down]).map(has).collect()),
+        head: if has(head) { Bias::Required } else { Bias::Absent },
+    }
 }
 
 struct Loader<'a> {
     config: &'a Config,
     layout: &'a TensorLayout,
     source: &'a mut dyn Source,
+    /// The names in the source, and which of them were read.
+    there: BTreeSet<String>,
+    read: BTreeSet<String>,
     fingerprint: blake3::Hasher,
 }
 
+/// Whether a tensor counts in the fingerprint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InFingerprint {
+    Yes,
+    No,
+}
+
 impl<'a> Loader<'a> {
+    fn new(config: &'a Config, layout: &'a TensorLayout, source: &'a mut dyn Source) -> Self {
+        let there = source.names().into_iter().collect();
+        Self { config, layout, source, there, read: BTreeSet::new(), fingerprint: blake3::Hasher::new() }
+    }
+
+    /// The embedding. A tied model may be stored under the name of the head.
+    fn embedding(&mut self) -> Result<Parameter> {
+        let rows = self.config.vocabulary;
+        let name = format!("{}.weight", self.layout.embedding);
+        let shape = [rows, self.config.hidden];
+        let numbers = match self.read(&name, &shape, InFingerprint::Yes)? {
+            Some(numbers) => numbers,
+            None if self.config.tied => self
+                .read(&format!("{}.weight", self.layout.head), &shape, InFingerprint::Yes)?
+                .ok_or_else(|| self.missing(&name))?,
+            None => return Err(self.missing(&name)),
+        };
+        Ok(Parameter::new(numbers, rows, shape[1], Orientation::OutputsByInputs))
+    }
+
+    /// The output head: what is stored, or else the embedding if the two are tied.
+    fn head(&mut self, embedding: &Arc<Parameter>) -> Result<Linear> {
+        let (rows, cols) = (self.config.vocabulary, self.config.hidden);
+        let name = format!("{}.weight", self.layout.head);
+        let counted = if self.config.tied { InFingerprint::No } else { InFingerprint::Yes };
+        let weight = match self.read(&name, &[rows, cols], counted)? {
+            None if self.config.tied => embedding.clone(),
+            None => return Err(self.missing(&name)),
+            Some(numbers) if self.config.tied && numbers == embedding.numbers() => embedding.clone(),
+            Some(numbers) => {
+                if counted == InFingerprint::No {
+                    self.count(&numbers);
+                }
+                Arc::new(Parameter::new(numbers, rows, cols, Orientation::OutputsByInputs))
+            }
+        };
+        let bias = self.bias(&self.layout.head, rows, self.config.biases.head)?;
+        Ok(Linear { weight, bias, low_rank: None })
+    }
+
+    /// Refuses tensors that are not part of the model.
+    fn check_all_read(&self) -> Result<()> {
+        const SHOWN: usize = 5;
+        let unused = |name: &&String| self.layout.unused.iter().any(|end| name.ends_with(&**end));
+        let unread: Vec<&str> =
+            self.there.difference(&self.read).filter(|name| !unused(name)).map(String::as_str).collect();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let more = if unread.len() > SHOWN { format!(" and {} more", unread.len() - SHOWN) } else { String::new() };
+        let some = unread[..unread.len().min(SHOWN)].join("`, `");
+        let problem = format!(
+            "tensors that are not part of a model of this kind and configuration: `{some}`{more}; merge an adapter into the weights, \
+             correct the configuration, or remove what does not belong to the model"
+        );
+        Err(malformed(self.source.path(), problem))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        malformed(self.source.path(), format!("tensor `{name}` is missing"))
+    }
+
     fn block(&mut self, layer: usize) -> Result<Block> {
         let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
-        let Config { hidden, intermediate, heads, kv_heads, head_dim, .. } = *self.config;
+        let Config { hidden, intermediate, heads, kv_heads, head_dim, biases, .. } = *self.config;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         let [query, key, value] = match &layout.attention {
             AttentionNames::Separate { query, key, value } => [
-                self.linear(&name(query), q, hidden)?,
-                self.linear(&name(key), kv, hidden)?,
-                self.linear(&name(value), kv, hidden)?,
+                self.linear(&name(query), q, hidden, biases.attention_inputs)?,
+                self.linear(&name(key), kv, hidden, biases.attention_inputs)?,
+                self.linear(&name(value), kv, hidden, biases.attention_inputs)?,
             ],
             AttentionNames::Joined(joined) => self.joined(&name(joined), [q, kv, kv], hidden)?,
         };
@@ -128,7 +215,7 @@ impl<'a> Loader<'a> {
             MlpKind::Plain => None,
             MlpKind::Gated => {
                 let gate = self.named(layout.gate.as_ref(), "the gate of the MLP")?;
-                Some(self.linear(&name(gate), intermediate, hidden)?)
+                Some(self.linear(&name(gate), intermediate, hidden, biases.mlp)?)
             }
         };
         Ok(Block {
@@ -137,11 +224,12 @@ impl<'a> Loader<'a> {
             key,
             value,
             head_norms,
-            attention_output: self.linear(&name(&layout.attention_output), hidden, q)?,
+            attention_output: self.linear(&name(&layout.attention_output), hidden, q, biases.attention_output)?,
             mlp_norm,
             gate,
-            up: self.linear(&name(&layout.up), intermediate, hidden)?,
-            down: self.linear(&name(&layout.down), hidden, intermediate)?,
+            up: self.linear(&name(&layout.up), intermediate, hidden, biases.mlp)?,
+            down: self.linear(&name(&layout.down), hidden, intermediate, biases.mlp)?,
+            window: self.config.window_of(layer),
         })
     }
 
@@ -150,17 +238,17 @@ impl<'a> Loader<'a> {
         name.ok_or_else(|| malformed(self.source.path(), format!("the model's family has no name for {what}")))
     }
 
-    /// Embeddings or the output head, which all families store with a row for each token or position.
+    /// Embeddings, which all families store with a row for each token or position.
     fn table(&mut self, name: &Name, rows: usize) -> Result<Parameter> {
         let cols = self.config.hidden;
         let numbers = self.numbers(&format!("{name}.weight"), &[rows, cols])?;
         Ok(Parameter::new(numbers, rows, cols, Orientation::OutputsByInputs))
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Linear> {
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: Bias) -> Result<Linear> {
         let shape = self.stored_shape(outputs, inputs);
         let numbers = self.numbers(&format!("{name}.weight"), &shape)?;
-        let bias = self.vector_if_there(&format!("{name}.bias"), outputs)?;
+        let bias = self.bias(name, outputs, bias)?;
         let weight = Arc::new(Parameter::new(numbers, outputs, inputs, self.layout.orientation));
         Ok(Linear { weight, bias, low_rank: None })
     }
@@ -171,7 +259,7 @@ impl<'a> Loader<'a> {
         let orientation = self.layout.orientation;
         let shape = self.stored_shape(all, inputs);
         let numbers = self.numbers(&format!("{name}.weight"), &shape)?;
-        let bias = self.vector_if_there(&format!("{name}.bias"), all)?;
+        let bias = self.bias(name, all, self.config.biases.attention_inputs)?;
         let mut start = 0;
         Ok(outputs.map(|outputs| {
             let part = start..start + outputs;
@@ -211,21 +299,25 @@ impl<'a> Loader<'a> {
     }
 
     fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        match self.read(name, shape)? {
-            Some(numbers) => Ok(numbers),
-            None => Err(malformed(self.source.path(), format!("tensor `{name}` is missing"))),
+        self.read(name, shape, InFingerprint::Yes)?.ok_or_else(|| self.missing(name))
+    }
+
+    fn bias(&mut self, projection: &str, length: usize, bias: Bias) -> Result<Option<Arc<[f32]>>> {
+        let name = format!("{projection}.bias");
+        match bias {
+            Bias::Absent => Ok(None),
+            Bias::Required => Ok(Some(self.numbers(&name, &[length])?.into())),
+            Bias::AsStored => Ok(self.read(&name, &[length], InFingerprint::Yes)?.map(Into::into)),
         }
     }
 
-    fn vector_if_there(&mut self, name: &str, length: usize) -> Result<Option<Arc<[f32]>>> {
-        Ok(self.read(name, &[length])?.map(Into::into))
-    }
-
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
-        let found = match (self.source.tensor(name)?, self.layout.without_prefix(name)) {
-            (None, Some(bare)) => self.source.tensor(bare)?,
-            (found, _) => found,
-        };
+    fn read(&mut self, name: &str, shape: &[usize], counted: InFingerprint) -> Result<Option<Vec<f32>>> {
+        let mut found = self.source.tensor(name)?;
+        let mut stored = name;
+        if let (None, Some(bare)) = (&found, self.layout.without_prefix(name)) {
+            (found, stored) = (self.source.tensor(bare)?, bare);
+        }
+        self.read.insert(stored.to_owned());
         let Some(StoredTensor { shape: found, numbers }) = found else { return Ok(None) };
         let refuse = |problem| Err(malformed(self.source.path(), problem));
         if found != shape {
@@ -238,10 +330,16 @@ impl<'a> Loader<'a> {
             let (value, place) = (numbers[at], place(at, shape));
             return refuse(format!("tensor `{name}` holds {value} at {place:?} (from 0): every number must be finite"));
         }
+        if counted == InFingerprint::Yes {
+            self.count(&numbers);
+        }
+        Ok(Some(numbers))
+    }
+
+    fn count(&mut self, numbers: &[f32]) {
         for part in numbers.chunks(1 << 16) {
             self.fingerprint.update(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         }
-        Ok(Some(numbers))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod directory;
 mod gguf;
+mod gguf_tokenizer;
 mod load;
 mod save;
 mod source;

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use faer::MatRef;
+use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::format::tensors::{self, NewTensor};
 use crate::format::{Checkpoint, Precision, Rounding, malformed};
 use crate::llm::block::{Block, Linear};
-use crate::llm::families::{AttentionNames, TensorLayout, numbered};
+use crate::llm::config::{Bias, Biases, Config};
+use crate::llm::families::{AttentionNames, ConfigFile, TensorLayout, numbered};
 use crate::llm::model::Model;
 use crate::llm::ops::{Normalize, Parameter};
 use crate::llm::tokenizer::Tokenizer;
@@ -18,20 +20,27 @@ use crate::util::atomic_file::{self, io_error};
 
 impl Model {
     /// Writes the model as edited so far, in `f32`, with its tokenizer, into a directory in the Hugging Face layout: `model.safetensors`,
-    /// `tokenizer.json`, and last `config.json`. The directory is created if it does not exist.
+    /// `tokenizer.json`, `tokenizer_config.json` (with the chat template, if the tokenizer has one), `generation_config.json`, and last
+    /// `config.json`. The directory is created if it does not exist. Where the family's files have a bias and the model has none, it is
+    /// written as zeros.
     ///
     /// Use this for a model that was read from a GGUF file. If the model was read from a directory, copy the directory and call
     /// [`write_edited`](Self::write_edited): this keeps all other tensors as they are.
     ///
     /// # Errors
-    /// A directory that cannot be written, or a family that has no name for a tensor of the model.
+    /// A directory that cannot be written, or a family that has no place for a tensor of the model.
     pub fn save(&self, tokenizer: &Tokenizer, directory: impl AsRef<Path>) -> Result<()> {
         let directory = directory.as_ref();
         std::fs::create_dir_all(directory).map_err(io_error(directory))?;
         let layout = self.family.layout();
         let joined = self.joined(&layout);
         let path = directory.join("model.safetensors");
-        let mut tensors = Tensors { layout: &layout, path: &path, tensors: vec![] };
+        let mut config = self.family.config_json(&self.config);
+        tokenizer.special_ids().into_iter().for_each(|(name, id)| config[name] = id);
+        let config_path = directory.join("config.json");
+        let biases = self.family.config(&ConfigFile::parse(&config_path, &config.to_string())?)?.biases;
+        let zeros = vec![0.0; self.widest()];
+        let mut tensors = Tensors { layout: &layout, path: &path, biases, zeros: &zeros, tensors: vec![] };
         tensors.table(&layout.embedding, &self.embedding);
         if let Some(positions) = &self.positions {
             tensors.table(tensors.named(&layout.positions, "the positions")?, positions);
@@ -39,17 +48,27 @@ impl Model {
         tensors.norm(&layout.norm, &self.norm);
         if !self.config.tied {
             tensors.table(&layout.head, &self.head.weight);
-            if let Some(bias) = &self.head.bias {
-                tensors.vector(&format!("{}.bias", layout.head), bias);
-            }
         }
+        tensors.bias(&layout.head, self.head.bias.as_deref(), self.config.vocabulary, biases.head)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             tensors.block(block, layer, joined.get(layer))?;
         }
         tensors::write(&path, tensors::kind("pt"), &tensors.tensors)?;
         tokenizer.save(directory.join("tokenizer.json"))?;
-        let config = self.family.config_json(&self.config);
-        atomic_file::write_whole(&directory.join("config.json"), format!("{config:#}\n").as_bytes())
+        let write = |name: &str, json: &Value| {
+            atomic_file::write_whole(&directory.join(name), format!("{json:#}\n").as_bytes())
+        };
+        write("tokenizer_config.json", &tokenizer.config_json())?;
+        let generation: Map<String, Value> =
+            tokenizer.special_ids().into_iter().map(|(name, id)| (name.to_owned(), id)).collect();
+        write("generation_config.json", &generation.into())?;
+        write("config.json", &config)
+    }
+
+    /// The largest number of outputs of a projection.
+    fn widest(&self) -> usize {
+        let Config { hidden, intermediate, heads, head_dim, vocabulary, .. } = self.config;
+        [hidden, intermediate, 3 * heads * head_dim, vocabulary].into_iter().max().unwrap_or(0)
     }
 
     /// Writes the edited weights of some layers into a copy of the checkpoint that the model was read from. All other tensors stay as they
@@ -119,6 +138,10 @@ impl Joined {
 struct Tensors<'a> {
     layout: &'a TensorLayout,
     path: &'a Path,
+    /// Which projections have a bias in the family's files.
+    biases: Biases,
+    /// As many as any bias has.
+    zeros: &'a [f32],
     tensors: Vec<NewTensor<'a, f32>>,
 }
 
@@ -130,18 +153,19 @@ impl<'a> Tensors<'a> {
 
     fn block(&mut self, block: &'a Block, layer: usize, joined: Option<&'a Joined>) -> Result<()> {
         let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
+        let Biases { attention_inputs: inputs, attention_output: output, mlp, .. } = self.biases;
         self.norm(&name(&layout.attention_norm), &block.attention_norm);
         match (&layout.attention, joined) {
             (AttentionNames::Separate { query, key, value }, _) => {
-                self.linear(&name(query), &block.query);
-                self.linear(&name(key), &block.key);
-                self.linear(&name(value), &block.value);
+                self.linear(&name(query), &block.query, inputs)?;
+                self.linear(&name(key), &block.key, inputs)?;
+                self.linear(&name(value), &block.value, inputs)?;
             }
             (AttentionNames::Joined(whole), Some(Joined { rows, weight, bias })) => {
                 self.rows(&name(whole), MatRef::from_row_major_slice(weight, *rows, weight.len() / rows));
-                if !bias.is_empty() {
-                    self.vector(&format!("{}.bias", name(whole)), bias);
-                }
+                let bias = Some(&bias[..]).filter(|bias| !bias.is_empty());
+                let outputs = [&block.query, &block.key, &block.value].iter().map(|part| part.weight.shape().0).sum();
+                self.bias(&name(whole), bias, outputs, inputs)?;
             }
             (AttentionNames::Joined(_), None) => {}
         }
@@ -150,23 +174,37 @@ impl<'a> Tensors<'a> {
             self.norm(&name(q_name), q);
             self.norm(&name(k_name), k);
         }
-        self.linear(&name(&layout.attention_output), &block.attention_output);
+        self.linear(&name(&layout.attention_output), &block.attention_output, output)?;
         if let Some(norm) = &block.mlp_norm {
             self.norm(&name(self.named(&layout.mlp_norm, "the norm in front of the MLP")?), norm);
         }
         if let Some(gate) = &block.gate {
-            self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate);
+            self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate, mlp)?;
         }
-        self.linear(&name(&layout.up), &block.up);
-        self.linear(&name(&layout.down), &block.down);
-        Ok(())
+        self.linear(&name(&layout.up), &block.up, mlp)?;
+        self.linear(&name(&layout.down), &block.down, mlp)
     }
 
-    fn linear(&mut self, name: &str, linear: &'a Linear) {
+    fn linear(&mut self, name: &str, linear: &'a Linear, bias: Bias) -> Result<()> {
         self.rows(name, stored(&linear.weight, self.layout.orientation));
-        if let Some(bias) = &linear.bias {
-            self.vector(&format!("{name}.bias"), bias);
+        self.bias(name, linear.bias.as_deref(), linear.weight.shape().0, bias)
+    }
+
+    /// The bias of a projection, as the family's files have it.
+    fn bias(&mut self, name: &str, bias: Option<&'a [f32]>, length: usize, stored: Bias) -> Result<()> {
+        let name = format!("{name}.bias");
+        match (bias, stored) {
+            (Some(_), Bias::Absent) => {
+                return Err(malformed(
+                    self.path,
+                    format!("files of the model's family have no `{name}`, but the model has"),
+                ));
+            }
+            (Some(bias), _) => self.vector(&name, bias),
+            (None, Bias::Required) => self.vector(&name, &self.zeros[..length]),
+            (None, Bias::AsStored | Bias::Absent) => {}
         }
+        Ok(())
     }
 
     fn norm(&mut self, name: &str, norm: &'a Normalize) {

@@ -31,6 +31,12 @@ pub trait Source {
 
     /// The file that errors name.
     fn path(&self) -> &Path;
+
+    /// The names of all tensors. A model that leaves any of them unread is refused, except those that its family calls
+    /// [`unused`](super::TensorLayout::unused). By default no names are known, and nothing is checked.
+    fn names(&self) -> Vec<String> {
+        vec![]
+    }
 }
 
 impl Source for BTreeMap<String, StoredTensor> {
@@ -40,5 +46,9 @@ impl Source for BTreeMap<String, StoredTensor> {
 
     fn path(&self) -> &Path {
         Path::new("tensors in memory")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
     }
 }

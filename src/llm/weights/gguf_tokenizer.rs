@@ -1,0 +1,261 @@
+//! The tokenizer in a GGUF file, as llama.cpp reads it.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::Value;
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::tokenizer::SplitDelimiterBehavior;
+use tokenizers::{AddedToken, Tokenizer as Inner};
+
+use crate::error::{Error, Result};
+use crate::format::malformed;
+use crate::llm::families::whole;
+use crate::llm::tokenizer::{SpecialTokens, Tokenizer};
+
+/// What every name here begins with.
+const PREFIX: &str = "tokenizer.ggml.";
+
+/// Types of tokens in GGUF files (`llama_token_type`).
+const NORMAL: usize = 1;
+const UNKNOWN: usize = 2;
+const CONTROL: usize = 3;
+const USER_DEFINED: usize = 4;
+
+/// Tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them: they end a text or a turn.
+const ENDS: [&str; 9] = [
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "< EOT >",
+    "_< EOT >",
+    "<end_of_utterance>",
+];
+
+/// Reads the tokenizer of a file: `tokenizer.json` beside it, if that has the same vocabulary, or else the one inside.
+pub(super) fn read(entries: &HashMap<String, Value>, path: &Path) -> Result<Tokenizer> {
+    let stored = Stored { entries, path };
+    let beside = path.with_file_name("tokenizer.json");
+    let tokenizer = match beside.exists() {
+        true => {
+            let tokenizer = Tokenizer::open(&beside)?;
+            stored.check_vocabulary(&tokenizer, &beside)?;
+            tokenizer
+        }
+        false => Tokenizer::new(stored.tokenizer()?),
+    };
+    Ok(tokenizer.with_special(stored.special_tokens()))
+}
+
+/// The entries about the tokenizer.
+struct Stored<'a> {
+    entries: &'a HashMap<String, Value>,
+    path: &'a Path,
+}
+
+impl Stored<'_> {
+    fn entry(&self, name: &str) -> Option<&Value> {
+        self.entries.get(&format!("{PREFIX}{name}"))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.entry(name)?.to_string().ok().map(String::as_str)
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        self.entry(name)?.to_bool().ok()
+    }
+
+    fn id(&self, name: &str) -> Option<u32> {
+        whole(self.entry(&format!("{name}_token_id"))?)?.try_into().ok()
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<&str>> {
+        let wrong = || self.refuse(format!("`{PREFIX}{name}` is missing, or no list of texts"));
+        let list = self.entry(name).and_then(|list| list.to_vec().ok()).ok_or_else(wrong)?;
+        list.iter().map(|text| text.to_string().map(String::as_str).map_err(|_| wrong())).collect()
+    }
+
+    /// The types of the tokens.
+    fn types(&self) -> Option<Vec<usize>> {
+        self.entry("token_type")?.to_vec().ok()?.iter().map(whole).collect()
+    }
+
+    fn refuse(&self, problem: impl std::fmt::Display) -> Error {
+        malformed(self.path, format!("{problem}; put the model's tokenizer.json beside the file"))
+    }
+
+    fn kind(&self) -> Result<Kind> {
+        let name = self.text("pre").ok_or_else(|| {
+            self.refuse(
+                "the file does not say how its tokenizer cuts text into words (`tokenizer.ggml.pre` is missing)",
+            )
+        })?;
+        Kind::of(name)
+            .ok_or_else(|| self.refuse(format!("`tokenizer.ggml.pre` is `{name}`, a kind that is not known here")))
+    }
+
+    fn tokenizer(&self) -> Result<Inner> {
+        match self.text("model") {
+            Some("gpt2") => {}
+            other => {
+                let found = other.unwrap_or("missing");
+                return Err(self.refuse(format!("`tokenizer.ggml.model` is {found}, and only `gpt2` is supported")));
+            }
+        }
+        let failed = |error: tokenizers::Error| self.refuse(format!("the file's tokenizer cannot be used ({error})"));
+        let kind = self.kind()?;
+        let tokens = self.texts("tokens")?;
+        let vocabulary: Vocab = tokens.iter().zip(0..).map(|(&token, id)| (token.to_owned(), id)).collect();
+        let pair = |merge: &&str| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let merges: Option<Merges> = self.texts("merges")?.iter().map(pair).collect();
+        let merges = merges.ok_or_else(|| self.refuse("`tokenizer.ggml.merges` has an entry that is no pair"))?;
+        let model = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(kind.keeps_whole_words());
+        let mut inner = Inner::new(model.build().map_err(failed)?);
+        inner.with_pre_tokenizer(Some(kind.words().ok_or_else(|| self.refuse("the kind of words cannot be built"))?));
+        inner.with_decoder(Some(ByteLevelDecoder::new(false, false, false)));
+        inner.add_tokens(self.added(&tokens)?).map_err(failed)?;
+        let ends = |name, default: bool| self.flag(&format!("add_{name}_token")).unwrap_or(default);
+        let (bos, eos) = (ends("bos", kind.starts_with_bos()), ends("eos", false));
+        if bos || eos {
+            inner.with_post_processor(Some(self.template(&tokens, bos, eos)?));
+        }
+        Ok(inner)
+    }
+
+    /// The tokens that are found in a text before it is cut into words. Those for control are special: they are no text.
+    fn added(&self, tokens: &[&str]) -> Result<Vec<AddedToken>> {
+        let types = self.types().filter(|types| types.len() == tokens.len());
+        let types =
+            types.ok_or_else(|| self.refuse("`tokenizer.ggml.token_type` does not give a type for each token"))?;
+        let added = tokens.iter().zip(types).filter_map(|(&token, kind)| match kind {
+            _ if ENDS.contains(&token) => Some(AddedToken::from(token, true)),
+            CONTROL | UNKNOWN => Some(AddedToken::from(token, true)),
+            USER_DEFINED => Some(AddedToken::from(token, false).normalized(false)),
+            _ => None,
+        });
+        Ok(added.collect())
+    }
+
+    fn template(&self, tokens: &[&str], bos: bool, eos: bool) -> Result<TemplateProcessing> {
+        let token = |wanted: bool, name: &str| -> Result<Option<(String, u32)>> {
+            let found = self.id(name).and_then(|id| Some(((*tokens.get(id as usize)?).to_owned(), id)));
+            match (wanted, found) {
+                (false, _) => Ok(None),
+                (true, None) => {
+                    Err(self.refuse(format!("every text has a {name} token, but `{PREFIX}{name}_token_id` names none")))
+                }
+                (true, found) => Ok(found),
+            }
+        };
+        let (bos, eos) = (token(bos, "bos")?, token(eos, "eos")?);
+        let name = |token: &Option<(String, u32)>| token.iter().map(|(text, _)| text.clone()).collect::<Vec<_>>();
+        let single = [name(&bos), vec!["$A".to_owned()], name(&eos)].concat();
+        let specials: Vec<(String, u32)> = bos.into_iter().chain(eos).collect();
+        let failed = |error: String| self.refuse(format!("the file's special tokens cannot be used ({error})"));
+        let builder =
+            TemplateProcessing::builder().try_single(single).map_err(failed)?.special_tokens(specials).build();
+        builder.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Refuses another vocabulary than that of this file.
+    fn check_vocabulary(&self, tokenizer: &Tokenizer, beside: &Path) -> Result<()> {
+        let (tokens, types) = (self.texts("tokens")?, self.types().unwrap_or_default());
+        for (id, &here) in (0_u32..).zip(&tokens) {
+            let is_normal = types.get(id as usize).is_none_or(|&kind| kind == NORMAL);
+            let there = tokenizer.token(id);
+            // The conversion may write other tokens in another form.
+            if is_normal && there.as_deref() != Some(here) {
+                let there = there.map_or("nothing".to_owned(), |there| format!("`{there}`"));
+                let file = self.path.display();
+                return Err(malformed(
+                    beside,
+                    format!(
+                        "this is the tokenizer of another model than {file}: token {id} is {there} here, `{here}` there; remove it, or put the right one in its place"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn special_tokens(&self) -> SpecialTokens {
+        let ends = ["eos", "eot", "eom"].iter().filter_map(|name| self.id(name));
+        let mut special = SpecialTokens {
+            bos: self.id("bos"),
+            ends: ends.collect(),
+            chat_template: self
+                .entries
+                .get("tokenizer.chat_template")
+                .and_then(|text| Some(text.to_string().ok()?.clone())),
+        };
+        special.ends.dedup();
+        special
+    }
+}
+
+/// How a byte-level tokenizer cuts a text into words: the groups of llama.cpp (`llama-vocab.cpp`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Default,
+    Gpt2,
+    SmolLm,
+    Llama3,
+    Qwen2,
+}
+
+impl Kind {
+    fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "default" => Self::Default,
+            "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de" | "gigachat" | "a.x-4.0"
+            | "mellum" => Self::Gpt2,
+            "smollm" => Self::SmolLm,
+            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" => {
+                Self::Llama3
+            }
+            "qwen2" | "deepseek-r1-qwen" | "kormo" => Self::Qwen2,
+            _ => return None,
+        })
+    }
+
+    /// Whether texts start with a token of their own unless the file says otherwise.
+    fn starts_with_bos(self) -> bool {
+        self == Self::Llama3
+    }
+
+    /// Whether a word of the vocabulary is one token, whatever the merges give.
+    fn keeps_whole_words(self) -> bool {
+        self == Self::Llama3
+    }
+
+    fn words(self) -> Option<PreTokenizerWrapper> {
+        const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+        let modern = |digits: &str| {
+            format!(
+                r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            )
+        };
+        let patterns = match self {
+            Self::Default => [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"].map(str::to_owned).to_vec(),
+            Self::Gpt2 => vec![GPT2.to_owned()],
+            Self::SmolLm => vec![r"\p{N}".to_owned(), GPT2.to_owned()],
+            Self::Llama3 => vec![modern(r"\p{N}{1,3}")],
+            Self::Qwen2 => vec![modern(r"\p{N}")],
+        };
+        let split = |pattern: String| Split::new(SplitPattern::Regex(pattern), SplitDelimiterBehavior::Isolated, false);
+        let mut steps =
+            patterns.into_iter().map(|pattern| Some(split(pattern).ok()?.into())).collect::<Option<Vec<_>>>()?;
+        steps.push(ByteLevel::new(false, false, false).into());
+        Some(Sequence::new(steps).into())
+    }
+}
