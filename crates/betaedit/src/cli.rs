@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::matrices::{merge, project, solve};
 use crate::research::Research;
-use crate::{ask, demo, edit, eval, inspect, stats, undo};
+use crate::{ask, demo, edit, eval, inspect, stats, tokens, undo};
 
 /// Edits facts in a language model by rewriting one matrix in each of a few layers, in closed form, without training.
 ///
@@ -54,6 +54,8 @@ pub enum Command {
     Undo(undo::Arguments),
     /// Show statistics (spectrum, capacity) or a session (edits, leakage, drift)
     Inspect(inspect::Arguments),
+    /// Show the tokens of texts, as a prompt has them
+    Tokens(tokens::Arguments),
     /// List the editing methods and their hyperparameters
     Methods,
     /// Download the model of the demonstration, and print its path

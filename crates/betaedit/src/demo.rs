@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::edit;
 use crate::fetch;
+use crate::files;
 use crate::report::write_json;
 use crate::settings::Plan;
 use crate::source::{SHIPPED, open_model};
@@ -60,7 +61,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     drop((model, tokenizer));
 
     let chosen = choose(arguments.facts)?;
-    std::fs::write(&facts, serde_json::to_string_pretty(&chosen)?)?;
+    files::replace(&facts, serde_json::to_string_pretty(&chosen)?)?;
     terminal.say(format!("\nEditing {} facts:\n", chosen.len()));
     let mut flags = vec!["edit".to_owned()];
     let mut flag = |name: &str, value: &Path| flags.extend([format!("--{name}"), value.display().to_string()]);

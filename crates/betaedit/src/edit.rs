@@ -10,10 +10,10 @@ use betaedit_core::session::Outcome;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::files::{self, replace};
 use crate::html::{self, Said};
-use crate::outputs;
 use crate::report::{self, Reports, Seconds};
-use crate::run::{Entry, Follow, Run, replace};
+use crate::run::{Entry, Follow, Run};
 use crate::scores::{self, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, text};
@@ -56,6 +56,15 @@ pub struct Arguments {
     pub settings: Settings,
 }
 
+impl Arguments {
+    /// What the command reads.
+    fn inputs(&self) -> Vec<&Path> {
+        let texts = [Some(&self.facts.facts), self.eval_text.as_ref()].into_iter().flatten().map(Path::new);
+        let config = self.config.as_deref();
+        [self.model.as_path(), &self.stats].into_iter().chain(config).chain(texts).collect()
+    }
+}
+
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     let (_, code) = edit(arguments, terminal)?;
     Ok(code)
@@ -65,7 +74,9 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
 pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> {
     let started = Instant::now();
     let Reports { report, html, plot } = &arguments.reports;
-    outputs::check(&[report, html, plot])?;
+    let inputs = arguments.inputs();
+    files::check(&[report, html, plot], &inputs)?;
+    let places = arguments.outputs.check(&inputs, &[report, html, plot, &arguments.session])?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
@@ -121,11 +132,12 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let said = shown.iter().map(|fact| said(&run, fact)).collect::<Done<Vec<_>>>()?;
     tell(&run, &before, &after, &said, seconds, terminal);
 
-    arguments.outputs.write(&run, terminal)?;
     let mut result = report::edits(&run, &before, &after, seconds, &rejections);
     result["named_subjects"] = json!(named);
     result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
+    // The report first: it is not lost if the disk has no room for the model.
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
+    arguments.outputs.write(&places, &run, terminal)?;
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
@@ -181,7 +193,7 @@ impl Before {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
         hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(facts)?);
-        hasher.update(held_out.unwrap_or("-").as_bytes());
+        hasher.update(held_out.unwrap_or("-").as_bytes()).update(tokenizer.fingerprint()?.as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));
         let kept = path.as_ref().and_then(|path| serde_json::from_slice::<Self>(&std::fs::read(path).ok()?).ok());
@@ -190,7 +202,7 @@ impl Before {
         }
         let scores = Scores::of(model, tokenizer, facts, held_out, "before", terminal)?;
         if let Some(path) = path {
-            replace(&path, &serde_json::to_string(&Self { of, scores: scores.clone() })?)?;
+            replace(&path, serde_json::to_string(&Self { of, scores: scores.clone() })?)?;
         }
         Ok(scores)
     }

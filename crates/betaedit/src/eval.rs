@@ -1,10 +1,11 @@
 //! `betaedit eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use betaedit_core::facts::shipped;
 use serde_json::json;
 
+use crate::files;
 use crate::report::write_json;
 use crate::scores::{self, Scores};
 use crate::source::{FactArguments, open_model, text};
@@ -29,6 +30,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let texts = [Some(&arguments.facts.facts), arguments.eval_text.as_ref()].into_iter().flatten().map(Path::new);
+    let models = arguments.unedited.iter().chain([&arguments.model]).map(PathBuf::as_path);
+    files::check(&[&arguments.report], &models.chain(texts).collect::<Vec<_>>())?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let measure = |path: &PathBuf, what| {

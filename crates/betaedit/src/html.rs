@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use crate::files::replace;
 use crate::plot;
 use crate::report::{self, Seconds, curves};
-use crate::run::{Run, replace};
+use crate::run::Run;
 use crate::scores::{self, Scores};
 use crate::terminal::Done;
 

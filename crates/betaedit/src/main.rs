@@ -5,14 +5,15 @@
 mod ask;
 mod cli;
 mod demo;
+mod directory;
 mod edit;
 mod eval;
 mod fetch;
+mod files;
 mod html;
 mod inspect;
 mod matrices;
 mod methods;
-mod outputs;
 mod plot;
 mod refresh;
 mod report;
@@ -23,6 +24,7 @@ mod settings;
 mod source;
 mod stats;
 mod terminal;
+mod tokens;
 mod undo;
 mod weights;
 
@@ -54,6 +56,7 @@ fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
         Command::Ask(arguments) => ask::run(&arguments, terminal)?,
         Command::Undo(arguments) => undo::run(&arguments, terminal)?,
         Command::Inspect(arguments) => inspect::run(&arguments, terminal)?,
+        Command::Tokens(arguments) => tokens::run(&arguments, terminal)?,
         Command::Methods => methods::run(terminal)?,
         Command::Fetch => fetch::run(terminal)?,
         Command::Demo(arguments) => return demo::run(&arguments, terminal),

@@ -35,7 +35,7 @@ const COLOURS: [RGBColor; 7] = [
 
 /// Writes a figure, see [`svg`].
 pub fn save(path: &Path, title: &str, x: &str, panels: &[Panel]) -> Done {
-    Ok(std::fs::write(path, svg(title, x, panels)?)?)
+    crate::files::replace(path, svg(title, x, panels)?)
 }
 
 /// A figure of panels, two per row, over a common `x`.

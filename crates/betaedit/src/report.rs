@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use betaedit_core::session::Session;
 use serde_json::{Value, json};
 
+use crate::files::replace;
 use crate::plot::{self, Curve, Panel};
-use crate::run::{Run, Timed, replace};
+use crate::run::{Run, Timed};
 use crate::scores::Scores;
 use crate::terminal::{Done, table};
 
@@ -126,9 +127,9 @@ pub fn edits(run: &Run, before: &Scores, after: &Scores, seconds: Seconds, rejec
 }
 
 pub fn write_json(path: &Path, report: &Value) -> Done {
-    replace(path, &format!("{report:#}\n"))
+    replace(path, format!("{report:#}\n"))
 }
 
 pub fn draw(path: &Path, title: &str, x: &str, panels: &[Panel]) -> Done {
-    plot::save(path, title, x, panels).map_err(|error| format!("`{}`: {error}", path.display()).into())
+    plot::save(path, title, x, panels)
 }

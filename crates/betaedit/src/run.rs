@@ -14,6 +14,7 @@ use betaedit_core::{Adapter, Result, Update};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
+use crate::files::{make_own, replace};
 use crate::settings::Plan;
 use crate::source::open_model;
 use crate::stats;
@@ -91,7 +92,7 @@ impl Run {
         if let Some(directory) = directory
             && there.as_ref() != Some(&run.description)
         {
-            replace(&directory.join("run.toml"), &toml::to_string(&run.description)?)?;
+            replace(&directory.join("run.toml"), toml::to_string(&run.description)?)?;
         }
         Ok(run)
     }
@@ -168,6 +169,7 @@ impl Run {
     pub fn edit(&mut self, batch: &[Request]) -> Done<Outcome> {
         if let Some(directory) = &self.directory {
             let path = directory.join("edits.jsonl");
+            make_own(&path)?;
             let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
             let lines = batch.iter().map(|request| Ok(serde_json::to_string(&Entry::from(request))? + "\n"));
             file.write_all(lines.collect::<serde_json::Result<String>>()?.as_bytes())?;
@@ -205,23 +207,6 @@ fn entries(directory: &Path, processed: u64) -> Done<Vec<Entry>> {
         replace(&path, &kept)?;
     }
     Ok(entries)
-}
-
-/// Writes a file under a temporary name and renames it.
-pub fn replace(path: &Path, text: &str) -> Done {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        // Readable like any new file, not private to its owner; the process's mask applies.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| format!("`{}`: {error}", path.display()).into())
 }
 
 fn same_plan(there: &Plan, here: &Plan, directory: &Path) -> Done {

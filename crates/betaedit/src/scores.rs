@@ -1,7 +1,7 @@
 //! The scores of a model on facts, before and after edits.
 
-use betaedit_core::facts::Fact;
 use betaedit_core::facts::metrics::{Case, Evaluation, Rate};
+use betaedit_core::facts::{Fact, mentions};
 use betaedit_core::llm::{Model, Sampler, Scoring, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -73,20 +73,12 @@ impl Scores {
 pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -> Done<Vec<String>> {
     let measured = Scoring::new(model, tokenizer).measured_part(text, PERPLEXITY_TOKENS)?;
     let mut subjects: Vec<String> = vec![];
-    for subject in facts.iter().map(Fact::subject).filter(|subject| has_name(&measured, subject)) {
+    for subject in facts.iter().map(Fact::subject).filter(|subject| mentions(&measured, subject)) {
         if !subjects.iter().any(|known| known == subject) {
             subjects.push(subject.to_owned());
         }
     }
     Ok(subjects)
-}
-
-/// Whether a text contains a name that is not part of a longer word.
-fn has_name(text: &str, name: &str) -> bool {
-    let in_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-    text.match_indices(name).any(|(start, name)| {
-        !in_word(text[..start].chars().next_back()) && !in_word(text[start + name.len()..].chars().next())
-    })
 }
 
 /// The metrics as rows of a table, for one model or for before and after.
@@ -108,10 +100,10 @@ pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<S
     rows
 }
 
-/// A model's completion of a prompt.
+/// A model's completion of a prompt, up to the end of the text.
 pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<String> {
     let start = tokenizer.encode(prompt)?;
-    let more = model.generate(&start, tokens, &mut Sampler::Greedy)?;
+    let more = model.generate_until(&start, tokens, &mut Sampler::Greedy, tokenizer.ends())?;
     let (text, whole) = (tokenizer.decode(&start)?, tokenizer.decode(&[start, more].concat())?);
     Ok(whole.strip_prefix(&text).unwrap_or(&whole).to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use betaedit_core::facts::{Fact, Facts, shipped};
+use betaedit_core::facts::{Fact, Facts, Unread, shipped};
 use betaedit_core::llm::{Model, Tokenizer};
 use clap::Args;
 
@@ -46,6 +46,17 @@ pub struct FactArguments {
 }
 
 impl FactArguments {
+    fn note_unread(&self, facts: &Facts, terminal: Terminal) {
+        let field = |(name, unread): (&String, &Unread)| {
+            let meant = unread.meant.map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+            format!("`{name}` ({} of {} records{meant})", unread.records, facts.len())
+        };
+        let fields: Vec<String> = facts.unread().iter().map(field).collect();
+        if !fields.is_empty() {
+            terminal.note(format!("fields of `{}` that are not read: {}", self.facts, fields.join(", ")));
+        }
+    }
+
     pub fn read(&self, terminal: Terminal) -> Done<Vec<Fact>> {
         let path = PathBuf::from(&self.facts);
         let facts = match (self.facts == SHIPPED, self.skip_bad) {
@@ -57,6 +68,7 @@ impl FactArguments {
                 facts
             }
         };
+        self.note_unread(&facts, terminal);
         let read = facts.len();
         let facts: Vec<Fact> =
             facts.into_vec().into_iter().skip(self.skip).take(self.limit.unwrap_or(usize::MAX)).collect();

@@ -57,7 +57,7 @@ pub fn collect(
     std::fs::create_dir_all(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
     let mut collector = Collector::new(model, tokenizer, &layers.0)?;
     let enough = tokens.unwrap_or(collector.enough());
-    let read = Reading::resume(model, layers, texts, folder)?;
+    let read = Reading::resume(model, tokenizer, layers, texts, folder)?;
     collector = collector.starting_at(read.windows);
     if read.tokens > 0 {
         terminal.say(format!("continuing after {} tokens", read.tokens));
@@ -94,7 +94,7 @@ pub fn collect(
     let mut results = vec![];
     for &layer in &layers.0 {
         let statistics = Statistics::read(statistics_path(folder, layer))?;
-        let spectrum = layer_spectrum(&statistics, layer, folder, None, terminal)?;
+        let spectrum = layer_spectrum(&statistics, layer, folder, &statistics.moment_without_witness()?, terminal)?;
         let values = spectrum.values();
         let (smallest, median, below) = (values[0], values[values.len() / 2], spectrum.count_below(0.02));
         rows.push(vec![
@@ -129,6 +129,9 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// What stands before the fingerprint of the tokenizer in the description of a text.
+const TOKENIZER: &str = ", tokenizer ";
+
 /// The statistics that an earlier run left.
 struct Reading {
     fingerprints: Vec<Fingerprint>,
@@ -138,8 +141,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn resume(model: &Model, layers: &Layers, texts: &[String], folder: &Path) -> Done<Self> {
-        let text = format!("blake3 {}", text_hash(texts));
+    fn resume(model: &Model, tokenizer: &Tokenizer, layers: &Layers, texts: &[String], folder: &Path) -> Done<Self> {
+        let text = format!("blake3 {}{TOKENIZER}{}", text_hash(texts), tokenizer.fingerprint()?);
         let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.clone() };
         let fingerprints: Vec<_> = layers.0.iter().map(fingerprint).collect();
         let mut earlier = vec![];
@@ -147,8 +150,7 @@ impl Reading {
             let path = statistics_path(folder, fingerprint.layer);
             let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
             if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint)) {
-                let problem =
-                    "the file has statistics of another model or text: use another directory, or remove the file";
+                let problem = "the file has statistics of another model, tokenizer or text: use another directory, or remove the file";
                 return Err(format!("`{}`: {problem}", path.display()).into());
             }
             earlier.push(there);
@@ -204,13 +206,14 @@ fn layer_spectrum(
     statistics: &Statistics,
     layer: usize,
     folder: &Path,
-    moment: Option<&SecondMoment>,
+    moment: &SecondMoment,
     terminal: Terminal,
 ) -> Done<Spectrum> {
     let path = folder.join(format!("layer-{layer:02}.spectrum.safetensors"));
     let mut fingerprint = statistics.fingerprint().cloned().unwrap_or_default();
     fingerprint.layer = layer;
-    fingerprint.text += &format!(", {} tokens", statistics.tokens());
+    // By content: the file may have been replaced by another one for the same layer and text.
+    fingerprint.text = format!("statistics {}, {} tokens", statistics.hash(), statistics.tokens());
     if let Ok((spectrum, there)) = spectrum::read(&path, terminal.par)
         && there == fingerprint
     {
@@ -218,13 +221,7 @@ fn layer_spectrum(
     }
     let bar = terminal.bar(0, "eigenvectors");
     bar.enable_steady_tick(Duration::from_millis(200));
-    let computed = match moment {
-        Some(moment) => Spectrum::new(moment, terminal.par)?,
-        None => {
-            let mean = statistics.sum() * betaedit_core::faer::Scale(1.0 / statistics.tokens() as f64);
-            Spectrum::from_matrix(mean.as_ref(), terminal.par)?
-        }
-    };
+    let computed = Spectrum::new(moment, terminal.par)?;
     bar.finish_and_clear();
     // If the directory cannot be written, the spectrum is computed again next time.
     if let Err(error) = spectrum::write(&path, &computed, &fingerprint) {
@@ -236,8 +233,8 @@ fn layer_spectrum(
 /// A layer to edit: its number, and the statistics of its keys.
 pub type Known = (usize, KeyStatistics);
 
-/// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files of the MEMIT family whose names start with
-/// the module's. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
+/// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files with the names that programs of the MEMIT family
+/// give them. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
 pub fn load(
     folder: &Path,
     model: &Model,
@@ -250,12 +247,14 @@ pub fn load(
     let mut known = vec![];
     for &layer in &layers.0 {
         let (tensor, _) = model.edited_tensor(layer)?;
-        let Some(path) = path_of(folder, Some(layer), tensor.trim_end_matches(".weight")) else {
+        let module = tensor.trim_end_matches(".weight");
+        let Some(path) = path_of(folder, Some(layer), module)? else {
             let folder = folder.display();
             let problem = format!("there are no statistics of layer {layer} in `{folder}`");
-            return Err(
-                format!("{problem}: collect them with `betaedit stats --layers {layers} --out {folder}`").into()
-            );
+            let names =
+                format!("looked for: layer-{layer:02}.statistics.safetensors, {module}_*.npz, layer-{layer}.npz");
+            let advice = format!("collect them with `betaedit stats --layers {layers} --out {folder}`");
+            return Err(format!("{problem} ({names}): {advice}").into());
         };
         let statistics = read_either(&path)?;
         if let Some(fingerprint) = statistics.fingerprint()
@@ -264,8 +263,16 @@ pub fn load(
             let problem = "the statistics are of another model or layer: collect new ones with `betaedit stats`";
             return Err(format!("`{}`: {problem}", path.display()).into());
         }
+        let collected_with = statistics.fingerprint().and_then(|fingerprint| fingerprint.text.split_once(TOKENIZER));
+        if let Some((_, other)) = collected_with
+            && other != tokenizer.fingerprint()?
+        {
+            let problem =
+                "the statistics were collected with another tokenizer: collect new ones with `betaedit stats`";
+            return Err(format!("`{}`: {problem}", path.display()).into());
+        }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;
-        let spectrum = layer_spectrum(&statistics, layer, folder, Some(&moment), terminal)?;
+        let spectrum = layer_spectrum(&statistics, layer, folder, &moment, terminal)?;
         known.push((layer, KeyStatistics::from_parts(moment, spectrum, terminal.par)?));
     }
     Ok(known)
@@ -284,14 +291,14 @@ pub fn layers_in(folder: &Path) -> Done<Vec<usize>> {
 /// Statistics and spectrum of a layer, of any model.
 pub fn read(folder: &Path, layer: usize, terminal: Terminal) -> Done<(Statistics, Spectrum)> {
     let statistics = Statistics::read(statistics_path(folder, layer))?;
-    let spectrum = layer_spectrum(&statistics, layer, folder, None, terminal)?;
+    let spectrum = layer_spectrum(&statistics, layer, folder, &statistics.moment_without_witness()?, terminal)?;
     Ok((statistics, spectrum))
 }
 
 /// Statistics of the inputs of a module, if a directory has any: the file of its layer, if it is the module that is edited there, or
 /// an `.npz` file of the MEMIT family whose name starts with the module's.
 pub fn of_module(folder: &Path, module: &str) -> Done<Option<Statistics>> {
-    let Some(path) = path_of_module(folder, module) else { return Ok(None) };
+    let Some(path) = path_of_module(folder, module)? else { return Ok(None) };
     let statistics = read_either(&path)?;
     if !is_npz(&path) && statistics.fingerprint().map(|fingerprint| fingerprint.layer) != edited_layer(module) {
         let path = path.display();
@@ -301,14 +308,43 @@ pub fn of_module(folder: &Path, module: &str) -> Done<Option<Statistics>> {
 }
 
 /// The file of these statistics.
-pub fn path_of_module(folder: &Path, module: &str) -> Option<PathBuf> {
+pub fn path_of_module(folder: &Path, module: &str) -> Done<Option<PathBuf>> {
     path_of(folder, edited_layer(module), module)
 }
 
-/// The file of `betaedit stats` for a layer, or else an `.npz` file for a module.
-fn path_of(folder: &Path, layer: Option<usize>, module: &str) -> Option<PathBuf> {
+/// The file of a layer or module. There must not be several, such as a quick collection beside the real one.
+fn path_of(folder: &Path, layer: Option<usize>, module: &str) -> Done<Option<PathBuf>> {
     let ours = layer.map(|layer| statistics_path(folder, layer)).filter(|path| path.exists());
-    ours.or_else(|| npz_path(folder, module))
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> =
+        entries.filter(|path| is_npz(path) && is_named(path, layer, module)).chain(ours).collect();
+    found.sort();
+    match &found[..] {
+        [] | [_] => Ok(found.pop()),
+        several => {
+            let names = several.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+            let what = layer.map_or_else(|| format!("`{module}`"), |layer| format!("layer {layer}"));
+            Err(format!(
+                "there are several files with statistics of {what}: {names}; keep one of them in the directory"
+            )
+            .into())
+        }
+    }
+}
+
+/// Whether an `.npz` file has a usual name: that of the module, or the number of the layer (`layer-7.npz`, as the published program of
+/// BetaEdit writes).
+fn is_named(path: &Path, layer: Option<usize>, module: &str) -> bool {
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let ends = |rest: &str| rest.is_empty() || rest.starts_with(['_', '.']);
+    // A module's name is followed by the name of the statistics, not by more digits.
+    let of_module = name.strip_prefix(module).is_some_and(ends);
+    let number = name.strip_prefix("layer").map(|rest| rest.trim_start_matches(['-', '_']));
+    let of_layer = number.is_some_and(|rest| {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        ends(&rest[digits..]) && rest[..digits].parse() == Ok(layer.unwrap_or(usize::MAX))
+    });
+    of_module || of_layer
 }
 
 fn read_either(path: &Path) -> Done<Statistics> {
@@ -324,16 +360,6 @@ fn edited_layer(module: &str) -> Option<usize> {
     const EDITED: [&str; 3] = ["mlp.down_proj", "mlp.c_proj", "mlp.fc_out"];
     let block = EDITED.iter().find_map(|name| module.strip_suffix(name))?.strip_suffix('.')?;
     block.rsplit('.').next()?.parse().ok()
-}
-
-fn npz_path(folder: &Path, module: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?;
-    let names = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    names.filter(|path| is_npz(path)).find(|path| {
-        // A module's name is followed by the name of the statistics, not by more digits.
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['_', '.']))
-    })
 }
 
 /// `tr(D C Dᵀ)`, the mean squared norm of `D x`.

@@ -30,6 +30,8 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let mut run = Run::open(&arguments.session, arguments.model.as_deref(), terminal)?;
+    let inputs = [run.description.model.as_path(), &run.description.stats];
+    let places = arguments.outputs.check(&inputs, &[&Some(arguments.session.clone())])?;
     let mut ids = arguments.edits.clone();
     if let Some(subject) = &arguments.subject {
         let held = run.held().into_iter();
@@ -43,7 +45,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     ids.sort_unstable();
     ids.dedup();
     let undone = take_back(&mut run, &ids, terminal)?;
-    arguments.outputs.write(&run, terminal)?;
+    arguments.outputs.write(&places, &run, terminal)?;
     terminal.result(&undone);
     Ok(())
 }
@@ -71,7 +73,11 @@ pub fn take_back(run: &mut Run, ids: &[u64], terminal: Terminal) -> Done<serde_j
         let cells = [&before_any[i], &edited[i], &restored[i]].map(|text| shortened(text, 30));
         rows.push(std::iter::once(shortened(prompt, 44)).chain(cells).collect());
     }
-    let how = if undone.rebuilt { "; the other edits were replayed" } else { "" };
+    let how = match (run.held().is_empty(), undone.rebuilt) {
+        (true, _) => "; no edit is left: the weights are those of the unedited model",
+        (false, true) => "; the other edits were replayed",
+        (false, false) => "",
+    };
     terminal.say(format!("undone: {}{how}\n\n{}", list(undone.ids.iter().map(|id| id.0)), table(&rows)));
     Ok(json!({
         "undone": undone.ids.iter().map(|id| id.0).collect::<Vec<_>>(),

@@ -10,66 +10,102 @@ use betaedit_core::update::Compressed;
 use betaedit_core::update::Compression;
 use betaedit_core::{Adapter, Update};
 
+use crate::directory::{Kind, MANIFEST, Place};
+use crate::files::{self, about};
 use crate::run::{Run, Timed};
 use crate::terminal::{Done, Terminal};
 
 #[derive(clap::Args, Clone, Default)]
 pub struct Outputs {
     /// Write the edited model to this directory, as safetensors: a copy of the model's directory with the edited tensors, or, for a
-    /// .gguf file, a new directory in f32
+    /// .gguf file, a new directory in f32. A model that an earlier run wrote there is replaced
     #[arg(long, value_name = "EDITED_DIR")]
     pub out: Option<PathBuf>,
-    /// Write the edits to this directory, as a LoRA adapter in PEFT's layout
+    /// Write the edits to this directory, as a LoRA adapter in PEFT's layout. An adapter that an earlier run wrote there is replaced
     #[arg(long, value_name = "ADAPTER_DIR")]
     pub lora: Option<PathBuf>,
+}
+
+/// The places of the outputs, checked.
+pub struct OutputPlaces {
+    model: Option<Place>,
+    adapter: Option<Place>,
 }
 
 /// The share of a sum of edits that counts as rounding, and that an adapter leaves out.
 const ROUNDING: f64 = 1e-6;
 
 /// Other formats of the unedited weights, which are not copied: a program could load them by mistake.
-const OTHER_WEIGHTS: [&str; 8] = ["bin", "pt", "pth", "gguf", "onnx", "msgpack", "h5", "ot"];
+const OTHER_WEIGHTS: [&str; 9] = ["safetensors", "bin", "pt", "pth", "gguf", "onnx", "msgpack", "h5", "ot"];
 
 impl Outputs {
-    pub fn write(&self, run: &Run, terminal: Terminal) -> Done {
-        let source = &run.description.model;
-        if let Some(out) = &self.out {
-            write_model(out, source, run)?;
+    /// Checks before the work that the directories can be written.
+    ///
+    /// * `others`: other paths that the command writes; the directories are replaced as a whole, so nothing else may be in them
+    pub fn check(&self, inputs: &[&Path], others: &[&Option<PathBuf>]) -> Done<OutputPlaces> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        for (name, directory, beside) in [("--out", &self.out, &self.lora), ("--lora", &self.lora, &self.out)] {
+            let Some(directory) = directory.as_ref().map(absolute) else { continue };
+            let inside =
+                others.iter().copied().chain([beside]).flatten().find(|path| absolute(path).starts_with(&directory));
+            if let Some(path) = inside {
+                let path = path.display();
+                return Err(
+                    format!("{name} is replaced as a whole: `{path}` cannot be in it, give it another place").into()
+                );
+            }
+        }
+        let place = |out: &Option<PathBuf>, kind| out.as_ref().map(|out| Place::check(out, kind, inputs)).transpose();
+        Ok(OutputPlaces { model: place(&self.out, Kind::Model)?, adapter: place(&self.lora, Kind::Adapter)? })
+    }
+
+    pub fn write(&self, places: &OutputPlaces, run: &Run, terminal: Terminal) -> Done {
+        if let (Some(out), Some(place)) = (&self.out, &places.model) {
+            place.fill(|folder| write_model(folder, &run.description.model, run))?;
             terminal.say(format!("the edited model is in {}", out.display()));
         }
-        if let Some(folder) = &self.lora {
-            let updates = updates(&run.unedited, &run.session, terminal.par)?;
-            let rank = updates.values().map(Update::rank).max().unwrap_or(0);
-            let (_, orientation) = run.unedited.edited_tensor(run.description.plan.layers.0[0])?;
-            lora::write(folder, &updates, &source.display().to_string(), orientation)?;
-            terminal.say(format!("the adapter is in {}, rank {rank}", folder.display()));
+        if let (Some(out), Some(place)) = (&self.lora, &places.adapter) {
+            write_adapter(out, place, run, terminal)?;
         }
         Ok(())
     }
 }
 
-fn write_model(out: &Path, source: &Path, run: &Run) -> Done {
+fn write_model(folder: &Path, source: &Path, run: &Run) -> Done {
     let adapter = run.adapter();
-    let at = |path: &Path| path.canonicalize().ok();
-    if at(out).is_some() && at(out) == at(source) {
-        return Err("--out is the model itself: give another directory, to keep the unedited model".into());
-    }
     if !source.is_dir() {
-        return Ok(adapter.model().save(adapter.tokenizer(), out)?);
+        return Ok(adapter.model().save(adapter.tokenizer(), folder)?);
     }
-    copy_directory(source, out)?;
-    adapter.model().write_edited(&Checkpoint::open(out)?, adapter.layers())?;
+    copy_directory(source, folder)?;
+    adapter.model().write_edited(&Checkpoint::open(folder)?, adapter.layers())?;
     Ok(())
 }
 
-/// Copies the files of a model, without weights in other formats than safetensors.
+fn write_adapter(out: &Path, place: &Place, run: &Run, terminal: Terminal) -> Done {
+    let out = out.display();
+    let updates = updates(&run.unedited, &run.session, terminal.par)?;
+    let Some(rank) = updates.values().map(Update::rank).max() else {
+        place.clear()?;
+        terminal.note(format!("nothing in the model is edited: no adapter is written to {out}"));
+        return Ok(());
+    };
+    let (_, orientation) = run.unedited.edited_tensor(run.description.plan.layers.0[0])?;
+    let base = run.description.model.display().to_string();
+    place.fill(|folder| Ok(lora::write(folder, &updates, &base, orientation)?))?;
+    terminal.say(format!("the adapter is in {out}, rank {rank}"));
+    Ok(())
+}
+
+/// Copies the files of a model. Of the weights, only those of the checkpoint.
 pub fn copy_directory(source: &Path, out: &Path) -> Done {
-    std::fs::create_dir_all(out).map_err(|error| format!("`{}`: {error}", out.display()))?;
+    let checkpoint = Checkpoint::open(source)?;
+    let files: Vec<_> = checkpoint.files().filter_map(Path::file_name).collect();
     for entry in std::fs::read_dir(source)? {
         let path = entry?.path();
+        let Some(name) = path.file_name().filter(|_| path.is_file()) else { continue };
         let other = path.extension().is_some_and(|x| OTHER_WEIGHTS.iter().any(|other| x == *other));
-        if let (Some(name), true, false) = (path.file_name(), path.is_file(), other) {
-            std::fs::copy(&path, out.join(name)).map_err(|error| format!("`{}`: {error}", path.display()))?;
+        if name != MANIFEST && (!other || files.contains(&name)) {
+            files::copy(&path, &out.join(name)).map_err(about(&path))?;
         }
     }
     Ok(())

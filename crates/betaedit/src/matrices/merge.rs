@@ -9,7 +9,8 @@ use betaedit_core::regmean::{ModelWeighting, RegMean};
 use betaedit_core::{Orientation, SecondMoment};
 use serde_json::{Value, json};
 
-use super::{check_apart, check_new_directory, directory, short};
+use super::short;
+use crate::directory::{Kind, Place};
 use crate::stats;
 use crate::terminal::{Done, Failure, Terminal, shortened, table};
 use crate::weights::copy_directory;
@@ -67,10 +68,8 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
             format!("there are {models} --model and {folders} --stats: give two or more of each, in pairs").into()
         );
     }
-    for inputs in [models, folders] {
-        check_apart(&arguments.out, &inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
-    }
-    check_new_directory(&arguments.out)?;
+    let inputs: Vec<&Path> = models.iter().chain(folders).map(PathBuf::as_path).collect();
+    let place = Place::check(&arguments.out, Kind::Model, &inputs)?;
     if let Some(other) = models.iter().find(|model| !model.is_dir()) {
         return Err(format!("`{}` is not a model directory with safetensors files", other.display()).into());
     }
@@ -92,7 +91,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     };
     let mut layers = vec![];
     let mut averaged = 0;
-    directory(&arguments.out, |folder| {
+    place.fill(|folder| {
         copy_directory(&models[0], folder)?;
         let bar = terminal.bar(tensors.len() as u64, "layers");
         let mut failure: Option<Failure> = None;
@@ -134,7 +133,8 @@ fn tensors_with_statistics(
     let mut tensors = BTreeMap::new();
     for name in checkpoint.names() {
         let Some(module) = name.strip_suffix(".weight") else { continue };
-        let found: Vec<bool> = folders.iter().map(|folder| stats::path_of_module(folder, module).is_some()).collect();
+        let has = |folder: &PathBuf| Ok(stats::path_of_module(folder, module)?.is_some());
+        let found = folders.iter().map(has).collect::<Done<Vec<bool>>>()?;
         if found.iter().all(|&found| found) {
             tensors.insert(name.to_owned(), name.to_owned());
         } else if let Some(missing) = found.iter().position(|&found| !found).filter(|_| found.contains(&true)) {

@@ -9,53 +9,22 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::files::{about, folder_of};
 use crate::terminal::Done;
-
-/// Checks that an output is none of the inputs.
-fn check_apart(out: &Path, inputs: &[&Path]) -> Done {
-    let place = |path: &Path| path.canonicalize().ok();
-    match inputs.iter().find(|input| place(out).is_some() && place(out) == place(input)) {
-        Some(input) => Err(format!("--out is the input `{}`: give another path", input.display()).into()),
-        None => Ok(()),
-    }
-}
-
-/// Checks that a directory can be created in this place: nothing is there yet, or an empty directory.
-fn check_new_directory(out: &Path) -> Done {
-    let empty = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
-    if out.symlink_metadata().is_ok() && !empty {
-        return Err(format!("--out `{}` already exists: give a new directory", out.display()).into());
-    }
-    let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    if folder.is_dir() { Ok(()) } else { Err(format!("`{}` is not a directory", folder.display()).into()) }
-}
-
-/// Fills a directory that appears in its place only when it is complete.
-fn directory(out: &Path, fill: impl FnOnce(&Path) -> Done) -> Done {
-    let staging = beside(out)?;
-    let staged = staging.path().join("whole");
-    std::fs::create_dir(&staged).map_err(|error| format!("`{}`: {error}", staged.display()))?;
-    fill(&staged)?;
-    // A rename does not replace a directory everywhere, even an empty one.
-    if out.is_dir() {
-        std::fs::remove_dir(out).map_err(|error| format!("`{}`: {error}", out.display()))?;
-    }
-    rename(&staged, out)
-}
 
 /// A folder beside an output, for files that are renamed into their place when they are complete.
 fn beside(out: &Path) -> Done<TempDir> {
-    let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    tempfile::tempdir_in(folder).map_err(|error| format!("`{}`: {error}", folder.display()).into())
+    let folder = folder_of(out);
+    tempfile::tempdir_in(folder).map_err(about(folder))
 }
 
 fn copy(from: &Path, to: &Path) -> Done {
-    std::fs::copy(from, to).map_err(|error| format!("`{}`: {error}", from.display()))?;
+    std::fs::copy(from, to).map_err(about(from))?;
     Ok(())
 }
 
 fn rename(from: &Path, to: &Path) -> Done {
-    std::fs::rename(from, to).map_err(|error| format!("`{}`: {error}", to.display()).into())
+    std::fs::rename(from, to).map_err(about(to))
 }
 
 /// The names that match patterns, in which `*` stands for any text.

@@ -9,7 +9,8 @@ use betaedit_core::{Spectrum, Threshold, metrics};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{check_apart, check_new_directory, copy, directory, short};
+use super::{copy, short};
+use crate::directory::{Kind, MANIFEST, Place};
 use crate::stats;
 use crate::terminal::{Done, Terminal, shortened, table};
 
@@ -62,8 +63,7 @@ struct Projected {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
-    check_apart(&arguments.out, &[&arguments.lora, &arguments.stats])?;
-    check_new_directory(&arguments.out)?;
+    let place = Place::check(&arguments.out, Kind::Adapter, &[&arguments.lora, &arguments.stats])?;
     let mut adapter = LoraAdapter::read(&arguments.lora)?;
     let modules: Vec<String> = adapter.modules().map(str::to_owned).collect();
     let (mut projected, mut others) = (vec![], vec![]);
@@ -85,7 +85,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         let advice = "collect them, or leave these modules as they are with `--others keep`";
         return Err(format!("`{stats}` has no statistics of {} modules: {list}; {advice}", others.len()).into());
     }
-    directory(&arguments.out, |folder| {
+    place.fill(|folder| {
         copy_others(&arguments.lora, folder)?;
         Ok(adapter.write(folder)?)
     })?;
@@ -130,7 +130,7 @@ fn copy_others(lora: &Path, folder: &Path) -> Done {
         let name = path.file_name().unwrap_or_default();
         let weights =
             path.extension().is_some_and(|extension| ["safetensors", "bin", "pt"].iter().any(|x| extension == *x));
-        if path.is_file() && !weights && name != "adapter_config.json" {
+        if path.is_file() && !weights && name != "adapter_config.json" && name != MANIFEST {
             copy(&path, &folder.join(name))?;
         }
     }

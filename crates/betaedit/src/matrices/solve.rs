@@ -11,8 +11,8 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::arrays::Rows;
-use super::{beside, check_apart, copy, display, given, matching, rename, short};
-use crate::outputs;
+use super::{beside, copy, display, given, matching, rename, short};
+use crate::files;
 use crate::terminal::{Done, Terminal, shortened, table};
 
 #[derive(clap::Args)]
@@ -112,10 +112,9 @@ enum Target {
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     arguments.check_flags()?;
-    let out = Some(arguments.out.clone());
-    outputs::check(&[&out])?;
     let optional = given(&[&arguments.values, &arguments.anchors, &arguments.preserve, &arguments.invariant]);
-    check_apart(&arguments.out, &[&[arguments.weights.as_path(), &arguments.keys][..], &optional].concat())?;
+    let inputs = [&[arguments.weights.as_path(), &arguments.keys][..], &optional].concat();
+    files::check(&[&Some(arguments.out.clone())], &inputs)?;
     if arguments.weights.is_dir() || arguments.weights.extension().is_none_or(|extension| extension != "safetensors") {
         let path = display(&arguments.weights);
         return Err(format!("{path} is not a .safetensors file: give the file that holds the tensor").into());

@@ -49,7 +49,7 @@ fn bad_input_is_named() {
     };
     let edit_with = |path: &Path| {
         let mut command = setting.command("edit");
-        command.args(["--layers", "1-2", "--threshold", "1", "--steps", "1", "--contexts", "0", "--stats"]);
+        command.args(["--layers", "1-2", "--threshold", "1", "--steps", "2", "--contexts", "0", "--stats"]);
         command.arg(setting.path("stats")).arg("--facts").arg(path);
         command
     };
@@ -76,7 +76,7 @@ fn bad_input_is_named() {
     let mut wrong = setting.command("edit");
     wrong.args(["--layers", "1-2", "--stats"]).arg(foreign.path("stats")).arg("--facts").arg(&facts);
     refused(&mut wrong, &["another model", "betaedit stats"]);
-    refused(edit_with(&facts).arg("--out").arg(setting.model.path()), &["--out is the model itself"]);
+    refused(edit_with(&facts).arg("--out").arg(setting.model.path()), &["is the input"]);
     refused(edit_with(&facts).args(["--report", "/nowhere/at/all/report.json"]), &["/nowhere/at/all"]);
 
     let config = setting.path("settings.toml");
@@ -92,6 +92,8 @@ fn bad_input_is_named() {
 
     let shard = setting.model.path().join("model.safetensors.index.json");
     std::fs::write(&shard, r#"{"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}"#).unwrap();
+    refused(setting.command("ask").arg("Paris"), &["two sets of weights", "model.safetensors.index.json"]);
+    std::fs::remove_file(setting.model.path().join("model.safetensors")).unwrap();
     refused(setting.command("ask").arg("Paris"), &["model-00002-of-00002.safetensors"]);
     std::fs::remove_file(shard).unwrap();
     let config = setting.model.path().join("config.json");

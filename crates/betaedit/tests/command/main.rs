@@ -3,9 +3,12 @@
 #![allow(non_snake_case)]
 
 mod editing;
+mod faults;
 mod input;
 mod kill;
 mod matrices;
+#[cfg(unix)]
+mod outputs;
 mod python;
 mod research;
 mod setting;

@@ -230,8 +230,11 @@ fn an_adapter_leaves_what_the_model_knows() {
         assert_eq!(read(&trained.join(file)), read(&projected.join(file)));
     }
 
-    refused(&mut project(&projected), &["already exists"]);
-    refused(&mut project(&trained), &["--out is the input"]);
+    // What it wrote itself it replaces, and nothing else.
+    done(&mut project(&projected));
+    std::fs::write(projected.join("notes.txt"), "mine").unwrap();
+    refused(&mut project(&projected), &["notes.txt", "not ours to replace"]);
+    refused(&mut project(&trained), &["is the input"]);
     let others = Updates::from([
         (format!("{DOWN}.weight"), update(1.0)),
         ("model.layers.1.self_attn.q_proj.weight".to_owned(), update(1.0)),
@@ -297,7 +300,9 @@ fn models_are_merged_by_their_statistics_and_the_rest_is_averaged() {
     assert!(output.status.success() && notes.contains("statistics of the same model"), "{notes}");
     assert_eq!(read(&same.join("model.safetensors")), read(&one.model.path().join("model.safetensors")));
 
-    refused(&mut merge(&[&one, &two], &out), &["already exists"]);
+    done(&mut merge(&[&one, &two], &out));
+    std::fs::remove_file(out.join("betaedit.json")).unwrap();
+    refused(&mut merge(&[&one, &two], &out), &["config.json", "not ours to replace"]);
     refused(&mut merge(&[&one], &one.path("alone")), &["two or more"]);
     refused(
         merge(&[&one, &two], &one.path("refused")).args(["--off-diagonal", "2"]),

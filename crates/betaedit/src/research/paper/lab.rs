@@ -192,7 +192,7 @@ impl Lab {
         for (name, study) in studies {
             results["studies"][name] = study;
         }
-        Ok(std::fs::write(path, serde_json::to_string_pretty(&results)?)?)
+        crate::files::replace(&path, serde_json::to_string_pretty(&results)?)
     }
 }
 

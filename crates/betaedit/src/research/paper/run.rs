@@ -78,7 +78,7 @@ impl Run {
             }
         }
         let json = self.make(lab, scale, &settings)?;
-        std::fs::write(path, serde_json::to_string_pretty(&json)?)?;
+        crate::files::replace(&path, serde_json::to_string_pretty(&json)?)?;
         Ok(Record { json })
     }
 

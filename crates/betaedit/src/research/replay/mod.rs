@@ -13,8 +13,8 @@ use betaedit_core::editor::{Penalty, Simulation, Slack};
 use betaedit_core::restraint::{KnownRestraint, Prune, Rect};
 use clap::ValueEnum;
 
+use crate::files;
 use crate::methods;
-use crate::outputs;
 use crate::refresh::{Rule, Weighting, refresh};
 use crate::terminal::{Done, Terminal};
 
@@ -161,7 +161,7 @@ impl Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
-    outputs::check(&[&arguments.report, &arguments.out, &arguments.plot])?;
+    files::check(&[&arguments.report, &arguments.out, &arguments.plot], &[&arguments.stream])?;
     match (arguments.precision, &arguments.session) {
         (Precision::F64, Some(directory)) => session::run::<f64>(arguments, directory, terminal),
         (Precision::F32, Some(directory)) => session::run::<f32>(arguments, directory, terminal),

@@ -174,7 +174,7 @@ impl<T: Scalar> Setup<T> {
 
 fn write_report(arguments: &Arguments, result: &serde_json::Value) -> Done {
     let Some(path) = &arguments.report else { return Ok(()) };
-    crate::outputs::write(path, &serde_json::to_string_pretty(result)?)
+    crate::files::replace(path, serde_json::to_string_pretty(result)?)
 }
 
 fn write_update<T: Scalar>(arguments: &Arguments, setup: &Setup<T>, replayed: &Replayed) -> Done {

@@ -12,7 +12,7 @@ use betaedit_core::{Adapter, KeyStatistics, Scalar};
 use serde_json::{Value, json};
 
 use super::Arguments;
-use crate::outputs::write;
+use crate::files::replace;
 use crate::plot::{self, Curve, Panel};
 use crate::terminal::{Done, Terminal};
 
@@ -77,7 +77,7 @@ fn outputs<T: Scalar>(
     }
     let result = json(arguments, session);
     if let Some(path) = &arguments.report {
-        write(path, &serde_json::to_string_pretty(&result)?)?;
+        replace(path, serde_json::to_string_pretty(&result)?)?;
     }
     if let Some(path) = &arguments.plot {
         plot::save(path, &format!("{} in a session", arguments.method), "edits", &panels(session.report()))?;

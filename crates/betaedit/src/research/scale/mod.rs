@@ -13,7 +13,7 @@ use betaedit_core::{BetaEdit, Editor, Method, Refresh, RefreshRule, Scalar};
 use betaedit_synthetic::{LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use clap::ValueEnum;
 
-use crate::outputs;
+use crate::files;
 use crate::terminal::{Done, Terminal};
 use compare::Comparison;
 use stream::Stream;
@@ -153,7 +153,7 @@ impl Arguments {
         if !(self.typical_s > 0.0 && self.typical_s.is_finite()) {
             return Err("--typical-s must be a finite number above zero".into());
         }
-        outputs::check(&[&self.report])
+        files::check(&[&self.report], &[])
     }
 }
 
@@ -181,7 +181,7 @@ fn measure<T: Scalar>(arguments: &Arguments, terminal: Terminal) -> Done {
 
     let result = report::json(arguments, &stream, &space, &comparison, par);
     let written = match &arguments.report {
-        Some(path) => outputs::write(path, &serde_json::to_string_pretty(&result)?)
+        Some(path) => files::replace(path, serde_json::to_string_pretty(&result)?)
             .map(|()| format!("\nreport                {}", path.display())),
         None => Ok(String::new()),
     };

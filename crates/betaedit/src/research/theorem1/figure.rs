@@ -39,7 +39,7 @@ pub fn draw(path: &Path, trials: &[Trial], terminal: Terminal) -> Done {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|error| failed(error.into()))?;
     }
-    plot::save(path, title, "edits", &rows.into_iter().flatten().collect::<Vec<_>>()).map_err(failed)?;
+    plot::save(path, title, "edits", &rows.into_iter().flatten().collect::<Vec<_>>())?;
     terminal.say(format!(
         "
 6. THE CURVES
