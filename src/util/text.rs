@@ -1,5 +1,7 @@
 //! Words and continuations, in scripts with and without spaces.
 
+#![cfg_attr(not(feature = "facts"), allow(dead_code, reason = "a model needs less of it than facts do"))]
+
 use std::fmt;
 
 use unicode_script::{Script, UnicodeScript};

@@ -83,7 +83,8 @@ fn an_undo_of_every_edit_restores_the_first_weights() {
     for refresh in refreshes() {
         for steps in [vec![vec![0, 1, 2, 3, 4, 5, 6, 7]], vec![vec![6, 7, 0], vec![1, 2, 3, 4, 5]]] {
             let folder = super::durability::Folder::new("all");
-            let open = || builder(2, recipe(refresh)).directory(folder.path()).snapshot_every(3).open(Stack::new(2), Par::Seq);
+            let open =
+                || builder(2, recipe(refresh)).directory(folder.path()).snapshot_every(3).open(Stack::new(2), Par::Seq);
             let (mut session, mut new) = (open().unwrap(), super::model::session(2, refresh));
             facts(51, 8).chunks(2).for_each(|batch| drop(session.edit(batch).unwrap().applied().unwrap()));
             for ids in &steps {

@@ -130,6 +130,10 @@ impl Place {
     /// Removes what an earlier run wrote, and the directory.
     pub fn clear(&self) -> Done {
         let Some(old) = self.again()?.old else { return Ok(()) };
+        let aside = self.staging(or_here(folder_of(&self.path)));
+        if aside.is_ok_and(|aside| std::fs::rename(&self.path, aside.path().join("old")).is_ok()) {
+            return Ok(());
+        }
         let remove = || -> io::Result<()> {
             for name in in_order_of_removal(self.kind, &old) {
                 remove_if_there(&self.path.join(name))?;

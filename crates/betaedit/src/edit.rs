@@ -16,7 +16,7 @@ use crate::report::{self, Reports, Seconds};
 use crate::run::{Entry, Follow, Run};
 use crate::scores::{self, Scores, completion};
 use crate::settings::Settings;
-use crate::source::{FactArguments, open_model, text};
+use crate::source::{FactArguments, open_model, setting, text};
 use crate::terminal::{Done, Terminal, shortened, table};
 use crate::weights::Outputs;
 
@@ -75,7 +75,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let started = Instant::now();
     let Reports { report, html, plot } = &arguments.reports;
     let inputs = arguments.inputs();
-    files::check(&[report, html, plot], &inputs)?;
+    files::check(&[report, &arguments.reports.page(), plot], &inputs)?;
     let places = arguments.outputs.check(&inputs, &[report, html, plot, &arguments.session])?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
@@ -193,7 +193,7 @@ impl Before {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
         hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(facts)?);
-        hasher.update(held_out.unwrap_or("-").as_bytes()).update(tokenizer.fingerprint()?.as_bytes());
+        hasher.update(held_out.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));
         let kept = path.as_ref().and_then(|path| serde_json::from_slice::<Self>(&std::fs::read(path).ok()?).ok());
@@ -251,8 +251,7 @@ fn write_reports(
     if let Some(path) = &reports.report {
         report::write_json(path, result)?;
     }
-    let beside = reports.report.as_ref().map(|path| path.with_extension("html"));
-    if let Some(path) = reports.html.as_ref().or(beside.as_ref()) {
+    if let Some(path) = &reports.page() {
         html::write(path, run, before, after, said, seconds)?;
     }
     if let Some(path) = &reports.plot {

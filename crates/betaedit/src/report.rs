@@ -24,6 +24,13 @@ pub struct Reports {
     pub plot: Option<PathBuf>,
 }
 
+impl Reports {
+    /// Where the page goes.
+    pub fn page(&self) -> Option<PathBuf> {
+        self.html.clone().or_else(|| Some(self.report.as_ref()?.with_extension("html")))
+    }
+}
+
 /// The seconds that the edits of one run took, and the number of facts.
 #[derive(Clone, Copy, Default)]
 pub struct Seconds {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{make_own, replace};
 use crate::settings::Plan;
-use crate::source::open_model;
+use crate::source::{open_model, setting};
 use crate::stats;
 use crate::terminal::{Done, Terminal};
 
@@ -28,6 +28,9 @@ pub struct Description {
     pub stats: PathBuf,
     /// Texts that precede the prompts.
     pub contexts: Vec<String>,
+    /// The model's [`setting`]; sessions of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<String>,
     pub plan: Plan,
 }
 
@@ -85,6 +88,10 @@ impl Run {
             model: absolute(model_path),
             stats: absolute(stats_path),
             contexts: contexts.prefixes().to_vec(),
+            setting: match there.as_ref().and_then(|there| there.setting.clone()) {
+                None => Some(setting(&model, &tokenizer)?),
+                there => there,
+            },
             plan,
         };
         let run = Self::start(description, (model, tokenizer), directory, observer, terminal)?;
@@ -126,6 +133,15 @@ impl Run {
         terminal: Terminal,
     ) -> Done<Self> {
         let plan = &description.plan;
+        if description
+            .setting
+            .as_ref()
+            .is_some_and(|there| setting(&model, &tokenizer).is_ok_and(|here| here != *there))
+        {
+            let model = description.model.display();
+            let problem = "the configuration or the tokenizer of the model has changed since the session began";
+            return Err(format!("`{model}`: {problem}: restore them, or start another session").into());
+        }
         let known = stats::load(&description.stats, &model, &tokenizer, &plan.layers, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), contexts, plan.search())?;

@@ -19,6 +19,15 @@ pub fn open_model(path: &Path, terminal: Terminal) -> Done<(Model, Tokenizer)> {
     Ok(Model::open(path, terminal.par)?)
 }
 
+/// A hash of everything besides the weights that a model's keys and answers depend on: its configuration and its tokenizer. What is
+/// measured with a model and kept is recognised by it, and by the fingerprint of the weights.
+pub fn setting(model: &Model, tokenizer: &Tokenizer) -> Done<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(model.family().config_json(model.config()).to_string().as_bytes());
+    hasher.update(tokenizer.fingerprint()?.as_bytes());
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
 /// The contents of a text file, or the given text of the program for the name "shipped".
 pub fn text(path: &str, shipped: &str) -> Done<String> {
     if path == SHIPPED {

@@ -12,7 +12,7 @@ use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
 use crate::settings::{Layers, Plan};
-use crate::source::{SHIPPED, open_model, text};
+use crate::source::{SHIPPED, open_model, setting, text};
 use crate::terminal::{Done, Terminal, table};
 
 #[derive(clap::Args)]
@@ -129,8 +129,8 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What stands before the fingerprint of the tokenizer in the description of a text.
-const TOKENIZER: &str = ", tokenizer ";
+/// What stands before the model's [`setting`] in the description of a text.
+const SETTING: &str = ", setting ";
 
 /// The statistics that an earlier run left.
 struct Reading {
@@ -142,7 +142,7 @@ struct Reading {
 
 impl Reading {
     fn resume(model: &Model, tokenizer: &Tokenizer, layers: &Layers, texts: &[String], folder: &Path) -> Done<Self> {
-        let text = format!("blake3 {}{TOKENIZER}{}", text_hash(texts), tokenizer.fingerprint()?);
+        let text = format!("blake3 {}{SETTING}{}", text_hash(texts), setting(model, tokenizer)?);
         let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.clone() };
         let fingerprints: Vec<_> = layers.0.iter().map(fingerprint).collect();
         let mut earlier = vec![];
@@ -150,7 +150,7 @@ impl Reading {
             let path = statistics_path(folder, fingerprint.layer);
             let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
             if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint)) {
-                let problem = "the file has statistics of another model, tokenizer or text: use another directory, or remove the file";
+                let problem = "the file has statistics of another model, configuration, tokenizer or text: use another directory, or remove the file";
                 return Err(format!("`{}`: {problem}", path.display()).into());
             }
             earlier.push(there);
@@ -263,12 +263,11 @@ pub fn load(
             let problem = "the statistics are of another model or layer: collect new ones with `betaedit stats`";
             return Err(format!("`{}`: {problem}", path.display()).into());
         }
-        let collected_with = statistics.fingerprint().and_then(|fingerprint| fingerprint.text.split_once(TOKENIZER));
+        let collected_with = statistics.fingerprint().and_then(|fingerprint| fingerprint.text.split_once(SETTING));
         if let Some((_, other)) = collected_with
-            && other != tokenizer.fingerprint()?
+            && other != setting(model, tokenizer)?
         {
-            let problem =
-                "the statistics were collected with another tokenizer: collect new ones with `betaedit stats`";
+            let problem = "the statistics were collected with another configuration or tokenizer of the model: collect new ones with `betaedit stats`";
             return Err(format!("`{}`: {problem}", path.display()).into());
         }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;

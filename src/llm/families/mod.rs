@@ -51,7 +51,8 @@ pub trait Family: Debug + Send + Sync {
     /// A missing or invalid entry, or a variant that cannot be run (see [`ConfigFile::refuse`]).
     fn config(&self, file: &ConfigFile) -> Result<Config>;
 
-    /// The `config.json` of a model of that shape: [`config`](Self::config) reads it back.
+    /// The `config.json` of a model of that shape: [`config`](Self::config) reads it back. The command stores a hash of it with statistics and
+    /// sessions, to recognise models whose weights are the same and whose configuration has changed.
     fn config_json(&self, config: &Config) -> Value;
 
     /// The names of its tensors in safetensors files.

@@ -33,7 +33,7 @@ pub trait Source {
     fn path(&self) -> &Path;
 
     /// The names of all tensors. A model that leaves any of them unread is refused, except those that its family calls
-    /// [`unused`](super::TensorLayout::unused). By default no names are known, and nothing is checked.
+    /// [`unused`](crate::llm::families::TensorLayout::unused). By default no names are known, and nothing is checked.
     fn names(&self) -> Vec<String> {
         vec![]
     }

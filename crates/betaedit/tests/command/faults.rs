@@ -292,7 +292,7 @@ fn every_writer_survives_every_fault() {
     );
     survives("edit in a session", &format!("{EDIT} --session session --out out"), &["out"], &[], Some("session"));
     run_in(before, &format!("{EDIT} --session session"));
-    survives("undo", "undo --session session 0 1 2 3 --out out --lora lora", &["out"], &[], Some("session"));
+    survives("undo", "undo --session session 0 1 2 3 --out out --lora lora", &["out", "lora"], &[], Some("session"));
     survives("eval", "eval --model model --facts facts.json --report report.json", &[], &["report.json"], None);
     survives(
         "merge",

@@ -321,9 +321,37 @@ fn statistics_by_their_names_and_contents() {
     let mut changed: Value = serde_json::from_str(&text).unwrap();
     changed["normalizer"] = serde_json::json!({"type": "Lowercase"});
     std::fs::write(&tokenizer, changed.to_string()).unwrap();
-    refused(&mut edit(&setting.path("more-600")), &["another tokenizer"]);
+    refused(&mut edit(&setting.path("more-600")), &["another configuration or tokenizer"]);
     let mut more = setting.command("stats");
     refused(more.args(["--layers", "1-2", "--tokens", "1200", "--out"]).arg(setting.path("more-600")), &["tokenizer"]);
+}
+
+/// With the same weights and another configuration or tokenizer, a model has other keys: what was kept of it is refused.
+#[test]
+fn what_is_kept_of_a_model_is_of_its_configuration_too() {
+    let setting = Setting::with_statistics("llama");
+    let session = setting.path("session");
+    done(setting.edit().args(["--limit", "1", "--session"]).arg(&session));
+    for (name, change) in [
+        ("config.json", (|json| json["rope_parameters"]["rope_theta"] = 777.0.into()) as fn(&mut Value)),
+        ("tokenizer.json", |json| json["normalizer"] = serde_json::json!({"type": "Lowercase"})),
+    ] {
+        let path = setting.model.path().join(name);
+        let before = read(&path);
+        let mut json: Value = serde_json::from_slice(&before).unwrap();
+        change(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        refused(&mut setting.edit(), &["configuration or tokenizer", "layer-01.statistics"]);
+        refused(setting.edit().arg("--session").arg(&session), &["configuration or the tokenizer", "has changed"]);
+        refused(betaedit().arg("undo").arg("--session").arg(&session).arg("0"), &["has changed"]);
+        let mut stats = setting.command("stats");
+        refused(
+            stats.args(["--layers", "1-2", "--tokens", "900", "--out"]).arg(setting.path("stats")),
+            &["another model, configuration"],
+        );
+        std::fs::write(&path, before).unwrap();
+    }
+    done(setting.edit().arg("--session").arg(&session));
 }
 
 /// An answer ends where the text ends.
