@@ -201,7 +201,15 @@ fn tensors_that_are_not_part_of_the_model_are_refused_by_name() {
 fn wrong_directories_are_told_apart() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4\n";
     type Spoil = fn(&Path);
-    let spoiled: [(Spoil, &[&str]); 11] = [
+    let spoiled: [(Spoil, &[&str]); 13] = [
+        (
+            |folder| std::fs::rename(folder.join("model.safetensors"), folder.join("tf_model.h5")).unwrap(),
+            &["tf_model.h5", "save_pretrained"],
+        ),
+        (
+            |folder| std::fs::write(folder.join("adapter_config.json"), "{}").unwrap(),
+            &["adapter beside the model", "adapter_config.json"],
+        ),
         (
             |folder| std::fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap(),
             &["pytorch_model.bin", "save_pretrained"],

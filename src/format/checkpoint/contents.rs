@@ -42,6 +42,12 @@ pub(crate) fn without_model(folder: &Path) -> String {
         {
             return format!("the weights are in `{name}`, a pickle of PyTorch, which is not read; {CONVERT}");
         }
+        let foreign = [".h5", ".msgpack", ".onnx", ".pt", ".pth", ".bin", ".ot"];
+        if let Some(name) =
+            find(&|name| foreign.iter().any(|end| name.ends_with(end)) && !name.starts_with("consolidated."))
+        {
+            return format!("there is `{name}`, in a format that is not read, and no `{WHOLE}`; {CONVERT}");
+        }
         if let Some(name) = find(&|name| name.starts_with("consolidated.")) {
             return format!(
                 "the weights are in `{name}`, in the original layout of the model; download it in the layout of transformers"

@@ -82,6 +82,11 @@ pub(super) fn describe(path: &Path, families: &Families) -> Result<(Arc<dyn Fami
     if !path.join("config.json").exists() {
         return Err(malformed(path, contents::without_model(path)));
     }
+    if path.join("adapter_config.json").exists() {
+        let problem = "there is an adapter beside the model (`adapter_config.json`), which transformers loads in its place: move it \
+                       elsewhere, or merge it into the model";
+        return Err(malformed(path, problem));
+    }
     let path = path.join("config.json");
     let file = ConfigFile::open(&path)?;
     let model_type = file.text("model_type")?.unwrap_or("(none)");

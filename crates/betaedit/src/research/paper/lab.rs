@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::edited::{By, ClosedForm, Edited};
 use super::run::hash;
 use super::targets::Targets;
-use crate::source::open_model;
+use crate::source::{open_model, setting};
 use crate::stats;
 use crate::terminal::{Done, Terminal};
 
@@ -69,7 +69,8 @@ impl Lab {
         let (model, tokenizer) = open_model(model, terminal)?;
         let layers = layers(&model, &tokenizer, &settings.layers, out, terminal)?;
         let contexts = Contexts::generate(&model, &tokenizer, settings.contexts, 10, settings.seed)?;
-        let made_by = format!("{} {}", model.fingerprint(), serde_json::to_string(&settings)?);
+        let of = format!("{} {}", model.fingerprint(), setting(&model, &tokenizer)?);
+        let made_by = format!("{of} {}", serde_json::to_string(&settings)?);
         let targets = Targets::open(&out.join("targets.jsonl"), &made_by)?;
         let facts_hash = hash(&serde_json::to_string(&facts)?);
         let (before, out) = (HashMap::new(), out.to_owned());
@@ -87,7 +88,8 @@ impl Lab {
     /// Everything that the results of a run depend on, except its method.
     pub fn description(&self) -> Done<String> {
         let settings = serde_json::to_string(&self.settings)?;
-        Ok(format!("{} {settings} {} facts {:016x}", self.model.fingerprint(), self.facts.len(), self.facts_hash))
+        let of = format!("{} {}", self.model.fingerprint(), setting(&self.model, &self.tokenizer)?);
+        Ok(format!("{of} {settings} {} facts {:016x}", self.facts.len(), self.facts_hash))
     }
 
     pub fn path_of_run(&self, name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use std::path::Path;
 use betaedit_core::llm::Request;
 use serde_json::{Value, json};
 
+use crate::files::make_own;
 use crate::terminal::Done;
 
 /// Targets by request. The file is for one model and one kind of search, which its first line names. Each further line is a
@@ -41,6 +42,7 @@ impl Targets {
                 }
             }
         }
+        make_own(path)?;
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
         // Also ends an incomplete line.
         writeln!(file)?;
