@@ -82,11 +82,8 @@ fn fields_that_are_not_read_are_listed() {
     ]));
     let unread: Vec<_> =
         facts.unread().iter().map(|(name, unread)| (name.as_str(), unread.records, unread.meant)).collect();
-    let expected = [
-        ("paraphrase_promts", 1, Some("paraphrase_prompts")),
-        ("portability", 2, None),
-        ("rephrase", 1, Some("rephrase")),
-    ];
+    let expected =
+        [("paraphrase_promts", 1, Some("paraphrase_prompts")), ("portability", 2, None), ("rephrase", 1, None)];
     assert_eq!(unread, expected);
 
     let rewrite = json!({"subject": "A", "prompt": "{} is", "target_new": {"str": "b", "id": "Q1"}, "relation_id": "P3", "question": "d"});
@@ -94,6 +91,35 @@ fn fields_that_are_not_read_are_listed() {
         parse(&json!([{"case_id": 4, "requested_rewrite": rewrite, "generation_prompts": ["c"], "pararel_idx": 3}]));
     let unread: Vec<_> = facts.unread().keys().map(String::as_str).collect();
     assert_eq!(unread, ["generation_prompts", "requested_rewrite.question"]);
+
+    // Within objects, and a field twice.
+    let facts = parse(&json!([{
+        "subject": "A", "prompt": "{} is", "target_new": {"str": "b", "aliases": ["c"]},
+        "neighborhood_prompts": [{"prompt": "d", "target_true": "e", "weight": 2}],
+        "locality": {"x": [{"prompt": "f", "ground_truth": "g", "note": "h"}]}
+    }]));
+    let unread: Vec<_> = facts.unread().keys().map(String::as_str).collect();
+    assert_eq!(unread, ["locality.x.note", "neighborhood_prompts.weight", "target_new.aliases"]);
+    for twice in [
+        r#"[{"subject": "A", "subject": "B", "prompt": "{} is", "target": "c"}]"#,
+        r#"[{"requested_rewrite": {"subject": "A", "subject": "A", "prompt": "{} is", "target_new": "c"}}]"#,
+    ] {
+        let error = Facts::parse("facts.json", twice).unwrap_err().to_string();
+        assert!(error.contains("`subject`") && error.contains("twice"), "{error}");
+    }
+}
+
+/// A prompt may end in a line, and a target then begins the next one.
+#[test]
+fn lines_at_the_end_of_a_prompt_stay() {
+    let facts = parse(&json!([{"subject": "A", "prompt": " Q: Where is {}?\nA:\n", "target": " Rome "}]));
+    assert_eq!((facts[0].prompt(), facts[0].target_new()), ("Q: Where is {}?\nA:\n", "Rome"));
+    assert_eq!(Query { prompt: "A:\n", target: "Rome" }.text(), "A:\nRome");
+    for (subject, prompt) in [("José", "Jose\u{301} is"), ("New York", "new  york is"), ("ABC", "ＡＢＣ is")] {
+        let record = json!([{"subject": subject, "prompt": prompt, "target": "x"}]);
+        let error = Facts::parse("facts.json", record.to_string()).unwrap_err().to_string();
+        assert!(error.contains("in another form"), "{error}");
+    }
 }
 
 /// In these scripts a subject is found wherever it stands, and a target follows without a space.

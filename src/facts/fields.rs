@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::util::text::trimmed_prompt;
+
 /// Advice about prompts and targets.
 pub(super) const PROMPT: &str = "give the text before the target";
 pub(super) const TARGET: &str = "give the text after the prompt";
@@ -42,11 +44,13 @@ pub(super) struct Fields<'a> {
     prefix: &'a str,
     pub(super) map: &'a Map<String, Value>,
     read: RefCell<BTreeSet<&'a str>>,
+    /// The paths of fields of objects within that were not read.
+    within: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(prefix: &'a str, map: &'a Map<String, Value>) -> Self {
-        Self { prefix, map, read: RefCell::default() }
+        Self { prefix, map, read: RefCell::default(), within: RefCell::default() }
     }
 
     pub(super) fn path(&self, field: &str) -> String {
@@ -61,6 +65,17 @@ impl<'a> Fields<'a> {
     /// The first of some names that the record has a field of, or else the first of all.
     pub(super) fn named<'n>(&self, names: &[&'n str]) -> &'n str {
         names.iter().copied().find(|name| self.has(name)).unwrap_or(names[0])
+    }
+
+    /// Notes the fields of an object within that nobody read.
+    pub(super) fn note(&self, inner: &Fields<'_>, path: &str) {
+        let names = inner.unread().filter(|name| *name != "id").map(|name| format!("{path}.{name}"));
+        self.within.borrow_mut().extend(names.chain(inner.within.take()));
+    }
+
+    /// The paths of fields of objects within that nobody read.
+    pub(super) fn unread_within(&self) -> Vec<String> {
+        self.within.borrow().iter().cloned().collect()
     }
 
     /// The fields that nobody read, without those that say nothing.
@@ -88,6 +103,14 @@ impl<'a> Fields<'a> {
         text(&self.path(field), self.get(field, advice)?, advice)
     }
 
+    /// A prompt. Unlike a text, it may end in a line.
+    pub(super) fn prompt(&self, field: &str) -> Result<String, Fault> {
+        match self.get(field, PROMPT)? {
+            Value::String(text) if !text.trim().is_empty() => Ok(trimmed_prompt(text).to_owned()),
+            value => text(&self.path(field), value, PROMPT),
+        }
+    }
+
     /// A list of texts, or one text alone.
     pub(super) fn strings(&self, field: &str, advice: &str) -> Result<Vec<String>, Fault> {
         strings(&self.path(field), self.get(field, advice)?, advice)
@@ -105,7 +128,10 @@ impl<'a> Fields<'a> {
         match self.get(field, advice)? {
             Value::Object(map) => {
                 let prefix = format!("{}.", self.path(field));
-                Fields::new(&prefix, map).text("str", advice)
+                let inner = Fields::new(&prefix, map);
+                let text = inner.text("str", advice)?;
+                self.note(&inner, &self.path(field));
+                Ok(text)
             }
             value => text(&self.path(field), value, advice),
         }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::fact::Fact;
 use super::fields::Fault;
 use super::record::{self, Layout, Parsed};
+use super::unique::Unique;
 use crate::error::{Error, FactsError, FileError, Result};
 use crate::util::shown::shown;
 
@@ -167,6 +168,7 @@ impl Reader {
     fn checked(&self, number: usize, raw: &str) -> Result<Parsed, Fault> {
         let value: Value =
             serde_json::from_str(raw).map_err(|error| Fault::of_record(format!("is not JSON: {error}")))?;
+        serde_json::from_str::<Unique>(raw).map_err(|error| Fault::of_record(format!("is not in order: {error}")))?;
         let parsed = record::parse(&value, number as u64 - 1)?;
         let (layout, fact) = (parsed.layout, &parsed.fact);
         if let Some((first, expected)) = self.layout

@@ -49,6 +49,7 @@ pub mod metrics;
 mod neighborhood;
 mod record;
 pub mod shipped;
+mod unique;
 
 pub use fact::{Fact, NeighborhoodPrompt};
 pub use file::{Facts, Unread};

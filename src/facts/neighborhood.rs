@@ -30,10 +30,10 @@ pub(super) fn read(record: &Fields<'_>, target_true: Option<&str>) -> Result<Vec
         match record.get("locality", PROMPT)? {
             Value::Object(kinds) => {
                 for (kind, list) in kinds {
-                    prompts.extend(listed(&format!("locality.{kind}"), list)?);
+                    prompts.extend(listed(record, &format!("locality.{kind}"), list)?);
                 }
             }
-            list => prompts.extend(listed("locality", list)?),
+            list => prompts.extend(listed(record, "locality", list)?),
         }
     }
     Ok(prompts)
@@ -69,10 +69,10 @@ fn paired(record: &Fields<'_>, questions: &str, answers: &str) -> Result<Vec<Nei
 }
 
 /// A list of objects with a prompt and its answer each.
-fn listed(path: &str, list: &Value) -> Result<Vec<NeighborhoodPrompt>, Fault> {
-    let Value::Array(list) = list else { return Err(wrong_kind(path, list, "a list")) };
+fn listed(record: &Fields<'_>, all: &str, list: &Value) -> Result<Vec<NeighborhoodPrompt>, Fault> {
+    let Value::Array(list) = list else { return Err(wrong_kind(all, list, "a list")) };
     let neighbor = |(i, value): (usize, &Value)| {
-        let path = format!("{path}[{i}].");
+        let path = format!("{all}[{i}].");
         let Value::Object(map) = value else {
             return Err(wrong_kind(path.trim_end_matches('.'), value, "an object with `prompt` and `ground_truth`"));
         };
@@ -80,7 +80,9 @@ fn listed(path: &str, list: &Value) -> Result<Vec<NeighborhoodPrompt>, Fault> {
         let (question, answer) =
             (fields.named(&["prompt", "loc"]), fields.named(&["ground_truth", "loc_ans", "target_true"]));
         let target_true = first_text(&fields.path(answer), fields.get(answer, TARGET)?, TARGET)?;
-        Ok(NeighborhoodPrompt { prompt: fields.text(question, PROMPT)?, target_true })
+        let prompt = fields.prompt(question)?;
+        record.note(&fields, all);
+        Ok(NeighborhoodPrompt { prompt, target_true })
     };
     list.iter().enumerate().map(neighbor).collect()
 }
@@ -107,10 +109,12 @@ fn usual(record: &Fields<'_>, target_true: Option<&str>) -> Result<Vec<Neighborh
                 let prefix = format!("{path}.");
                 let fields = Fields::new(&prefix, map);
                 let target = if fields.has("target_true") || !fields.has("target") { "target_true" } else { "target" };
-                Ok(NeighborhoodPrompt {
-                    prompt: fields.text("prompt", PROMPT)?,
+                let near = NeighborhoodPrompt {
+                    prompt: fields.prompt("prompt")?,
                     target_true: fields.target(target, TARGET)?,
-                })
+                };
+                record.note(&fields, PROMPTS);
+                Ok(near)
             }
             Value::String(_) => {
                 let answer = answers.as_ref().map(|answers| answers[i].as_str()).or(target_true);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::fact::{Fact, PLACE};
 use super::fields::{Fault, Fields, PROMPT, TARGET, first_text, kind};
 use super::neighborhood;
-use crate::util::text::{Quoted, occurrences};
+use crate::util::text::{Quoted, has_in_another_form, occurrences};
 
 /// The layouts of a record; the table is in the [module documentation](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +67,7 @@ pub(super) fn parse(value: &Value, default_id: u64) -> Result<Parsed, Fault> {
             let rewrite = record.object("requested_rewrite")?;
             let fact = measured(&rewrite, &record, "target_new")?;
             unread.extend(rewrite.unread().filter(|name| !NOTES.contains(name)).map(|name| rewrite.path(name)));
+            unread.extend(rewrite.unread_within());
             fact
         }
         Layout::Zsre => zsre(&record)?,
@@ -75,6 +76,7 @@ pub(super) fn parse(value: &Value, default_id: u64) -> Result<Parsed, Fault> {
     };
     fact.case_id = record.case_id()?.unwrap_or(default_id);
     unread.extend(record.unread().filter(|name| !NOTES.contains(name)).map(str::to_owned));
+    unread.extend(record.unread_within());
     Ok(Parsed { layout, fact, unread })
 }
 
@@ -82,8 +84,12 @@ pub(super) fn parse(value: &Value, default_id: u64) -> Result<Parsed, Fault> {
 pub(super) fn meant(name: &str) -> Option<&'static str> {
     let names = [&SUBJECTS[..], &PROMPTS, &NEW_TARGETS, &TRUE_TARGETS, &PARAPHRASES, &neighborhood::NAMES].concat();
     let name = name.to_lowercase();
+    if names.contains(&name.as_str()) {
+        return None;
+    }
     let distances = names.into_iter().map(|known| (strsim::damerau_levenshtein(known, &name), known));
-    let near = distances.filter(|(distance, known)| *distance <= 2 && known.len() > 5);
+    // A known name was not read because the record has another one for the same.
+    let near = distances.filter(|(distance, known)| (1..=2).contains(distance) && known.len() > 5);
     near.min().map(|(_, known)| known)
 }
 
@@ -154,7 +160,7 @@ impl Fact {
     fn checked(record: &Fields<'_>, target: &str) -> Result<Self, Fault> {
         let subject = record.text(record.named(&SUBJECTS), SUBJECT)?;
         let field = record.named(&PROMPTS);
-        let prompt = template(&record.path(field), record.text(field, PROMPT)?, &subject)?;
+        let prompt = template(&record.path(field), record.prompt(field)?, &subject)?;
         let target_new = record.target(target, TARGET)?;
         let target_true = true_target(record)?;
         if target_true.as_ref() == Some(&target_new) {
@@ -202,6 +208,12 @@ fn template(field: &str, prompt: String, subject: &str) -> Result<String, Fault>
                 field,
                 format!(
                     "{shown} has the subject {name} only as a part of a longer word; write `{PLACE}` where it stands"
+                ),
+            )),
+            [] if has_in_another_form(&prompt, subject) => Err(Fault::of_field(
+                field,
+                format!(
+                    "{shown} has the subject {name} in another form (case, width, accents or spaces); write `{PLACE}` where it stands"
                 ),
             )),
             [] => Err(Fault::of_field(

@@ -126,6 +126,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The number of a token, by the text that [`token`](Self::token) gives.
+    #[must_use]
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// A hash of everything that decides which tokens a text has.
     ///
     /// # Errors
@@ -180,12 +186,12 @@ impl Tokenizer {
     pub(super) fn special_ids(&self) -> Vec<(&'static str, Value)> {
         let SpecialTokens { bos, ends, .. } = &self.special;
         let ends = match ends[..] {
-            [] => None,
-            [one] => Some(json!(one)),
-            _ => Some(json!(ends)),
+            [] => Value::Null,
+            [one] => json!(one),
+            _ => json!(ends),
         };
-        let bos = bos.map(|bos| ("bos_token_id", json!(bos)));
-        bos.into_iter().chain(ends.map(|ends| ("eos_token_id", ends))).collect()
+        // Null where there is none: a class of `transformers` would take a number of its own.
+        vec![("bos_token_id", json!(bos)), ("eos_token_id", ends)]
     }
 
     /// A `tokenizer_config.json`, as `transformers` reads it.
@@ -217,9 +223,9 @@ fn before_texts(inner: &tokenizers::Tokenizer) -> Vec<u32> {
         let tokens =
             |special| guarded(|| inner.encode_fast(probe, special)).map(|encoding| encoding.get_ids().to_vec());
         let (Ok(bare), Ok(whole)) = (tokens(false), tokens(true)) else { continue };
-        if !bare.is_empty()
-            && let Some(place) = whole.windows(bare.len()).position(|part| part == bare)
-        {
+        let mut places = (0..(whole.len() + 1).saturating_sub(bare.len())).filter(|&at| whole[at..].starts_with(&bare));
+        // A text that is a special token itself tells nothing.
+        if let (false, Some(place), None) = (bare.is_empty(), places.next(), places.next()) {
             return whole[..place].to_vec();
         }
     }

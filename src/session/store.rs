@@ -79,7 +79,14 @@ impl<T: Scalar> Store<T> {
     /// Writes the first weights.
     pub(super) fn write_base<E: Editor<T> + Clone>(&self, layers: &[Layer<T, E>]) -> Result<()> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
-        write_sealed(&Self::base_path(path), BASE, fingerprint, |out| {
+        let there = Self::base_path(path);
+        let mut beginning = [0; BASE.len()];
+        let read = std::fs::File::open(&there).and_then(|mut file| file.read_exact(&mut beginning));
+        if there.exists() && (read.is_err() || beginning != BASE) {
+            let problem = "it is in the place of a session's first weights, and is none: use another directory".into();
+            return Err(FileError::Format { path: there, problem }.into());
+        }
+        write_sealed(&there, BASE, fingerprint, |out| {
             layers.iter().try_for_each(|layer| bytes::write_matrix(out, layer.before.as_ref()))
         })
     }

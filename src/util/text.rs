@@ -4,10 +4,12 @@
 
 use std::fmt;
 
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 use unicode_script::{Script, UnicodeScript};
 
 /// Scripts that put no spaces between words.
-const WITHOUT_SPACES: [Script; 13] = [
+const WITHOUT_SPACES: [Script; 14] = [
     Script::Han,
     Script::Hiragana,
     Script::Katakana,
@@ -17,6 +19,7 @@ const WITHOUT_SPACES: [Script; 13] = [
     Script::Lao,
     Script::Khmer,
     Script::Myanmar,
+    Script::Tibetan,
     Script::Javanese,
     Script::Balinese,
     Script::Tai_Le,
@@ -24,6 +27,10 @@ const WITHOUT_SPACES: [Script; 13] = [
 ];
 
 fn is_of(c: char, scripts: &[Script]) -> bool {
+    // A mark is of its own script: some are used in many, also in these.
+    if is_combining_mark(c) {
+        return scripts.contains(&c.script());
+    }
     let of = c.script_extension();
     !of.is_common() && !of.is_inherited() && scripts.iter().any(|script| of.contains_script(*script))
 }
@@ -31,7 +38,8 @@ fn is_of(c: char, scripts: &[Script]) -> bool {
 /// The places of a name in a text where it is not a part of a longer word. In scripts without spaces between words, and in Hangul, where
 /// particles follow a word directly, any place counts.
 pub(crate) fn occurrences(text: &str, name: &str) -> Vec<usize> {
-    let in_word = |c: char| c.is_alphanumeric() && !is_of(c, &WITHOUT_SPACES) && !is_of(c, &[Script::Hangul]);
+    let letter = |c: char| c.is_alphanumeric() || is_combining_mark(c);
+    let in_word = |c: char| letter(c) && !is_of(c, &WITHOUT_SPACES) && !is_of(c, &[Script::Hangul]);
     let joined = |one: Option<char>, other: Option<char>| one.zip(other).is_some_and(|(a, b)| in_word(a) && in_word(b));
     text.match_indices(name)
         .map(|(start, _)| start)
@@ -41,6 +49,20 @@ pub(crate) fn occurrences(text: &str, name: &str) -> Vec<usize> {
                 && !joined(name.chars().next_back(), after.chars().next())
         })
         .collect()
+}
+
+/// Whether a text has a name in another form: in other case, width or composition, or with other spaces.
+pub(crate) fn has_in_another_form(text: &str, name: &str) -> bool {
+    let plain = |text: &str| {
+        let folded: String = text.nfkc().collect::<String>().to_lowercase();
+        folded.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    plain(text).contains(&plain(name))
+}
+
+/// A prompt without spaces at its ends. Lines at its end stay: the target stands on the next one.
+pub(crate) fn trimmed_prompt(text: &str) -> &str {
+    text.trim_start().trim_end_matches(|c: char| c.is_whitespace() && c != '\n')
 }
 
 /// What stands between a prompt and its target: a space, or nothing after an opening bracket or quotation mark, and where the prompt is
@@ -94,6 +116,9 @@ mod tests {
             ("กรุงเทพเป็นเมืองหลวงของ", "กรุงเทพ", 1),
             ("公司Apple是", "Apple", 1),
             ("Москва и Московская", "Моск", 0),
+            ("दिल्ली", "दिल", 0),
+            ("दिल की बात", "दिल", 1),
+            ("Jose\u{301} lives", "Jose", 0),
         ] {
             assert_eq!(occurrences(text, name).len(), found, "{name} in {text}");
         }

@@ -4,8 +4,8 @@
 
 Makes tiny random GGUF files of every architecture that the command reads, and changes their entries, their tensors, or how
 they are stored. llama.cpp reads each file and measures the perplexity of a text in the command's way, in f32, with the
-logits of all tokens. It computes with rounded activations where a matrix is rounded. So a file with such matrices is judged by
-a second one with the same entries, whose tensors hold the same numbers in f32; the file itself must agree roughly.
+logits of all tokens. Where a matrix is rounded, it computes with rounded activations. So a file with such matrices is judged
+by a second one with the same entries, whose tensors hold the same numbers in f32; the file itself must agree roughly.
 
 A model that the command reads is then edited, the edit is undone, and both models are written as directories. transformers
 must load them without a warning, with the tensors of the GGUF file, the perplexities that the command gives, llama.cpp's
@@ -22,7 +22,8 @@ tokens, and the special tokens and the chat template of the file.
     CRASH     the command ends in another way
 
 The last five are failures, and so is an architecture with fewer equal models than a quarter. Models that failed stay in
-OUT_DIR. Needs gguf, numpy, xllamacpp, torch, transformers, tokenizers and safetensors. The same seed gives the same models.
+OUT_DIR. Needs gguf, jinja2, numpy, xllamacpp, torch, transformers, tokenizers and safetensors. The same seed gives the same
+models.
 """
 
 import argparse
@@ -88,7 +89,8 @@ CHATS = {
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     "with bos_token and eos_token": "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}"
     "{{ eos_token }}{% endfor %}",
-    "with odd characters": "{%- for m in messages -%}\n    {{- '«' ~ m.role ~ '»\\t\"' ~ m.content ~ '\"' -}}\n{%- endfor %}\n",
+    "with odd characters": "{%- for m in messages -%}\n    {{- '«' ~ m.role ~ '»\\t\"' ~ m.content ~ '\"' -}}\n"
+    "{%- endfor %}\n",
 }
 MESSAGES = [{"role": "user", "content": " What's 1987 + 3?"}, {"role": "assistant", "content": "1990 — été"}]
 MERGED = {}
@@ -175,7 +177,10 @@ def one_type(v):
 @change("types", plain=True, times=3)
 def mixed_types(v):
     rng = random.Random(v.rng.random())
-    v.store("matrices in mixed types", lambda name, columns: rng.choice(ROUNDED + (3 * BY_256 if columns % 256 == 0 else [Type.F32])))
+    v.store(
+        "matrices in mixed types",
+        lambda name, columns: rng.choice(ROUNDED + (3 * BY_256 if columns % 256 == 0 else [Type.F32])),
+    )
 
 
 @change("types", plain=True, times=3)
@@ -255,9 +260,16 @@ def wrong_heads(v):
     v.put(Kind.UINT32, "attn_q", "attn_k", "head", **{f"attention__{name}": v.rng.choice([1, 8])})
 
 
-@change("head_dim", plain=True, times=3)
+@change("head_dim", plain=True, of=("llama", "qwen3"), times=3)
 def head_dim(v):
     v.has(head_dim=v.rng.choice([8, 12, 24, 32]))
+
+
+@change("head_dim", of="qwen2")
+def head_dim_of_qwen2(v):
+    """llama.cpp does not read it."""
+    v.has(head_dim=v.rng.choice([8, 32]))
+    v.names |= {"key_length", "attn_q"}
 
 
 @change("head_dim")
@@ -268,8 +280,9 @@ def another_length_of_values(v):
 @change("head_dim")
 def lengths_not_said(v):
     v.has(head_dim=v.rng.choice([16, 24]))
+    v.names |= {"attn_q", "attn_k", "attn_v", "rope.dimension_count", "attention.value_length"}
     for name in v.rng.choice([["key_length"], ["value_length"], ["key_length", "value_length"]]):
-        v.put(None, "attn_q", "attn_k", "attn_v", "rope.dimension_count", "attention.value_length", **{f"attention__{name}": ABSENT})
+        v.put(None, **{f"attention__{name}": ABSENT})
 
 
 @change("width", plain=True)
@@ -337,7 +350,10 @@ def tied(v):
 
 @change("head", plain=True)
 def head_equal_to_the_embedding(v):
-    v.change("output.weight is token_embd.weight", lambda tensors: tensors.update({"output.weight": tensors["token_embd.weight"]}))
+    def repeat(tensors):
+        tensors["output.weight"] = tensors["token_embd.weight"]
+
+    v.change("output.weight is token_embd.weight", repeat)
 
 
 @change("head")
@@ -345,10 +361,10 @@ def head_only(v):
     v.change("token_embd.weight removed", lambda tensors: tensors.pop("token_embd.weight"), "token_embd")
 
 
+# The biases that llama.cpp reads where they are stored. In qwen2 it also reads that of the head.
 READ = {
     "llama": ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"],
-    "qwen2": ["attn_q", "attn_k", "attn_v", "attn_output", "output"],
-    "qwen3": ["attn_q", "attn_k", "attn_v", "attn_output"],
+    "qwen3": ["attn_q", "attn_k", "attn_v"],
 }
 
 
@@ -357,12 +373,14 @@ def add_biases(v, names):
         for name in names:
             tensors[f"{name}.bias"] = v.random(tensors[f"{name}.weight"].shape[0], scale=0.3)
 
-    v.change(f"biases {', '.join(names)}", add, *(f"{name}.bias" for name in names))
+    there = [f"{NAMES[name.split('.')[-1]]}.bias" for name in names]
+    v.change(f"biases {', '.join(names)}", add, *there, *(f"{name}.bias" for name in names))
 
 
 @change("bias", plain=True, of=("llama", "qwen3"), times=2)
 def biases(v):
-    v.has(biases=v.rng.choice([READ[v.architecture], READ[v.architecture][:3], READ[v.architecture][:4], READ[v.architecture][4:]]))
+    read = READ[v.architecture]
+    v.has(biases=v.rng.choice([read, read[:3], read[:4], read[4:] or read[:1]]))
 
 
 @change("bias", plain=True, of=("llama", "qwen3"))
@@ -372,14 +390,9 @@ def some_biases(v):
 
 
 @change("bias", of="qwen2", times=2)
-def other_biases_of_qwen2(v):
-    if v.rng.random() < 0.5 and not v.tied:
-        add_biases(v, ["output"])
-    else:
-        v.has(biases=["attn_q", "attn_k", "attn_v", "attn_output"])
-        v.names.add("attn_output.bias")
-        v.names.add("o_proj.bias")
-    v.names.add("lm_head.bias")
+def bias_of_the_head(v):
+    v.tied = False
+    add_biases(v, ["output"])
 
 
 @change("bias", of="qwen2", times=2)
@@ -456,7 +469,8 @@ def scaled_under_an_old_name(v):
 def factors_of_frequencies(v):
     ones = v.rng.random() < 0.3
     factors = numpy.ones(v.head_dim // 2) if ones else numpy.linspace(1, 8, v.head_dim // 2)
-    name = v.rng.choice(["rope_freqs.weight", "rope_freqs.weight", "rope_factors_long.weight", f"blk.{v.layer()}.rope_freqs.weight"])
+    some = ["rope_freqs.weight", "rope_freqs.weight", "rope_factors_long.weight", f"blk.{v.layer()}.rope_freqs.weight"]
+    name = v.rng.choice(some)
     v.change(f"{name}{' of ones' if ones else ''}", lambda tensors: tensors.update({name: factors}), name, "rope_freqs")
 
 
@@ -524,13 +538,14 @@ def foreign_entries(v):
 def wrong_types(v):
     name = v.rng.choice(["block_count", "embedding_length", "attention__head_count", "rope__freq_base", "context_length"])
     sizes = dict(block_count=v.layers, embedding_length=v.hidden, attention__head_count=v.heads, context_length=512)
-    value, kind = sizes.get(name, 10000), v.rng.choice([Kind.UINT64, Kind.INT32, Kind.UINT16, Kind.FLOAT64, Kind.FLOAT32, Kind.STRING])
+    value = sizes.get(name, 10000)
+    kind = v.rng.choice([Kind.UINT64, Kind.INT32, Kind.UINT16, Kind.FLOAT64, Kind.FLOAT32, Kind.STRING])
     v.put(kind, **{name: str(value) if kind is Kind.STRING else value})
 
 
 @change("foreign")
 def another_architecture(v):
-    kinds = ["Llama", "mistral", "llama4", "qwen", "qwen2moe", "qwen3moe", "granite", "smollm3", "no-such-architecture", "qwen2vl"]
+    kinds = ["Llama", "mistral", "llama4", "qwen", "qwen2moe", "qwen3moe", "granite", "smollm3", "qwen2vl", "no-such-kind"]
     v.entry("general.architecture", v.rng.choice(kinds), Kind.STRING)
     v.names.add("architecture")
 
@@ -584,7 +599,8 @@ def more_tensors(v):
 def joined(v):
     """As in some files: queries, keys and values in one matrix, or gate and up."""
     block = f"blk.{v.layer()}."
-    of, name = v.rng.choice([(["attn_q", "attn_k", "attn_v"], "attn_qkv"), (["ffn_gate", "ffn_up"], "ffn_gate_up"), (["ffn_gate", "ffn_up"], "ffn_up")])
+    inputs, mlp = ["attn_q", "attn_k", "attn_v"], ["ffn_gate", "ffn_up"]
+    of, name = v.rng.choice([(inputs, "attn_qkv"), (mlp, "ffn_gate_up"), (mlp, "ffn_up")])
 
     def join(tensors):
         parts = [tensors.pop(f"{block}{part}.weight") for part in of]
@@ -595,7 +611,8 @@ def joined(v):
 
 @change("missing", times=3)
 def tensor_missing(v):
-    names = ["attn_norm", "ffn_up", "ffn_gate", "attn_k", "attn_output", "ffn_norm"] + ["attn_q_norm"] * (v.architecture == "qwen3")
+    names = ["attn_norm", "ffn_up", "ffn_gate", "attn_k", "attn_output", "ffn_norm"]
+    names += ["attn_q_norm"] if v.architecture == "qwen3" else []
     name = v.rng.choice([f"blk.{v.layer()}.{name}.weight" for name in names] + ["output_norm.weight"])
     v.change(f"{name} removed", lambda tensors: tensors.pop(name), name)
 
@@ -705,13 +722,13 @@ def merged(v):
     return MERGED[v.pre]
 
 
-def interleaved(name, matrix, v):
-    """The rows of queries and keys, as the converter of llama.cpp orders them."""
-    heads = {"attn_q": v.heads, "attn_k": v.kv_heads}.get(name.split(".")[-2])
-    if v.architecture != "llama" or heads is None:
-        return matrix
-    rest = matrix.shape[1:]
-    return matrix.reshape(heads, 2, -1, *rest).swapaxes(1, 2).reshape(matrix.shape)
+def interleaved(name, tensor, v, back=False):
+    """The rows of queries and keys, as the converter of llama.cpp orders them, or back."""
+    heads = {"attn_q": v.heads, "attn_k": v.kv_heads}.get(name.split(".")[-2:][0])
+    if v.architecture != "llama" or heads is None or not name.endswith((".weight", ".bias")):
+        return tensor
+    shape = (heads, -1, 2) if back else (heads, 2, -1)
+    return tensor.reshape(*shape, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
 
 
 def drawn(v):
@@ -720,7 +737,8 @@ def drawn(v):
     tensors = {"token_embd.weight": v.random(len(tokens_of(v)), v.hidden), "output_norm.weight": 1 + v.random(v.hidden)}
     if not v.tied:
         tensors["output.weight"] = v.random(len(tokens_of(v)), v.hidden)
-    shapes = dict(attn_q=(queries, v.hidden), attn_k=(keys, v.hidden), attn_v=(keys, v.hidden), attn_output=(v.hidden, queries))
+    shapes = dict(attn_q=(queries, v.hidden), attn_k=(keys, v.hidden), attn_v=(keys, v.hidden))
+    shapes |= dict(attn_output=(v.hidden, queries))
     shapes |= dict(ffn_gate=(v.inner, v.hidden), ffn_up=(v.inner, v.hidden), ffn_down=(v.hidden, v.inner))
     norms = dict(attn_norm=v.hidden, ffn_norm=v.hidden)
     norms |= dict(attn_q_norm=v.head_dim, attn_k_norm=v.head_dim) if v.architecture == "qwen3" else {}
@@ -760,14 +778,13 @@ def make(v, folder):
     tensors, kinds, numbers = drawn(v), {}, {}
     whole, twin = [], []
     for name, tensor in tensors.items():
-        is_matrix = tensor.ndim == 2
-        chosen = [choose(name, tensor.shape[1] if is_matrix else 0) if is_matrix or of_vectors else None for choose, of_vectors in v.types]
+        columns = tensor.shape[1] if tensor.ndim == 2 else 0
+        chosen = [choose(name, columns) for choose, of_vectors in v.types if columns or of_vectors]
         kind = next((kind for kind in chosen if kind is not None), Type.F32)
-        if is_matrix and tensor.shape[1] % gguf.GGML_QUANT_SIZES[kind][0] != 0:
+        if columns % gguf.GGML_QUANT_SIZES[kind][0] != 0:
             kind = Type.F16
         kinds[name] = kind
-        ordered = interleaved(name, tensor, v) if name.endswith((".weight", ".bias")) and ".lora" not in name else tensor
-        stored, exact = quantised(numpy.ascontiguousarray(ordered), kind)
+        stored, exact = quantised(numpy.ascontiguousarray(interleaved(name, tensor, v)), kind)
         whole.append((name, stored, kind))
         twin.append((name, exact, Type.F32))
         numbers[name] = exact
@@ -835,8 +852,8 @@ def write(v, path, tensors, split=None):
             else:
                 out.add_key_value(name, value, kind)
     if split is not None:
-        for name, value, kind in zip(("no", "count", "tensors.count"), split, (Kind.UINT16, Kind.UINT16, Kind.INT32), strict=True):
-            out.add_key_value(f"split.{name}", value, kind)
+        for i, (name, kind) in enumerate([("no", Kind.UINT16), ("count", Kind.UINT16), ("tensors.count", Kind.INT32)]):
+            out.add_key_value(f"split.{name}", split[i], kind)
     for name, stored, kind in tensors:
         out.add_tensor(name, stored, raw_dtype=None if kind is Type.F32 else kind)
     out.write_header_to_file()
@@ -890,7 +907,7 @@ def library():
             ("llama_model_get_vocab", p, [p]),
             ("llama_vocab_n_tokens", ctypes.c_int32, [p]),
             ("llama_vocab_is_eog", ctypes.c_bool, [p, ctypes.c_int32]),
-            ("llama_tokenize", ctypes.c_int32, [p, ctypes.c_char_p, ctypes.c_int32, p, ctypes.c_int32, ctypes.c_bool, ctypes.c_bool]),
+            ("llama_tokenize", ctypes.c_int32, [p, ctypes.c_char_p, ctypes.c_int32, p, ctypes.c_int32] + 2 * [ctypes.c_bool]),
             ("llama_get_memory", p, [p]),
             ("llama_memory_clear", None, [p, ctypes.c_bool]),
             ("llama_batch_init", Batch, [ctypes.c_int32] * 3),
@@ -942,7 +959,8 @@ def scored(said, path, texts, chat, context, last):
     }
     parameters = so.llama_context_default_params()
     # In f32, and without flash attention; threads.
-    parameters.set(type_k=(104, 1, 0), type_v=(108, 1, 0), flash_attn=(52, -1, 0), n_threads=(28, 4, 1), n_threads_batch=(32, 4, 1))
+    parameters.set(type_k=(104, 1, 0), type_v=(108, 1, 0), flash_attn_type=(52, -1, 0))
+    parameters.set(n_threads=(28, 4, 1), n_threads_batch=(32, 4, 1))
     llama = so.llama_init_from_model(model, parameters)
     if not llama:
         return answer | {"why": " | ".join(errors[:2])[:300]}
@@ -1008,7 +1026,7 @@ class Messages(logging.Handler):
         self.found.append(" ".join(record.getMessage().split())[:300])
 
 
-def opened(folder):
+def opened(v, folder):
     """Model, tokenizer and messages."""
     messages, logger = Messages(), logging.getLogger("transformers")
     transformers.logging.set_verbosity(logging.WARNING)
@@ -1018,7 +1036,10 @@ def opened(folder):
             warnings.simplefilter("always")
             load = transformers.AutoModelForCausalLM.from_pretrained
             model, info = load(folder, dtype=torch.float32, output_loading_info=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            # For models of type qwen2 AutoTokenizer takes the way of Qwen2 to cut texts, whatever the directory says.
+            own = v.architecture == "qwen2" and v.pre != "qwen2"
+            tokenizers = transformers.PreTrainedTokenizerFast if own else transformers.AutoTokenizer
+            tokenizer = tokenizers.from_pretrained(folder)
     finally:
         logger.removeHandler(messages)
         transformers.logging.set_verbosity(logging.CRITICAL)
@@ -1043,7 +1064,7 @@ def differs(found, expected, tolerance=TOLERANCE):
 
 
 def saved(v, betaedit, path, out, folder, numbers, llama, perplexity, texts):
-    """Edits, undoes, and what is wrong with the directories that this writes; whether it was refused, with its message."""
+    """Edits and undoes. What is wrong with the directories that this writes, or the exit code and message of a refusal."""
     stats, session, edited, unedited = (folder / name for name in ("stats", "session", "edited", "unedited"))
     facts = out / "facts.json"
     settings = "--layers 0 --lambda1 0.01 --threshold 5 --contexts 0 --steps 3 --eval-limit 0 --show 0 --threads 1".split()
@@ -1056,13 +1077,14 @@ def saved(v, betaedit, path, out, folder, numbers, llama, perplexity, texts):
         if answer.returncode != 0:
             return [], (answer.returncode, f"betaedit {arguments[0]}: {answer.stderr.strip() or answer.stdout.strip()}")
     try:
-        return [*wrong_unedited(v, unedited, numbers, llama, perplexity, texts), *wrong_edited(betaedit, edited, unedited, out, llama)], None
+        wrong = [*wrong_unedited(v, unedited, numbers, llama, perplexity, texts)]
+        return [*wrong, *wrong_edited(v, betaedit, edited, unedited, out, llama)], None
     except Exception:
         return [f"transformers: {traceback.format_exc(limit=-2)}"], None
 
 
 def wrong_unedited(v, folder, numbers, llama, perplexity, texts):
-    model, tokenizer, said = opened(folder)
+    model, tokenizer, said = opened(v, folder)
     yield from (f"a warning: {one}" for one in said)
     found = perplexity_of(model, llama["start"], llama["own"])
     if differs(found, perplexity):
@@ -1070,10 +1092,7 @@ def wrong_unedited(v, folder, numbers, llama, perplexity, texts):
 
     there = load_file(folder / "model.safetensors")
     for name, tensor in numbers.items():
-        expected, parts = tensor, name.split(".")
-        if v.architecture == "llama" and parts[-2] in ("attn_q", "attn_k"):
-            heads = v.heads if parts[-2] == "attn_q" else v.kv_heads
-            expected = tensor.reshape(heads, -1, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        expected, parts = interleaved(name, tensor, v, back=True), name.split(".")
         stem = NAMES.get(parts[-2])
         full = f"model.layers.{parts[1]}.{stem}.{parts[-1]}" if parts[0] == "blk" else f"{stem}.{parts[-1]}"
         if full == "lm_head.weight" and full not in there and numpy.array_equal(tensor, numbers["token_embd.weight"]):
@@ -1085,32 +1104,40 @@ def wrong_unedited(v, folder, numbers, llama, perplexity, texts):
         largest = UNDONE if name == "blk.0.ffn_down.weight" else 0
         if found.shape != expected.shape or numpy.abs(found - expected).max() > largest:
             yield f"{name} differs by {numpy.abs(found - expected).max() if found.shape == expected.shape else found.shape}"
-    yield from (f"{name} is not in the file" for name, tensor in there.items() if not (name.endswith(".bias") and not tensor.any()))
+    # The family's files have biases that the file need not have.
+    more = [name for name, tensor in there.items() if not name.endswith(".bias") or tensor.any()]
+    yield from (f"{name} is not in the file" for name in more)
 
-    wrong = [(text, want, have) for text, want in zip(texts, llama["texts"], strict=True) if (have := tokenizer(text)["input_ids"]) != want]
-    if wrong:
-        yield f"tokens of {len(wrong)} of {len(texts)} texts, {wrong[0][0]!r}: llama.cpp {wrong[0][1][:12]}, transformers {wrong[0][2][:12]}"
+    found = [list(tokenizer(text)["input_ids"]) for text in texts]
+    wrong = [one for one in zip(texts, llama["texts"], found, strict=True) if one[1] != one[2]]
+    for text, want, have in wrong[:1]:
+        same = next((i for i, (a, b) in enumerate(zip(want, have)) if a != b), min(len(want), len(have)))
+        want, have = want[same:][:9], have[same:][:9]
+        yield f"tokens of {len(wrong)} texts, {text[:40]!r} from token {same}: llama.cpp {want}, transformers {have}"
     yield from wrong_special(v, folder, model, tokenizer, llama)
+
+
+def listed(ids):
+    return [] if ids is None else sorted(ids) if isinstance(ids, list) else [ids]
 
 
 def wrong_special(v, folder, model, tokenizer, llama):
     entries, tokens = v.all_entries, tokens_of(v)
     ids = {name: entries.get(f"tokenizer.ggml.{name}_token_id", (None,))[0] for name in ("bos", "eos", "eot", "eom")}
-    ids = {name: i for name, i in ids.items() if i is None or i < len(tokens)}
-    ends = list(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if ids.get(name) is not None))
-    generation = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id", [])
-    generation = generation if isinstance(generation, list) else [generation]
-    loaded = model.generation_config.eos_token_id
-    loaded = [] if loaded is None else loaded if isinstance(loaded, list) else [loaded]
-    if len(set(generation)) != len(generation):
-        yield f"generation_config.json has eos_token_id {generation}"
+    ids = {name: i for name, i in ids.items() if i is not None and i < len(tokens)}
+    named = list(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if name in ids))
+    # Those that llama.cpp ends at: it knows some by their text. Without an entry it takes token 11, whatever that is.
+    ends = [i for i in llama["ends"] if i in named or i != 11]
+    written = json.loads((folder / "generation_config.json").read_text())
     for what, have, want in [
-        ("generation_config.json: eos_token_id", sorted(set(generation)), sorted(ends)),
-        ("generation_config: eos_token_id", sorted(set(loaded)), sorted(ends)),
+        ("generation_config.json: eos_token_id", listed(written.get("eos_token_id")), sorted(ends)),
+        ("generation_config: eos_token_id", listed(model.generation_config.eos_token_id), sorted(ends)),
+        ("config: eos_token_id", listed(model.config.eos_token_id), sorted(ends)),
         ("generation_config: bos_token_id", model.generation_config.bos_token_id, ids.get("bos")),
         ("config: bos_token_id", model.config.bos_token_id, ids.get("bos")),
-        ("tokenizer: bos_token_id", tokenizer.bos_token_id, ids.get("bos")),
-        ("tokenizer: eos_token_id", tokenizer.eos_token_id, ends[0] if ends else None),
+        # If the file has none, the class of a tokenizer may.
+        ("tokenizer: bos_token_id", tokenizer.bos_token_id, ids.get("bos", tokenizer.bos_token_id)),
+        ("tokenizer: eos_token_id", tokenizer.eos_token_id, named[0] if named else tokenizer.eos_token_id),
         ("tokenizer: size", len(tokenizer), len(tokens)),
         ("tokenizer: chat_template", tokenizer.chat_template, entries.get("tokenizer.chat_template", (None,))[0]),
     ]:
@@ -1131,11 +1158,12 @@ def chat_of(v):
     if v.chat is ABSENT:
         return ""
     tokens = {"bos_token": "" if v.bos is ABSENT else v.bos, "eos_token": v.ends.get("eos", "")}
-    return jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHATS[v.chat]).render(messages=MESSAGES, **tokens)
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHATS[v.chat])
+    return template.render(messages=MESSAGES, **tokens)
 
 
-def wrong_edited(betaedit, folder, unedited, out, llama):
-    model, _, said = opened(folder)
+def wrong_edited(v, betaedit, folder, unedited, out, llama):
+    model, _, said = opened(v, folder)
     yield from (f"a warning about the edited directory: {one}" for one in said)
     expected = perplexity_of(model, llama["start"], llama["own"])
     found, code, message = measured(betaedit, folder, out)
@@ -1186,7 +1214,8 @@ def examined(v, betaedit, out, folder):
         return record | dict(verdict="SILENT")
     wrong, refusal = saved(v, betaedit, given, out, folder, numbers, llama, found, texts)
     if refusal is not None:
-        return record | dict(verdict=verdict(*refusal, "unsaved"), code=refusal[0], message=refusal[1].replace(str(folder), "MODEL"))
+        record |= dict(code=refusal[0], message=refusal[1].replace(str(folder), "MODEL"))
+        return record | dict(verdict=verdict(*refusal, "unsaved"))
     return record | dict(verdict="SAVED" if wrong else "equal", wrong=wrong)
 
 
@@ -1232,7 +1261,8 @@ def report(records, options, seed, seconds):
     failures = [record for record in records if record["verdict"].isupper()]
     for record in failures:
         print(f"\n{record['verdict']} {record['given']}: {'; '.join(record['changes'])}")
-        print(f"    llama.cpp {record['expected']} in f32, {record['rough']}; betaedit {record['found']}, exit {record['code']}")
+        print(f"    llama.cpp {record['expected']} in f32, and {record['rough']} with the types of the file")
+        print(f"    betaedit {record['found']}, exit {record['code']}")
         for line in [*record["message"].splitlines()[:4], *record["wrong"][:8]]:
             print(f"    | {line}")
     if options.json:

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -39,8 +40,23 @@ struct Manifest {
     /// The version of the program.
     betaedit: String,
     kind: Kind,
-    /// The length of each file in bytes.
-    files: BTreeMap<String, u64>,
+    files: BTreeMap<String, Written>,
+}
+
+/// By what a file is known as ours: whoever changes it changes one of these.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Written {
+    /// In bytes.
+    length: u64,
+    /// When it was written, in nanoseconds since 1970.
+    written: u64,
+}
+
+impl Written {
+    fn of(file: &Metadata) -> io::Result<Self> {
+        let since = file.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Self { length: file.len(), written: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX) })
+    }
 }
 
 /// A place where a directory can be written.
@@ -65,21 +81,27 @@ impl Place {
         if path.symlink_metadata().is_err() {
             let above = path.ancestors().skip(1).map(or_here).find(|folder| folder.exists());
             return match above {
-                Some(folder) if folder.is_dir() => Ok(Self { path, kind, old: None }),
+                Some(folder) if folder.is_dir() => {
+                    files::check_writable(folder)?;
+                    Ok(Self { path, kind, old: None })
+                }
                 _ => Err(format!("`{}` is not in a directory", out.display()).into()),
             };
         }
         if !path.is_dir() {
             return Err(format!("`{}` is not a directory", out.display()).into());
         }
+        files::check_writable(or_here(folder_of(&path))).or_else(|_| files::check_writable(&path))?;
         let there = names(&path)?;
         if there.is_empty() {
             return Ok(Self { path, kind, old: None });
         }
-        let old = written(&path, kind)?;
+        // Without a list, or with that of another kind, nothing is ours.
+        let list = written(&path, kind);
         let is_ours = |name: &OsString| {
-            let at = std::fs::symlink_metadata(path.join(name)).ok().filter(Metadata::is_file);
-            at.is_some_and(|at| name.to_str().and_then(|name| old.get(name)) == Some(&at.len()))
+            let file = std::fs::symlink_metadata(path.join(name)).ok().filter(Metadata::is_file);
+            let Some((file, name)) = file.zip(name.to_str()) else { return false };
+            list.as_ref().is_some_and(|list| name == MANIFEST || list.get(name).copied() == Written::of(&file).ok())
         };
         let foreign = there.iter().find(|name| !is_ours(name));
         if let Some(name) = foreign {
@@ -87,7 +109,8 @@ impl Place {
             let advice = "give a new or empty directory, or one that an earlier run wrote and nobody has changed";
             return Err(format!("`{out}` holds `{name}`, which is not ours to replace: {advice}").into());
         }
-        let place = Self { path, kind, old: Some(old.into_keys().collect()) };
+        let place =
+            Self { path, kind, old: Some(list.unwrap_or_default().into_keys().chain([MANIFEST.to_owned()]).collect()) };
         for input in inputs {
             place.check_files_apart(input)?;
         }
@@ -160,9 +183,9 @@ impl Place {
         let mut lengths = BTreeMap::new();
         for name in names(new)? {
             let path = new.join(&name);
-            lengths.insert(name.to_string_lossy().into_owned(), std::fs::metadata(&path).map_err(about(&path))?.len());
+            let file = std::fs::metadata(&path).and_then(|file| Written::of(&file)).map_err(about(&path))?;
+            lengths.insert(name.to_string_lossy().into_owned(), file);
         }
-        // With its own name, so that it is known as ours whatever its length.
         let manifest = Manifest { betaedit: env!("CARGO_PKG_VERSION").into(), kind: self.kind, files: lengths };
         files::replace(&new.join(MANIFEST), format!("{:#}\n", serde_json::to_value(manifest)?))
     }
@@ -170,6 +193,10 @@ impl Place {
     fn put(&self, new: &Path, staging: &Path) -> io::Result<()> {
         if self.path.symlink_metadata().is_err() {
             return std::fs::rename(new, &self.path);
+        }
+        // Whoever stands in the directory would stand in the old one.
+        if std::env::current_dir().is_ok_and(|here| here.starts_with(&self.path)) {
+            return self.put_file_by_file(new);
         }
         if exchange(new, &self.path).is_ok() {
             return Ok(());
@@ -190,7 +217,7 @@ impl Place {
         let from = inside.as_ref().map_or(new, TempDir::path);
         if inside.is_some() {
             for name in &names {
-                std::fs::copy(new.join(name), from.join(name))?;
+                bring(&new.join(name), &from.join(name))?;
             }
             sync(from)?;
         }
@@ -203,6 +230,15 @@ impl Place {
     }
 }
 
+/// Moves a file, also to another file system. It keeps its time, by which it is known as ours.
+fn bring(from: &Path, to: &Path) -> io::Result<()> {
+    if std::fs::rename(from, to).is_ok() {
+        return Ok(());
+    }
+    files::copy(from, to)?;
+    std::fs::File::options().write(true).open(to)?.set_modified(std::fs::metadata(from)?.modified()?)
+}
+
 /// The key first, the list last: at every moment either nothing can be loaded or everything is there, and the rest is known as ours.
 fn in_order_of_removal(kind: Kind, names: &[String]) -> Vec<&str> {
     let rank = |name: &&str| if *name == kind.key() { 0 } else { 1 + u8::from(*name == MANIFEST) };
@@ -211,17 +247,11 @@ fn in_order_of_removal(kind: Kind, names: &[String]) -> Vec<&str> {
     names
 }
 
-/// The files that an earlier run wrote, with their lengths; its list counts as one of them.
-fn written(path: &Path, kind: Kind) -> Done<BTreeMap<String, u64>> {
-    let list = path.join(MANIFEST);
-    let Ok(text) = std::fs::read(&list) else { return Ok(BTreeMap::new()) };
-    let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Ok(BTreeMap::new()) };
-    if manifest.kind != kind {
-        return Ok(BTreeMap::new());
-    }
-    let mut files = manifest.files;
-    files.insert(MANIFEST.to_owned(), text.len() as u64);
-    Ok(files)
+/// The files that an earlier run wrote, if the directory has a list of them.
+fn written(path: &Path, kind: Kind) -> Option<BTreeMap<String, Written>> {
+    let text = std::fs::read(path.join(MANIFEST)).ok()?;
+    let manifest: Manifest = serde_json::from_slice(&text).ok()?;
+    (manifest.kind == kind).then_some(manifest.files)
 }
 
 fn names(folder: &Path) -> Done<Vec<OsString>> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::files::{self, replace};
 use crate::html::{self, Said};
 use crate::report::{self, Reports, Seconds};
-use crate::run::{Entry, Follow, Run};
+use crate::run::{Entry, Follow, Run, is_of_session};
 use crate::scores::{self, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
@@ -63,6 +63,19 @@ impl Arguments {
         let config = self.config.as_deref();
         [self.model.as_path(), &self.stats].into_iter().chain(config).chain(texts).collect()
     }
+
+    /// Refuses files in the places of the session's own.
+    fn check_session(&self, outputs: &[&Option<PathBuf>], inputs: &[&Path]) -> Done {
+        let Some(session) = &self.session else { return Ok(()) };
+        let outputs = outputs.iter().filter_map(|path| path.as_deref());
+        match outputs.chain(inputs.iter().copied()).find(|path| is_of_session(path, session)) {
+            None => Ok(()),
+            Some(path) => {
+                let (path, session) = (path.display(), session.display());
+                Err(format!("`{path}` is the place of a file of the session in `{session}`: give another path").into())
+            }
+        }
+    }
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
@@ -75,7 +88,9 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let started = Instant::now();
     let Reports { report, html, plot } = &arguments.reports;
     let inputs = arguments.inputs();
-    files::check(&[report, &arguments.reports.page(), plot], &inputs)?;
+    let page = arguments.reports.page();
+    files::check(&[report, &page, plot], &inputs)?;
+    arguments.check_session(&[report, &page, plot], &inputs)?;
     let places = arguments.outputs.check(&inputs, &[report, html, plot, &arguments.session])?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
@@ -137,7 +152,11 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
     // The report first: it is not lost if the disk has no room for the model.
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
-    arguments.outputs.write(&places, &run, terminal)?;
+    if run.held().is_empty() {
+        arguments.outputs.note_nothing(terminal);
+    } else {
+        arguments.outputs.write(&places, &run, terminal)?;
+    }
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
@@ -166,9 +185,15 @@ fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Termina
 fn agreed(requests: &[Request], run: &Run) -> Done<usize> {
     for (i, (entry, request)) in run.entries.iter().zip(requests).enumerate() {
         if *entry != Entry::from(request) {
-            let (there, here) = (&entry.subject, request.subject());
+            let here = Entry::from(request);
+            let fields = [
+                ("subject", &entry.subject, &here.subject),
+                ("prompt", &entry.prompt, &here.prompt),
+                ("target", &entry.target, &here.target),
+            ];
+            let (field, there, here) = fields.into_iter().find(|(_, there, here)| there != here).unwrap_or(fields[0]);
             let problem =
-                format!("edit {i} of the session is about `{there}`, but fact {i} of the file is about `{here}`");
+                format!("edit {i} of the session has the {field} `{there}`, but fact {i} of the file has `{here}`");
             return Err(format!("{problem}: give the same facts, or --append to add these").into());
         }
     }

@@ -20,6 +20,7 @@ pub fn check(outputs: &[&Option<PathBuf>], inputs: &[&Path]) -> Done {
             (true, _) => "it is a directory".to_owned(),
             (false, false) => format!("`{}` is not a directory", folder.display()),
             (false, true) => {
+                check_writable(folder)?;
                 check_apart(path, inputs)?;
                 continue;
             }
@@ -27,6 +28,11 @@ pub fn check(outputs: &[&Option<PathBuf>], inputs: &[&Path]) -> Done {
         return Err(format!("`{}` is not a file in an existing folder: {reason}", path.display()).into());
     }
     Ok(())
+}
+
+/// Refuses a folder in which no file can be made.
+pub fn check_writable(folder: &Path) -> Done {
+    tempfile::tempfile_in(folder).map(drop).map_err(about(folder))
 }
 
 /// Refuses an output that is the same file as an input, by its path or through a link.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::files;
 use crate::plot::{Curve, Panel};
 use crate::report::{self, draw};
-use crate::run::Run;
+use crate::run::{Run, is_of_session};
 use crate::stats;
 use crate::terminal::{Done, Terminal, shortened, table};
 
@@ -30,6 +31,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    check_plot(arguments)?;
     let mut result = json!({});
     if let Some(folder) = &arguments.stats {
         result["statistics"] = statistics(folder, arguments, terminal)?;
@@ -38,6 +40,30 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         result["session"] = session(directory, arguments, terminal)?;
     }
     terminal.result(&result);
+    Ok(())
+}
+
+/// Where plots go that were not given a place.
+const SPECTRUM: &str = "spectrum.svg";
+const SESSION: &str = "session.svg";
+
+/// Refuses a plot in the place of anything else, an input above all.
+fn check_plot(arguments: &Arguments) -> Done {
+    let inputs: Vec<&Path> =
+        [&arguments.stats, &arguments.session, &arguments.model].into_iter().flatten().map(PathBuf::as_path).collect();
+    files::check(&[&arguments.plot], &inputs)?;
+    if let (Some(plot), Some(session)) = (&arguments.plot, &arguments.session)
+        && is_of_session(plot, session)
+    {
+        return Err(format!("`{}` is the place of a file of the session: give another path", plot.display()).into());
+    }
+    let usual = [(&arguments.stats, SPECTRUM), (&arguments.session, SESSION)];
+    for (_, name) in usual.into_iter().filter(|(asked, _)| asked.is_some() && arguments.plot.is_none()) {
+        let there = std::fs::read(name).unwrap_or_default();
+        if !there.is_empty() && !there.starts_with(b"<svg") {
+            return Err(format!("`{name}` is there and is no plot: give another place with --plot").into());
+        }
+    }
     Ok(())
 }
 
@@ -76,7 +102,7 @@ fn statistics(folder: &Path, arguments: &Arguments, terminal: Terminal) -> Done<
     let points = vec![(0.0, threshold.log10()), (d, threshold.log10())];
     curves.push(Curve { name: "threshold".into(), dashed: true, points });
     let panel = Panel { title: "eigenvalues of C".into(), y: "log10".into(), curves };
-    let path = arguments.plot.clone().unwrap_or("spectrum.svg".into());
+    let path = arguments.plot.clone().unwrap_or(SPECTRUM.into());
     draw(&path, "Spectrum of the statistics", "index", &[panel])?;
     terminal.say(format!("{}\n\nbelow {threshold}; the plot is in {}", table(&rows), path.display()));
     Ok(json!({ "layers": values, "threshold": threshold, "plot": path }))
@@ -96,7 +122,7 @@ fn session(directory: &Path, arguments: &Arguments, terminal: Terminal) -> Done<
         );
     }
     let report = run.session.report();
-    let path = arguments.plot.clone().filter(|_| arguments.stats.is_none()).unwrap_or("session.svg".into());
+    let path = arguments.plot.clone().filter(|_| arguments.stats.is_none()).unwrap_or(SESSION.into());
     draw(&path, "Leakage and drift", "facts", &report::curves(&run.session))?;
     terminal.say(format!(
         "{}\n\n{}\n\n{} of {} facts are in the model; {} rejected, {} undone; the plot is in {}",

@@ -14,7 +14,7 @@ use betaedit_core::{Adapter, Result, Update};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{make_own, replace};
+use crate::files::{self, make_own, replace};
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
 use crate::stats;
@@ -76,6 +76,9 @@ impl Run {
         terminal: Terminal,
     ) -> Done<Self> {
         let there = directory.map(Self::description).transpose()?.flatten();
+        if let (Some(directory), None) = (directory, &there) {
+            check_is_free(directory)?;
+        }
         if let Some(there) = &there {
             same_plan(&there.plan, &plan, directory.unwrap_or(Path::new("")))?;
         }
@@ -199,6 +202,36 @@ impl Run {
     /// Edits that are in the model.
     pub fn held(&self) -> Vec<u64> {
         (0..self.session.processed()).filter(|&id| self.session.holds(EditId(id))).collect()
+    }
+}
+
+/// The files of a session's directory, besides `state/`.
+const FILES: [&str; 3] = ["run.toml", "edits.jsonl", "before.json"];
+
+/// Whether a path is one of a session's own files.
+pub fn is_of_session(path: &Path, session: &Path) -> bool {
+    let whole = |path: &Path| {
+        let (folder, name) = (files::folder_of(path), path.file_name().unwrap_or_default());
+        folder.canonicalize().or_else(|_| std::path::absolute(folder)).unwrap_or_else(|_| folder.to_owned()).join(name)
+    };
+    let session = session.canonicalize().unwrap_or_else(|_| whole(session));
+    let path = whole(path);
+    path.starts_with(session.join("state")) || FILES.iter().any(|name| path == session.join(name))
+}
+
+/// Refuses a directory that holds something and no session: a session's files would take its place.
+fn check_is_free(directory: &Path) -> Done {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    // A run that was killed at its start leaves the state.
+    match entries.into_iter().find(|name| name != "state") {
+        None => Ok(()),
+        Some(name) => {
+            let (directory, name) = (directory.display(), name.display());
+            Err(format!(
+                "`{directory}` holds `{name}` and no session (it has no run.toml): give a new or empty directory"
+            )
+            .into())
+        }
     }
 }
 

@@ -59,9 +59,16 @@ impl Outputs {
         Ok(OutputPlaces { model: place(&self.out, Kind::Model)?, adapter: place(&self.lora, Kind::Adapter)? })
     }
 
+    /// Says that nothing is written, where no edit is in the model after all: what an earlier run wrote stays.
+    pub fn note_nothing(&self, terminal: Terminal) {
+        for path in [&self.out, &self.lora].into_iter().flatten() {
+            terminal.note(format!("no edit is in the model: nothing is written to {}", path.display()));
+        }
+    }
+
     pub fn write(&self, places: &OutputPlaces, run: &Run, terminal: Terminal) -> Done {
         if let (Some(out), Some(place)) = (&self.out, &places.model) {
-            place.fill(|folder| write_model(folder, &run.description.model, run))?;
+            place.fill(|folder| write_model(folder, &run.description.model, run, terminal))?;
             terminal.say(format!("the edited model is in {}", out.display()));
         }
         if let (Some(out), Some(place)) = (&self.lora, &places.adapter) {
@@ -71,13 +78,20 @@ impl Outputs {
     }
 }
 
-fn write_model(folder: &Path, source: &Path, run: &Run) -> Done {
+/// The share of a change above which its loss by rounding is said.
+const LOST: f64 = 0.1;
+
+fn write_model(folder: &Path, source: &Path, run: &Run, terminal: Terminal) -> Done {
     let adapter = run.adapter();
     if !source.is_dir() {
         return Ok(adapter.model().save(adapter.tokenizer(), folder)?);
     }
     copy_directory(source, folder)?;
-    adapter.model().write_edited(&Checkpoint::open(folder)?, adapter.layers())?;
+    let roundings = adapter.model().write_edited(&Checkpoint::open(folder)?, adapter.layers())?;
+    for (tensor, rounding) in roundings.iter().filter(|(_, rounding)| rounding.asked > 0.0 && rounding.share() > LOST) {
+        let (share, precision) = (100.0 * rounding.share(), rounding.precision);
+        terminal.note(format!("`{tensor}`: {share:.0} % of the change is lost by rounding to {precision}"));
+    }
     Ok(())
 }
 

@@ -19,6 +19,10 @@ pub(crate) fn without_model(folder: &Path) -> String {
         .collect();
     let find = |wanted: &dyn Fn(&str) -> bool| names.iter().find(|name| wanted(name)).map(String::as_str);
     let has = |name: &str| names.iter().any(|one| one == name);
+    let lost = |name: &&str| has(name) && !folder.join(name).exists();
+    if let Some(name) = [WHOLE, INDEX, "config.json"].iter().find(|name| lost(name)) {
+        return format!("`{name}` is a link to a file that is not there: download the model again");
+    }
     if has("snapshots") {
         return "this is the cache of a repository: give the directory of a revision in it, `snapshots/REVISION`"
             .to_owned();

@@ -84,7 +84,7 @@ impl Checkpoint {
             (true, true, false) => index,
             (true, false, true) => whole,
             (true, false, false) => return Err(malformed(path, contents::without_model(path))),
-            (true, true, true) => match index::read(&index)?.values().all(|shard| *shard == whole) {
+            (true, true, true) => match index::listed(&index)?.values().all(|shard| *shard == whole) {
                 true => index,
                 false => {
                     let problem = format!(

@@ -69,7 +69,7 @@ impl std::fmt::Debug for GgufMetadata<'_> {
 }
 
 /// Entries of an architecture that change nothing here.
-const HARMLESS: [&str; 3] = ["vocab_size", "attention.causal", "tensor_data_layout"];
+const HARMLESS: [&str; 2] = ["vocab_size", "tensor_data_layout"];
 
 impl<'a> GgufMetadata<'a> {
     /// * `tensors`: the shapes of all tensors, outputs by inputs
@@ -131,6 +131,15 @@ impl<'a> GgufMetadata<'a> {
         whole(value).map(Some).ok_or_else(wrong)
     }
 
+    /// An entry that is a number.
+    ///
+    /// # Errors
+    /// No such entry, or one that is not a number.
+    pub fn number(&self, name: &str) -> Result<f64> {
+        self.entry(name).ok_or_else(|| self.refuse(format!("the metadata lacks `{}`", self.full(name))))?;
+        self.number_or(name, 0.0)
+    }
+
     /// An entry that is a number, or a default if there is none.
     ///
     /// # Errors
@@ -163,7 +172,13 @@ impl<'a> GgufMetadata<'a> {
         });
         config.head_dim = self.size_or("attention.key_length", config.head_dim)?;
         config.kv_heads = self.size_or("attention.head_count_kv", heads)?;
-        config.norm_epsilon = self.number_or("attention.layer_norm_rms_epsilon", 1e-6)?;
+        config.norm_epsilon = self.number("attention.layer_norm_rms_epsilon")?;
+        if self.entry("attention.causal").is_some_and(|causal| causal.to_bool().is_ok_and(|causal| !causal)) {
+            return Err(self.refuse(format!(
+                "the metadata's `{}` is false, which is not supported",
+                self.full("attention.causal")
+            )));
+        }
         for name in ["attention.value_length", "rope.dimension_count"] {
             let (length, head) = (self.size_or(name, config.head_dim)?, config.head_dim);
             if length != head {

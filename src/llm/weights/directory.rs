@@ -40,12 +40,41 @@ impl Directory {
 /// The tokenizer of the model in a directory, with the tokens that end a text.
 pub(super) fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
-    if !path.exists() && folder.join("tokenizer.model").exists() {
-        let problem = "the directory has `tokenizer.model` only: open the tokenizer in transformers and `save_pretrained` it, which \
-                       writes `tokenizer.json`";
-        return Err(malformed(&path, problem));
+    if !path.exists() {
+        let other = ["tokenizer.model", "vocab.json", "vocab.txt"].into_iter().find(|name| folder.join(name).exists());
+        let found = other.map_or(String::new(), |name| format!(", only `{name}`"));
+        let advice = "open the tokenizer in transformers and `save_pretrained` it, which writes `tokenizer.json`";
+        return Err(malformed(folder, format!("there is no `tokenizer.json`{found}: {advice}")));
     }
-    Ok(Tokenizer::open(path)?.with_ends(ends(folder)?))
+    let tokenizer = Tokenizer::open(path)?.with_ends(ends(folder)?);
+    check_added(folder, &tokenizer)?;
+    Ok(tokenizer)
+}
+
+/// Refuses tokens that other files add to those of `tokenizer.json`. `transformers` adds them too.
+fn check_added(folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+    let open = |name: &str| Some(folder.join(name)).filter(|path| path.exists()).map(ConfigFile::open).transpose();
+    let mut added: Vec<(&str, String, u64)> = vec![];
+    if let Some(file) = open("added_tokens.json")? {
+        let tokens = file.json().as_object().into_iter().flatten();
+        added.extend(tokens.filter_map(|(token, id)| Some(("added_tokens.json", token.clone(), id.as_u64()?))));
+    }
+    if let Some(file) = open("tokenizer_config.json")? {
+        let tokens = file.json()["added_tokens_decoder"].as_object().into_iter().flatten();
+        let token = |(id, token): (&String, &Value)| {
+            Some(("tokenizer_config.json", token["content"].as_str()?.to_owned(), id.parse().ok()?))
+        };
+        added.extend(tokens.filter_map(token));
+    }
+    match added.iter().find(|(_, token, id)| tokenizer.id(token).map(u64::from) != Some(*id)) {
+        None => Ok(()),
+        Some((name, token, id)) => {
+            let problem = format!(
+                "token `{token}` is number {id} here, and not so in `tokenizer.json`: save the tokenizer again in transformers"
+            );
+            Err(malformed(&folder.join(name), problem))
+        }
+    }
 }
 
 /// The tokens that end a text: `eos_token_id` of `generation_config.json` or else of `config.json`, as in `transformers`.

@@ -41,8 +41,8 @@ impl GgufPart {
     fn open(path: &Path) -> Result<Self> {
         lfs_pointer::check_file(path)?;
         let mut file = BufReader::new(File::open(path).map_err(io_error(path))?);
-        let content =
-            Content::read(&mut file).map_err(|error| malformed(path, format!("not a readable GGUF file: {error}")))?;
+        let content = Content::read(&mut file)
+            .map_err(|error| malformed(path, format!("not a readable GGUF file: {}", brief(&error))))?;
         Ok(Self { path: path.to_owned(), file, content })
     }
 
@@ -104,6 +104,38 @@ impl Gguf {
     }
 }
 
+/// An error without the stack that follows it.
+fn brief(error: &candle_core::Error) -> String {
+    let text = error.to_string().lines().next().unwrap_or_default().to_owned();
+    let number = text.strip_prefix("unknown dtype for tensor ").and_then(|number| number.trim().parse::<u32>().ok());
+    match number {
+        None => text,
+        Some(number) => {
+            let name = UNREAD_TYPES.iter().find(|(id, _)| *id == number).map_or("unknown", |(_, name)| name);
+            format!(
+                "a tensor is of type {number} ({name}), which is not read; use F32, F16, BF16, Q4_0 to Q8_1, or Q2_K to Q8_K"
+            )
+        }
+    }
+}
+
+/// Types of tensors that are known and not read, by their numbers in files.
+const UNREAD_TYPES: [(u32, &str); 13] = [
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+];
+
 /// The file, or all parts of a split one, whichever of them is given.
 fn parts(path: &Path) -> Result<Vec<GgufPart>> {
     let given = GgufPart::open(path)?;
@@ -161,7 +193,7 @@ impl Source for Gguf {
         let shape = content.tensor_infos[name].shape.dims().to_vec();
         let numbers: Vec<f32> = (content.tensor(file, name, &Device::Cpu))
             .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1())
-            .map_err(|error| malformed(path, format!("tensor `{name}`: {error}")))?;
+            .map_err(|error| malformed(path, format!("tensor `{name}`: {}", brief(&error))))?;
         let numbers = match heads {
             Some(heads) if shape[0].is_multiple_of(2 * heads) => halves(&numbers, heads, shape[0] / heads),
             _ => numbers,

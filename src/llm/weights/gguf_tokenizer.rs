@@ -1,6 +1,6 @@
 //! The tokenizer in a GGUF file, as llama.cpp reads it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::families::whole;
 use crate::llm::tokenizer::{SpecialTokens, Tokenizer};
+use crate::util::text::Quoted;
 
 /// What every name here begins with.
 const PREFIX: &str = "tokenizer.ggml.";
@@ -28,16 +29,24 @@ const UNKNOWN: usize = 2;
 const CONTROL: usize = 3;
 const USER_DEFINED: usize = 4;
 
-/// Tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them: they end a text or a turn.
-const ENDS: [&str; 9] = [
-    "<|endoftext|>",
-    "<|im_end|>",
+/// Tokens that llama.cpp knows by their text, whatever type the file gives them: they end a text or a turn.
+const ENDS: [&str; 17] = [
     "<|eot_id|>",
-    "<|eom_id|>",
+    "<|im_end|>",
     "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
     "<end_of_turn>",
-    "< EOT >",
-    "_< EOT >",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
     "<end_of_utterance>",
 ];
 
@@ -49,11 +58,12 @@ pub(super) fn read(entries: &HashMap<String, Value>, path: &Path) -> Result<Toke
         true => {
             let tokenizer = Tokenizer::open(&beside)?;
             stored.check_vocabulary(&tokenizer, &beside)?;
+            stored.check_tokens(&tokenizer, &beside)?;
             tokenizer
         }
         false => Tokenizer::new(stored.tokenizer()?),
     };
-    Ok(tokenizer.with_special(stored.special_tokens()))
+    Ok(tokenizer.with_special(stored.special_tokens()?))
 }
 
 /// The entries about the tokenizer.
@@ -71,12 +81,18 @@ impl Stored<'_> {
         self.entry(name)?.to_string().ok().map(String::as_str)
     }
 
-    fn flag(&self, name: &str) -> Option<bool> {
-        self.entry(name)?.to_bool().ok()
+    fn flag(&self, name: &str) -> Result<Option<bool>> {
+        let Some(value) = self.entry(name) else { return Ok(None) };
+        value.to_bool().map(Some).map_err(|_| self.refuse(format!("`{PREFIX}{name}` is neither true nor false")))
     }
 
-    fn id(&self, name: &str) -> Option<u32> {
-        whole(self.entry(&format!("{name}_token_id"))?)?.try_into().ok()
+    fn id(&self, name: &str) -> Result<Option<u32>> {
+        let name = format!("{name}_token_id");
+        let Some(value) = self.entry(&name) else { return Ok(None) };
+        let id = whole(value).ok_or_else(|| self.refuse(format!("`{PREFIX}{name}` is not the number of a token")))?;
+        // Files without such a token may have a number beyond the vocabulary.
+        let known = self.entry("tokens").and_then(|tokens| tokens.to_vec().ok()).map_or(0, Vec::len);
+        Ok(u32::try_from(id).ok().filter(|_| id < known))
     }
 
     fn texts(&self, name: &str) -> Result<Vec<&str>> {
@@ -124,8 +140,9 @@ impl Stored<'_> {
         inner.with_pre_tokenizer(Some(kind.words().ok_or_else(|| self.refuse("the kind of words cannot be built"))?));
         inner.with_decoder(Some(ByteLevelDecoder::new(false, false, false)));
         inner.add_tokens(self.added(&tokens)?).map_err(failed)?;
-        let ends = |name, default: bool| self.flag(&format!("add_{name}_token")).unwrap_or(default);
-        let (bos, eos) = (ends("bos", kind.starts_with_bos()), ends("eos", false));
+        let adds =
+            |name, default: bool| -> Result<bool> { Ok(self.flag(&format!("add_{name}_token"))?.unwrap_or(default)) };
+        let (bos, eos) = (adds("bos", kind.starts_with_bos())?, adds("eos", false)?);
         if bos || eos {
             inner.with_post_processor(Some(self.template(&tokens, bos, eos)?));
         }
@@ -148,7 +165,7 @@ impl Stored<'_> {
 
     fn template(&self, tokens: &[&str], bos: bool, eos: bool) -> Result<TemplateProcessing> {
         let token = |wanted: bool, name: &str| -> Result<Option<(String, u32)>> {
-            let found = self.id(name).and_then(|id| Some(((*tokens.get(id as usize)?).to_owned(), id)));
+            let found = self.id(name)?.and_then(|id| Some(((*tokens.get(id as usize)?).to_owned(), id)));
             match (wanted, found) {
                 (false, _) => Ok(None),
                 (true, None) => {
@@ -188,18 +205,43 @@ impl Stored<'_> {
         Ok(())
     }
 
-    fn special_tokens(&self) -> SpecialTokens {
-        let ends = ["eos", "eot", "eom"].iter().filter_map(|name| self.id(name));
-        let mut special = SpecialTokens {
-            bos: self.id("bos"),
-            ends: ends.collect(),
-            chat_template: self
-                .entries
-                .get("tokenizer.chat_template")
-                .and_then(|text| Some(text.to_string().ok()?.clone())),
-        };
-        special.ends.dedup();
-        special
+    /// Refuses a tokenizer that cuts texts otherwise than the one inside, if that can be told.
+    fn check_tokens(&self, tokenizer: &Tokenizer, beside: &Path) -> Result<()> {
+        const PROBES: [&str; 5] = [
+            "The Eiffel Tower is in Paris, isn't it? They've built it in 1889.",
+            "naïve Straße café, ΑΒΓ абв 東京タワー 서울 한국 กรุงเทพ मुंबई 12345 1,234.5",
+            "  two  spaces\tand\n\nlines \r\n end ",
+            "fn main() { println!(\"{}\", a_b != c->d); } // ok",
+            "UPPER Lower ’quoted’ “text” … 😀👍🏽 ½²",
+        ];
+        // What is not understood inside cannot be compared.
+        let Ok(inside) = self.tokenizer().map(Tokenizer::new) else { return Ok(()) };
+        for probe in PROBES {
+            if inside.encode(probe)? != tokenizer.encode(probe)? {
+                let (file, probe) = (self.path.display(), Quoted(probe));
+                let problem = format!(
+                    "this cuts {probe} into other tokens than the tokenizer in {file}, which llama.cpp uses: remove one of them"
+                );
+                return Err(malformed(beside, problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokens at the ends of a text, and the chat template. A text ends at the tokens that the file names, and at those that llama.cpp
+    /// knows by their text.
+    fn special_tokens(&self) -> Result<SpecialTokens> {
+        let mut ends = vec![];
+        for name in ["eos", "eot", "eom"] {
+            ends.extend(self.id(name)?);
+        }
+        let tokens = self.texts("tokens").unwrap_or_default();
+        ends.extend(tokens.iter().zip(0_u32..).filter(|(token, _)| ENDS.contains(token)).map(|(_, id)| id));
+        let mut seen = BTreeSet::new();
+        ends.retain(|id| seen.insert(*id));
+        let chat_template =
+            self.entries.get("tokenizer.chat_template").and_then(|text| Some(text.to_string().ok()?.clone()));
+        Ok(SpecialTokens { bos: self.id("bos")?, ends, chat_template })
     }
 }
 

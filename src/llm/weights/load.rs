@@ -40,8 +40,8 @@ impl Model {
         let path = path.as_ref();
         if path.is_dir() {
             let (family, config) = directory::describe(path, families)?;
-            let tokenizer = directory::tokenizer(path)?;
             let mut directory = Directory::open(path)?;
+            let tokenizer = directory::tokenizer(path)?;
             Ok((Self::from_source(config, family, &mut directory, par)?, tokenizer))
         } else {
             directory::check_is_model_file(path)?;
@@ -182,7 +182,11 @@ impl<'a> Loader<'a> {
     }
 
     fn missing(&self, name: &str) -> Error {
-        malformed(self.source.path(), format!("tensor `{name}` is missing"))
+        const SHOWN: usize = 3;
+        let there: Vec<&str> = self.there.iter().take(SHOWN).map(String::as_str).collect();
+        let more = if self.there.len() > SHOWN { ", ..." } else { "" };
+        let there = if there.is_empty() { String::new() } else { format!("; there are: {}{more}", there.join(", ")) };
+        malformed(self.source.path(), format!("tensor `{name}` is missing{there}"))
     }
 
     fn block(&mut self, layer: usize) -> Result<Block> {
