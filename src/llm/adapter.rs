@@ -16,7 +16,7 @@ use super::prompt::{Contexts, FactToken, Prompt, Request, targeted_behind};
 use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::Adapter;
-use crate::error::{ModelError, NumericsError, Result};
+use crate::error::{Error, ModelError, NumericsError, Result};
 use crate::update::{Orientation, Update};
 use crate::util::validate;
 
@@ -145,6 +145,21 @@ impl ModelAdapter {
         prompts.iter().chain(&sought).try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
     }
 
+    /// Seeks the targets of a batch, which are kept for [`residuals`](Adapter::residuals) of the same requests. A batch is written as a
+    /// whole or not at all; this tells which request would keep it from being written.
+    ///
+    /// # Errors
+    /// The first request that has no target, by its place in the batch, and why.
+    pub fn prepare(&mut self, requests: &[Request]) -> Result<(), (usize, Error)> {
+        let first = self.layers[0];
+        self.at(first, requests).map_err(|error| (0, error))?;
+        let targets = self.seek(requests)?;
+        if let Some(work) = &mut self.batch {
+            work.targets = Some(targets);
+        }
+        Ok(())
+    }
+
     /// Refuses a fact whose token nothing reads: in the last layer, only the token in front of the target counts.
     fn check_is_read(&self, request: &Request, (prompt, start): &(Prompt, usize)) -> Result<()> {
         let last = self.layers[self.layers.len() - 1];
@@ -244,22 +259,6 @@ impl ModelAdapter {
         })
     }
 
-    fn seek(&self, requests: &[Request]) -> Result<Mat<f32>> {
-        let last = self.layers[self.layers.len() - 1];
-        let mut targets = Mat::zeros(self.model.config.hidden, requests.len());
-        for (j, request) in requests.iter().enumerate() {
-            let target = match self.known.get(request) {
-                Some(target) => target.clone(),
-                None => self.sought(last, request)?,
-            };
-            targets.col_mut(j).iter_mut().zip(&target).for_each(|(to, from)| *to = *from);
-        }
-        Ok(targets)
-    }
-}
-
-/// Searching.
-impl ModelAdapter {
     /// The target of a request, which must be better than what there is.
     fn sought(&self, layer: usize, request: &Request) -> Result<Vec<f32>> {
         let found = self.search.run(&self.model, &self.tokenizer, &self.contexts, layer, request)?;
@@ -272,6 +271,20 @@ impl ModelAdapter {
             return Err(ModelError::Request { subject: request.subject().into(), problem }.into());
         }
         Ok(found.value)
+    }
+
+    /// The targets of requests, or the first that has none and why.
+    fn seek(&self, requests: &[Request]) -> Result<Mat<f32>, (usize, Error)> {
+        let last = self.layers[self.layers.len() - 1];
+        let mut targets = Mat::zeros(self.model.config.hidden, requests.len());
+        for (j, request) in requests.iter().enumerate() {
+            let target = match self.known.get(request) {
+                Some(target) => target.clone(),
+                None => self.sought(last, request).map_err(|error| (j, error))?,
+            };
+            targets.col_mut(j).iter_mut().zip(&target).for_each(|(to, from)| *to = *from);
+        }
+        Ok(targets)
     }
 }
 
@@ -309,7 +322,7 @@ impl Adapter for ModelAdapter {
         self.at(layer, requests)?;
         let targets = match self.batch.as_ref().and_then(|work| work.targets.clone()) {
             Some(targets) => targets,
-            None => self.seek(requests)?,
+            None => self.seek(requests).map_err(|(_, error)| error)?,
         };
         let mut residuals = targets.clone();
         if let Some(work) = &mut self.batch {

@@ -119,13 +119,14 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     bar.reset();
 
     let (clock, mut rejections) = (Instant::now(), vec![]);
-    for batch in requests[done..].chunks(run.description.plan.batch) {
-        let outcome = run.edit(batch)?;
-        if let Outcome::Rejected { ids, reason, .. } = &outcome {
-            rejections.extend(ids.iter().zip(batch).map(
-                |(id, request)| json!({ "edit": id.0, "subject": request.subject(), "reason": reason.to_string() }),
-            ));
-        }
+    for batch in batches(&requests, done, run.description.plan.batch) {
+        run.edit(batch, |outcome, batch| {
+            if let Outcome::Rejected { ids, reason, .. } = outcome {
+                rejections.extend(ids.iter().zip(batch).map(
+                    |(id, request)| json!({ "edit": id.0, "subject": request.subject(), "reason": reason.to_string() }),
+                ));
+            }
+        })?;
     }
     let editing = clock.elapsed();
     bar.finish_and_clear();
@@ -160,6 +161,13 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
+}
+
+/// The batches that are left, with the same ends wherever a run goes on.
+fn batches(requests: &[Request], done: usize, size: usize) -> impl Iterator<Item = &[Request]> {
+    let first = done.next_multiple_of(size).min(requests.len());
+    let (begun, others) = (&requests[done.min(first)..first], &requests[first..]);
+    std::iter::once(begun).filter(|batch| !batch.is_empty()).chain(others.chunks(size))
 }
 
 /// At most `most` facts, evenly spread.

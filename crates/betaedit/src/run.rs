@@ -184,8 +184,29 @@ impl Run {
         &self.session.adapter().inner
     }
 
+    /// Edits a batch. A request without a target does not keep the others from being written: it is a batch of its own, which is
+    /// rejected, and so are those before it and those after it.
+    pub fn edit(&mut self, batch: &[Request], mut each: impl FnMut(&Outcome, &[Request])) -> Done {
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let clock = Instant::now();
+            let adapter = self.session.adapter_mut();
+            let prepared = if rest.len() > 1 { adapter.inner.prepare(rest) } else { Ok(()) };
+            adapter.targets += clock.elapsed();
+            let cut = match prepared {
+                Ok(()) => rest.len(),
+                Err((0, _)) => 1,
+                Err((without, _)) => without,
+            };
+            let (part, others) = rest.split_at(cut);
+            each(&self.edit_whole(part)?, part);
+            rest = others;
+        }
+        Ok(())
+    }
+
     /// Edits a batch and records its requests.
-    pub fn edit(&mut self, batch: &[Request]) -> Done<Outcome> {
+    fn edit_whole(&mut self, batch: &[Request]) -> Done<Outcome> {
         if let Some(directory) = &self.directory {
             let path = directory.join("edits.jsonl");
             make_own(&path)?;

@@ -332,6 +332,50 @@ fn edits_that_write_nothing_are_not_counted_as_done() {
     assert!(!setting.path("lora").exists());
 }
 
+/// A fact that cannot be written does not keep the others of its batch from being written, and the run goes on after a kill as if there
+/// had been none.
+#[test]
+fn an_impossible_fact_is_rejected_alone() {
+    let setting = Setting::new("mistral");
+    let path = setting.model.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&read(&path)).unwrap();
+    // No token sees another one: what is written inside of a prompt changes nothing behind it.
+    config["sliding_window"] = 1.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let (stats, facts, session, out) =
+        (setting.path("stats"), setting.path("more.json"), setting.path("session"), setting.path("out"));
+    done(setting.command("stats").args(["--layers", "1-2", "--tokens", "600", "--out"]).arg(&stats));
+    let fact =
+        |subject: &str, prompt: &str| serde_json::json!({"subject": subject, "prompt": prompt, "target": "Rome"});
+    let list = [
+        fact("Marie Curie", "A scientist is {}"),
+        fact("Danube", "The {} flows through"),
+        fact("Mount Fuji", "A high mountain is {}"),
+        fact("Lyon", "A large city is {}"),
+        fact("Nile", "The {} is a long"),
+    ];
+    std::fs::write(&facts, serde_json::to_string(&list).unwrap()).unwrap();
+    std::fs::rename(&facts, setting.path("facts.json")).unwrap();
+    let edit = || {
+        let mut edit = setting.edit();
+        edit.args(["--batch", "3"]);
+        edit
+    };
+    let whole = json(edit().arg("--out").arg(&out));
+    let subjects: Vec<&str> =
+        whole["rejections"].as_array().unwrap().iter().map(|one| one["subject"].as_str().unwrap()).collect();
+    assert_eq!((whole["edits"].as_u64(), subjects), (Some(3), vec!["Danube", "Nile"]));
+    assert!(whole["rejections"][0]["reason"].as_str().unwrap().contains("no output of layer 2"));
+    let looked = |limit: &str| json(edit().args(["--limit", limit, "--session"]).arg(&session));
+    assert_eq!(looked("2")["edits"], 1);
+    assert_eq!(looked("5")["edits"], 3);
+    let asked = |command: &mut std::process::Command| {
+        json(command.args(["--tokens", "6", "A large city is Lyon"]))["after"].clone()
+    };
+    let by_files = asked(setting.command("ask").arg("--edited").arg(&out));
+    assert_eq!(asked(betaedit().arg("ask").arg("--session").arg(&session)), by_files);
+}
+
 /// Statistics are found under their usual names, several for a layer are refused, and what was computed from others is not used.
 #[test]
 fn statistics_by_their_names_and_contents() {
