@@ -35,11 +35,9 @@ import multiprocessing
 import os
 import random
 import shutil
-import sys
 import time
 import traceback
 import warnings
-from collections import Counter
 from pathlib import Path
 
 import gguf
@@ -51,7 +49,7 @@ import xllamacpp
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 from gguf_tokenizers import USER_DEFINED, vocabulary
-from odd_models import FACTS, START_IF_NONE, TEXT, TOLERANCE, WINDOW, bag, measured, run, windows
+from odd_models import FACTS, START_IF_NONE, TEXT, TOLERANCE, WINDOW, bag, conclude, measured, run, windows
 from odd_tokenizers import TEXTS
 from safetensors.torch import load_file
 
@@ -1269,22 +1267,7 @@ def report(records, options, seed, seconds):
         options.json.write_text(json.dumps(records, indent=1))
 
     kinds = ["equal", "refused", "unsaved", "apart, refused", "apart, run", "SILENT", "SAVED", "UNNAMED", "PLAIN", "CRASH"]
-    print(f"\n{'':8}" + "".join(f"{kind:>15}" for kind in kinds) + f"{'largest difference':>20}")
-    poor = []
-    for architecture in options.architecture:
-        ours = [record for record in records if record["architecture"] == architecture]
-        counts = Counter(
-            record["verdict"] + (", " + ("refused" if record["code"] else "run") if record["verdict"] == "apart" else "")
-            for record in ours
-        )
-        equal = [abs(record["found"] / record["expected"] - 1) for record in ours if record["verdict"] == "equal"]
-        print(f"{architecture:8}" + "".join(f"{counts[kind]:15}" for kind in kinds) + f"{max(equal, default=math.nan):20.1e}")
-        if 4 * counts["equal"] < len(ours):
-            poor.append(architecture)
-    print(f"\n{len(records)} models in {seconds:.0f} s, {len(failures)} failures; seed {seed}")
-    for architecture in poor:
-        print(f"{architecture}: fewer than a quarter of the models are equal")
-    sys.exit(1 if failures or poor else 0)
+    conclude(records, "architecture", options.architecture, kinds, seed, seconds)
 
 
 if __name__ == "__main__":

@@ -1325,21 +1325,27 @@ def report(records, options, seed, seconds):
         options.json.write_text(json.dumps(records, indent=1))
 
     kinds = ["equal", "refused", "apart, refused", "apart, run", "SILENT", "UNNAMED", "PLAIN", "CRASH"]
-    print(f"\n{'family':10}" + "".join(f"{kind:>16}" for kind in kinds) + f"{'largest difference':>22}")
+    conclude(records, "family", options.family, kinds, seed, seconds)
+
+
+def conclude(records, group, groups, kinds, seed, seconds):
+    """Prints how many models of each group had which verdict, and ends the program: with 1 on any failure."""
+    print(f"\n{group:14}" + "".join(f"{kind:>16}" for kind in kinds) + f"{'largest difference':>22}")
     poor = []
-    for family in options.family:
-        ours = [record for record in records if record["family"] == family]
+    for name in groups:
+        ours = [record for record in records if record[group] == name]
         counts = Counter(
             record["verdict"] + (", " + ("refused" if record["code"] else "run") if record["verdict"] == "apart" else "")
             for record in ours
         )
         equal = [abs(record["found"] / record["expected"] - 1) for record in ours if record["verdict"] == "equal"]
-        print(f"{family:10}" + "".join(f"{counts[kind]:16}" for kind in kinds) + f"{max(equal, default=math.nan):22.1e}")
+        print(f"{name:14}" + "".join(f"{counts[kind]:16}" for kind in kinds) + f"{max(equal, default=math.nan):22.1e}")
         if 4 * counts["equal"] < len(ours):
-            poor.append(family)
-    print(f"\n{len(records)} models in {seconds:.0f} s, {len(failures)} failures; seed {seed}")
-    for family in poor:
-        print(f"{family}: fewer than a quarter of the models are equal")
+            poor.append(name)
+    failures = sum(record["verdict"].isupper() for record in records)
+    print(f"\n{len(records)} models in {seconds:.0f} s, {failures} failures; seed {seed}")
+    for name in poor:
+        print(f"{name}: fewer than a quarter of the models are equal")
     sys.exit(1 if failures or poor else 0)
 
 
