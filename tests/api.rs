@@ -102,7 +102,7 @@ fn every_type_of_language_models_is_shown_and_shared() {
     use betaedit_core::llm::{self, families};
     all!(llm::Model, llm::Trace, llm::Continuation, llm::Tokenizer, llm::Config, llm::Sizes, llm::Rotary);
     all!(llm::RotaryScaling, llm::Positions, llm::Pairing, llm::NormKind, llm::MlpKind, llm::HeadNorms);
-    all!(llm::Window, llm::Bias, llm::Biases);
+    all!(llm::Window, llm::Bias, llm::Biases, llm::Message, llm::Role);
     all!(llm::Arrangement, llm::Activation, llm::Families, llm::StoredTensor, llm::Request, llm::FactToken);
     all!(llm::Contexts, llm::Sampler, llm::Collector<'_>, llm::CollectionProgress, llm::ModelAdapter);
     all!(llm::Target, llm::TargetSearch, llm::Descent, llm::Site, llm::Wording, llm::Anchor<'_>);

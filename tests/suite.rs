@@ -39,6 +39,8 @@ mod interface;
 mod interop;
 mod layers;
 #[cfg(feature = "llm")]
+mod llm_chat;
+#[cfg(feature = "llm")]
 mod llm_editing;
 #[cfg(feature = "llm")]
 mod llm_families;

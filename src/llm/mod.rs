@@ -56,6 +56,7 @@
 
 mod adapter;
 mod block;
+mod chat;
 mod collector;
 mod config;
 pub mod families;
@@ -76,6 +77,7 @@ mod weights;
 pub use serde_json;
 
 pub use adapter::ModelAdapter;
+pub use chat::{Message, Role};
 pub use collector::{CollectionProgress, Collector};
 pub use config::{
     Activation, Arrangement, Bias, Biases, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions, Rotary,

@@ -41,6 +41,8 @@ pub(super) struct SpecialTokens {
     pub(super) ends: Vec<u32>,
     /// How a chat is written as a text, as a Jinja template.
     pub(super) chat_template: Option<String>,
+    /// Special tokens by the names that a template has for them, such as `bos_token`.
+    pub(super) named: Vec<(String, String)>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -150,13 +152,27 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer refuses.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode_fast(text, false))?;
-        Ok(self
-            .start
-            .into_iter()
-            .chain(self.before.iter().copied())
-            .chain(encoding.get_ids().iter().copied())
-            .collect())
+        let own = self.encode_bare(text)?;
+        Ok(self.start.into_iter().chain(self.before.iter().copied()).chain(own).collect())
+    }
+
+    /// The tokens of a text alone, without what stands in front of every text.
+    pub(super) fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(guarded(|| self.inner.encode_fast(text, false))?.get_ids().to_vec())
+    }
+
+    pub(super) fn chat_template(&self) -> Option<&str> {
+        self.special.chat_template.as_deref()
+    }
+
+    /// Special tokens by the names that a template has for them.
+    pub(super) fn special_texts(&self) -> Vec<(String, String)> {
+        if !self.special.named.is_empty() {
+            return self.special.named.clone();
+        }
+        let SpecialTokens { bos, ends, .. } = &self.special;
+        let ids = [("bos_token", *bos), ("eos_token", ends.first().copied())];
+        ids.into_iter().filter_map(|(name, id)| Some((name.to_owned(), self.token(id?)?))).collect()
     }
 
     /// The number of tokens in front of every text.
@@ -196,7 +212,7 @@ impl Tokenizer {
 
     /// A `tokenizer_config.json`, as `transformers` reads it.
     pub(super) fn config_json(&self) -> Value {
-        let SpecialTokens { bos, ends, chat_template } = &self.special;
+        let SpecialTokens { bos, ends, chat_template, .. } = &self.special;
         let mut json = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
         for (name, id) in [("bos_token", bos.as_ref()), ("eos_token", ends.first())] {
             if let Some(token) = id.and_then(|&id| self.token(id)) {

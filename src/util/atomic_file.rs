@@ -37,11 +37,24 @@ pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
 ///
 /// After an error of `write` the place is unchanged.
 pub(crate) fn write_with(path: &Path, write: impl FnOnce(&mut Writer<'_>) -> Result<()>) -> Result<()> {
-    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+    if leads_to_device(path) || std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         let file = File::create(path).map_err(io_error(path))?;
         return fill(path, &file, write);
     }
     Staged::new(path, write)?.commit()
+}
+
+/// Whether a path is that of a device, or of an open file of the process, such as `/dev/stdout`, by itself or by a link.
+fn leads_to_device(path: &Path) -> bool {
+    let mut path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for _ in 0..16 {
+        if path.starts_with("/dev") || path.starts_with("/proc") {
+            return !path.starts_with("/dev/shm");
+        }
+        let Ok(target) = std::fs::read_link(&path) else { return false };
+        path = folder_of(&path).join(target);
+    }
+    false
 }
 
 /// Makes a file that is to be changed in place this path's own: a link becomes a copy of the file that it leads to.

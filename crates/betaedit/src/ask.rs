@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use betaedit_core::llm::{Model, Tokenizer};
 use serde_json::json;
 
 use crate::run::Run;
-use crate::scores::completion;
+use crate::scores::{completion, reply};
 use crate::source::open_model;
 use crate::terminal::{Done, Terminal};
 
@@ -23,30 +24,38 @@ pub struct Arguments {
     /// Number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 20)]
     tokens: usize,
-    /// Text to complete
+    /// Ask in a chat: the text is a user's message, by the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// Text to complete, or with --chat to answer
     prompt: String,
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let Arguments { prompt, tokens, .. } = arguments;
+    let answer = |model: &Model, tokenizer: &Tokenizer| match arguments.chat {
+        true => reply(model, tokenizer, prompt, *tokens),
+        false => completion(model, tokenizer, prompt, *tokens),
+    };
     let mut answers = vec![];
     if let Some(directory) = &arguments.session {
         let run = Run::open(directory, arguments.model.as_deref(), terminal)?;
         let tokenizer = run.adapter().tokenizer();
-        answers.push(("before", completion(&run.unedited, tokenizer, prompt, *tokens)?));
-        answers.push(("after", completion(run.adapter().model(), tokenizer, prompt, *tokens)?));
+        answers.push(("before", answer(&run.unedited, tokenizer)?));
+        answers.push(("after", answer(run.adapter().model(), tokenizer)?));
     } else {
         let names = if arguments.edited.is_some() { ["before", "after"] } else { ["answer", ""] };
         for (name, path) in names.into_iter().zip(arguments.model.iter().chain(&arguments.edited)) {
             let (model, tokenizer) = open_model(path, terminal)?;
-            answers.push((name, completion(&model, &tokenizer, prompt, *tokens)?));
+            answers.push((name, answer(&model, &tokenizer)?));
         }
     }
     let mut result = json!({ "prompt": prompt });
     for (name, answer) in &answers {
         result[*name] = json!(answer);
         let label = if answers.len() > 1 { format!("{name:<7}") } else { String::new() };
-        terminal.say(format!("{label}{prompt}{answer}"));
+        let between = if arguments.chat { "\n" } else { "" };
+        terminal.say(format!("{label}{prompt}{between}{answer}"));
     }
     terminal.result(&result);
     Ok(())

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 
 use crate::files::{self, about, folder_of};
+use crate::staging::Staging;
 use crate::terminal::Done;
 
 /// The list of the files that a command wrote, in the directory itself.
@@ -44,19 +44,41 @@ struct Manifest {
 }
 
 /// By what a file is known as ours: whoever changes it changes one of these.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {
     /// In bytes.
     length: u64,
-    /// When it was written, in nanoseconds since 1970.
+    /// When it was written, in nanoseconds since 1970. A copy has another time.
     written: u64,
+    /// BLAKE3 of the contents.
+    blake3: String,
 }
 
 impl Written {
-    fn of(file: &Metadata) -> io::Result<Self> {
-        let since = file.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { length: file.len(), written: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX) })
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = std::fs::metadata(path)?;
+        Ok(Self { length: file.len(), written: time(&file)?, blake3: hash(path)? })
     }
+
+    /// Whether a file is as it was written. Its contents are read only if its time is another.
+    fn is_still(&self, path: &Path) -> bool {
+        let Ok(file) = std::fs::symlink_metadata(path) else { return false };
+        let same_time = || time(&file).is_ok_and(|time| time == self.written);
+        file.is_file()
+            && file.len() == self.length
+            && (same_time() || hash(path).is_ok_and(|found| found == self.blake3))
+    }
+}
+
+fn time(file: &Metadata) -> io::Result<u64> {
+    let since = file.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn hash(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(std::fs::File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// A place where a directory can be written.
@@ -98,16 +120,15 @@ impl Place {
         }
         // Without a list, or with that of another kind, nothing is ours.
         let list = written(&path, kind);
-        let is_ours = |name: &OsString| {
-            let file = std::fs::symlink_metadata(path.join(name)).ok().filter(Metadata::is_file);
-            let Some((file, name)) = file.zip(name.to_str()) else { return false };
-            list.as_ref().is_some_and(|list| name == MANIFEST || list.get(name).copied() == Written::of(&file).ok())
-        };
-        let foreign = there.iter().find(|name| !is_ours(name));
-        if let Some(name) = foreign {
+        let known = |name: &OsString| list.as_ref().and_then(|list| list.get(name.to_str()?));
+        let is_list = |name: &OsString| list.is_some() && name == MANIFEST;
+        let is_ours =
+            |name: &OsString| is_list(name) || known(name).is_some_and(|written| written.is_still(&path.join(name)));
+        if let Some(name) = there.iter().find(|name| !is_ours(name)) {
+            let why = if known(name).is_some() { "has changed since it was written" } else { "is not ours to replace" };
             let (out, name) = (out.display(), name.display());
             let advice = "give a new or empty directory, or one that an earlier run wrote and nobody has changed";
-            return Err(format!("`{out}` holds `{name}`, which is not ours to replace: {advice}").into());
+            return Err(format!("`{out}` holds `{name}`, which {why}: {advice}").into());
         }
         let place =
             Self { path, kind, old: Some(list.unwrap_or_default().into_keys().chain([MANIFEST.to_owned()]).collect()) };
@@ -140,7 +161,7 @@ impl Place {
             true => self.staging(&self.path),
             false => Err(error),
         });
-        let staging = staging.map_err(about(above))?;
+        let staging = staging.map_err(about(&self.path))?;
         let new = staging.path().join("new");
         std::fs::create_dir(&new).map_err(about(&new))?;
         fill(&new)?;
@@ -166,27 +187,18 @@ impl Place {
         remove().map_err(about(&self.path))
     }
 
-    fn staging(&self, folder: &Path) -> io::Result<TempDir> {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!(".{name}.betaedit-");
-        // What a killed run left.
-        for entry in std::fs::read_dir(folder)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        tempfile::Builder::new().prefix(&prefix).tempdir_in(folder)
+    fn staging(&self, folder: &Path) -> io::Result<Staging> {
+        Staging::new(folder, &self.path)
     }
 
     /// Writes the list of the files.
     fn list(&self, new: &Path) -> Done {
-        let mut lengths = BTreeMap::new();
+        let mut files = BTreeMap::new();
         for name in names(new)? {
             let path = new.join(&name);
-            let file = std::fs::metadata(&path).and_then(|file| Written::of(&file)).map_err(about(&path))?;
-            lengths.insert(name.to_string_lossy().into_owned(), file);
+            files.insert(name.to_string_lossy().into_owned(), Written::of(&path).map_err(about(&path))?);
         }
-        let manifest = Manifest { betaedit: env!("CARGO_PKG_VERSION").into(), kind: self.kind, files: lengths };
+        let manifest = Manifest { betaedit: env!("CARGO_PKG_VERSION").into(), kind: self.kind, files };
         files::replace(&new.join(MANIFEST), format!("{:#}\n", serde_json::to_value(manifest)?))
     }
 
@@ -214,7 +226,7 @@ impl Place {
         let names = std::fs::read_dir(new)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let names = names.collect::<io::Result<Vec<String>>>()?;
         let inside = if new.starts_with(&self.path) { None } else { Some(self.staging(&self.path)?) };
-        let from = inside.as_ref().map_or(new, TempDir::path);
+        let from = inside.as_ref().map_or(new, Staging::path);
         if inside.is_some() {
             for name in &names {
                 bring(&new.join(name), &from.join(name))?;
@@ -235,7 +247,7 @@ fn bring(from: &Path, to: &Path) -> io::Result<()> {
     if std::fs::rename(from, to).is_ok() {
         return Ok(());
     }
-    files::copy(from, to)?;
+    std::fs::copy(from, to)?;
     std::fs::File::options().write(true).open(to)?.set_modified(std::fs::metadata(from)?.modified()?)
 }
 
@@ -259,7 +271,7 @@ fn names(folder: &Path) -> Done<Vec<OsString>> {
     let mut names =
         entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>().map_err(about(folder))?;
     // What a killed run left is no obstacle.
-    names.retain(|name| !(name.to_string_lossy().starts_with('.') && name.to_string_lossy().contains(".betaedit-")));
+    names.retain(|name| !Staging::is_name(&name.to_string_lossy()) && !files::is_of_desktop(name));
     names.sort();
     Ok(names)
 }

@@ -39,7 +39,7 @@ pub struct Arguments {
     /// TOML file of settings, named like the flags below; flags take precedence
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// Text on which to measure perplexity before and after; "shipped" for the one that comes with the program
+    /// Text on whose first 4096 tokens or so to measure perplexity before and after; "shipped" for the one that comes with the program
     #[arg(long, value_name = "FILE")]
     pub eval_text: Option<String>,
     /// Evaluate at most N facts, evenly spread, 0 = none [default: all]

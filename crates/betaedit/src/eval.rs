@@ -21,7 +21,7 @@ pub struct Arguments {
     unedited: Option<PathBuf>,
     #[command(flatten)]
     facts: FactArguments,
-    /// Text on which to measure perplexity; "shipped" for the one that comes with the program
+    /// Text on whose first 4096 tokens or so to measure perplexity; "shipped" for the one that comes with the program
     #[arg(long, value_name = "FILE")]
     eval_text: Option<String>,
     /// Write all numbers to a JSON file

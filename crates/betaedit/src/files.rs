@@ -19,6 +19,7 @@ pub fn check(outputs: &[&Option<PathBuf>], inputs: &[&Path]) -> Done {
         let reason = match (path.is_dir(), folder.is_dir()) {
             (true, _) => "it is a directory".to_owned(),
             (false, false) => format!("`{}` is not a directory", folder.display()),
+            (false, true) if is_device(path) => continue,
             (false, true) => {
                 check_writable(folder)?;
                 check_apart(path, inputs)?;
@@ -52,9 +53,28 @@ pub fn check_apart(output: &Path, inputs: &[&Path]) -> Done {
     Ok(())
 }
 
-/// Whether two paths lead to one file or directory. False if either is not there.
+/// Whether two paths lead to one file or directory. False if either is not there, or a pipe, which must not be opened to look at it.
 pub fn is_same(one: &Path, other: &Path) -> bool {
-    same_file::is_same_file(one, other).unwrap_or(false)
+    let can_open = |path: &Path| std::fs::metadata(path).is_ok_and(|there| there.is_file() || there.is_dir());
+    can_open(one) && can_open(other) && same_file::is_same_file(one, other).unwrap_or(false)
+}
+
+/// Whether a path is that of a device, or of an open file of the process, such as `/dev/stdout`, by itself or by a link.
+pub fn is_device(path: &Path) -> bool {
+    let mut path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for _ in 0..16 {
+        if path.starts_with("/dev") || path.starts_with("/proc") {
+            return !path.starts_with("/dev/shm");
+        }
+        let Ok(target) = std::fs::read_link(&path) else { return false };
+        path = folder_of(&path).join(target);
+    }
+    false
+}
+
+/// Whether a file is one that desktops put into every folder.
+pub fn is_of_desktop(name: &std::ffi::OsStr) -> bool {
+    [".DS_Store", "Thumbs.db", "desktop.ini"].iter().any(|known| name == *known)
 }
 
 /// The folder of a path.
@@ -72,8 +92,9 @@ pub fn about(path: &Path) -> impl Fn(io::Error) -> Failure + Copy + '_ {
 pub fn replace(path: &Path, contents: impl AsRef<[u8]>) -> Done {
     let contents = contents.as_ref();
     let write = || -> io::Result<()> {
-        if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
-            return std::fs::write(path, contents);
+        let is_pipe = || std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
+        if is_device(path) || is_pipe() {
+            return File::options().append(true).open(path)?.write_all(contents);
         }
         let mut file = beside(path)?;
         file.write_all(contents)?;
@@ -101,8 +122,10 @@ pub fn make_own(path: &Path) -> Done {
 }
 
 /// Copies a file's contents. The copy has the permissions of a new file, even if the original cannot be written.
-pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    io::copy(&mut File::open(from)?, &mut File::create(to)?).map(drop)
+pub fn copy(from: &Path, to: &Path) -> Done {
+    let mut original = File::open(from).map_err(about(from))?;
+    let mut copy = File::create(to).map_err(about(to))?;
+    io::copy(&mut original, &mut copy).map(drop).map_err(about(to))
 }
 
 /// Waits until the names in a folder are on the disk.

@@ -22,6 +22,7 @@ mod run;
 mod scores;
 mod settings;
 mod source;
+mod staging;
 mod stats;
 mod terminal;
 mod tokens;

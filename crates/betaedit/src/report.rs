@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use betaedit_core::session::Session;
 use serde_json::{Value, json};
 
-use crate::files::replace;
+use crate::files::{self, replace};
 use crate::plot::{self, Curve, Panel};
 use crate::run::{Run, Timed};
 use crate::scores::Scores;
@@ -27,7 +27,8 @@ pub struct Reports {
 impl Reports {
     /// Where the page goes.
     pub fn page(&self) -> Option<PathBuf> {
-        self.html.clone().or_else(|| Some(self.report.as_ref()?.with_extension("html")))
+        let report = self.report.as_ref().filter(|report| !files::is_device(report));
+        self.html.clone().or_else(|| Some(report?.with_extension("html")))
     }
 }
 

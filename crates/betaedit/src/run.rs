@@ -3,6 +3,7 @@
 //! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in order),
 //! `before.json` (scores of the unedited model), and `state/` (the directory of the library's session).
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -244,7 +245,9 @@ pub fn is_of_session(path: &Path, session: &Path) -> bool {
 fn check_is_free(directory: &Path) -> Done {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
     // A run that was killed at its start leaves the state.
-    match entries.into_iter().find(|name| name != "state") {
+    let passed_over =
+        |name: &OsString| name == "state" || files::is_of_desktop(name) || name.to_string_lossy().starts_with(".tmp");
+    match entries.into_iter().find(|name| !passed_over(name)) {
         None => Ok(()),
         Some(name) => {
             let (directory, name) = (directory.display(), name.display());

@@ -2,7 +2,7 @@
 
 use betaedit_core::facts::metrics::{Case, Evaluation, Rate};
 use betaedit_core::facts::{Fact, mentions};
-use betaedit_core::llm::{Model, Sampler, Scoring, Tokenizer};
+use betaedit_core::llm::{Message, Model, Role, Sampler, Scoring, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -106,4 +106,11 @@ pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: us
     let more = model.generate_until(&start, tokens, &mut Sampler::Greedy, tokenizer.ends())?;
     let (text, whole) = (tokenizer.decode(&start)?, tokenizer.decode(&[start, more].concat())?);
     Ok(whole.strip_prefix(&text).unwrap_or(&whole).to_owned())
+}
+
+/// A model's answer to a user's message in a chat, up to the end of its turn.
+pub fn reply(model: &Model, tokenizer: &Tokenizer, message: &str, tokens: usize) -> Done<String> {
+    let start = tokenizer.encode_chat(&[Message::new(Role::User, message)])?;
+    let more = model.generate_until(&start, tokens, &mut Sampler::Greedy, tokenizer.ends())?;
+    Ok(tokenizer.decode(&more)?)
 }

@@ -150,7 +150,7 @@ impl Reading {
             let path = statistics_path(folder, fingerprint.layer);
             let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
             if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint)) {
-                let problem = "the file has statistics of another model, configuration, tokenizer or text: use another directory, or remove the file";
+                let problem = "the file has statistics of another model, configuration, tokenizer or text, or of an earlier version of this program: use another directory, or remove the file";
                 return Err(format!("`{}`: {problem}", path.display()).into());
             }
             earlier.push(there);

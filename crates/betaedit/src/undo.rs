@@ -44,7 +44,18 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     }
     ids.sort_unstable();
     ids.dedup();
-    let undone = take_back(&mut run, &ids, terminal)?;
+    // A run that was killed between the undo and its outputs is run again.
+    if arguments.outputs.are_asked_for() {
+        let (held, gone): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| run.session.holds(EditId(id)));
+        if gone.iter().all(|&id| id < run.session.processed()) {
+            gone.iter().for_each(|id| terminal.note(format!("edit {id} is not in the model already")));
+            ids = held;
+        }
+    }
+    let undone = match ids.is_empty() {
+        true => json!({ "undone": [], "rebuilt": false, "edits": run.held().len() }),
+        false => take_back(&mut run, &ids, terminal)?,
+    };
     arguments.outputs.write(&places, &run, terminal)?;
     terminal.result(&undone);
     Ok(())

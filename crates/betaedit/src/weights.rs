@@ -11,7 +11,7 @@ use betaedit_core::update::Compression;
 use betaedit_core::{Adapter, Update};
 
 use crate::directory::{Kind, MANIFEST, Place};
-use crate::files::{self, about};
+use crate::files;
 use crate::run::{Run, Timed};
 use crate::terminal::{Done, Terminal};
 
@@ -57,6 +57,10 @@ impl Outputs {
         }
         let place = |out: &Option<PathBuf>, kind| out.as_ref().map(|out| Place::check(out, kind, inputs)).transpose();
         Ok(OutputPlaces { model: place(&self.out, Kind::Model)?, adapter: place(&self.lora, Kind::Adapter)? })
+    }
+
+    pub fn are_asked_for(&self) -> bool {
+        self.out.is_some() || self.lora.is_some()
     }
 
     /// Says that nothing is written, where no edit is in the model after all: what an earlier run wrote stays.
@@ -119,7 +123,7 @@ pub fn copy_directory(source: &Path, out: &Path) -> Done {
         let Some(name) = path.file_name().filter(|_| path.is_file()) else { continue };
         let other = path.extension().is_some_and(|x| OTHER_WEIGHTS.iter().any(|other| x == *other));
         if name != MANIFEST && (!other || files.contains(&name)) {
-            files::copy(&path, &out.join(name)).map_err(about(&path))?;
+            files::copy(&path, &out.join(name))?;
         }
     }
     Ok(())

@@ -241,7 +241,7 @@ impl Stored<'_> {
         ends.retain(|id| seen.insert(*id));
         let chat_template =
             self.entries.get("tokenizer.chat_template").and_then(|text| Some(text.to_string().ok()?.clone()));
-        Ok(SpecialTokens { bos: self.id("bos")?, ends, chat_template })
+        Ok(SpecialTokens { bos: self.id("bos")?, ends, chat_template, named: vec![] })
     }
 }
 

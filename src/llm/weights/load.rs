@@ -9,6 +9,7 @@ use faer::Par;
 use super::directory::{self, Directory};
 use super::gguf::Gguf;
 use super::source::{Source, StoredTensor};
+use super::tokenizer_files;
 use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::block::{Block, Linear};
@@ -41,7 +42,7 @@ impl Model {
         if path.is_dir() {
             let (family, config) = directory::describe(path, families)?;
             let mut directory = Directory::open(path)?;
-            let tokenizer = directory::tokenizer(path)?;
+            let tokenizer = tokenizer_files::tokenizer(path)?;
             Ok((Self::from_source(config, family, &mut directory, par)?, tokenizer))
         } else {
             directory::check_is_model_file(path)?;

@@ -6,5 +6,6 @@ mod gguf_tokenizer;
 mod load;
 mod save;
 mod source;
+mod tokenizer_files;
 
 pub use source::{Source, StoredTensor};

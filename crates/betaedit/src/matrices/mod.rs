@@ -7,15 +7,13 @@ pub mod solve;
 
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
 use crate::files::{about, folder_of};
+use crate::staging::Staging;
 use crate::terminal::Done;
 
 /// A folder beside an output, for files that are renamed into their place when they are complete.
-fn beside(out: &Path) -> Done<TempDir> {
-    let folder = folder_of(out);
-    tempfile::tempdir_in(folder).map_err(about(folder))
+fn beside(out: &Path) -> Done<Staging> {
+    Staging::new(folder_of(out), out).map_err(about(out))
 }
 
 fn copy(from: &Path, to: &Path) -> Done {

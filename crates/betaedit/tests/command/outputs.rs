@@ -194,7 +194,14 @@ fn nothing_takes_the_place_of_an_earlier_result() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    refused(setting.edit().arg("--out").arg(&out), &["model.safetensors", "not ours"]);
+    refused(setting.edit().arg("--out").arg(&out), &["model.safetensors", "has changed"]);
+    // A copy has other times, and is ours all the same.
+    let copy = setting.path("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for (path, bytes) in &before.0 {
+        std::fs::write(copy.join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    done(setting.edit().arg("--out").arg(&copy));
     // The directory that one stands in is filled, not exchanged.
     let here = setting.path("here");
     std::fs::create_dir(&here).unwrap();
@@ -256,7 +263,7 @@ fn a_place_is_replaced_as_a_whole_or_not_at_all() {
     refused(&mut edit(&single, &used), &["folder", "not ours"]);
     std::fs::remove_dir(used.join("folder")).unwrap();
     std::fs::write(used.join("config.json"), "changed by hand").unwrap();
-    refused(&mut edit(&single, &used), &["config.json", "not ours"]);
+    refused(&mut edit(&single, &used), &["config.json", "has changed since it was written"]);
     std::fs::write(used.join("config.json"), &before[&used.join("config.json")]).unwrap();
     assert_eq!(files(&used), before);
 
@@ -468,6 +475,25 @@ fn what_is_kept_of_a_model_is_of_its_configuration_too() {
         std::fs::write(&path, before).unwrap();
     }
     done(setting.edit().arg("--session").arg(&session));
+}
+
+/// A question in a chat is asked as the model's template says.
+#[test]
+fn a_chat_is_asked_by_the_template() {
+    let setting = Setting::new("llama");
+    let chat = |prompt: &str| {
+        let mut ask = setting.command("ask");
+        ask.args(["--chat", "--tokens", "6", prompt]);
+        ask
+    };
+    refused(&mut chat("Paris"), &["no chat template"]);
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+    let config = serde_json::json!({ "chat_template": template });
+    std::fs::write(setting.model.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let answer = json(&mut chat("Where is Lyon?"))["answer"].clone();
+    // The same text without a template, and without the token in front of texts that a template does not have.
+    let plain = |prompt: &str| json(setting.command("ask").args(["--tokens", "6", prompt]))["answer"].clone();
+    assert!(answer.as_str().is_some_and(|answer| !answer.is_empty()) && answer != plain("Where is Lyon?"), "{answer}");
 }
 
 /// An answer ends where the text ends.
