@@ -6,7 +6,7 @@ use candle_core::Result as Computed;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::block::TokenBatch;
+use super::block::{TokenBatch, select};
 use super::failed;
 use super::model::Model;
 use super::ops::{Past, likeliest, with_rows};
@@ -75,31 +75,76 @@ impl Model {
         sampler: &mut Sampler,
         ends: &[u32],
     ) -> Result<Vec<u32>> {
-        self.check_tokens(tokens)?;
-        let count = count.min(self.config.context - tokens.len());
-        self.run_generation(tokens, count, sampler, ends).map_err(failed)
+        let prompts = [(tokens, count)];
+        Ok(self.run_generation(&prompts, |logits| sampler.choose(logits), ends)?.swap_remove(0))
     }
 
-    fn run_generation(&self, tokens: &[u32], count: usize, sampler: &mut Sampler, ends: &[u32]) -> Computed<Vec<u32>> {
-        let mut past: Vec<Vec<Arc<Past>>> = vec![vec![Arc::default()]; self.blocks.len()];
-        let (mut new, mut seen, mut generated) = (tokens.to_vec(), 0, vec![]);
-        for _ in 0..count {
-            let batch = TokenBatch::new(&self.config, [(seen, new.len())]);
-            let mut x = self.embed(&new, &batch)?;
+    /// The most probable continuation of each of some sequences (greedy decoding), all computed together.
+    ///
+    /// * `prompts`: tokens, and the most tokens to generate behind them; fewer if the model's context ends before
+    /// * `ends`: usually [`Tokenizer::ends`](super::Tokenizer::ends); the first of them ends a continuation and is left out
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_each(&self, prompts: &[(&[u32], usize)], ends: &[u32]) -> Result<Vec<Vec<u32>>> {
+        self.run_generation(prompts, likeliest, ends)
+    }
+
+    fn run_generation(
+        &self,
+        prompts: &[(&[u32], usize)],
+        choose: impl FnMut(&[f32]) -> u32,
+        ends: &[u32],
+    ) -> Result<Vec<Vec<u32>>> {
+        prompts.iter().try_for_each(|(tokens, _)| self.check_tokens(tokens))?;
+        self.continue_each(prompts, choose, ends).map_err(failed)
+    }
+
+    fn continue_each(
+        &self,
+        prompts: &[(&[u32], usize)],
+        mut choose: impl FnMut(&[f32]) -> u32,
+        ends: &[u32],
+    ) -> Computed<Vec<Vec<u32>>> {
+        let mut generated = vec![vec![]; prompts.len()];
+        let room = |tokens: &[u32], count: usize| count.min(self.config.context - tokens.len());
+        let goes_on = prompts.iter().enumerate().filter(|(_, (tokens, count))| room(tokens, *count) > 0);
+        // The sequences that go on: their number, the tokens that are not in the past yet, and the number of those that are.
+        let mut open: Vec<(usize, Vec<u32>, usize)> = goes_on.map(|(i, (tokens, _))| (i, tokens.to_vec(), 0)).collect();
+        let mut past: Vec<Vec<Arc<Past>>> = vec![vec![Arc::default(); open.len()]; self.blocks.len()];
+        while !open.is_empty() {
+            let batch = TokenBatch::new(&self.config, open.iter().map(|(_, new, seen)| (*seen, new.len())));
+            let lengths: Vec<usize> = open.iter().map(|(_, new, _)| new.len()).collect();
+            let tokens: Vec<u32> = open.iter().flat_map(|(_, new, _)| new.iter().copied()).collect();
+            let mut x = self.embed(&tokens, &batch)?;
             for (block, past) in self.blocks.iter().zip(&mut past) {
                 let opened = block.open(self.frame(), &x, &batch, past.clone())?;
-                *past = opened.extended(&batch, past, &[new.len()])?;
+                *past = opened.extended(&batch, past, &lengths)?;
                 x = block.close(&opened, self.par)?;
             }
-            let last = x.narrow(0, new.len() - 1, 1)?;
-            let token = with_rows([&self.logits(&last)?], |[logits]| sampler.choose(logits.numbers))?;
-            if ends.contains(&token) {
-                break;
+            let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
+            let chosen: Vec<u32> =
+                with_rows([&self.logits(&select(&x, &last)?)?], |[logits]| logits.iter().map(&mut choose).collect())?;
+            let mut kept = vec![];
+            for ((i, new, seen), token) in open.iter_mut().zip(chosen) {
+                let (prompt, count) = prompts[*i];
+                *seen += new.len();
+                *new = vec![token];
+                let ended = ends.contains(&token);
+                if !ended {
+                    generated[*i].push(token);
+                }
+                kept.push(!ended && generated[*i].len() < room(prompt, count));
             }
-            seen += new.len();
-            generated.push(token);
-            new = vec![token];
+            keep(&mut open, &kept);
+            past.iter_mut().for_each(|past| keep(past, &kept));
         }
         Ok(generated)
     }
+}
+
+/// Keeps the items that are marked.
+fn keep<T>(items: &mut Vec<T>, kept: &[bool]) {
+    let mut marks = kept.iter();
+    items.retain(|_| marks.next().is_some_and(|&kept| kept));
 }

@@ -1,13 +1,14 @@
 //! A model as the scorer of the metrics.
 
+use super::chat::{Message, Role};
 use super::model::{Continuation, Model};
 use super::prompt::Request;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::facts::Fact;
-use crate::facts::metrics::{Perplexity, Query, Scorer, TokenScore};
+use crate::facts::metrics::{Generator, Perplexity, Query, Question, Scorer, Setting, TokenScore};
 
-/// A model and its tokenizer as a [`Scorer`].
+/// A model and its tokenizer as a [`Scorer`] and as a [`Generator`].
 ///
 /// ```no_run
 /// use betaedit_core::{facts, faer::Par, llm::{Model, Scoring}};
@@ -27,6 +28,9 @@ pub struct Scoring<'a> {
 /// Sequences that are run at once.
 const AT_ONCE: usize = 16;
 
+/// Answers that are generated at once: each adds little to a pass over the weights.
+const GENERATED_AT_ONCE: usize = 32;
+
 /// Tokens in a piece of text whose perplexity is measured.
 const PIECE: usize = 256;
 
@@ -40,7 +44,7 @@ impl<'a> Scoring<'a> {
         Self { model, tokenizer }
     }
 
-    /// Measures the perplexity of the beginning of a text, in pieces of 256 tokens. Pieces are added four at a time until at least `tokens`
+    /// Measures the perplexity of the beginning of a text, in pieces of 256 tokens, each behind the token that begins a text. Pieces are added four at a time until at least `tokens`
     /// tokens are scored, or the text ends.
     ///
     /// # Errors
@@ -67,7 +71,7 @@ impl<'a> Scoring<'a> {
     }
 
     fn pieces(&self, text: &str, tokens: u64) -> Result<Vec<Vec<u32>>> {
-        let mut pieces = self.tokenizer.windows(text, PIECE.min(self.model.config().context))?;
+        let mut pieces = self.tokenizer.windows_behind_a_start(text, PIECE.min(self.model.config().context))?;
         pieces.retain(|piece| piece.len() > 1);
         let (mut taken, mut scored) = (0, 0);
         for pieces in pieces.chunks(PIECES_AT_ONCE) {
@@ -105,6 +109,33 @@ impl Scorer for Scoring<'_> {
             }
         }
         Ok(scores)
+    }
+}
+
+impl Generator for Scoring<'_> {
+    /// The texts that the model generates, by the model's end-of-text tokens.
+    ///
+    /// # Errors
+    /// Any failure of the model or the tokenizer, and [`Setting::Chat`] for a model without a chat template.
+    fn generate(&mut self, questions: &[Question<'_>]) -> Result<Vec<String>> {
+        let mut answers = vec![];
+        for questions in questions.chunks(GENERATED_AT_ONCE) {
+            let asked = questions.iter().map(|question| {
+                let text = question.setting.asked(question.prompt);
+                match question.setting {
+                    Setting::Chat => self.tokenizer.encode_chat(&[Message::new(Role::User, text)]),
+                    _ => self.tokenizer.encode(&text),
+                }
+            });
+            let asked = asked.collect::<Result<Vec<_>>>()?;
+            let prompts = asked.iter().zip(questions).map(|(tokens, question)| (&tokens[..], question.tokens));
+            for (prompt, more) in
+                asked.iter().zip(self.model.generate_each(&prompts.collect::<Vec<_>>(), self.tokenizer.ends())?)
+            {
+                answers.push(self.tokenizer.decode_behind(prompt, &more)?);
+            }
+        }
+        Ok(answers)
     }
 }
 

@@ -16,10 +16,11 @@ const BETWEEN_TEXTS: &str = "<|endoftext|>";
 
 /// A model's tokenizer, the tokens that every text starts with, and those that end a text.
 ///
-/// The start matters. The first token of a sequence attracts attention that belongs nowhere else, and its activations are unlike all
-/// others. Without a special token there, the first word of a prompt, often the subject, takes that role. So if the tokenizer adds no
-/// token at the start itself, texts start with `<|endoftext|>` if the vocabulary has it, as in training.
-/// [`with_start`](Self::with_start) changes this.
+/// A text starts with what the model's files put in front of it, and nothing else: an edit that is made in one setting holds less in
+/// another one (`docs/experiments.md`), and programs that use the model read its files. [`with_start`](Self::with_start) adds a token.
+///
+/// The first token of a sequence attracts attention that belongs nowhere else, and its activations are unlike all others. If no token is
+/// put in front, the first word of a text takes that role.
 ///
 /// Some tokenizers also add a token at the end of every text. It is no part of a prompt, which is to be continued, so
 /// [`encode`](Self::encode) leaves it out.
@@ -86,8 +87,7 @@ impl Tokenizer {
         let _ = inner.with_truncation(None);
         inner.with_padding(None);
         let before = before_texts(&inner);
-        let start = if before.is_empty() { inner.token_to_id(BETWEEN_TEXTS) } else { None };
-        Self { inner, before, start, special: SpecialTokens::default() }
+        Self { inner, before, start: None, special: SpecialTokens::default() }
     }
 
     pub(super) fn with_special(mut self, special: SpecialTokens) -> Self {
@@ -95,7 +95,7 @@ impl Tokenizer {
         self
     }
 
-    /// Sets the token that every text starts with, in addition to those that the tokenizer adds.
+    /// Sets a token that every text starts with, in addition to those that the tokenizer adds.
     #[must_use]
     pub fn with_start(mut self, start: Option<u32>) -> Self {
         self.start = start;
@@ -190,12 +190,40 @@ impl Tokenizer {
         Ok(rest.chunks(length.saturating_sub(start.len()).max(1)).map(|part| [start, part].concat()).collect())
     }
 
+    /// Splits a text into windows of at most `length` tokens. Each stands behind the token that begins a text, also if the tokenizer does
+    /// not put it there: the model's first token, or the one between texts. Otherwise the first words of every window would be those of a
+    /// sentence that begins nowhere. (Programs that measure perplexity do the same, such as EleutherAI's lm-evaluation-harness.)
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub(super) fn windows_behind_a_start(&self, text: &str, length: usize) -> Result<Vec<Vec<u32>>> {
+        let SpecialTokens { bos, ends, .. } = &self.special;
+        let begins = match self.length_of_start() {
+            0 => (*bos).or_else(|| self.id(BETWEEN_TEXTS)).or_else(|| ends.first().copied()),
+            _ => self.start,
+        };
+        self.clone().with_start(begins).windows(text, length)
+    }
+
     /// The text of some tokens, without special tokens.
     ///
     /// # Errors
     /// Tokens that the tokenizer refuses.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         guarded(|| self.inner.decode(tokens, true))
+    }
+
+    /// The text of some tokens behind others: with the space at its start, which some tokenizers do not write before the first token.
+    ///
+    /// # Errors
+    /// Tokens that the tokenizer refuses.
+    pub fn decode_behind(&self, before: &[u32], tokens: &[u32]) -> Result<String> {
+        let (text, whole) = (self.decode(before)?, self.decode(&[before, tokens].concat())?);
+        match whole.strip_prefix(&text) {
+            Some(rest) => Ok(rest.to_owned()),
+            // A character that the earlier tokens began.
+            None => self.decode(tokens),
+        }
     }
 
     /// The entries about special tokens for a `config.json` or `generation_config.json`, as `transformers` names them.

@@ -104,8 +104,7 @@ pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<S
 pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<String> {
     let start = tokenizer.encode(prompt)?;
     let more = model.generate_until(&start, tokens, &mut Sampler::Greedy, tokenizer.ends())?;
-    let (text, whole) = (tokenizer.decode(&start)?, tokenizer.decode(&[start, more].concat())?);
-    Ok(whole.strip_prefix(&text).unwrap_or(&whole).to_owned())
+    Ok(tokenizer.decode_behind(&start, &more)?)
 }
 
 /// A model's answer to a user's message in a chat, up to the end of its turn.

@@ -20,6 +20,9 @@
 //! target's positions where the argmax is what it was before the edits (the locality of `EasyEdit`;
 //! [`Evaluation::neighborhood_agreement`]). On small models, which know few answers, it says more than specificity.
 //!
+//! All of these are taken with the right beginning of the answer in place. What a user sees is what the model generates: a [`Generator`]
+//! answers in words of its own, in the settings that [`Setting`] lists, and a [`Generation`] holds its answers and gives their rates.
+//!
 //! [`Perplexity`] is that of held-out text.
 //!
 //! A model is given as a [`Scorer`]: a type that implements the trait, or a closure.
@@ -57,12 +60,18 @@
 //! 5. Wang et al.: "EasyEdit: An Easy-to-use Knowledge Editing Framework for Large Language Models", ACL 2024 (locality)
 
 mod evaluation;
+mod generation;
+mod matching;
 mod perplexity;
 mod rate;
+mod replies;
 
 pub use evaluation::{Answer, Case, Contest, Evaluation, Summary, evaluate};
+pub use generation::{Generator, Question, Setting};
+pub use matching::{is_exactly, says};
 pub use perplexity::Perplexity;
 pub use rate::Rate;
+pub use replies::{Generation, GenerationSummary, Purpose, Replies, Reply};
 
 use crate::error::Result;
 use crate::util::text;

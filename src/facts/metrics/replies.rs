@@ -1,0 +1,189 @@
+//! The answers that a model generates at every prompt of every fact, and the rates computed from them.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::generation::{Generator, Question, Setting};
+use super::matching::{is_exactly, plain, says};
+use super::rate::Rate;
+use crate::error::{ModelError, Result};
+use crate::facts::Fact;
+use crate::util::shown::shown;
+
+/// What a question asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Purpose {
+    /// The fact, at its prompt.
+    Fact,
+    /// The fact, at a paraphrase.
+    Paraphrase,
+    /// What must stay, at a neighborhood prompt.
+    Neighborhood,
+    /// The subject's name.
+    Name,
+}
+
+/// A question and the answer that a model generated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Reply {
+    /// What was asked for.
+    pub purpose: Purpose,
+    /// The prompt.
+    pub question: String,
+    /// What should be answered: the new target, at neighborhood prompts the true one, or the subject.
+    pub wanted: String,
+    /// What was answered.
+    pub answer: String,
+}
+
+/// The answers that a model generated to the questions about a fact, in one setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Replies {
+    /// The fact's number.
+    pub case_id: u64,
+    /// How the model was asked.
+    pub setting: Setting,
+    /// The subject of the fact.
+    pub subject: String,
+    /// The answers, one a question.
+    pub replies: Vec<Reply>,
+}
+
+/// Tokens of an answer that are compared with the unedited model's. In a chat, the first ones repeat the question.
+const COMPARED: [(Setting, usize); 3] = [(Setting::Plain, 2), (Setting::Qa, 8), (Setting::Chat, 16)];
+
+impl Replies {
+    /// Asks a model about one fact, in one call of the generator: at its prompt, its paraphrases, and its neighborhood prompts, and in the
+    /// setting `plain` for the subject's name.
+    ///
+    /// # Errors
+    /// Any failure of the generator, and another number of answers than questions.
+    pub fn new<G: Generator + ?Sized>(generator: &mut G, fact: &Fact, setting: Setting) -> Result<Self> {
+        let target = fact.target_new();
+        let (mut asked, mut questions) = (vec![], vec![]);
+        asked.push((Purpose::Fact, fact.full_prompt(), target));
+        asked.extend(fact.paraphrase_prompts().iter().map(|prompt| (Purpose::Paraphrase, prompt.clone(), target)));
+        if setting == Setting::Plain {
+            let name = fact.subject();
+            asked.push((Purpose::Name, format!("The name is {name}. Once more, the name is"), name));
+        }
+        let near = fact.neighborhood_prompts().iter();
+        asked.extend(near.map(|near| (Purpose::Neighborhood, near.prompt().to_owned(), near.target_true())));
+        let compared = COMPARED.iter().find(|(of, _)| *of == setting).map_or(8, |(_, tokens)| *tokens);
+        for (purpose, prompt, wanted) in &asked {
+            let mut question = Question::new(setting, prompt, wanted);
+            if *purpose == Purpose::Neighborhood {
+                question.tokens = compared;
+            }
+            questions.push(question);
+        }
+        let answers = generator.generate(&questions)?;
+        if answers.len() != questions.len() {
+            let problem = format!("the generator gave {} answers to {} questions", answers.len(), questions.len());
+            return Err(ModelError::Adapter(problem.into()).into());
+        }
+        let reply = |((purpose, question, wanted), answer): ((Purpose, String, &str), String)| Reply {
+            purpose,
+            question,
+            wanted: wanted.to_owned(),
+            answer,
+        };
+        let replies = asked.into_iter().zip(answers).map(reply).collect();
+        Ok(Self { case_id: fact.case_id(), setting, subject: fact.subject().to_owned(), replies })
+    }
+
+    fn of(&self, purpose: Purpose) -> impl Iterator<Item = &Reply> {
+        self.replies.iter().filter(move |reply| reply.purpose == purpose)
+    }
+
+    /// Whether the answers say what is wanted, for the questions of one purpose.
+    fn said(&self, purpose: Purpose) -> Vec<f64> {
+        self.of(purpose).map(|reply| f64::from(says(self.setting, &reply.answer, &reply.wanted))).collect()
+    }
+
+    /// Whether the subject is named as it is written.
+    fn named(&self) -> Vec<f64> {
+        if self.setting == Setting::Plain {
+            return self.said(Purpose::Name);
+        }
+        let name = plain(&self.subject);
+        self.of(Purpose::Fact).map(|reply| f64::from(plain(&reply.answer).contains(&name))).collect()
+    }
+}
+
+/// The answers that a model generated about many facts, in one or more settings.
+///
+/// Collect [`Replies`] into one to report progress; it can be stored and read back.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation {
+    cases: Vec<Replies>,
+}
+
+shown!([] Generation, "Generation", self => {
+    "cases": self.cases.len(),
+});
+
+impl FromIterator<Replies> for Generation {
+    fn from_iter<I: IntoIterator<Item = Replies>>(cases: I) -> Self {
+        Self { cases: cases.into_iter().collect() }
+    }
+}
+
+impl Extend<Replies> for Generation {
+    fn extend<I: IntoIterator<Item = Replies>>(&mut self, cases: I) {
+        self.cases.extend(cases);
+    }
+}
+
+/// The rates of generated answers in one setting. None where no fact has such a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct GenerationSummary {
+    /// At the prompt, the answer says the new target.
+    pub efficacy: Option<Rate>,
+    /// At the prompt, the answer is the new target and nothing else.
+    pub exact: Option<Rate>,
+    /// At paraphrases, the answer says the new target.
+    pub generality: Option<Rate>,
+    /// At neighborhood prompts, the answer begins as the unedited model's: its first 2 tokens in the setting `plain`, 8 in `qa`, 16 in
+    /// `chat`.
+    pub agreement: Option<Rate>,
+    /// The answer has the subject's name as it is written: in `qa` and `chat` at the prompt itself (where the model may also answer
+    /// without it), in `plain` at a text that asks to repeat it.
+    pub subject_named: Option<Rate>,
+}
+
+impl Generation {
+    /// The answers, in the order in which they were asked for.
+    #[must_use]
+    pub fn cases(&self) -> &[Replies] {
+        &self.cases
+    }
+
+    /// The rates in one setting. The unedited model's answers serve for the agreement.
+    #[must_use]
+    pub fn summary(&self, setting: Setting, unedited: &Generation) -> GenerationSummary {
+        let cases = || self.cases.iter().filter(|case| case.setting == setting);
+        let said = |purpose| Rate::new(cases().map(|case| case.said(purpose)));
+        let exactly = |reply: &Reply| f64::from(is_exactly(&reply.answer, &reply.wanted));
+        let before: HashMap<u64, &Replies> =
+            unedited.cases.iter().filter(|case| case.setting == setting).map(|case| (case.case_id, case)).collect();
+        let agreement = cases().filter_map(|case| {
+            let pairs = case.of(Purpose::Neighborhood).zip(before.get(&case.case_id)?.of(Purpose::Neighborhood));
+            Some(pairs.map(|(now, then)| f64::from(now.answer == then.answer)).collect::<Vec<_>>())
+        });
+        GenerationSummary {
+            efficacy: said(Purpose::Fact),
+            exact: Rate::new(cases().map(|case| case.of(Purpose::Fact).map(exactly).collect::<Vec<_>>())),
+            generality: said(Purpose::Paraphrase),
+            agreement: Rate::new(agreement),
+            subject_named: Rate::new(cases().map(Replies::named)),
+        }
+    }
+}
