@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::files::{self, replace};
+use crate::generated;
 use crate::html::{self, Said};
 use crate::report::{self, Reports, Seconds};
 use crate::run::{Entry, Follow, Run, is_of_session};
-use crate::scores::{self, Scores, completion};
+use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
 use crate::terminal::{Done, Terminal, shortened, table};
@@ -48,6 +49,8 @@ pub struct Arguments {
     /// Show the model's completions for N facts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub show: usize,
+    #[command(flatten)]
+    pub generated: generated::Arguments,
     #[command(flatten)]
     pub outputs: Outputs,
     #[command(flatten)]
@@ -89,9 +92,10 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let Reports { report, html, plot } = &arguments.reports;
     let inputs = arguments.inputs();
     let page = arguments.reports.page();
-    files::check(&[report, &page, plot], &inputs)?;
-    arguments.check_session(&[report, &page, plot], &inputs)?;
-    let places = arguments.outputs.check(&inputs, &[report, html, plot, &arguments.session])?;
+    let answers = &arguments.generated.answers;
+    files::check(&[report, &page, plot, answers], &inputs)?;
+    arguments.check_session(&[report, &page, plot, answers], &inputs)?;
+    let places = arguments.outputs.check(&inputs, &[report, html, plot, answers, &arguments.session])?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
@@ -114,7 +118,9 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     }
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
     let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
-    let before = Before::of(&run, directory, &evaluated, held_out.as_deref(), terminal)?;
+    let settings = arguments.generated.settings(run.adapter().tokenizer())?;
+    let measured = Measured { facts: &evaluated, text: held_out.as_deref(), settings: &settings };
+    let before = Before::of(&run, directory, measured, terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
 
@@ -143,7 +149,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     };
 
     let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
-    let after = Scores::of(model, tokenizer, &evaluated, held_out.as_deref(), "after", terminal)?;
+    let after = Scores::of(model, tokenizer, measured, "after", terminal)?;
     let shown = sample(&facts, arguments.show);
     let said = shown.iter().map(|fact| said(&run, fact)).collect::<Done<Vec<_>>>()?;
     tell(&run, &before, &after, &said, seconds, terminal);
@@ -153,6 +159,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
     // The report first: it is not lost if the disk has no room for the model.
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
+    arguments.generated.write(&[("before", &before), ("after", &after)])?;
     if run.held().is_empty() {
         arguments.outputs.note_nothing(terminal);
     } else {
@@ -216,24 +223,19 @@ struct Before {
 }
 
 impl Before {
-    fn of(
-        run: &Run,
-        directory: Option<&Path>,
-        facts: &[Fact],
-        held_out: Option<&str>,
-        terminal: Terminal,
-    ) -> Done<Scores> {
+    fn of(run: &Run, directory: Option<&Path>, measured: Measured<'_>, terminal: Terminal) -> Done<Scores> {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
-        hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(facts)?);
-        hasher.update(held_out.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
+        hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(measured.facts)?);
+        hasher.update(serde_json::to_string(measured.settings)?.as_bytes());
+        hasher.update(measured.text.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));
         let kept = path.as_ref().and_then(|path| serde_json::from_slice::<Self>(&std::fs::read(path).ok()?).ok());
         if let Some(kept) = kept.filter(|kept| kept.of == of) {
             return Ok(kept.scores);
         }
-        let scores = Scores::of(model, tokenizer, facts, held_out, "before", terminal)?;
+        let scores = Scores::of(model, tokenizer, measured, "before", terminal)?;
         if let Some(path) = path {
             replace(&path, serde_json::to_string(&Self { of, scores: scores.clone() })?)?;
         }

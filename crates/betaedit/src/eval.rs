@@ -6,8 +6,9 @@ use betaedit_core::facts::shipped;
 use serde_json::json;
 
 use crate::files;
+use crate::generated;
 use crate::report::write_json;
-use crate::scores::{self, Scores};
+use crate::scores::{self, Measured, Scores};
 use crate::source::{FactArguments, open_model, text};
 use crate::terminal::{Done, Terminal, table};
 
@@ -24,6 +25,8 @@ pub struct Arguments {
     /// Text on whose first 4096 tokens or so to measure perplexity; "shipped" for the one that comes with the program
     #[arg(long, value_name = "FILE")]
     eval_text: Option<String>,
+    #[command(flatten)]
+    generated: generated::Arguments,
     /// Write all numbers to a JSON file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -32,12 +35,14 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let texts = [Some(&arguments.facts.facts), arguments.eval_text.as_ref()].into_iter().flatten().map(Path::new);
     let models = arguments.unedited.iter().chain([&arguments.model]).map(PathBuf::as_path);
-    files::check(&[&arguments.report], &models.chain(texts).collect::<Vec<_>>())?;
+    files::check(&[&arguments.report, &arguments.generated.answers], &models.chain(texts).collect::<Vec<_>>())?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let measure = |path: &PathBuf, what| {
         let (model, tokenizer) = open_model(path, terminal)?;
-        Scores::of(&model, &tokenizer, &facts, held_out.as_deref(), what, terminal)
+        let settings = arguments.generated.settings(&tokenizer)?;
+        let measured = Measured { facts: &facts, text: held_out.as_deref(), settings: &settings };
+        Scores::of(&model, &tokenizer, measured, what, terminal)
     };
     let unedited = arguments.unedited.as_ref().map(|path| measure(path, "unedited")).transpose()?;
     let scores = measure(&arguments.model, "evaluation")?;
@@ -48,6 +53,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     if let Some(unedited) = &unedited {
         report["unedited"] = unedited.json(None);
     }
+    arguments.generated.write(&columns)?;
     if let Some(path) = &arguments.report {
         write_json(path, &report)?;
     }
