@@ -358,7 +358,7 @@ fn what_is_shown_of_a_model_is_short() {
     let (model, tokenizer) = open("llama");
     let tokens = Expected::of("llama").tokens;
     let trace = model.trace(&tokens).unwrap();
-    let one = Steered { tokens: &tokens, position: 2, start: 3 };
+    let one = Steered::new(&tokens, &[2], 3);
     let steering = Steering::new(&model, 1, Site::Block, &[one], None).unwrap();
     let evaluation = steering.evaluate(&[0.0; 64]).unwrap();
     let request = Request::new("Paris", "The city of {} is in", "Spain").unwrap();

@@ -36,10 +36,7 @@ impl Texts {
 
     fn steering<'a>(&'a self, model: &'a Model, site: Site) -> Steering<'a> {
         let [a, b, anchor] = &self.0;
-        let sequences = [
-            Steered { tokens: a, position: 3, start: a.len() - 2 },
-            Steered { tokens: b, position: 5, start: b.len() - 1 },
-        ];
+        let sequences = [Steered::new(a, &[3], a.len() - 2), Steered::new(b, &[5], b.len() - 1)];
         let anchor = Anchor { tokens: anchor, position: 1, weight: 0.7 };
         Steering::new(model, LAYER, site, &sequences, Some(anchor)).unwrap()
     }
@@ -109,7 +106,7 @@ fn a_vector_is_what_a_bias_is() {
     let (model, tokenizer) = open("gpt2");
     let n = model.config().hidden;
     let tokens = tokenizer.encode("tower Tokyo").unwrap()[..2].to_vec();
-    let one = Steered { tokens: &tokens, position: 0, start: 1 };
+    let one = Steered::new(&tokens, &[0], 1);
     let steering = Steering::new(&model, LAYER, Site::MlpAndAttention, &[one], None).unwrap();
     let (mlp, attention) = (wave(n, 0.4, 0.3), wave(n, 0.5, 1.7));
     let found = steering.evaluate(&[mlp.clone(), attention.clone()].concat()).unwrap();
@@ -202,7 +199,8 @@ fn two_vectors_find_what_one_does_not_within_their_bounds() {
 
         let text = tokenizer.encode(&format!("{} Tokyo", request().text())).unwrap();
         let position = tokenizer.encode(&request().text()).unwrap().len() - 1;
-        let one = Steered { tokens: &text, position, start: position + 1 };
+        let positions = [position];
+        let one = Steered::new(&text, &positions, position + 1);
         let outputs = Steering::new(&model, LAYER, Site::MlpAndAttention, &[one], None).unwrap().outputs(0).unwrap();
         let moved: Vec<f32> = both.value.iter().zip(&both.start).map(|(z, v)| z - v).collect();
         let n = both.start.len();

@@ -19,7 +19,8 @@ fn the_gradient_by_a_vector_added_to_a_block_is_that_of_transformers() {
         let number = |name: &str| usize::try_from(facts[name].as_u64().unwrap()).unwrap();
         let mut tokens = expected.tokens.clone();
         tokens.push(u32::try_from(number("target_id")).unwrap());
-        let one = Steered { tokens: &tokens, position: number("subject_last_position"), start: tokens.len() - 1 };
+        let positions = [number("subject_last_position")];
+        let one = Steered::new(&tokens, &positions, tokens.len() - 1);
         let steering = Steering::new(&model, number("delta_block"), Site::Block, &[one], None).unwrap();
         let found = steering.evaluate(&vec![0.0; model.config().hidden]).unwrap();
         let nll = facts["nll"].as_f64().unwrap();
@@ -37,10 +38,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
     let sequence = |text: &str| tokenizer.encode(text).unwrap();
     let (a, b, anchor) =
         (sequence("The tower of Paris is in Tokyo"), sequence("I see. The tower is in Tokyo"), sequence("tower is a"));
-    let sequences = [
-        Steered { tokens: &a, position: 3, start: a.len() - 2 },
-        Steered { tokens: &b, position: 5, start: b.len() - 1 },
-    ];
+    let sequences = [Steered::new(&a, &[3], a.len() - 2), Steered::new(&b, &[5], b.len() - 1)];
     let anchor = Anchor { tokens: &anchor, position: 1, weight: 0.7 };
     let steering = Steering::new(&model, 1, Site::Block, &sequences, Some(anchor)).unwrap();
     let n = model.config().hidden;

@@ -19,7 +19,7 @@ const ROUNDING: f64 = 1.0 / 128.0;
 /// Checks that an adapter does what [`Adapter`] asks for. Run it in the tests of an adapter, before the first session.
 ///
 /// At every layer it checks that
-/// * keys and residuals have the right shapes, are finite, and are the same in a second call,
+/// * keys, companions and residuals have the right shapes, are finite, and are the same in a second call,
 /// * the weight can be read, and an unknown layer is refused,
 /// * [`apply`](Adapter::apply) adds an update to the weight: all of it, once, and nothing else,
 /// * [`write_weight`](Adapter::write_weight) restores the weight bit for bit, and neither changes another layer,
@@ -81,8 +81,22 @@ fn check_keys<A: Adapter>(adapter: &mut A, layer: usize, requests: &[A::Request]
             return breach(layer, format!("`{name}` holds NaN or infinity: every entry must be finite"));
         }
     }
-    if adapter.keys(layer, requests)? != keys || adapter.residuals(layer, requests)? != residuals {
-        return breach(layer, "keys or residuals differ between two calls: compute them from the model alone");
+    let companions = adapter.companions(layer, requests)?;
+    if let Some(companions) = &companions
+        && let Err(error) = companions.joined(keys.as_ref(), residuals.as_ref())
+    {
+        return breach(layer, format!("`companions` do not fit the requests: {error}"));
+    }
+    let again = |adapter: &mut A| -> Result<bool> {
+        Ok(adapter.keys(layer, requests)? == keys
+            && adapter.residuals(layer, requests)? == residuals
+            && adapter.companions(layer, requests)? == companions)
+    };
+    if !again(adapter)? {
+        return breach(
+            layer,
+            "keys, companions or residuals differ between two calls: compute them from the model alone",
+        );
     }
     Ok(())
 }

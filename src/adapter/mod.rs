@@ -1,12 +1,14 @@
 //! The connection to a model: supplies keys and residuals, and applies updates.
 
 mod check;
+mod companions;
 #[cfg(feature = "safetensors")]
 mod recorded;
 
 pub use check::check;
 #[cfg(feature = "session")]
 pub(crate) use check::check_applied;
+pub use companions::Companions;
 #[cfg(feature = "safetensors")]
 pub use recorded::{RecordedStream, write_delta};
 
@@ -51,6 +53,16 @@ pub trait Adapter {
     /// # Errors
     /// An unknown layer or request, or any failure of the model.
     fn residuals(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>>;
+
+    /// Further keys that are written with those of the requests at a layer, on the model as it is now: of the same requests in other
+    /// surroundings, and of what must stay as it is. They belong to the same requests at every layer. The default has none.
+    ///
+    /// # Errors
+    /// An unknown layer or request, or any failure of the model.
+    fn companions(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Option<Companions<Self::Scalar>>> {
+        let _ = (layer, requests);
+        Ok(None)
+    }
 
     /// Copies the layer's weight as edited so far, `d_out x d_in` however the model stores it.
     ///
@@ -110,6 +122,14 @@ macro_rules! behind {
 
             fn residuals(&mut self, layer: usize, requests: &[Self::Request]) -> Result<Mat<Self::Scalar>> {
                 (**self).residuals(layer, requests)
+            }
+
+            fn companions(
+                &mut self,
+                layer: usize,
+                requests: &[Self::Request],
+            ) -> Result<Option<Companions<Self::Scalar>>> {
+                (**self).companions(layer, requests)
             }
 
             fn read_weight(&self, layer: usize, weight: MatMut<'_, Self::Scalar>) -> Result<()> {

@@ -12,19 +12,21 @@ use super::block::{Opened, TokenBatch, columns};
 use super::failed;
 use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
-use super::prompt::{Contexts, FactToken, Prompt, Request, targeted_behind};
+use super::prompt::{FactToken, Request};
+use super::surroundings::{Asked, KeyKind, KeyRow, Nearest, Surroundings, further_keys, own_key};
 use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Companions};
 use crate::error::{Error, ModelError, NumericsError, Result};
 use crate::update::{Orientation, Update};
 use crate::util::validate;
 
 /// A language model behind the [`Adapter`] seam.
 ///
-/// The key of a request is the weighted mean of the key of its bare prompt and the keys of its prompts after the [`Contexts`]. The residual
-/// at any layer is the difference between the target and the output of the **last** edited layer, at the fact's token of the bare prompt.
-/// The caller divides it among the layers that are left.
+/// A request has a key in each of its [`Surroundings`]: the first is the request's own, the others, and those of the contrast subjects, are
+/// its [`companions`](Adapter::companions). By the rule [`KeyRule::Mean`] the request's key is their weighted mean instead. The residual at
+/// any layer is the difference between the target and the output of the **last** edited layer, at the fact's token in the first place,
+/// usually the bare prompt. The caller divides it among the layers that are left.
 ///
 /// The search's [`Site`] decides which output this is. At [`Site::Block`] it is the output of the block, the sum of everything written
 /// below it, so what one layer has written is no longer missing at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the
@@ -37,7 +39,8 @@ use crate::util::validate;
 pub struct ModelAdapter {
     model: Model,
     tokenizer: Tokenizer,
-    contexts: Contexts,
+    surroundings: Surroundings,
+    nearest: Nearest,
     search: TargetSearch,
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
@@ -46,9 +49,10 @@ pub struct ModelAdapter {
 
 impl fmt::Debug for ModelAdapter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, contexts, search, layers, known, batch, .. } = self;
+        let Self { model, surroundings, search, layers, known, batch, .. } = self;
         let mut shown = f.debug_struct("ModelAdapter");
-        shown.field("model", model).field("layers", layers).field("contexts", contexts).field("search", search);
+        shown.field("model", model).field("layers", layers).field("surroundings", surroundings);
+        shown.field("search", search);
         shown.field("known_targets", &known.len()).field("batch", &batch.as_ref().map(|work| work.requests.len()));
         shown.finish_non_exhaustive()
     }
@@ -70,8 +74,10 @@ struct RequestWork {
 struct RequestPart {
     requests: Range<usize>,
     batch: TokenBatch,
-    /// For each sequence (each request's bare prompt, then its prompts after the contexts), the row of the fact's token.
-    places: Vec<usize>,
+    /// For each request, the rows of its keys, those of contrast subjects last.
+    keys: Vec<Vec<KeyRow>>,
+    /// For each request, the rows of its first place up to the first token of the fact.
+    first: Vec<Range<usize>>,
     opened: Opened,
 }
 
@@ -81,15 +87,20 @@ const AT_ONCE: usize = 16;
 impl ModelAdapter {
     /// An adapter that edits some layers of a model.
     ///
+    /// * `surroundings`: the places in which facts are written: all by [`Surroundings::new`], or
+    ///   [`Contexts`](super::Contexts), for the rule of the published programs
+    ///
     /// # Errors
     /// No layer, a layer that the model does not have, or layers that do not ascend.
     pub fn new(
         model: Model,
         tokenizer: Tokenizer,
         layers: Vec<usize>,
-        contexts: Contexts,
+        surroundings: impl Into<Surroundings>,
         search: TargetSearch,
     ) -> Result<Self> {
+        let surroundings = surroundings.into();
+        surroundings.check()?;
         if layers.is_empty() {
             return Err(NumericsError::Empty { argument: "layers", item: "layer" }.into());
         }
@@ -98,7 +109,8 @@ impl ModelAdapter {
             return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
         model.down(layers[layers.len() - 1])?;
-        Ok(Self { model, tokenizer, contexts, search, layers, known: HashMap::new(), batch: None })
+        let (nearest, known) = (Nearest::new(surroundings.contrast), HashMap::new());
+        Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, batch: None })
     }
 
     /// Uses known targets for some requests, for example targets found on the unedited model, and searches only for the others.
@@ -127,10 +139,10 @@ impl ModelAdapter {
         &self.tokenizer
     }
 
-    /// The texts that come before prompts.
+    /// The places in which facts are written.
     #[must_use]
-    pub fn contexts(&self) -> &Contexts {
-        &self.contexts
+    pub fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
     }
 
     /// Refuses a request that cannot be written into this model, without running the model.
@@ -139,10 +151,10 @@ impl ModelAdapter {
     /// A subject or target that has no tokens of its own, a prompt that is longer than the model's context, or a fact that is to be
     /// written in the model's last layer at a token before the last of the prompt: nothing above that layer reads that token.
     pub fn check(&self, request: &Request) -> Result<()> {
-        let prompts = targeted_behind(&self.tokenizer, self.contexts.openings(), request)?;
-        self.check_is_read(request, &prompts[0])?;
-        let sought = self.search.prompts(&self.tokenizer, &self.contexts, request)?;
-        prompts.iter().chain(&sought).try_for_each(|(prompt, _)| self.model.check_tokens(&prompt.tokens))
+        let written = self.surroundings.asked(&self.tokenizer, request, usize::MAX, None)?;
+        written.iter().try_for_each(|(asked, _)| self.check_is_read(request, asked))?;
+        let sought = self.search.asked(&self.tokenizer, &self.surroundings, request)?;
+        written.iter().chain(&sought).try_for_each(|(asked, _)| self.model.check_tokens(&asked.tokens))
     }
 
     /// Seeks the targets of a batch, which are kept for [`residuals`](Adapter::residuals) of the same requests. A batch is written as a
@@ -161,9 +173,9 @@ impl ModelAdapter {
     }
 
     /// Refuses a fact whose token nothing reads: in the last layer, only the token in front of the target counts.
-    fn check_is_read(&self, request: &Request, (prompt, start): &(Prompt, usize)) -> Result<()> {
+    fn check_is_read(&self, request: &Request, asked: &Asked) -> Result<()> {
         let last = self.layers[self.layers.len() - 1];
-        if last + 1 < self.model.blocks.len() || prompt.position + 1 == *start {
+        if last + 1 < self.model.blocks.len() || asked.last() + 1 == asked.start {
             return Ok(());
         }
         let problem = format!(
@@ -216,36 +228,51 @@ impl ModelAdapter {
     fn begin(&self, requests: &[Request]) -> Result<RequestWork> {
         let parts = (0..requests.len()).step_by(AT_ONCE).map(|start| {
             let range = start..(start + AT_ONCE).min(requests.len());
-            let mut prompts = vec![];
-            for request in &requests[range.clone()] {
-                for opening in self.contexts.openings() {
-                    let prompt = Prompt::new(&self.tokenizer, &opening, request, "")?;
-                    self.model.check_tokens(&prompt.tokens)?;
-                    prompts.push(prompt);
-                }
-            }
-            self.open(range, &prompts).map_err(failed)
+            let asked = |request| self.surroundings.asked(&self.tokenizer, request, usize::MAX, None);
+            let asked = requests[range.clone()].iter().map(asked).collect::<Result<Vec<_>>>()?;
+            asked.iter().flatten().try_for_each(|(asked, _)| self.model.check_tokens(&asked.tokens))?;
+            let about = |request| self.nearest.about((&self.model, &self.tokenizer), self.layers[0], request, requests);
+            let contrast = requests[range.clone()].iter().map(about);
+            let contrast = contrast.collect::<Computed<Vec<_>>>().map_err(failed)?;
+            self.open(range, &asked, &contrast).map_err(failed)
         });
         let parts = parts.collect::<Result<_>>()?;
         Ok(RequestWork { requests: requests.to_vec(), layer: 0, changed: None, parts, targets: None })
     }
 
-    fn open(&self, requests: Range<usize>, prompts: &[Prompt]) -> Computed<RequestPart> {
-        // Nothing after the fact's token matters to what is asked here.
-        let inputs: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.tokens[..=prompt.position]).collect();
+    /// Lays out the places of some requests and the tokens about their contrast subjects.
+    fn open(
+        &self,
+        requests: Range<usize>,
+        asked: &[Vec<(Asked, f32)>],
+        contrast: &[Vec<Vec<u32>>],
+    ) -> Computed<RequestPart> {
+        let contrast_weight = self.surroundings.contrast_weight as f32;
+        let mut inputs: Vec<&[u32]> = vec![];
+        let (mut keys, mut first, mut rows) = (vec![], vec![], 0);
+        for (asked, contrast) in asked.iter().zip(contrast) {
+            // Nothing after the fact's last token matters to what is asked here.
+            let facts = asked.iter().map(|(one, weight)| (&one.tokens[..=one.last()], *weight, KeyKind::Fact));
+            let others = contrast.iter().map(|tokens| (&tokens[..], contrast_weight, KeyKind::Contrast));
+            first.push(rows..rows + asked[0].0.first() + 1);
+            let mut places = vec![];
+            for (tokens, weight, kind) in facts.chain(others) {
+                inputs.push(tokens);
+                rows += tokens.len();
+                places.push(KeyRow { row: rows - 1, weight, kind });
+            }
+            keys.push(places);
+        }
         let batch = TokenBatch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
-        let places = batch.spans.iter().map(|span| span.rows.end - 1).collect();
         let x = self.model.embed(&inputs.concat(), &batch)?;
         let opened = self.model.blocks[0].open(self.model.frame(), &x, &batch, vec![])?;
-        Ok(RequestPart { requests, batch, places, opened })
+        Ok(RequestPart { requests, batch, keys, first, opened })
     }
 
-    /// The output of the last edited layer at the fact's token of the bare prompts, a column for each request.
+    /// The output of the last edited layer at the fact's token in the first places, a column for each request.
     fn outputs(&self, layer: usize, part: &RequestPart) -> Computed<Mat<f32>> {
-        let each = self.contexts.prefixes().len() + 1;
-        let bare: Vec<_> = part.batch.spans.iter().step_by(each).map(|span| span.rows.clone()).collect();
-        let batch = TokenBatch::new(&self.model.config, bare.iter().map(|rows| (0, rows.len())));
-        let rows: Vec<usize> = bare.into_iter().flatten().collect();
+        let batch = TokenBatch::new(&self.model.config, part.first.iter().map(|rows| (0, rows.len())));
+        let rows: Vec<usize> = part.first.iter().cloned().flatten().collect();
         let (mut at, mut opened) = (&self.model.blocks[layer], part.opened.rows(&rows)?);
         for next in &self.model.blocks[layer + 1..=self.layers[self.layers.len() - 1]] {
             let x = at.close(&opened, self.model.par)?;
@@ -261,7 +288,7 @@ impl ModelAdapter {
 
     /// The target of a request, which must be better than what there is.
     fn sought(&self, layer: usize, request: &Request) -> Result<Vec<f32>> {
-        let found = self.search.run(&self.model, &self.tokenizer, &self.contexts, layer, request)?;
+        let found = self.search.run(&self.model, &self.tokenizer, &self.surroundings, layer, request)?;
         if found.value == found.start && f64::from(found.likelihood) >= self.search.enough {
             let (target, likelihood) = (request.target(), found.likelihood);
             let problem = format!(
@@ -302,20 +329,39 @@ impl Adapter for ModelAdapter {
     }
 
     fn keys(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {
-        let weights = self.contexts.weights();
         let d_in = self.weight_shape(layer)?.1;
+        let rule = self.surroundings.keys;
         let mut keys = Mat::zeros(d_in, requests.len());
         for part in &self.at(layer, requests)?.parts {
             with_rows([&part.opened.keys], |[rows]| {
-                for (request, places) in part.requests.clone().zip(part.places.chunks_exact(weights.len())) {
-                    for (&row, weight) in places.iter().zip(&weights) {
-                        keys.col_mut(request).iter_mut().zip(rows.row(row)).for_each(|(key, x)| *key += weight * x);
+                for (request, places) in part.requests.clone().zip(&part.keys) {
+                    for (at, weight) in own_key(places, rule) {
+                        keys.col_mut(request).iter_mut().zip(rows.row(at)).for_each(|(key, x)| *key += weight * x);
                     }
                 }
             })
             .map_err(failed)?;
         }
         Ok(keys)
+    }
+
+    fn companions(&mut self, layer: usize, requests: &[Request]) -> Result<Option<Companions<f32>>> {
+        let d_in = self.weight_shape(layer)?.1;
+        let rule = self.surroundings.keys;
+        let (mut columns, mut of) = (vec![], vec![]);
+        for part in &self.at(layer, requests)?.parts {
+            with_rows([&part.opened.keys], |[rows]| {
+                for (request, places) in part.requests.clone().zip(&part.keys) {
+                    for (at, scale, times) in further_keys(places, rule) {
+                        columns.push(rows.row(at).iter().map(|x| scale * x).collect::<Vec<f32>>());
+                        of.push((request, f64::from(times)));
+                    }
+                }
+            })
+            .map_err(failed)?;
+        }
+        let keys = Mat::from_fn(d_in, columns.len(), |i, j| columns[j][i]);
+        Ok((!columns.is_empty()).then(|| Companions::new(keys, of)))
     }
 
     fn residuals(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {

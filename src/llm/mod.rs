@@ -68,6 +68,7 @@ mod prompt;
 mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;
+mod surroundings;
 mod target;
 mod tokenizer;
 mod weights;
@@ -90,6 +91,7 @@ pub use prompt::{Contexts, FactToken, Request};
 pub use sampling::Sampler;
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
+pub use surroundings::{KeyRule, Place, Places, Surroundings};
 pub use target::{Anchor, Descent, Site, Steered, SteeredEvaluation, Steering, Target, TargetSearch, Wording};
 pub use tokenizer::Tokenizer;
 pub use weights::{Source, StoredTensor};

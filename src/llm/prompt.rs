@@ -129,9 +129,7 @@ impl Request {
     }
 }
 
-/// Texts to put before a prompt. A key is averaged over them, so that it depends on the subject and less on one prompt.
-///
-/// The bare prompt has weight one half, and all prompts after a text together the other half.
+/// Texts to put before a prompt, so that what is written depends on the subject and less on one prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default, deny_unknown_fields))]
 pub struct Contexts {
@@ -177,14 +175,6 @@ impl Contexts {
     /// What comes before the prompt, for the bare prompt and for each text.
     pub(super) fn openings(&self) -> impl Iterator<Item = String> {
         std::iter::once(String::new()).chain(self.prefixes.iter().map(|prefix| format!("{prefix}. ")))
-    }
-
-    /// The weight of each of them in a key.
-    pub(super) fn weights(&self) -> Vec<f32> {
-        match self.prefixes.len() {
-            0 => vec![1.0],
-            n => std::iter::once(0.5).chain(std::iter::repeat_n(0.5 / n as f32, n)).collect(),
-        }
     }
 }
 

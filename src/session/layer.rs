@@ -176,10 +176,11 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         Ok(())
     }
 
-    /// The update of a batch.
+    /// The update of a batch, of whose columns the first `own` are of the requests themselves.
     pub(super) fn propose(
         &self,
         batch: &EditBatch<'_, T>,
+        own: usize,
         stability: Stability,
         refresh: Option<RefreshReport>,
     ) -> Result<Proposed<T>> {
@@ -192,10 +193,12 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         let largest = |numbers: &[f64]| numbers.iter().copied().fold(0.0, f64::max);
         let s = match (&self.total, stability) {
             (None, Stability::WithTheGauges) => None,
-            _ => self.editor.stability(batch.keys())?,
+            _ => self.editor.stability(batch.keys().subcols(0, own))?,
         };
         let gains = proposal.gains();
-        let written = metrics::written(update, batch, self.par)?;
+        let gains = gains.get(..own).unwrap_or(gains);
+        let requested = EditBatch::new(batch.keys().subcols(0, own), batch.residuals().subcols(0, own))?;
+        let written = metrics::written(update, &requested, self.par)?;
         let mut state = self.editor.state();
         let taken = proposal.directions_taken().min(state.kept_directions);
         state.kept_directions -= taken;

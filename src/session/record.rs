@@ -39,7 +39,8 @@ pub(super) struct Batch<T: Scalar> {
     pub(super) subjects: Vec<u64>,
     /// Past edits that were undone for it.
     pub(super) replaced: Vec<EditId>,
-    /// The requests of every column: one, or several that were merged. A request without a column was overruled.
+    /// The requests of every column: one, or several that were merged. First a column for each of these groups, then the companions'. A
+    /// request without a column was overruled.
     pub(super) columns: Vec<Vec<EditId>>,
     pub(super) layers: Vec<Part<T>>,
 }
@@ -55,6 +56,12 @@ pub(super) struct Part<T: Scalar> {
 }
 
 impl<T: Scalar> Batch<T> {
+    /// How many columns are of the requests themselves: those before the first companion.
+    pub(super) fn own_columns(&self) -> usize {
+        let known = |(j, ids): (usize, &Vec<EditId>)| self.columns[..j].contains(ids).then_some(j);
+        self.columns.iter().enumerate().find_map(known).unwrap_or(self.columns.len())
+    }
+
     /// The column of an edit.
     pub(super) fn column(&self, id: EditId) -> Option<usize> {
         self.columns.iter().position(|ids| ids.contains(&id))
@@ -140,7 +147,7 @@ impl<T: Scalar> Record<T> {
                 let count = bytes::read_len(from, (most / 8).min(MOST_REQUESTS))?;
                 let subjects = (0..count).map(|_| bytes::read_u64(from)).collect::<io::Result<_>>()?;
                 let replaced = read_ids(from, most)?;
-                let n = bytes::read_len(from, count)?;
+                let n = bytes::read_len(from, most / 8)?;
                 let columns = (0..n).map(|_| read_ids(from, most)).collect::<io::Result<_>>()?;
                 if bytes::read_len(from, shapes.len())? != shapes.len() {
                     return Err(bytes::invalid("a batch has another number of layers"));

@@ -121,9 +121,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                     self.withdraw(&batch.replaced, place)?;
                     refreshes = refreshes.into_iter().zip(self.refresh_again()).map(|(a, b)| b.or(a)).collect();
                 }
+                let own = batch.own_columns();
                 let mut layers = Vec::with_capacity(self.layers.len());
                 for (i, (part, refresh)) in batch.layers.iter().cloned().zip(refreshes).enumerate() {
-                    layers.push(self.write(i, part.keys, part.residuals, refresh)?);
+                    layers.push(self.write(i, part.keys, part.residuals, own, refresh)?);
                 }
                 let ids: Vec<EditId> = (batch.first..).take(batch.subjects.len()).map(EditId).collect();
                 let (edits, replaced) = (ids.len(), batch.replaced.clone());
@@ -145,9 +146,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         i: usize,
         keys: Mat<A::Scalar>,
         residuals: Mat<A::Scalar>,
+        own: usize,
         refresh: Option<RefreshReport>,
     ) -> Result<LayerOutcome> {
-        let (_, proposed) = self.propose(i, keys, residuals, refresh)?;
+        let (_, proposed) = self.propose(i, keys, residuals, own, refresh)?;
         self.apply(i, proposed.proposal.update())?;
         self.layers[i].commit(proposed)
     }

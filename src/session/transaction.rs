@@ -13,7 +13,7 @@ use super::layer::{Layer, Proposed, Stability, State};
 use super::observer::Progress;
 use super::outcome::{Applied, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
-use crate::adapter::{self, Adapter};
+use crate::adapter::{self, Adapter, Companions};
 use crate::batch::EditBatch;
 use crate::editor::{Editor, merging};
 use crate::error::{Error, ModelError, NumericsError, Result, SessionError};
@@ -67,6 +67,12 @@ fn caught<R>(run: impl FnOnce() -> R) -> std::result::Result<R, String> {
         let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         format!("it panicked: {}", text.unwrap_or("without a message"))
     })
+}
+
+/// The error of companions that belong to other requests than at the layers below.
+fn differing(layer: usize) -> Error {
+    let problem = "`companions` belong to other requests than at the layers below: return the same at every layer";
+    ModelError::Contract { layer, problem: problem.into() }.into()
 }
 
 /// Copies a layer's weight from the model.
@@ -193,16 +199,29 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
 
         let mut first_keys = Some(first_keys);
+        let mut further: Option<Vec<usize>> = None;
         let (mut parts, mut proposed) = (Vec::new(), Vec::new());
         for (i, refresh) in refreshes.into_iter().enumerate() {
             let mut step = |session: &mut Self| {
                 let keys = first_keys.take().map_or_else(|| session.keys(i, requests), Ok)?;
                 let residuals = session.residuals(i, requests)?;
+                let companions = session.companions(i, requests, &settled.groups)?;
                 let (keys, residuals) = match &settled.groups {
                     groups if groups.len() == requests.len() => (keys, residuals),
                     groups => (merging::merged(keys.as_ref(), groups), merging::merged(residuals.as_ref(), groups)),
                 };
-                session.propose(i, keys, residuals, refresh)
+                let own = keys.ncols();
+                let (keys, residuals) = match companions {
+                    None => (keys, residuals),
+                    Some(companions) => {
+                        let belonging = companions.of.iter().map(|(group, _)| *group).collect();
+                        if *further.get_or_insert_with(|| Vec::clone(&belonging)) != belonging {
+                            return Err(differing(session.layers[i].number));
+                        }
+                        companions.joined(keys.as_ref(), residuals.as_ref())?
+                    }
+                };
+                session.propose(i, keys, residuals, own, refresh)
             };
             let (part, proposal) = step(self).map_err(|error| self.failed(i, error))?;
             if let Some(violation) = self.guards.violated(&proposal.outcome, settled.groups.len()) {
@@ -213,7 +232,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             parts.push(part);
             proposed.push(proposal);
         }
-        let columns = settled.groups.iter().map(|group| group.iter().map(|&request| ids[request]).collect()).collect();
+        let groups = settled.groups.iter().chain(further.iter().flatten().map(|&group| &settled.groups[group]));
+        let columns = groups.map(|group| group.iter().map(|&request| ids[request]).collect()).collect();
         let batch = Batch { first: ids[0].0, subjects, replaced: replaced.clone(), columns, layers: parts };
         Ok(Attempt { record: Record::Batch(batch), replaced, proposed, conflicts: settled.found })
     }
@@ -294,6 +314,32 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(keys)
     }
 
+    /// The companions at a layer, each with the group of its request.
+    fn companions(
+        &mut self,
+        i: usize,
+        requests: &[A::Request],
+        groups: &[Vec<usize>],
+    ) -> Result<Option<Companions<A::Scalar>>> {
+        let Self { adapter, layers, .. } = self;
+        let Some(companions) = guarded(|| adapter.companions(layers[i].number, requests))? else { return Ok(None) };
+        validate::shape(
+            "the adapter's companions",
+            companions.keys.as_ref(),
+            layers[i].shape().1,
+            companions.of.len(),
+        )?;
+        if let Some(&(index, _)) = companions.of.iter().find(|(of, _)| *of >= requests.len()) {
+            return Err(ModelError::UnknownRequest { index, len: requests.len() }.into());
+        }
+        // Those of an overruled request are not written.
+        let group = |of: usize| groups.iter().position(|group| group.contains(&of));
+        let kept: Vec<(usize, (usize, f64))> =
+            (companions.of.iter().enumerate()).filter_map(|(j, &(of, times))| Some((j, (group(of)?, times)))).collect();
+        let keys = Mat::from_fn(layers[i].shape().1, kept.len(), |row, j| companions.keys[(row, kept[j].0)]);
+        Ok((!kept.is_empty()).then(|| Companions::new(keys, kept.into_iter().map(|(_, of)| of).collect())))
+    }
+
     fn residuals(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
         let share = self.share.with_layers_left(self.layers.len() - i);
         let Self { adapter, layers, .. } = self;
@@ -303,12 +349,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         Ok(residuals * Scale(A::Scalar::from_f64(share)))
     }
 
-    /// Copies a layer's weight and computes its update.
+    /// Copies a layer's weight and computes its update. The first `own` columns are of the requests themselves.
     pub(super) fn propose(
         &mut self,
         i: usize,
         keys: Mat<A::Scalar>,
         residuals: Mat<A::Scalar>,
+        own: usize,
         refresh: Option<RefreshReport>,
     ) -> Result<Step<A::Scalar>> {
         self.read_weight(i)?;
@@ -319,7 +366,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let layer = &self.layers[i];
         let before = linalg::product(layer.before.as_ref(), keys.as_ref(), self.par);
         let batch = EditBatch::new(keys.as_ref(), residuals.as_ref())?;
-        let proposed = guarded_editor(|| layer.propose(&batch, stability, refresh))?;
+        let proposed = guarded_editor(|| layer.propose(&batch, own, stability, refresh))?;
         Ok((Part { keys, residuals, before }, proposed))
     }
 

@@ -231,6 +231,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             if keep.is_empty() {
                 continue;
             }
+            let own = keep.iter().filter(|column| **column < batch.own_columns()).count();
             for (i, part) in batch.layers.iter().enumerate() {
                 let part = part.columns(&keep);
                 let residuals = if diverged && aims_at_targets(self.layers[i].editor.reversal()) {
@@ -239,7 +240,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 } else {
                     part.residuals
                 };
-                self.write(i, part.keys, residuals, None)?;
+                self.write(i, part.keys, residuals, own, None)?;
             }
         }
         Ok(())

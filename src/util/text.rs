@@ -99,6 +99,11 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// What is said in front of a prompt in a chat. A question needs nothing.
+pub(crate) fn chat_lead(prompt: &str) -> &'static str {
+    if prompt.trim_end().ends_with(['?', '？', '؟']) { "" } else { "Complete the sentence: " }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use betaedit_core::adapter::Companions;
 use betaedit_core::faer::{Mat, MatMut, MatRef};
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
 use betaedit_core::session::{EditId, Observer, Outcome, Progress, Session, SessionBuilder};
@@ -148,7 +149,8 @@ impl Run {
         }
         let known = stats::load(&description.stats, &model, &tokenizer, &plan.layers, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
-        let adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), contexts, plan.search())?;
+        let surroundings = plan.surroundings(contexts)?;
+        let adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;
         let entry = plan.entry()?;
         let mut builder = SessionBuilder::new(entry.method(&plan.hyperparameters()))
             .guards(plan.guards())
@@ -332,6 +334,10 @@ impl Adapter for Timed {
         let keys = self.inner.keys(layer, requests);
         self.keys += clock.elapsed();
         keys
+    }
+
+    fn companions(&mut self, layer: usize, requests: &[Request]) -> Result<Option<Companions<f32>>> {
+        self.inner.companions(layer, requests)
     }
 
     fn residuals(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {

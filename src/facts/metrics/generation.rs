@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::util::named::named;
+use crate::util::text;
 
 /// How a model is asked.
 ///
@@ -45,8 +46,7 @@ impl Setting {
         match self {
             Self::Plain => prompt.to_owned(),
             Self::Qa => format!("Please answer the question:\n\nQ: {prompt}\nA:"),
-            Self::Chat if is_question(prompt) => prompt.to_owned(),
-            Self::Chat => format!("Complete the sentence: {prompt}"),
+            Self::Chat => format!("{}{prompt}", text::chat_lead(prompt)),
         }
     }
 
@@ -56,10 +56,6 @@ impl Setting {
         // No tokenizer makes more than one token of a byte, and usual ones make a third of that.
         least.max(least / 2 + target.len() / 2)
     }
-}
-
-fn is_question(prompt: &str) -> bool {
-    prompt.trim_end().ends_with(['?', '？', '؟'])
 }
 
 /// A question to a model, which answers in words of its own.

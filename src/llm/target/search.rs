@@ -7,7 +7,8 @@ use super::steering::{Anchor, Site, Steered, Steering};
 use crate::error::{NumericsError, Result, Shape};
 use crate::llm::model::Model;
 use crate::llm::ops::norm;
-use crate::llm::prompt::{Contexts, Prompt, Request, targeted};
+use crate::llm::prompt::{Prompt, Request};
+use crate::llm::surroundings::{Asked, Surroundings};
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::named::named;
 use crate::util::setters::setters;
@@ -19,12 +20,14 @@ use crate::util::validate;
 /// token. The search starts at 0 and finds a vector `delta` that minimises
 ///
 /// ```text
-/// mean -log p(target)  +  divergence KL(p(next | subject) now || before)  +  decay |delta| / |v|²
+/// mean -log p(target)  +  naming mean -log p(subject)  +  divergence KL(p(next | subject) now || before)  +  decay |delta| / |v|²
 /// ```
 ///
-/// The mean is over the bare prompt and the prompts after some of the [`Contexts`], and `delta` is added in all of them. The second term
-/// keeps what else the model says about the subject, in `{subject} is a`. The target is `v + delta` for the `delta` with the largest
-/// probability, lengthened by the [`margin`](Self::margin).
+/// The first mean is over the places of the [`Surroundings`], each once, with some of its contexts, and `delta` is added at the fact's token
+/// in all of them; in [`Place::Answer`](crate::llm::Place::Answer) at that of the question and at that of the answer. There, the second
+/// term keeps the model able to say the subject's name: without it, a new answer often comes with a garbled name. The third term keeps what
+/// else the model says about the subject, in `{subject} is a`. The target is `v + delta` for the `delta` with the largest probability
+/// (of the first two terms), lengthened by the [`margin`](Self::margin).
 ///
 /// At [`Site::MlpAndAttention`] a second vector is sought at the same time, at the attention's output, with a decay and a bound relative
 /// to the norm of that output. It carries the part of the change that falls to the attention, and is not written. The target is that of
@@ -51,17 +54,19 @@ pub struct TargetSearch {
     pub decay: f64,
     /// Weight of the divergence. Default: `0.0625`.
     pub divergence: f64,
+    /// Weight of the subject's name, where the model has to say it. Default: `0.05`; the published programs have 0.
+    pub naming: f64,
     /// Bound on `|delta| / |v|`. Default: `0.75`.
     pub clamp: f64,
-    /// The search ends when the mean `-log p(target)` falls below this. Default: `0.02`, a probability of 98 %. (The published program
+    /// The search ends when the first two terms fall below this. Default: `0.05`, a probability of 95 %. (The published program
     /// compares the whole loss, whose other terms often stay above such a bound.)
     pub enough: f64,
     /// The vector that was found is lengthened by this share, within its bound. A paraphrase receives only part of the vector, and with a
     /// margin this part is more often enough; a longer search helps less (`docs/experiments.md`). Default: `0.1`; the published programs
     /// have 0.
     pub margin: f64,
-    /// How many of the [`Contexts`], from the first on, are used in the search besides the bare prompt. Each adds a sequence to every
-    /// evaluation, and more of them reach paraphrases better (`docs/experiments.md`). Default: `3`.
+    /// How many of the [`Contexts`](crate::llm::Contexts), from the first on, are used in the search. Each adds a sequence to every
+    /// evaluation; the keys are written for all of them (`docs/experiments.md`). Default: `1`.
     pub contexts: usize,
     /// How the prompt is worded after the contexts. Default: [`Wording::Aside`].
     pub wording: Wording,
@@ -91,10 +96,11 @@ impl Default for TargetSearch {
             descent: Descent::default(),
             decay: 0.5,
             divergence: 0.0625,
+            naming: 0.05,
             clamp: 0.75,
-            enough: 0.02,
+            enough: 0.05,
             margin: 0.1,
-            contexts: 3,
+            contexts: 1,
             wording: Wording::default(),
         }
     }
@@ -138,9 +144,11 @@ setters!(TargetSearch {
     with_decay(decay: f64),
     /// Sets the weight of the divergence.
     with_divergence(divergence: f64),
+    /// Sets the weight of the subject's name.
+    with_naming(naming: f64),
     /// Sets the bound on the change.
     with_clamp(clamp: f64),
-    /// Sets the mean `-log p(target)` at which the search ends.
+    /// Sets the `-log p` at which the search ends.
     with_enough(enough: f64),
     /// Sets the share by which the vector that was found is lengthened.
     with_margin(margin: f64),
@@ -151,17 +159,15 @@ setters!(TargetSearch {
 });
 
 impl TargetSearch {
-    /// The prompts of a search, each continued by the target, and where that starts.
-    pub(in crate::llm) fn prompts(
+    /// A request in the places of a search.
+    pub(in crate::llm) fn asked(
         &self,
         tokenizer: &Tokenizer,
-        contexts: &Contexts,
+        surroundings: &Surroundings,
         request: &Request,
-    ) -> Result<Vec<(Prompt, usize)>> {
+    ) -> Result<Vec<(Asked, f32)>> {
         let aside = request.with_aside().filter(|_| self.wording == Wording::Aside);
-        let worded = |i: usize| aside.as_ref().filter(|_| i == 1).unwrap_or(request);
-        let openings = contexts.openings().take(self.contexts.saturating_add(1)).enumerate();
-        openings.map(|(i, opening)| targeted(tokenizer, &opening, worded(i))).collect()
+        surroundings.asked(tokenizer, request, self.contexts, aside.as_ref())
     }
 
     /// Finds the target of a request at block `layer`, on the model as it is now.
@@ -176,14 +182,17 @@ impl TargetSearch {
         &self,
         model: &Model,
         tokenizer: &Tokenizer,
-        contexts: &Contexts,
+        surroundings: impl Into<Surroundings>,
         layer: usize,
         request: &Request,
     ) -> Result<Target> {
         self.check()?;
-        let prompts = self.prompts(tokenizer, contexts, request)?;
-        let sequences: Vec<Steered<'_>> = (prompts.iter())
-            .map(|(prompt, start)| Steered { tokens: &prompt.tokens, position: prompt.position, start: *start })
+        let asked = self.asked(tokenizer, &surroundings.into(), request)?;
+        let sequences: Vec<Steered<'_>> = asked
+            .iter()
+            .map(|(one, _)| {
+                Steered::new(&one.tokens, &one.positions, one.start).with_name(one.name.clone(), self.naming as f32)
+            })
             .collect();
         let kind = Request::checked(request.subject(), "{} is a", request.target()).with_token(request.token());
         let anchor = Prompt::new(tokenizer, "", &kind, "")?;
@@ -203,6 +212,7 @@ impl TargetSearch {
         self.descent.check()?;
         validate::non_negative("decay", self.decay)?;
         validate::non_negative("divergence", self.divergence)?;
+        validate::non_negative("naming", self.naming)?;
         validate::positive("clamp", self.clamp)?;
         validate::non_negative("enough", self.enough)?;
         Ok(validate::non_negative("margin", self.margin)?)
@@ -214,7 +224,7 @@ impl TargetSearch {
         let sizes: Vec<f32> = start.chunks_exact(hidden).map(norm).collect();
         let mut walk = Walk::new(self.descent, &sizes, hidden);
         let mut vectors = vec![0.0; start.len()];
-        let (mut best, mut likelihood) = (vectors.clone(), f32::INFINITY);
+        let (mut best, mut likelihood, mut reached) = (vectors.clone(), f32::INFINITY, f32::INFINITY);
         let mut losses = vec![];
         loop {
             let evaluation = steering.evaluate(&vectors)?;
@@ -222,14 +232,16 @@ impl TargetSearch {
             let slopes: Vec<f32> = sizes.iter().map(|size| self.decay as f32 / (size * size)).collect();
             // An output that is zero gets no vector: it is bound to zero length.
             let decay = lengths.iter().zip(&slopes).filter(|(length, _)| **length > 0.0).map(|(x, slope)| x * slope);
-            let loss = evaluation.likelihood + evaluation.divergence + decay.sum::<f32>();
+            let loss = evaluation.likelihood + evaluation.naming + evaluation.divergence + decay.sum::<f32>();
             validate::in_range("the search for a target", &[f64::from(loss)])?;
             losses.push(loss);
-            if evaluation.likelihood < likelihood {
+            let better = evaluation.likelihood + evaluation.naming < reached;
+            if better {
+                reached = evaluation.likelihood + evaluation.naming;
                 likelihood = evaluation.likelihood;
                 best.copy_from_slice(&vectors);
             }
-            if f64::from(likelihood) < self.enough || losses.len() == self.steps {
+            if f64::from(reached) < self.enough || losses.len() == self.steps {
                 break;
             }
             let mut gradient = evaluation.gradient()?;

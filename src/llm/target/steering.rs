@@ -1,6 +1,7 @@
 //! The upper part of a model as a function of vectors that are added to outputs of a block.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Result as Computed, Tensor, Var};
@@ -11,6 +12,7 @@ use crate::llm::failed;
 use crate::llm::model::Model;
 use crate::llm::ops::{Objective, Op, Past, Span, Term, log_sum_exp, with_rows};
 use crate::util::named::named;
+use crate::util::validate;
 
 /// The outputs of a block that vectors are added to, one vector an output.
 ///
@@ -43,15 +45,69 @@ impl Site {
     }
 }
 
-/// A sequence to steer: vectors are added at `position`, and the tokens from `start` on should become probable.
+/// A sequence to steer: vectors are added at some positions, and the tokens from `start` on should become probable.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Steered<'a> {
     /// A prompt and its continuation.
     pub tokens: &'a [u32],
-    /// Where vectors are added, before the continuation.
-    pub position: usize,
+    /// Where vectors are added, before the continuation; ascending, at least one.
+    pub positions: &'a [usize],
     /// Where the continuation starts.
     pub start: usize,
+    /// Tokens behind the first position that should stay probable, such as a name: from here to there.
+    pub name: (usize, usize),
+    /// Weight of these tokens, beside 1 for a continuation.
+    pub name_weight: f32,
+    /// Weight of the sequence among the others.
+    pub weight: f32,
+}
+
+impl<'a> Steered<'a> {
+    /// A sequence of weight 1.
+    #[must_use]
+    pub fn new(tokens: &'a [u32], positions: &'a [usize], start: usize) -> Self {
+        Self { tokens, positions, start, name: (0, 0), name_weight: 0.0, weight: 1.0 }
+    }
+
+    /// Sets the weight among the other sequences.
+    #[must_use]
+    pub fn with_weight(self, weight: f32) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// Sets tokens that should stay probable, and their weight.
+    #[must_use]
+    pub fn with_name(self, name: Range<usize>, weight: f32) -> Self {
+        Self { name: (name.start, name.end), name_weight: weight, ..self }
+    }
+
+    fn first(&self) -> usize {
+        self.positions.first().copied().unwrap_or(0)
+    }
+
+    /// Refuses positions that are not in order.
+    fn check(&self) -> Result<()> {
+        let Self { tokens, positions, start, name, name_weight, weight } = self;
+        let refuse = |parameter, value: usize, allowed| {
+            Err(NumericsError::Parameter { parameter, value: value as f64, allowed }.into())
+        };
+        if positions.is_empty() || positions.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return refuse("positions", positions.len(), "at least one, ascending");
+        }
+        if positions[positions.len() - 1] >= *start || start >= &tokens.len() {
+            return refuse("start", *start, "after the positions of the vectors, and before the end");
+        }
+        if name.0 < name.1 && (name.0 <= positions[0] || name.1 > tokens.len()) {
+            return refuse("name", name.0, "after the first position of the vectors, and before the end");
+        }
+        validate::non_negative("name_weight", f64::from(*name_weight))?;
+        Ok(validate::positive("weight", f64::from(*weight))?)
+    }
+
+    fn is_named(&self) -> bool {
+        self.name.0 < self.name.1 && self.name_weight > 0.0
+    }
 }
 
 /// A sequence whose next token after `position`, where vectors are added, should keep its distribution.
@@ -65,7 +121,7 @@ pub struct Anchor<'a> {
     pub weight: f32,
 }
 
-/// The model above a block's outputs, as a function of vectors added to these outputs at one position of every sequence.
+/// The model above a block's outputs, as a function of vectors added to these outputs at some positions of every sequence.
 ///
 /// What does not depend on the vectors is computed once: the block itself (without its MLP if the attention's output is steered), and in
 /// the blocks above the attention's keys and values of the tokens before the position. An evaluation runs the tokens from the position
@@ -84,9 +140,10 @@ pub struct Steering<'a> {
     outputs: Tensor,
     /// For each block above, for each sequence.
     past: Vec<Vec<Arc<Past>>>,
-    /// The rows of the batch whose logits are in the loss, and their terms.
+    /// The rows of the batch whose logits are in the loss, and their terms: first those of the continuations.
     asked: Vec<usize>,
     terms: Arc<[Term]>,
+    continued: usize,
 }
 
 /// The block itself at the rows of the batch, as far as it does not depend on the vectors.
@@ -101,6 +158,8 @@ enum Below {
 pub struct SteeredEvaluation {
     /// The mean over the sequences of the mean `-log p` of the tokens of their continuation.
     pub likelihood: f32,
+    /// The same of the tokens of their names, times the weight: a mean over the sequences that have one.
+    pub naming: f32,
     /// The anchor's `weight KL(now || before)`.
     pub divergence: f32,
     vectors: Var,
@@ -118,14 +177,15 @@ impl fmt::Debug for Steering<'_> {
 
 impl fmt::Debug for SteeredEvaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { likelihood, divergence, .. } = self;
+        let Self { likelihood, naming, divergence, .. } = self;
         let mut shown = f.debug_struct("SteeredEvaluation");
-        shown.field("likelihood", likelihood).field("divergence", divergence).finish_non_exhaustive()
+        shown.field("likelihood", likelihood).field("naming", naming).field("divergence", divergence);
+        shown.finish_non_exhaustive()
     }
 }
 
 impl SteeredEvaluation {
-    /// The gradient of the sum of both with respect to the vectors. It costs about as much as the evaluation.
+    /// The gradient of the sum of all with respect to the vectors. It costs about as much as the evaluation.
     ///
     /// # Errors
     /// A failure inside the model.
@@ -156,12 +216,9 @@ impl<'a> Steering<'a> {
         if layer >= model.blocks.len() {
             return Err(ModelError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() }.into());
         }
-        for Steered { tokens, position, start } in sequences {
-            model.check_tokens(tokens)?;
-            if position >= start || start >= &tokens.len() {
-                let allowed = "after the position of the vectors, and before the end";
-                return Err(NumericsError::Parameter { parameter: "start", value: *start as f64, allowed }.into());
-            }
+        for sequence in sequences {
+            model.check_tokens(sequence.tokens)?;
+            sequence.check()?;
         }
         if let Some(Anchor { tokens, position, .. }) = anchor {
             model.check_tokens(tokens)?;
@@ -181,7 +238,7 @@ impl<'a> Steering<'a> {
         anchor: Option<Anchor<'_>>,
     ) -> Computed<Self> {
         // The last token of a continuation predicts nothing, nor does the anchor after its position.
-        let inputs = sequences.iter().map(|one| (&one.tokens[..one.tokens.len() - 1], one.position));
+        let inputs = sequences.iter().map(|one| (&one.tokens[..one.tokens.len() - 1], one.first()));
         let inputs: Vec<(&[u32], usize)> =
             inputs.chain(anchor.map(|anchor| (&anchor.tokens[..=anchor.position], anchor.position))).collect();
 
@@ -228,15 +285,30 @@ impl<'a> Steering<'a> {
             &model.config,
             inputs.iter().map(|(tokens, position)| (*position, tokens.len() - position)),
         );
-        let first_rows: Vec<usize> = batch.spans.iter().map(|span| span.rows.start).collect();
-        let places: Vec<f32> = (0..batch.rows()).map(|row| f32::from(u8::from(first_rows.contains(&row)))).collect();
+        let mut places = vec![0.0_f32; batch.rows()];
+        for (i, span) in batch.spans.iter().enumerate() {
+            let first = [span.start];
+            for position in sequences.get(i).map_or(&first[..], |one| one.positions) {
+                places[span.rows.start + position - span.start] = 1.0;
+            }
+        }
 
         let (mut asked, mut terms) = (vec![], vec![]);
+        // The token at a place is predicted by the row before it.
+        let mut ask = |span: &Span, tokens: &[u32], from: usize, to: usize, weight: f32| {
+            let first = span.rows.start + from - 1 - span.start;
+            asked.extend(first..first + (to - from));
+            let weight = weight / (to - from) as f32;
+            terms.extend(tokens[from..to].iter().map(|&token| Term::Likelihood { token, weight }));
+        };
+        let whole_weight: f32 = sequences.iter().map(|one| one.weight).sum();
         for (span, one) in batch.spans.iter().zip(sequences) {
-            let continuation = &one.tokens[one.start..];
-            let weight = 1.0 / (sequences.len() * continuation.len()) as f32;
-            asked.extend(span.rows.end - continuation.len()..span.rows.end);
-            terms.extend(continuation.iter().map(|&token| Term::Likelihood { token, weight }));
+            ask(span, one.tokens, one.start, one.tokens.len(), one.weight / whole_weight);
+        }
+        let continued = sequences.iter().map(|one| one.tokens.len() - one.start).sum();
+        let names = sequences.iter().filter(|one| one.is_named()).count() as f32;
+        for (span, one) in batch.spans.iter().zip(sequences).filter(|(_, one)| one.is_named()) {
+            ask(span, one.tokens, one.name.0, one.name.1, one.name_weight / names);
         }
         if let Some(Anchor { weight, .. }) = anchor {
             asked.push(batch.rows() - 1);
@@ -248,7 +320,7 @@ impl<'a> Steering<'a> {
             terms.push(Term::Divergence { reference, weight });
         }
         let places = Tensor::from_vec(places, (batch.rows(), 1), &Device::Cpu)?;
-        Ok(Self { model, layer, site, batch, below, places, outputs, past, asked, terms: terms.into() })
+        Ok(Self { model, layer, site, batch, below, places, outputs, past, asked, terms: terms.into(), continued })
     }
 
     /// Length of a vector.
@@ -295,13 +367,14 @@ impl<'a> Steering<'a> {
         }
         let logits = self.model.logits(&select(&x, &self.asked)?)?;
         let terms = logits.apply_op1(Op(Objective(self.terms.clone())))?;
-        let (mut likelihood, mut divergence) = (0.0, 0.0);
-        for (value, term) in terms.flatten_all()?.to_vec1::<f32>()?.into_iter().zip(&*self.terms) {
+        let (mut likelihood, mut naming, mut divergence) = (0.0, 0.0, 0.0);
+        for (i, (value, term)) in terms.flatten_all()?.to_vec1::<f32>()?.into_iter().zip(&*self.terms).enumerate() {
             match term {
-                Term::Likelihood { .. } => likelihood += value,
+                Term::Likelihood { .. } if i < self.continued => likelihood += value,
+                Term::Likelihood { .. } => naming += value,
                 Term::Divergence { .. } => divergence += value,
             }
         }
-        Ok(SteeredEvaluation { likelihood, divergence, vectors, loss: terms.sum_all()? })
+        Ok(SteeredEvaluation { likelihood, naming, divergence, vectors, loss: terms.sum_all()? })
     }
 }
