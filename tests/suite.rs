@@ -20,9 +20,13 @@ mod endurance;
 mod engine_files;
 mod errors;
 #[cfg(feature = "facts")]
+mod fact_layouts;
+#[cfg(feature = "facts")]
 mod fact_metrics;
 #[cfg(feature = "facts")]
 mod fact_names;
+#[cfg(feature = "facts")]
+mod fact_probes;
 #[cfg(feature = "facts")]
 mod facts;
 mod family;

@@ -1,6 +1,7 @@
 //! Whether a generated answer says a target.
 
 use super::generation::Setting;
+use crate::util::text::occurrences;
 
 /// Whether a generated answer says a target, as the table of [`Setting`] has it.
 ///
@@ -38,6 +39,29 @@ pub fn is_exactly(answer: &str, target: &str) -> bool {
     let ends = line.match_indices('.').map(|(end, _)| end).chain([line.len()]);
     let mut sentences = ends.map(|end| normalised(&line[..end]));
     !target.is_empty() && sentences.find(|sentence| sentence.len() >= target.len()).is_some_and(|it| it == target)
+}
+
+/// Whether an answer has a form of what is wanted as a word of its own, wherever it stands; in `qa`, in its first line.
+pub(super) fn names(setting: Setting, answer: &str, form: &str) -> bool {
+    let answer = match setting {
+        Setting::Qa => answer.trim_start().lines().next().unwrap_or_default(),
+        Setting::Plain | Setting::Chat => answer,
+    };
+    let form = plain(form);
+    let bare = form.trim_end_matches('.').trim_end();
+    !occurrences(&plain(answer), if bare.is_empty() { &form } else { bare }).is_empty()
+}
+
+/// Whether two answers begin with the same words, as many as a wanted answer has.
+pub(super) fn agree(setting: Setting, one: &str, other: &str, wanted: &str) -> bool {
+    let least = match setting {
+        Setting::Plain => 1,
+        Setting::Qa => 8,
+        Setting::Chat => 16,
+    };
+    let compared = wanted.split_whitespace().count().max(least);
+    let begins = |text: &str| plain(text).split(' ').take(compared).map(str::to_owned).collect::<Vec<_>>();
+    begins(one) == begins(other)
 }
 
 /// In lower case, with single spaces.

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::{Generator, Question, Setting};
+use super::generation::{Generator, Question, Setting, ask};
 use super::matching::{is_exactly, plain, says};
+use super::overlap::rouge_l_recall;
 use super::rate::Rate;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
 use crate::facts::Fact;
 use crate::util::shown::shown;
 
@@ -82,11 +83,7 @@ impl Replies {
             }
             questions.push(question);
         }
-        let answers = generator.generate(&questions)?;
-        if answers.len() != questions.len() {
-            let problem = format!("the generator gave {} answers to {} questions", answers.len(), questions.len());
-            return Err(ModelError::Adapter(problem.into()).into());
-        }
+        let answers = ask(generator, &questions)?;
         let reply = |((purpose, question, wanted), answer): ((Purpose, String, &str), String)| Reply {
             purpose,
             question,
@@ -151,6 +148,10 @@ pub struct GenerationSummary {
     pub exact: Option<Rate>,
     /// At paraphrases, the answer says the new target.
     pub generality: Option<Rate>,
+    /// At the prompt, mean [`rouge_l_recall`] of the new target: the measure for targets that are passages.
+    pub efficacy_recall: Option<Rate>,
+    /// At paraphrases, the same.
+    pub generality_recall: Option<Rate>,
     /// At neighborhood prompts, the answer begins as the unedited model's: its first 2 tokens in the setting `plain`, 8 in `qa`, 16 in
     /// `chat`.
     pub agreement: Option<Rate>,
@@ -171,6 +172,8 @@ impl Generation {
     pub fn summary(&self, setting: Setting, unedited: &Generation) -> GenerationSummary {
         let cases = || self.cases.iter().filter(|case| case.setting == setting);
         let said = |purpose| Rate::new(cases().map(|case| case.said(purpose)));
+        let recalled = |reply: &Reply| rouge_l_recall(&reply.answer, &reply.wanted);
+        let recall = |purpose| Rate::new(cases().map(|case| case.of(purpose).map(recalled).collect::<Vec<_>>()));
         let exactly = |reply: &Reply| f64::from(is_exactly(&reply.answer, &reply.wanted));
         let before: HashMap<u64, &Replies> =
             unedited.cases.iter().filter(|case| case.setting == setting).map(|case| (case.case_id, case)).collect();
@@ -182,6 +185,8 @@ impl Generation {
             efficacy: said(Purpose::Fact),
             exact: Rate::new(cases().map(|case| case.of(Purpose::Fact).map(exactly).collect::<Vec<_>>())),
             generality: said(Purpose::Paraphrase),
+            efficacy_recall: recall(Purpose::Fact),
+            generality_recall: recall(Purpose::Paraphrase),
             agreement: Rate::new(agreement),
             subject_named: Rate::new(cases().map(Replies::named)),
         }
