@@ -1,7 +1,7 @@
 //! Data sets whose records have more than a fact: probes, several rewrites, no subject.
 
 use betaedit_core::facts::{
-    Fact, Facts, Layout, Needed, Probe, ProbeCategory, ProbeQuestion, ReadOptions, ZsreTarget,
+    Fact, FactProbe, Facts, Layout, Needed, ProbeCategory, ProbeQuestion, ReadOptions, ZsreTarget,
 };
 use serde_json::{Value, json};
 
@@ -26,11 +26,16 @@ fn questions(questions: &[ProbeQuestion]) -> Vec<(&str, Vec<Vec<&str>>)> {
         .collect()
 }
 
-fn short(probe: &Probe) -> Short<'_> {
+fn short(probe: &FactProbe) -> Short<'_> {
     (probe.category(), probe.criterion(), probe.needed(), questions(probe.questions()))
 }
 
-fn one(category: ProbeCategory, criterion: &'static str, prompt: &'static str, forms: &[&'static str]) -> Short<'static> {
+fn one(
+    category: ProbeCategory,
+    criterion: &'static str,
+    prompt: &'static str,
+    forms: &[&'static str],
+) -> Short<'static> {
     (category, criterion, Needed::All, vec![(prompt, vec![forms.to_vec()])])
 }
 
@@ -90,7 +95,8 @@ fn knowedit_and_wikibigedit_have_probes_by_criterion() {
     let hops = one(Portability, "multi-hop", "In which sea does the river below Ferro Bridge end?", &["Atlantic"]);
     assert_eq!(found, [personas, hops]);
     round_trip(&facts);
-    let bad = json!({"subject": "A", "prompt": "{} is", "target_new": "b", "portability": {"Reasoning": [{"prompt": "c"}]}});
+    let bad =
+        json!({"subject": "A", "prompt": "{} is", "target_new": "b", "portability": {"Reasoning": [{"prompt": "c"}]}});
     assert!(refusal(&bad).contains("field `portability.Reasoning[0].ground_truth`: is missing"), "{}", refusal(&bad));
 }
 
@@ -99,9 +105,7 @@ fn mquake() -> Value {
         json!({"prompt": prompt, "relation_id": "P1", "subject": subject, "question": question,
             "target_new": {"str": new, "id": "Q1"}, "target_true": {"str": old, "id": "Q2"}})
     };
-    let hop = |question: &str, answer: &str| {
-        json!({"question": question, "cloze": "It is", "answer": answer, "answer_alias": [answer.to_uppercase()]})
-    };
+    let hop = |question: &str, answer: &str| json!({"question": question, "cloze": "It is", "answer": answer, "answer_alias": [answer.to_uppercase()]});
     json!({
         "case_id": 12,
         "requested_rewrite": [
@@ -154,7 +158,11 @@ fn query(prompt: &str, relation: &str, answers: Value) -> Value {
 }
 
 fn ripple(sentence: &str, original: Option<&str>) -> Value {
-    let mother = query("The name of the mother of Ada of the Hills is", "MOTHER", json!([{"value": "Bea", "aliases": ["Beatrix", "B"]}]));
+    let mother = query(
+        "The name of the mother of Ada of the Hills is",
+        "MOTHER",
+        json!([{"value": "Bea", "aliases": ["Beatrix", "B"]}]),
+    );
     let children = query(
         "The names of the siblings of Ada of the Hills are",
         "SIBLING",
@@ -172,7 +180,8 @@ fn ripple(sentence: &str, original: Option<&str>) -> Value {
         "Compositionality_I": [], "Forgetfulness": []
     });
     if let Some(original) = original {
-        record["edit"]["original_fact"] = json!({"prompt": original, "subject_id": "Q7", "relation": "COUNTRY_OF_CITIZENSHIP"});
+        record["edit"]["original_fact"] =
+            json!({"prompt": original, "subject_id": "Q7", "relation": "COUNTRY_OF_CITIZENSHIP"});
     }
     record
 }
@@ -271,10 +280,9 @@ fn records_without_a_subject_get_one_or_are_refused_by_name() {
 
 #[test]
 fn zsre_is_edited_to_either_target() {
-    let record = |alt: &str| {
-        json!([{"subject": "Mount Wills", "src": "Where is Mount Wills?", "answers": ["Antarctica", "the pole"], "alt": alt}])
-    };
-    let read = |target, alt| ReadOptions::new().zsre_target(target).parse("zsre.json", record(alt).to_string()).unwrap();
+    let record = |alt: &str| json!([{"subject": "Mount Wills", "src": "Where is Mount Wills?", "answers": ["Antarctica", "the pole"], "alt": alt}]);
+    let read =
+        |target, alt| ReadOptions::new().zsre_target(target).parse("zsre.json", record(alt).to_string()).unwrap();
     let facts = read(ZsreTarget::Answers, "Asia");
     assert_eq!((facts[0].target_new(), facts[0].target_true(), facts.unread().len()), ("Antarctica", None, 0));
     assert_eq!(facts[..], parse(&record("Asia"))[..]);

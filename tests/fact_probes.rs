@@ -34,13 +34,14 @@ fn query(prompt: &str, answers: &[&[&str]]) -> Value {
 }
 
 fn ripple() -> Facts {
-    let test = |queries: &[Value], condition: &str, conditions: &[Value]| {
-        json!({"test_queries": queries, "test_condition": condition, "condition_queries": conditions})
-    };
+    let test = |queries: &[Value], condition: &str, conditions: &[Value]| json!({"test_queries": queries, "test_condition": condition, "condition_queries": conditions});
     let mother = query("The mother of Ada Lund is", &[&["Bea Lund", "Beatrix"]]);
     let siblings = query("The siblings of Ada Lund are", &[&["Cy Lund"], &["Di", "Diana"]]);
     let city = query("The capital of Porto is", &[&["Old Porto"]]);
-    let (yes, alive) = (query("Is Ada Lund from Porto? Answer:", &[&["yes"]]), query("Was Ada Lund born in Porto? Answer:", &[&["true"]]));
+    let (yes, alive) = (
+        query("Is Ada Lund from Porto? Answer:", &[&["yes"]]),
+        query("Was Ada Lund born in Porto? Answer:", &[&["true"]]),
+    );
     parse(&json!([{
         "edit": {"prompt": "The home of Ada Lund is Porto.", "subject_id": "Q1", "relation": "HOME",
             "original_fact": {"prompt": "The home of Ada Lund is Lima."}},

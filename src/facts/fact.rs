@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::Probe;
+use super::probe::FactProbe;
 
 /// The placeholder of the subject in a prompt.
 pub(super) const PLACE: &str = "{}";
@@ -25,7 +25,7 @@ pub struct Fact {
     pub(super) paraphrase_prompts: Vec<String>,
     pub(super) neighborhood_prompts: Vec<NeighborhoodPrompt>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) probes: Vec<Probe>,
+    pub(super) probes: Vec<FactProbe>,
 }
 
 /// A prompt about another subject, and the answer it must keep.
@@ -94,7 +94,7 @@ impl Fact {
 
     /// Tests of what follows from the fact, and of what must stay.
     #[must_use]
-    pub fn probes(&self) -> &[Probe] {
+    pub fn probes(&self) -> &[FactProbe] {
         &self.probes
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Fact`] is one request: a subject, a prompt with `{}` in place of the subject, and the target that should follow the
 //! prompt after the edit. The metrics also use the target that follows it before the edit, paraphrases of the prompt, and
-//! neighborhood prompts, which are about other subjects and must keep their answers. A [`Probe`] tests what should follow from the
+//! neighborhood prompts, which are about other subjects and must keep their answers. A [`FactProbe`] tests what should follow from the
 //! edit (portability), or what should stay (locality), by the criteria of its data set. [`Facts::read`] reads them from
 //!
 //! | [`Layout`] | a record's fields | where it comes from |
@@ -73,7 +73,7 @@ mod unique;
 pub use fact::{Fact, NeighborhoodPrompt};
 pub use file::{Facts, ReadOptions, Unread};
 pub use layouts::zsre::ZsreTarget;
-pub use probe::{Needed, Probe, ProbeCategory, ProbeQuestion};
+pub use probe::{FactProbe, Needed, ProbeCategory, ProbeQuestion};
 pub use record::Layout;
 
 /// Whether a text mentions a subject, and not only as a part of a longer word. In scripts without spaces between words, and in Hangul, where

@@ -61,7 +61,7 @@ impl ProbeQuestion {
 ///
 /// [`metrics::probe`](super::metrics::probe) asks them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct Probe {
+pub struct FactProbe {
     pub(super) category: ProbeCategory,
     pub(super) criterion: String,
     pub(super) needed: Needed,
@@ -70,7 +70,7 @@ pub struct Probe {
     pub(super) conditions: Vec<ProbeQuestion>,
 }
 
-impl Probe {
+impl FactProbe {
     /// A test of one question, whose answer must name one thing, in any of some forms.
     pub(super) fn single(category: ProbeCategory, criterion: &str, prompt: String, forms: Vec<String>) -> Self {
         let questions = vec![ProbeQuestion { prompt, answers: vec![forms] }];

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Fault, Fields, PROMPT, TARGET, all_texts, first_text, kind, wrong_kind};
-use super::probe::{Needed, Probe, ProbeCategory, ProbeQuestion};
+use super::probe::{FactProbe, Needed, ProbeCategory, ProbeQuestion};
 
 const PROBES: &str = "probes";
 
@@ -11,7 +11,7 @@ const PROBES: &str = "probes";
 pub(super) const NAMES: [&str; 5] = [PROBES, "portability", "personas", "mhop", "mhop_ans"];
 
 /// All probes of a record.
-pub(super) fn read(record: &Fields<'_>, target_new: &str) -> Result<Vec<Probe>, Fault> {
+pub(super) fn read(record: &Fields<'_>, target_new: &str) -> Result<Vec<FactProbe>, Fault> {
     let mut probes = vec![];
     if record.has(PROBES) {
         for (i, value) in record.list(PROBES, "")?.iter().enumerate() {
@@ -31,11 +31,11 @@ pub(super) fn read(record: &Fields<'_>, target_new: &str) -> Result<Vec<Probe>, 
     }
     if record.has("personas") {
         let prompt = record.text("personas", PROMPT)?;
-        probes.push(Probe::single(ProbeCategory::Portability, "personas", prompt, vec![target_new.to_owned()]));
+        probes.push(FactProbe::single(ProbeCategory::Portability, "personas", prompt, vec![target_new.to_owned()]));
     }
     if record.has("mhop") {
         let (prompt, answer) = (record.text("mhop", PROMPT)?, record.text("mhop_ans", TARGET)?);
-        probes.push(Probe::single(ProbeCategory::Portability, "multi-hop", prompt, vec![answer]));
+        probes.push(FactProbe::single(ProbeCategory::Portability, "multi-hop", prompt, vec![answer]));
     }
     Ok(probes)
 }
@@ -48,14 +48,14 @@ fn listed(
     field: &str,
     criterion: &str,
     list: &Value,
-) -> Result<Vec<Probe>, Fault> {
+) -> Result<Vec<FactProbe>, Fault> {
     let path = format!("{field}.{criterion}");
     let Value::Array(list) = list else { return Err(wrong_kind(&path, list, "a list")) };
     let mut probes = vec![];
     for (i, value) in list.iter().enumerate() {
         let prefix = format!("{path}[{i}].");
         let Some((prompt, forms)) = asked(record, &path, &prefix, value)? else { continue };
-        probes.push(Probe::single(category, criterion, prompt, forms));
+        probes.push(FactProbe::single(category, criterion, prompt, forms));
     }
     Ok(probes)
 }
@@ -87,7 +87,7 @@ pub(super) fn asked(
 }
 
 /// A probe as facts are written.
-fn whole(record: &Fields<'_>, prefix: &str, value: &Value) -> Result<Probe, Fault> {
+fn whole(record: &Fields<'_>, prefix: &str, value: &Value) -> Result<FactProbe, Fault> {
     let Value::Object(map) = value else {
         return Err(wrong_kind(prefix.trim_end_matches('.'), value, "an object with `criterion` and `questions`"));
     };
@@ -101,7 +101,7 @@ fn whole(record: &Fields<'_>, prefix: &str, value: &Value) -> Result<Probe, Faul
     }
     let conditions = if fields.has("conditions") { self::questions(&fields, "conditions")? } else { vec![] };
     record.note(&fields, PROBES);
-    Ok(Probe { category, criterion, needed, questions, conditions })
+    Ok(FactProbe { category, criterion, needed, questions, conditions })
 }
 
 /// A value by its name.

@@ -77,7 +77,12 @@ const LINKS: [&str; 22] = [
 /// The name in a prompt that is most likely its subject: the one text in quotation marks, or else the run of words with capitals that most
 /// of the other texts of the record mention; of several, the one with the most words, then the first.
 pub(super) fn named_in(prompt: &str, others: &[&str]) -> Option<String> {
-    if let [one] = quoted(prompt)[..] {
+    /// The most bytes of a pair of quotation marks.
+    const OPEN_AND_CLOSE: usize = 6;
+    // A prompt that is in quotation marks as a whole marks nothing.
+    if let [one] = quoted(prompt)[..]
+        && one.len() + OPEN_AND_CLOSE < prompt.trim().len()
+    {
         return Some(one.to_owned());
     }
     let rank = |run: &str| {
@@ -229,6 +234,7 @@ mod tests {
                 &["The Duchy of Nowhere"],
                 Some("Duchy of Nowhere"),
             ),
+            ("\"What is Ada Byron's occupation?\"", &[], Some("Ada Byron")),
             ("Where was John D. Terry, the painter, born?", &[], Some("John D. Terry")),
             ("Was Martin Luther King Jr. born in Georgia?", &[], Some("Martin Luther King Jr.")),
             ("When did Vincent van Gogh paint it?", &[], Some("Vincent van Gogh")),

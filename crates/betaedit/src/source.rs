@@ -37,8 +37,10 @@ pub fn text(path: &str, shipped: &str) -> Done<String> {
     std::fs::read_to_string(path).map_err(|error| -> Failure { format!("the text `{path}`: {error}").into() })
 }
 
-const ZSRE_TARGETS: [&str; 2] =
-    ["the first of the true answers, as ROME, MEMIT and AlphaEdit", "the answer that may be false, as EasyEdit and UltraEdit"];
+const ZSRE_TARGETS: [&str; 2] = [
+    "the first of the true answers, as ROME, MEMIT and AlphaEdit",
+    "the answer that may be false, as EasyEdit and UltraEdit",
+];
 
 /// The arguments that choose facts.
 #[derive(Args, Clone)]
@@ -77,7 +79,8 @@ impl FactArguments {
         if facts.layout() == Layout::Zsre {
             let other = if self.zsre_target == ZsreTarget::Alt { ZsreTarget::Answers } else { ZsreTarget::Alt };
             let chosen = self.zsre_target;
-            terminal.note(format!("new targets of ZsRE are those of `{chosen}`; --zsre-target {other} takes the others"));
+            terminal
+                .note(format!("new targets of ZsRE are those of `{chosen}`; --zsre-target {other} takes the others"));
         }
         if facts.inferred_subjects() > 0 {
             terminal.note(format!(

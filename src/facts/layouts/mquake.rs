@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::facts::fact::Fact;
 use crate::facts::fields::{Fault, Fields, PROMPT, TARGET, all_texts, wrong_kind};
-use crate::facts::probe::{Needed, Probe, ProbeCategory, ProbeQuestion};
+use crate::facts::probe::{FactProbe, Needed, ProbeCategory, ProbeQuestion};
 use crate::facts::rewrite;
 
 const REWRITES: &str = "requested_rewrite";
@@ -53,7 +53,7 @@ pub(in crate::facts) fn read(record: &Fields<'_>, case_id: u64) -> Result<Vec<Fa
 }
 
 /// The facts along the way, of which all must be known.
-fn hops(record: &Fields<'_>) -> Result<Option<Probe>, Fault> {
+fn hops(record: &Fields<'_>) -> Result<Option<FactProbe>, Fault> {
     const HOPS: &str = "new_single_hops";
     if !record.has(HOPS) {
         return Ok(None);
@@ -73,7 +73,7 @@ fn hops(record: &Fields<'_>) -> Result<Option<Probe>, Fault> {
 }
 
 /// The questions over several hops, wordings of one, of which any counts.
-fn questions(record: &Fields<'_>) -> Result<Option<Probe>, Fault> {
+fn questions(record: &Fields<'_>) -> Result<Option<FactProbe>, Fault> {
     if !record.has("questions") {
         return Ok(None);
     }
@@ -86,9 +86,9 @@ fn questions(record: &Fields<'_>) -> Result<Option<Probe>, Fault> {
     Ok(Some(probe("multi-hop", Needed::Any, prompts.into_iter().map(ask).collect())))
 }
 
-fn probe(criterion: &str, needed: Needed, questions: Vec<ProbeQuestion>) -> Probe {
+fn probe(criterion: &str, needed: Needed, questions: Vec<ProbeQuestion>) -> FactProbe {
     let category = ProbeCategory::Portability;
-    Probe { category, criterion: criterion.to_owned(), needed, questions, conditions: vec![] }
+    FactProbe { category, criterion: criterion.to_owned(), needed, questions, conditions: vec![] }
 }
 
 /// An answer and its aliases.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::facts::fact::Fact;
 use crate::facts::fields::{Fault, Fields, PROMPT, all_texts, kind, wrong_kind};
-use crate::facts::probe::{Needed, Probe, ProbeCategory, ProbeQuestion};
+use crate::facts::probe::{FactProbe, Needed, ProbeCategory, ProbeQuestion};
 use crate::facts::{rewrite, subject};
 
 const ALIASING: &str = "Subject_Aliasing";
@@ -34,7 +34,7 @@ pub(in crate::facts) fn read(record: &Fields<'_>) -> Result<Fact, Fault> {
         for (i, value) in record.list(field, "")?.iter().enumerate() {
             let test = test(record, field, &format!("{field}[{i}]"), value)?;
             let Some((needed, questions, conditions)) = test else { continue };
-            probes.push(Probe { category, criterion: criterion.to_owned(), needed, questions, conditions });
+            probes.push(FactProbe { category, criterion: criterion.to_owned(), needed, questions, conditions });
         }
     }
     let edit = record.object("edit", "edit.")?;
@@ -70,7 +70,7 @@ fn original(edit: &Fields<'_>) -> Result<Option<String>, Fault> {
 
 /// A sentence as a prompt and a target: behind a verb that the sentence of before has, too, or, if there is none, before an answer to the
 /// questions that name the subject in another way.
-fn split<'a>(sentence: &'a str, original: Option<&str>, probes: &[Probe]) -> Option<(&'a str, &'a str)> {
+fn split<'a>(sentence: &'a str, original: Option<&str>, probes: &[FactProbe]) -> Option<(&'a str, &'a str)> {
     const VERBS: [&str; 4] = [" is followed by ", " follows ", " is ", " are "];
     let behind_verb = |text: &str| VERBS.iter().filter_map(|verb| Some(text.rfind(verb)? + verb.len())).max();
     let limit = match original {

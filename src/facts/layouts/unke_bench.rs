@@ -5,7 +5,7 @@
 
 use crate::facts::fact::Fact;
 use crate::facts::fields::{Fault, Fields, PROMPT, TARGET};
-use crate::facts::probe::{Probe, ProbeCategory};
+use crate::facts::probe::{FactProbe, ProbeCategory};
 use crate::facts::rewrite;
 
 pub(in crate::facts) fn read(record: &Fields<'_>) -> Result<Fact, Fault> {
@@ -21,7 +21,8 @@ pub(in crate::facts) fn read(record: &Fields<'_>) -> Result<Fact, Fault> {
             return Err(Fault::of_field("sub_answer", problem));
         }
         let pairs = questions.into_iter().zip(answers);
-        let ask = |(prompt, answer)| Probe::single(ProbeCategory::Portability, "sub_question", prompt, vec![answer]);
+        let ask =
+            |(prompt, answer)| FactProbe::single(ProbeCategory::Portability, "sub_question", prompt, vec![answer]);
         fact.probes = pairs.map(ask).collect();
     }
     Ok(fact)

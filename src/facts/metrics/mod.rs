@@ -23,8 +23,8 @@
 //! All of these are taken with the right beginning of the answer in place. What a user sees is what the model generates: a [`Generator`]
 //! answers in words of its own, in the settings that [`Setting`] lists, and a [`Generation`] holds its answers and gives their rates.
 //!
-//! [`probe`] asks for what should follow from a fact and what should stay ([`Probe`](super::Probe)). [`Probing::summary`] gives a rate for
-//! each criterion of the data set, from the answers after the edits and before them. It counts as the authors of the data sets do:
+//! [`probe`] asks for what should follow from a fact and what should stay ([`FactProbe`](super::FactProbe)). [`Probing::summary`] gives a
+//! rate for each criterion of the data set, from the answers after the edits and before them. It counts as the authors of the data sets do:
 //!
 //! | data set | a probe is passed if | the authors' figure |
 //! |---|---|---|

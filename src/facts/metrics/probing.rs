@@ -9,7 +9,7 @@ use super::matching::{agree, names};
 use super::overlap::rouge_l_recall;
 use super::rate::Rate;
 use crate::error::Result;
-use crate::facts::{Fact, Needed, Probe, ProbeCategory, ProbeQuestion};
+use crate::facts::{Fact, FactProbe, Needed, ProbeCategory, ProbeQuestion};
 use crate::util::shown::shown;
 
 /// The least number of tokens of an answer, in the setting `plain`, where an answer may come late. As in RippleEdits' program.
@@ -149,7 +149,7 @@ impl ProbeReplies {
             wanted: question.answers().to_vec(),
             answer: answers[places[question.prompt()]].clone(),
         };
-        let reply = |probe: &Probe| ProbeReply {
+        let reply = |probe: &FactProbe| ProbeReply {
             category: probe.category(),
             criterion: probe.criterion().to_owned(),
             needed: probe.needed(),
