@@ -83,6 +83,7 @@ fn every_type_of_facts_is_shown_and_shared() {
     all!(metrics::Question<'_>, metrics::Setting);
     all!(metrics::Answer, metrics::Case, metrics::Contest, metrics::Evaluation, metrics::Summary);
     all!(metrics::Perplexity, metrics::Rate, metrics::Query<'_>);
+    all!(facts::Known, metrics::KnownAnswer, metrics::KnownAnswers);
 }
 
 #[cfg(feature = "session")]

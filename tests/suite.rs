@@ -41,6 +41,8 @@ mod identities;
 mod interface;
 #[cfg(feature = "nalgebra")]
 mod interop;
+#[cfg(feature = "facts")]
+mod known_facts;
 mod layers;
 #[cfg(feature = "llm")]
 mod llm_chat;

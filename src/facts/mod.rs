@@ -59,6 +59,7 @@
 mod fact;
 mod fields;
 mod file;
+mod known;
 mod layouts;
 pub mod metrics;
 mod neighborhood;
@@ -72,6 +73,7 @@ mod unique;
 
 pub use fact::{Fact, NeighborhoodPrompt};
 pub use file::{Facts, ReadOptions, Unread};
+pub use known::Known;
 pub use layouts::zsre::ZsreTarget;
 pub use probe::{FactProbe, Needed, ProbeCategory, ProbeQuestion};
 pub use record::Layout;

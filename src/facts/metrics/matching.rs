@@ -21,6 +21,17 @@ pub fn says(setting: Setting, answer: &str, target: &str) -> bool {
     }
 }
 
+/// As [`says`], in whole words. Quotation marks and asterisks before an answer do not matter.
+pub(super) fn says_whole(setting: Setting, answer: &str, target: &str) -> bool {
+    let (answer, target) = match setting {
+        Setting::Qa => (answer.trim_start().lines().next().unwrap_or_default(), plain(target)),
+        Setting::Plain | Setting::Chat => (answer, plain(target)),
+    };
+    let answer = plain(answer);
+    let places = occurrences(answer.trim_start_matches(['"', '\'', '“', '‘', '«', '*']), &target);
+    !target.is_empty() && if setting == Setting::Plain { places.first() == Some(&0) } else { !places.is_empty() }
+}
+
 /// Whether a generated answer is a target and nothing else: up to its first full stop or the end of its line, after the usual normalisation
 /// (in lower case, without punctuation, English articles, and more than one space in a row).
 ///

@@ -36,6 +36,9 @@
 //! Where the authors let a large model judge (UnKEBench's `sub_question`), compare tokens with the right ones in place (KnowEdit), or show
 //! examples before the question (MQuAKE), the figures differ from theirs.
 //!
+//! [`KnownAnswers`] are the answers to facts that the model is expected to know, such as the [`known`](crate::facts::shipped::known) ones
+//! shipped here, and say which of them it forgot.
+//!
 //! [`Perplexity`] is that of held-out text.
 //!
 //! A model is given as a [`Scorer`]: a type that implements the trait, or a closure.
@@ -80,6 +83,7 @@
 
 mod evaluation;
 mod generation;
+mod known;
 mod matching;
 mod overlap;
 mod perplexity;
@@ -89,6 +93,7 @@ mod replies;
 
 pub use evaluation::{Answer, Case, Contest, Evaluation, Summary, evaluate};
 pub use generation::{Generator, Question, Setting};
+pub use known::{KnownAnswer, KnownAnswers};
 pub use matching::{is_exactly, says};
 pub use overlap::rouge_l_recall;
 pub use perplexity::Perplexity;
