@@ -105,7 +105,9 @@ fn mquake() -> Value {
         json!({"prompt": prompt, "relation_id": "P1", "subject": subject, "question": question,
             "target_new": {"str": new, "id": "Q1"}, "target_true": {"str": old, "id": "Q2"}})
     };
-    let hop = |question: &str, answer: &str| json!({"question": question, "cloze": "It is", "answer": answer, "answer_alias": [answer.to_uppercase()]});
+    let hop = |question: &str, answer: &str| -> Value {
+        json!({"question": question, "cloze": "It is", "answer": answer, "answer_alias": [answer.to_uppercase()]})
+    };
     json!({
         "case_id": 12,
         "requested_rewrite": [
@@ -280,7 +282,9 @@ fn records_without_a_subject_get_one_or_are_refused_by_name() {
 
 #[test]
 fn zsre_is_edited_to_either_target() {
-    let record = |alt: &str| json!([{"subject": "Mount Wills", "src": "Where is Mount Wills?", "answers": ["Antarctica", "the pole"], "alt": alt}]);
+    let record = |alt: &str| -> Value {
+        json!([{"subject": "Mount Wills", "src": "Where is Mount Wills?", "answers": ["Antarctica", "the pole"], "alt": alt}])
+    };
     let read =
         |target, alt| ReadOptions::new().zsre_target(target).parse("zsre.json", record(alt).to_string()).unwrap();
     let facts = read(ZsreTarget::Answers, "Asia");

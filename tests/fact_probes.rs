@@ -1,6 +1,7 @@
 //! Probes from generated answers: conditions on the unedited model, one or all of some questions, and agreement.
 
 use std::collections::HashMap;
+use std::slice::from_ref;
 
 use betaedit_core::Result;
 use betaedit_core::facts::metrics::{ProbeRates, ProbeReplies, Probing, Question, Setting, probe, rouge_l_recall};
@@ -34,7 +35,9 @@ fn query(prompt: &str, answers: &[&[&str]]) -> Value {
 }
 
 fn ripple() -> Facts {
-    let test = |queries: &[Value], condition: &str, conditions: &[Value]| json!({"test_queries": queries, "test_condition": condition, "condition_queries": conditions});
+    let test = |queries: &[Value], condition: &str, conditions: &[Value]| -> Value {
+        json!({"test_queries": queries, "test_condition": condition, "condition_queries": conditions})
+    };
     let mother = query("The mother of Ada Lund is", &[&["Bea Lund", "Beatrix"]]);
     let siblings = query("The siblings of Ada Lund are", &[&["Cy Lund"], &["Di", "Diana"]]);
     let city = query("The capital of Porto is", &[&["Old Porto"]]);
@@ -45,7 +48,7 @@ fn ripple() -> Facts {
     parse(&json!([{
         "edit": {"prompt": "The home of Ada Lund is Porto.", "subject_id": "Q1", "relation": "HOME",
             "original_fact": {"prompt": "The home of Ada Lund is Lima."}},
-        "Relation_Specificity": [test(&[mother.clone()], "OR", &[mother]), test(&[siblings.clone()], "OR", &[siblings])],
+        "Relation_Specificity": [test(from_ref(&mother), "OR", from_ref(&mother)), test(from_ref(&siblings), "OR", from_ref(&siblings))],
         "Compositionality_I": [test(&[query("The capital of the home of Ada Lund is", &[&["Old Porto"]])], "OR", &[city])],
         "Logical_Generalization": [test(&[yes.clone(), alive.clone()], "OR", &[]), test(&[yes, alive], "AND", &[])]
     }]))

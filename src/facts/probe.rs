@@ -33,6 +33,7 @@ named!(Needed, "number of questions", { All => "all", Any => "any" });
 
 /// A question, and what its answer must name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct ProbeQuestion {
     pub(super) prompt: String,
     pub(super) answers: Vec<Vec<String>>,
@@ -61,6 +62,7 @@ impl ProbeQuestion {
 ///
 /// [`metrics::probe`](super::metrics::probe) asks them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
 pub struct FactProbe {
     pub(super) category: ProbeCategory,
     pub(super) criterion: String,

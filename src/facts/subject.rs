@@ -210,7 +210,7 @@ fn common_run<'a>(sentence: &'a str, question: &str) -> Option<&'a str> {
             {
                 run = rest;
             }
-            if run.len() > best.len() && run.iter().any(|word| capital(word)) {
+            if run.len() > best.len() && run.iter().any(&capital) {
                 best = run;
             }
         }
