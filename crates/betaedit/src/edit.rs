@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use crate::files::{self, replace};
 use crate::html::{self, Said};
+use crate::probes;
 use crate::report::{self, Reports, Seconds};
 use crate::run::{Entry, Follow, Run, is_of_session};
-use crate::scores::{self, Scores, completion};
+use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
 use crate::terminal::{Done, Terminal, shortened, table};
@@ -48,6 +49,8 @@ pub struct Arguments {
     /// Show the model's completions for N facts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub show: usize,
+    #[command(flatten)]
+    pub probes: probes::Arguments,
     #[command(flatten)]
     pub outputs: Outputs,
     #[command(flatten)]
@@ -114,7 +117,8 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     }
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
     let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
-    let before = Before::of(&run, directory, &evaluated, held_out.as_deref(), terminal)?;
+    let measured = Measured { facts: &evaluated, text: held_out.as_deref(), probes: arguments.probes.setting() };
+    let before = Before::of(&run, directory, measured, terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
 
@@ -143,7 +147,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     };
 
     let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
-    let after = Scores::of(model, tokenizer, &evaluated, held_out.as_deref(), "after", terminal)?;
+    let after = Scores::of(model, tokenizer, measured, "after", terminal)?;
     let shown = sample(&facts, arguments.show);
     let said = shown.iter().map(|fact| said(&run, fact)).collect::<Done<Vec<_>>>()?;
     tell(&run, &before, &after, &said, seconds, terminal);
@@ -216,24 +220,19 @@ struct Before {
 }
 
 impl Before {
-    fn of(
-        run: &Run,
-        directory: Option<&Path>,
-        facts: &[Fact],
-        held_out: Option<&str>,
-        terminal: Terminal,
-    ) -> Done<Scores> {
+    fn of(run: &Run, directory: Option<&Path>, measured: Measured<'_>, terminal: Terminal) -> Done<Scores> {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
-        hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(facts)?);
-        hasher.update(held_out.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
+        hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(measured.facts)?);
+        hasher.update(serde_json::to_string(&measured.probes)?.as_bytes());
+        hasher.update(measured.text.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));
         let kept = path.as_ref().and_then(|path| serde_json::from_slice::<Self>(&std::fs::read(path).ok()?).ok());
         if let Some(kept) = kept.filter(|kept| kept.of == of) {
             return Ok(kept.scores);
         }
-        let scores = Scores::of(model, tokenizer, facts, held_out, "before", terminal)?;
+        let scores = Scores::of(model, tokenizer, measured, "before", terminal)?;
         if let Some(path) = path {
             replace(&path, serde_json::to_string(&Self { of, scores: scores.clone() })?)?;
         }
@@ -270,6 +269,7 @@ fn tell(run: &Run, before: &Scores, after: &Scores, said: &[Said], seconds: Seco
         terminal.say(format!("\n{}", table(&rows)));
     }
     terminal.say(format!("\n{}", table(&scores::rows(&[("before", before), ("after", after)], Some(before)))));
+    probes::say(&[("before", before), ("after", after)], Some(before), terminal);
     terminal.say(format!("\n{}", report::layer_table(&run.session)));
 }
 

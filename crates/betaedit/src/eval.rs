@@ -6,8 +6,9 @@ use betaedit_core::facts::shipped;
 use serde_json::json;
 
 use crate::files;
+use crate::probes;
 use crate::report::write_json;
-use crate::scores::{self, Scores};
+use crate::scores::{self, Measured, Scores};
 use crate::source::{FactArguments, open_model, text};
 use crate::terminal::{Done, Terminal, table};
 
@@ -24,6 +25,8 @@ pub struct Arguments {
     /// Text on whose first 4096 tokens or so to measure perplexity; "shipped" for the one that comes with the program
     #[arg(long, value_name = "FILE")]
     eval_text: Option<String>,
+    #[command(flatten)]
+    probes: probes::Arguments,
     /// Write all numbers to a JSON file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -37,16 +40,22 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let measure = |path: &PathBuf, what| {
         let (model, tokenizer) = open_model(path, terminal)?;
-        Scores::of(&model, &tokenizer, &facts, held_out.as_deref(), what, terminal)
+        let measured = Measured { facts: &facts, text: held_out.as_deref(), probes: arguments.probes.setting() };
+        Scores::of(&model, &tokenizer, measured, what, terminal)
     };
     let unedited = arguments.unedited.as_ref().map(|path| measure(path, "unedited")).transpose()?;
     let scores = measure(&arguments.model, "evaluation")?;
     let columns: Vec<_> = unedited.iter().map(|unedited| ("unedited", unedited)).chain([("model", &scores)]).collect();
     terminal.say(table(&scores::rows(&columns, unedited.as_ref())));
+    probes::say(&columns, unedited.as_ref(), terminal);
+    if unedited.is_none() {
+        probes::note_conditions(&scores, terminal);
+    }
     let mut report = scores.json(unedited.as_ref());
     report["model"] = json!(arguments.model);
     if let Some(unedited) = &unedited {
         report["unedited"] = unedited.json(None);
+        report["unedited"]["probes"] = probes::json(unedited, Some(unedited));
     }
     if let Some(path) = &arguments.report {
         write_json(path, &report)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::files::replace;
 use crate::plot;
+use crate::probes;
 use crate::report::{self, Seconds, curves};
 use crate::run::Run;
 use crate::scores::{self, Scores};
@@ -39,6 +40,12 @@ pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Sa
              target is the model's first choice, at the prompt, its paraphrases, and prompts about other subjects; prob: the \
              target is more probable than its rival. Agreement: the first choice at prompts about other subjects is the same as \
              before the edits.</small></p>";
+    let asked = probes::rows(&[("before", before), ("after", after)], Some(before));
+    if !asked.is_empty() {
+        page += "<h2>Portability and locality</h2>";
+        page += &table(&asked);
+        page += "<p><small>From generated answers, by the criteria of the data set. Counted: probes whose conditions held before the                  edits. Where written: passed, over the facts that the edited model gives at their own prompts. Agreement: the answer                  begins as before the edits. Recall: ROUGE-L recall of the wanted answer.</small></p>";
+    }
     if !said.is_empty() {
         page += "<h2>What the model says</h2><table><tr><th>prompt<th>wanted<th>before<th>after</tr>";
         for Said { prompt, target, before, after } in said {

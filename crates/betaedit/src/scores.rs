@@ -1,43 +1,56 @@
 //! The scores of a model on facts, before and after edits.
 
-use betaedit_core::facts::metrics::{Case, Evaluation, Rate};
+use betaedit_core::facts::metrics::{Case, Evaluation, Probing, Rate, Setting};
 use betaedit_core::facts::{Fact, mentions};
 use betaedit_core::llm::{Message, Model, Role, Sampler, Scoring, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::probes;
 use crate::terminal::{Done, Terminal};
 
 /// The least number of tokens over which perplexity is measured.
 const PERPLEXITY_TOKENS: u64 = 4096;
 
-/// The answers to facts, and the perplexity of a text, if one was given.
+/// The answers to facts and to their probes, and the perplexity of a text, if one was given.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Scores {
     pub evaluation: Evaluation,
+    #[serde(default)]
+    pub probing: Probing,
     pub perplexity: Option<f64>,
+}
+
+/// What a model is measured on.
+#[derive(Clone, Copy)]
+pub struct Measured<'a> {
+    pub facts: &'a [Fact],
+    /// For perplexity.
+    pub text: Option<&'a str>,
+    /// How it is asked the probes of the facts.
+    pub probes: Option<Setting>,
 }
 
 impl Scores {
     pub fn of(
         model: &Model,
         tokenizer: &Tokenizer,
-        facts: &[Fact],
-        text: Option<&str>,
+        measured: Measured<'_>,
         what: &'static str,
         terminal: Terminal,
     ) -> Done<Self> {
         let mut scoring = Scoring::new(model, tokenizer);
-        let bar = terminal.bar(facts.len() as u64, what);
+        let bar = terminal.bar(measured.facts.len() as u64, what);
         let mut evaluation = Evaluation::default();
-        for fact in facts {
+        for fact in measured.facts {
             let case = Case::new(&mut scoring, fact);
             evaluation.extend([case.map_err(|error| format!("fact {}: {error}", fact.case_id()))?]);
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let perplexity = text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
-        Ok(Self { evaluation, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
+        let probing = probes::ask(&mut scoring, measured.facts, measured.probes, terminal)?;
+        let perplexity = measured.text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
+        Ok(Self { evaluation, probing, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
     }
 
     /// The rates by name, and the agreement with the unedited model, if its scores are given.
@@ -65,6 +78,7 @@ impl Scores {
             rates.iter().filter_map(|(name, rate)| Some((*name, json!([rate.as_ref()?.low, rate.as_ref()?.high]))));
         value["intervals"] =
             intervals.map(|(name, pair)| (name.to_owned(), pair)).collect::<serde_json::Map<_, _>>().into();
+        value["probes"] = probes::json(self, unedited);
         value
     }
 }
@@ -81,12 +95,15 @@ pub fn named(model: &Model, tokenizer: &Tokenizer, text: &str, facts: &[Fact]) -
     Ok(subjects)
 }
 
+/// A rate with its interval.
+pub fn percent(rate: Rate) -> String {
+    format!("{:.1} % ({:.0} to {:.0})", 100.0 * rate.mean, 100.0 * rate.low, 100.0 * rate.high)
+}
+
 /// The metrics as rows of a table, for one model or for before and after.
 pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<String>> {
     let mut rows = vec![std::iter::once(String::new()).chain(columns.iter().map(|(name, _)| (*name).into())).collect()];
     let rates: Vec<_> = columns.iter().map(|(_, scores)| scores.rates(unedited)).collect();
-    let percent =
-        |rate: Rate| format!("{:.1} % ({:.0} to {:.0})", 100.0 * rate.mean, 100.0 * rate.low, 100.0 * rate.high);
     for (i, (name, _)) in rates[0].iter().enumerate() {
         if rates.iter().any(|rates| rates[i].1.is_some()) {
             let cells = rates.iter().map(|rates| rates[i].1.map_or("-".into(), percent));

@@ -9,6 +9,7 @@ mod kill;
 mod matrices;
 #[cfg(unix)]
 mod outputs;
+mod probes;
 mod python;
 mod research;
 mod setting;
