@@ -191,15 +191,16 @@ impl Tokenizer {
     }
 
     /// Splits a text into windows of at most `length` tokens. Each stands behind the token that begins a text, also if the tokenizer does
-    /// not put it there: the model's first token, or the one between texts. Otherwise the first words of every window would be those of a
-    /// sentence that begins nowhere. (Programs that measure perplexity do the same, such as EleutherAI's lm-evaluation-harness.)
+    /// not put it there: `<|endoftext|>`, which stands between the texts that models are trained on, or else the token that the model's
+    /// files name for the beginning. Otherwise the first words of every window would be those of a text that begins in the middle.
+    /// (EleutherAI's lm-evaluation-harness does so, too, to measure perplexity.)
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
     pub(super) fn windows_behind_a_start(&self, text: &str, length: usize) -> Result<Vec<Vec<u32>>> {
         let SpecialTokens { bos, ends, .. } = &self.special;
         let begins = match self.length_of_start() {
-            0 => (*bos).or_else(|| self.id(BETWEEN_TEXTS)).or_else(|| ends.first().copied()),
+            0 => self.id(BETWEEN_TEXTS).or(*bos).or_else(|| ends.first().copied()),
             _ => self.start,
         };
         self.clone().with_start(begins).windows(text, length)

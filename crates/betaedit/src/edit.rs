@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::files::{self, replace};
+use crate::generated;
 use crate::html::{self, Said};
 use crate::probes;
 use crate::report::{self, Reports, Seconds};
@@ -49,6 +50,8 @@ pub struct Arguments {
     /// Show the model's completions for N facts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub show: usize,
+    #[command(flatten)]
+    pub generated: generated::Arguments,
     #[command(flatten)]
     pub probes: probes::Arguments,
     #[command(flatten)]
@@ -92,12 +95,14 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let Reports { report, html, plot } = &arguments.reports;
     let inputs = arguments.inputs();
     let page = arguments.reports.page();
-    files::check(&[report, &page, plot], &inputs)?;
-    arguments.check_session(&[report, &page, plot], &inputs)?;
-    let places = arguments.outputs.check(&inputs, &[report, html, plot, &arguments.session])?;
+    let answers = &arguments.generated.answers;
+    files::check(&[report, &page, plot, answers], &inputs)?;
+    arguments.check_session(&[report, &page, plot, answers], &inputs)?;
+    let places = arguments.outputs.check(&inputs, &[report, html, plot, answers, &arguments.session])?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
+    let settings = arguments.generated.settings(&opened.1)?;
     let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
     let bar = terminal.bar(facts.len() as u64, "edits");
     let observer = Follow::new(bar.clone());
@@ -105,19 +110,15 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
     let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
-    let named = held_out
-        .as_deref()
-        .map(|text| scores::named(&run.unedited, run.adapter().tokenizer(), text, &facts))
-        .transpose()?;
-    if let Some(named) = named.as_ref().filter(|named| !named.is_empty()) {
-        let (count, names) = (named.len(), shortened(&named.join(", "), 60));
-        terminal.note(format!(
-            "the text for perplexity names {count} of the subjects ({names}): edits are meant to change these parts of it"
-        ));
-    }
+    let named = named_subjects(&run, held_out.as_deref(), &facts, terminal)?;
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
     let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
-    let measured = Measured { facts: &evaluated, text: held_out.as_deref(), probes: arguments.probes.setting() };
+    let measured = Measured {
+        facts: &evaluated,
+        text: held_out.as_deref(),
+        settings: &settings,
+        probes: arguments.probes.setting(),
+    };
     let before = Before::of(&run, directory, measured, terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
@@ -157,6 +158,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
     // The report first: it is not lost if the disk has no room for the model.
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
+    arguments.generated.write(&[("before", &before), ("after", &after)])?;
     if run.held().is_empty() {
         arguments.outputs.note_nothing(terminal);
     } else {
@@ -193,6 +195,19 @@ fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Termina
     if good.is_empty() { Err("none of the facts can be written".into()) } else { Ok(good) }
 }
 
+/// The subjects that the text for perplexity names.
+fn named_subjects(run: &Run, text: Option<&str>, facts: &[Fact], terminal: Terminal) -> Done<Option<Vec<String>>> {
+    let Some(text) = text else { return Ok(None) };
+    let named = scores::named(&run.unedited, run.adapter().tokenizer(), text, facts)?;
+    if !named.is_empty() {
+        let (count, names) = (named.len(), shortened(&named.join(", "), 60));
+        terminal.note(format!(
+            "the text for perplexity names {count} of the subjects ({names}): edits are meant to change these parts of it"
+        ));
+    }
+    Ok(Some(named))
+}
+
 /// How many of the requests the session has seen. It must have started with them.
 fn agreed(requests: &[Request], run: &Run) -> Done<usize> {
     for (i, (entry, request)) in run.entries.iter().zip(requests).enumerate() {
@@ -224,7 +239,7 @@ impl Before {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
         hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(measured.facts)?);
-        hasher.update(serde_json::to_string(&measured.probes)?.as_bytes());
+        hasher.update(serde_json::to_string(&(measured.settings, measured.probes))?.as_bytes());
         hasher.update(measured.text.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));
@@ -247,7 +262,7 @@ fn said(run: &Run, fact: &Fact) -> Done<Said> {
     let (tokenizer, prompt) = (run.adapter().tokenizer(), fact.full_prompt());
     let before = completion(&run.unedited, tokenizer, &prompt, SHOWN)?;
     let after = completion(run.adapter().model(), tokenizer, &prompt, SHOWN)?;
-    Ok(Said { prompt, target: fact.target_new().to_owned(), before, after })
+    Ok(Said { case_id: fact.case_id(), prompt, target: fact.target_new().to_owned(), before, after })
 }
 
 fn tell(run: &Run, before: &Scores, after: &Scores, said: &[Said], seconds: Seconds, terminal: Terminal) {

@@ -6,6 +6,7 @@ use betaedit_core::facts::shipped;
 use serde_json::json;
 
 use crate::files;
+use crate::generated;
 use crate::probes;
 use crate::report::write_json;
 use crate::scores::{self, Measured, Scores};
@@ -26,6 +27,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     eval_text: Option<String>,
     #[command(flatten)]
+    generated: generated::Arguments,
+    #[command(flatten)]
     probes: probes::Arguments,
     /// Write all numbers to a JSON file
     #[arg(long, value_name = "FILE")]
@@ -35,12 +38,18 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let texts = [Some(&arguments.facts.facts), arguments.eval_text.as_ref()].into_iter().flatten().map(Path::new);
     let models = arguments.unedited.iter().chain([&arguments.model]).map(PathBuf::as_path);
-    files::check(&[&arguments.report], &models.chain(texts).collect::<Vec<_>>())?;
+    files::check(&[&arguments.report, &arguments.generated.answers], &models.chain(texts).collect::<Vec<_>>())?;
     let facts = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let measure = |path: &PathBuf, what| {
         let (model, tokenizer) = open_model(path, terminal)?;
-        let measured = Measured { facts: &facts, text: held_out.as_deref(), probes: arguments.probes.setting() };
+        let settings = arguments.generated.settings(&tokenizer)?;
+        let measured = Measured {
+            facts: &facts,
+            text: held_out.as_deref(),
+            settings: &settings,
+            probes: arguments.probes.setting(),
+        };
         Scores::of(&model, &tokenizer, measured, what, terminal)
     };
     let unedited = arguments.unedited.as_ref().map(|path| measure(path, "unedited")).transpose()?;
@@ -57,6 +66,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         report["unedited"] = unedited.json(None);
         report["unedited"]["probes"] = probes::json(unedited, Some(unedited));
     }
+    arguments.generated.write(&columns)?;
     if let Some(path) = &arguments.report {
         write_json(path, &report)?;
     }

@@ -10,6 +10,7 @@ mod edit;
 mod eval;
 mod fetch;
 mod files;
+mod generated;
 mod html;
 mod inspect;
 mod matrices;

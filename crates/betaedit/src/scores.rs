@@ -1,11 +1,12 @@
 //! The scores of a model on facts, before and after edits.
 
-use betaedit_core::facts::metrics::{Case, Evaluation, Probing, Rate, Setting};
+use betaedit_core::facts::metrics::{Case, Evaluation, Generation, Probing, Rate, Setting};
 use betaedit_core::facts::{Fact, mentions};
 use betaedit_core::llm::{Message, Model, Role, Sampler, Scoring, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::generated;
 use crate::probes;
 use crate::terminal::{Done, Terminal};
 
@@ -17,6 +18,8 @@ const PERPLEXITY_TOKENS: u64 = 4096;
 pub struct Scores {
     pub evaluation: Evaluation,
     #[serde(default)]
+    pub generation: Generation,
+    #[serde(default)]
     pub probing: Probing,
     pub perplexity: Option<f64>,
 }
@@ -27,6 +30,8 @@ pub struct Measured<'a> {
     pub facts: &'a [Fact],
     /// For perplexity.
     pub text: Option<&'a str>,
+    /// How it is asked for answers.
+    pub settings: &'a [Setting],
     /// How it is asked the probes of the facts.
     pub probes: Option<Setting>,
 }
@@ -48,9 +53,11 @@ impl Scores {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        let generation = generated::ask(&mut scoring, measured.facts, measured.settings, terminal)?;
         let probing = probes::ask(&mut scoring, measured.facts, measured.probes, terminal)?;
         let perplexity = measured.text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
-        Ok(Self { evaluation, probing, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
+        let perplexity = perplexity.and_then(|perplexity| perplexity.value());
+        Ok(Self { evaluation, generation, probing, perplexity })
     }
 
     /// The rates by name, and the agreement with the unedited model, if its scores are given.
@@ -79,6 +86,7 @@ impl Scores {
         value["intervals"] =
             intervals.map(|(name, pair)| (name.to_owned(), pair)).collect::<serde_json::Map<_, _>>().into();
         value["probes"] = probes::json(self, unedited);
+        value["generated"] = generated::json(self, unedited);
         value
     }
 }
@@ -110,6 +118,7 @@ pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<S
             rows.push(std::iter::once(name.replace('_', " ")).chain(cells).collect::<Vec<String>>());
         }
     }
+    rows.extend(generated::rows(columns, unedited));
     if columns.iter().any(|(_, scores)| scores.perplexity.is_some()) {
         let cells = columns.iter().map(|(_, scores)| scores.perplexity.map_or("-".into(), |x| format!("{x:.2}")));
         rows.push(std::iter::once("perplexity".to_owned()).chain(cells).collect());

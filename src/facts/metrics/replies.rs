@@ -55,43 +55,51 @@ pub struct Replies {
     pub replies: Vec<Reply>,
 }
 
+impl Reply {
+    fn unanswered(purpose: Purpose, question: impl Into<String>, wanted: &str) -> Self {
+        Self { purpose, question: question.into(), wanted: wanted.to_owned(), answer: String::new() }
+    }
+
+    fn ask(&self, setting: Setting) -> Question<'_> {
+        let question = Question::new(setting, &self.question, &self.wanted);
+        let compared = COMPARED.iter().find(|(of, _)| *of == setting).filter(|_| self.purpose == Purpose::Neighborhood);
+        Question { tokens: compared.map_or(question.tokens, |(_, tokens)| *tokens), ..question }
+    }
+}
+
+/// The questions about a fact.
+fn unanswered(fact: &Fact, setting: Setting) -> Vec<Reply> {
+    let (target, name) = (fact.target_new(), fact.subject());
+    let mut replies = vec![Reply::unanswered(Purpose::Fact, fact.full_prompt(), target)];
+    let paraphrases = fact.paraphrase_prompts().iter();
+    replies.extend(paraphrases.map(|prompt| Reply::unanswered(Purpose::Paraphrase, prompt, target)));
+    if setting == Setting::Plain {
+        let again = format!("The name is {name}. Once more, the name is");
+        replies.push(Reply::unanswered(Purpose::Name, again, name));
+    }
+    let near = fact.neighborhood_prompts().iter();
+    replies.extend(near.map(|near| Reply::unanswered(Purpose::Neighborhood, near.prompt(), near.target_true())));
+    replies
+}
+
 /// Tokens of an answer that are compared with the unedited model's. In a chat, the first ones repeat the question.
 const COMPARED: [(Setting, usize); 3] = [(Setting::Plain, 2), (Setting::Qa, 8), (Setting::Chat, 16)];
 
 impl Replies {
-    /// Asks a model about one fact, in one call of the generator: at its prompt, its paraphrases, and its neighborhood prompts, and in the
-    /// setting `plain` for the subject's name.
+    /// Asks a model about some facts, in one call of the generator: at the prompt, the paraphrases, and the neighborhood prompts, and in
+    /// the setting `plain` for the subject's name.
     ///
     /// # Errors
     /// Any failure of the generator, and another number of answers than questions.
-    pub fn new<G: Generator + ?Sized>(generator: &mut G, fact: &Fact, setting: Setting) -> Result<Self> {
-        let target = fact.target_new();
-        let (mut asked, mut questions) = (vec![], vec![]);
-        asked.push((Purpose::Fact, fact.full_prompt(), target));
-        asked.extend(fact.paraphrase_prompts().iter().map(|prompt| (Purpose::Paraphrase, prompt.clone(), target)));
-        if setting == Setting::Plain {
-            let name = fact.subject();
-            asked.push((Purpose::Name, format!("The name is {name}. Once more, the name is"), name));
-        }
-        let near = fact.neighborhood_prompts().iter();
-        asked.extend(near.map(|near| (Purpose::Neighborhood, near.prompt().to_owned(), near.target_true())));
-        let compared = COMPARED.iter().find(|(of, _)| *of == setting).map_or(8, |(_, tokens)| *tokens);
-        for (purpose, prompt, wanted) in &asked {
-            let mut question = Question::new(setting, prompt, wanted);
-            if *purpose == Purpose::Neighborhood {
-                question.tokens = compared;
-            }
-            questions.push(question);
-        }
-        let answers = ask(generator, &questions)?;
-        let reply = |((purpose, question, wanted), answer): ((Purpose, String, &str), String)| Reply {
-            purpose,
-            question,
-            wanted: wanted.to_owned(),
-            answer,
+    pub fn of_each<G: Generator + ?Sized>(generator: &mut G, facts: &[Fact], setting: Setting) -> Result<Vec<Self>> {
+        let asked: Vec<Vec<Reply>> = facts.iter().map(|fact| unanswered(fact, setting)).collect();
+        let questions: Vec<Question<'_>> = asked.iter().flatten().map(|reply| reply.ask(setting)).collect();
+        let mut answers = ask(generator, &questions)?.into_iter();
+        let case = |(fact, mut replies): (&Fact, Vec<Reply>)| {
+            replies.iter_mut().zip(&mut answers).for_each(|(reply, answer)| reply.answer = answer);
+            Self { case_id: fact.case_id(), setting, subject: fact.subject().to_owned(), replies }
         };
-        let replies = asked.into_iter().zip(answers).map(reply).collect();
-        Ok(Self { case_id: fact.case_id(), setting, subject: fact.subject().to_owned(), replies })
+        Ok(facts.iter().zip(asked).map(case).collect())
     }
 
     fn of(&self, purpose: Purpose) -> impl Iterator<Item = &Reply> {
