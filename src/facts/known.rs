@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::mentions;
+
 /// A true fact that a model is expected to know, whatever is edited: a text to be continued, and the answers that are right.
 ///
 /// In JSON it is an object of `prompt` and `answers`; other fields are ignored.
@@ -28,5 +30,18 @@ impl Known {
     #[must_use]
     pub fn new<A: Into<String>>(prompt: impl Into<String>, answers: impl IntoIterator<Item = A>) -> Self {
         Self { prompt: prompt.into(), answers: answers.into_iter().map(Into::into).collect() }
+    }
+
+    /// Whether the text mentions a subject, whatever its letter case. What a model answers about a subject that is edited may rightly change.
+    ///
+    /// ```
+    /// use betaedit_core::facts::Known;
+    ///
+    /// let known = Known::new("The capital of Turkey is", ["Ankara"]);
+    /// assert!(known.is_about("turkey") && !known.is_about("Turk"));
+    /// ```
+    #[must_use]
+    pub fn is_about(&self, subject: &str) -> bool {
+        mentions(&self.prompt.to_lowercase(), &subject.to_lowercase())
     }
 }

@@ -1,10 +1,13 @@
-//! What a model generates: the settings in which it is asked, the rates of its answers, and the file of them.
+//! What a model generates about the facts and about what it is expected to know: the settings in which it is asked, the rates of its
+//! answers, and the file of them.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use betaedit_core::facts::Fact;
-use betaedit_core::facts::metrics::{Generation, Purpose, Rate, Replies, Reply, Setting, says};
+use betaedit_core::facts::metrics::{
+    Generation, KnownAnswer, KnownAnswers, Purpose, Rate, Replies, Reply, Setting, says,
+};
+use betaedit_core::facts::{Fact, Known, shipped};
 use betaedit_core::llm::{Message, Role, Scoring, Tokenizer};
 use serde_json::{Map, Value, json};
 
@@ -61,15 +64,16 @@ impl Arguments {
     /// Writes the answers of models, each with a name for them.
     pub fn write(&self, models: &[(&str, &Scores)]) -> Done {
         let Some(path) = &self.answers else { return Ok(()) };
-        let mut text = String::new();
+        let mut lines = vec![];
         for (model, scores) in models {
             for case in scores.generation.cases() {
-                for reply in &case.replies {
-                    text += &format!("{}\n", line(model, case, reply));
-                }
+                lines.extend(case.replies.iter().map(|reply| line(model, case, reply)));
+            }
+            for known in &scores.known {
+                lines.extend(known.answers().iter().map(|answer| known_line(model, known.setting(), answer)));
             }
         }
-        replace(path, text)
+        replace(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
     }
 }
 
@@ -79,6 +83,22 @@ fn line(model: &str, case: &Replies, reply: &Reply) -> Value {
         "question": reply.question, "wanted": reply.wanted, "answer": reply.answer,
         "says": says(case.setting, &reply.answer, &reply.wanted),
     })
+}
+
+fn known_line(model: &str, setting: Setting, KnownAnswer { known, answer, right, .. }: &KnownAnswer) -> Value {
+    json!({
+        "model": model, "setting": setting, "purpose": "known", "question": known.prompt, "wanted": known.answers.first(),
+        "answer": answer, "says": right,
+    })
+}
+
+/// The known facts that come with the program, without those about subjects that are edited: these may rightly change.
+pub fn known<'a>(edited: impl IntoIterator<Item = &'a str>) -> Vec<Known> {
+    let mut known = shipped::known();
+    for subject in edited {
+        known.retain(|fact| !fact.is_about(subject));
+    }
+    known
 }
 
 /// Asks a model about facts, in some settings.
@@ -99,15 +119,36 @@ pub fn ask(scoring: &mut Scoring<'_>, facts: &[Fact], settings: &[Setting], term
 /// Facts whose questions are answered together.
 const FACTS_AT_ONCE: usize = 16;
 
-/// The rates of a setting by name.
+/// Asks a model what it is expected to know, in some settings.
+pub fn ask_known(
+    scoring: &mut Scoring<'_>,
+    known: &[Known],
+    settings: &[Setting],
+    terminal: Terminal,
+) -> Done<Vec<KnownAnswers>> {
+    let bar = terminal.bar(settings.len() as u64, "known facts");
+    let mut asked = vec![];
+    for &setting in settings {
+        asked.push(KnownAnswers::ask(scoring, known, setting)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(asked)
+}
+
+/// The rates of a setting by name. The last are of targets that are passages, and belong to files that have some.
 fn rates(scores: &Scores, setting: Setting, unedited: &Generation) -> Vec<(&'static str, Option<Rate>)> {
     let summary = scores.generation.summary(setting, unedited);
+    let known = scores.known.iter().find(|known| known.setting() == setting);
     vec![
         ("efficacy", summary.efficacy),
         ("exact", summary.exact),
         ("generality", summary.generality),
         ("agreement", summary.agreement),
         ("subject_named", summary.subject_named),
+        ("known", known.and_then(KnownAnswers::share)),
+        ("efficacy_recall", summary.efficacy_recall),
+        ("generality_recall", summary.generality_recall),
     ]
 }
 
@@ -121,7 +162,8 @@ pub fn json(scores: &Scores, unedited: Option<&Scores>) -> Value {
     let none = Generation::default();
     let unedited = unedited.map_or(&none, |unedited| &unedited.generation);
     let of = |setting| {
-        let rates = rates(scores, setting, unedited);
+        let mut rates = rates(scores, setting, unedited);
+        rates.retain(|(name, rate)| rate.is_some() || !name.ends_with("_recall"));
         let value = |(name, rate): &(&str, Option<Rate>)| ((*name).to_owned(), json!(rate.map(|rate| rate.mean)));
         let mut object: Map<String, Value> = rates.iter().map(value).collect();
         let interval = |(name, rate): &(&str, Option<Rate>)| {

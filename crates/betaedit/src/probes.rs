@@ -7,7 +7,7 @@ use betaedit_core::facts::metrics::{ProbeRates, ProbeReplies, Probing, Rate, Set
 use betaedit_core::llm::Scoring;
 use serde_json::{Map, Value, json};
 
-use crate::scores::{Scores, percent};
+use crate::scores::{Measured, Scores, percent};
 use crate::terminal::{Done, Terminal, table};
 
 /// The arguments about probes.
@@ -42,16 +42,17 @@ impl Arguments {
 }
 
 /// Asks a model about the probes of facts.
-pub fn ask(scoring: &mut Scoring<'_>, facts: &[Fact], setting: Option<Setting>, terminal: Terminal) -> Done<Probing> {
+pub fn ask(scoring: &mut Scoring<'_>, measured: Measured<'_>, terminal: Terminal) -> Done<Probing> {
     let mut probing = Probing::default();
-    let Some(setting) = setting else { return Ok(probing) };
-    let asked: Vec<&Fact> = facts.iter().filter(|fact| !fact.probes().is_empty()).collect();
+    let Some(setting) = measured.probes else { return Ok(probing) };
+    let asked: Vec<&Fact> = measured.facts.iter().filter(|fact| !fact.probes().is_empty()).collect();
     if asked.is_empty() {
         return Ok(probing);
     }
     let bar = terminal.bar(asked.len() as u64, "probes");
+    let replies = if measured.unedited { ProbeReplies::new } else { ProbeReplies::without_conditions };
     for fact in asked {
-        let replies = ProbeReplies::new(scoring, fact, setting);
+        let replies = replies(scoring, fact, setting);
         probing.extend([replies.map_err(|error| format!("fact {}: {error}", fact.case_id()))?]);
         bar.inc(1);
     }

@@ -91,7 +91,8 @@ impl FactArguments {
         }
     }
 
-    pub fn read(&self, terminal: Terminal) -> Done<Vec<Fact>> {
+    /// The facts, and the field of ZsRE that gave their targets if they are of it.
+    pub fn read(&self, terminal: Terminal) -> Done<(Vec<Fact>, Option<ZsreTarget>)> {
         let path = PathBuf::from(&self.facts);
         let options = ReadOptions::new().zsre_target(self.zsre_target);
         let facts = match (self.facts == SHIPPED, self.skip_bad) {
@@ -105,12 +106,12 @@ impl FactArguments {
         };
         self.note_choices(&facts, terminal);
         self.note_unread(&facts, terminal);
-        let read = facts.len();
+        let (read, zsre_target) = (facts.len(), Some(self.zsre_target).filter(|_| facts.layout() == Layout::Zsre));
         let facts: Vec<Fact> =
             facts.into_vec().into_iter().skip(self.skip).take(self.limit.unwrap_or(usize::MAX)).collect();
         if facts.is_empty() {
             return Err(format!("no facts are left of the {read} in `{}`: see --skip and --limit", self.facts).into());
         }
-        Ok(facts)
+        Ok((facts, zsre_target))
     }
 }

@@ -126,8 +126,26 @@ impl ProbeReplies {
     /// # Errors
     /// Any failure of the generator, and another number of answers than questions.
     pub fn new<G: Generator + ?Sized>(generator: &mut G, fact: &Fact, setting: Setting) -> Result<Self> {
+        Self::asked(generator, fact, setting, true)
+    }
+
+    /// As [`new`](Self::new), but conditions are not asked: they matter on the unedited model only. Their answers are empty.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn without_conditions<G: Generator + ?Sized>(generator: &mut G, fact: &Fact, setting: Setting) -> Result<Self> {
+        Self::asked(generator, fact, setting, false)
+    }
+
+    fn asked<G: Generator + ?Sized>(
+        generator: &mut G,
+        fact: &Fact,
+        setting: Setting,
+        with_conditions: bool,
+    ) -> Result<Self> {
         let own = ProbeQuestion::new(fact.full_prompt(), fact.target_new());
-        let all = fact.probes().iter().flat_map(|probe| probe.questions().iter().chain(probe.conditions()));
+        let conditions = fact.probes().iter().filter(|_| with_conditions).flat_map(FactProbe::conditions);
+        let all = fact.probes().iter().flat_map(FactProbe::questions).chain(conditions);
         let mut places: HashMap<&str, usize> = HashMap::new();
         let mut asked: Vec<Question<'_>> = vec![];
         for question in std::iter::once(&own).chain(all) {
@@ -147,7 +165,7 @@ impl ProbeReplies {
         let answered = |question: &ProbeQuestion| ProbeAnswer {
             question: question.prompt().to_owned(),
             wanted: question.answers().to_vec(),
-            answer: answers[places[question.prompt()]].clone(),
+            answer: places.get(question.prompt()).map_or_else(String::new, |&place| answers[place].clone()),
         };
         let reply = |probe: &FactProbe| ProbeReply {
             category: probe.category(),

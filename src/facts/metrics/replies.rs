@@ -85,6 +85,9 @@ fn unanswered(fact: &Fact, setting: Setting) -> Vec<Reply> {
 /// Tokens of an answer that are compared with the unedited model's. In a chat, the first ones repeat the question.
 const COMPARED: [(Setting, usize); 3] = [(Setting::Plain, 2), (Setting::Qa, 8), (Setting::Chat, 16)];
 
+/// The words of the longest target that an answer says as a whole. Longer ones are passages, of which it has a part.
+const LONGEST_NAME: usize = 20;
+
 impl Replies {
     /// Asks a model about some facts, in one call of the generator: at the prompt, the paraphrases, and the neighborhood prompts, and in
     /// the setting `plain` for the subject's name.
@@ -109,6 +112,12 @@ impl Replies {
     /// Whether the answers say what is wanted, for the questions of one purpose.
     fn said(&self, purpose: Purpose) -> Vec<f64> {
         self.of(purpose).map(|reply| f64::from(says(self.setting, &reply.answer, &reply.wanted))).collect()
+    }
+
+    /// How much of what is wanted the answers have, for the questions of one purpose, where that is a passage.
+    fn recalled(&self, purpose: Purpose) -> Vec<f64> {
+        let passages = self.of(purpose).filter(|reply| reply.wanted.split_whitespace().count() > LONGEST_NAME);
+        passages.map(|reply| rouge_l_recall(&reply.answer, &reply.wanted)).collect()
     }
 
     /// Whether the subject is named as it is written.
@@ -156,7 +165,7 @@ pub struct GenerationSummary {
     pub exact: Option<Rate>,
     /// At paraphrases, the answer says the new target.
     pub generality: Option<Rate>,
-    /// At the prompt, mean [`rouge_l_recall`] of the new target: the measure for targets that are passages.
+    /// At the prompt, mean [`rouge_l_recall`] of the new target, over targets that are passages: those of more than 20 words.
     pub efficacy_recall: Option<Rate>,
     /// At paraphrases, the same.
     pub generality_recall: Option<Rate>,
@@ -180,8 +189,7 @@ impl Generation {
     pub fn summary(&self, setting: Setting, unedited: &Generation) -> GenerationSummary {
         let cases = || self.cases.iter().filter(|case| case.setting == setting);
         let said = |purpose| Rate::new(cases().map(|case| case.said(purpose)));
-        let recalled = |reply: &Reply| rouge_l_recall(&reply.answer, &reply.wanted);
-        let recall = |purpose| Rate::new(cases().map(|case| case.of(purpose).map(recalled).collect::<Vec<_>>()));
+        let recall = |purpose| Rate::new(cases().map(|case| case.recalled(purpose)));
         let exactly = |reply: &Reply| f64::from(is_exactly(&reply.answer, &reply.wanted));
         let before: HashMap<u64, &Replies> =
             unedited.cases.iter().filter(|case| case.setting == setting).map(|case| (case.case_id, case)).collect();
