@@ -158,6 +158,20 @@ fn prompts_are_asked_once_and_answers_are_counted() {
     assert_eq!(asked.len(), 7, "{asked:?}");
     assert!(asked.iter().all(|(_, tokens)| *tokens >= 30), "{asked:?}");
 
+    // An edited model is not asked conditions, which changes nothing: the unedited model's answers to them count.
+    let known = [("The siblings of Ada Lund are", " Cy Lund"), ("The mother of Ada Lund is", " Beatrix, who")];
+    let mut questions = 0;
+    let mut counting = |asked: &[Question<'_>]| {
+        questions = asked.len();
+        model(&known)(asked)
+    };
+    let edited = ProbeReplies::without_conditions(&mut counting, &facts[0], Setting::Plain).unwrap();
+    // The capital is a condition only; the other conditions are questions, too.
+    assert_eq!(questions, 6);
+    let (edited, before) = (Probing::from_iter([edited]), ask(&facts, &known, Setting::Plain));
+    assert_eq!(edited.summary(Setting::Plain, &before), before.summary(Setting::Plain, &before));
+    assert_eq!(mean(&edited.summary(Setting::Plain, &Probing::default()), "Compositionality_I"), None);
+
     let mut silent = |_: &[Question<'_>]| -> Result<Vec<String>> { Ok(vec![]) };
     let error = ProbeReplies::new(&mut silent, &facts[0], Setting::Plain).unwrap_err().to_string();
     assert!(error.contains("0 answers to 7 questions"), "{error}");

@@ -41,7 +41,8 @@ pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Sa
     page += "<p><small>Means, with 95 % intervals in brackets. Efficacy, generality, specificity: every token of the wanted \
              target is the model's first choice, at the prompt, its paraphrases, and prompts about other subjects; prob: the \
              target is more probable than its rival. Agreement: the first choice at prompts about other subjects is the same as \
-             before the edits.</small></p>";
+             before the edits. Plain, qa, chat: what the model generates, at the prompt, at the prompt as a question, and in a chat. \
+             Known: simple facts that it answers rightly, without those about edited subjects.</small></p>";
     let asked = probes::rows(&[("before", before), ("after", after)], Some(before));
     if !asked.is_empty() {
         page += "<h2>Portability and locality</h2>";

@@ -29,6 +29,8 @@ pub struct KnownAnswer {
 /// An answer is right if it says one of the answers that the fact has, as the table of [`Setting`] has it, but in whole words: `O` is not in
 /// "Oxygen", nor `4` in "40". Quotation marks and asterisks before it do not matter.
 ///
+/// Leave out the facts about subjects that are edited ([`Known::is_about`]): their answers may rightly change.
+///
 /// ```
 /// use betaedit_core::facts::Known;
 /// use betaedit_core::facts::metrics::{KnownAnswers, Question, Setting};

@@ -4,6 +4,7 @@
 
 mod editing;
 mod faults;
+mod generated;
 mod input;
 mod kill;
 mod matrices;

@@ -72,6 +72,7 @@ fn probes_are_in_the_table_and_the_reports_of_edit_and_eval() {
     let mut questions = setting.command("eval");
     let asked = result(questions.arg("--facts").arg(&facts).args(["--probes", "qa"]));
     assert_eq!(criterion(&asked["probes"], "Subject_Aliasing")["setting"], "qa");
+    assert_eq!(asked["zsre_target"], json!(null));
     // This model has no chat template.
     refused(setting.command("eval").arg("--facts").arg(&facts).args(["--probes", "chat"]), &["chat template"]);
 }
@@ -87,7 +88,9 @@ fn the_target_of_zsre_is_chosen_and_said() {
         (&[][..], "new targets of ZsRE are those of `answers`; --zsre-target alt takes the others"),
         (&["--zsre-target", "alt"], "new targets of ZsRE are those of `alt`; --zsre-target answers takes the others"),
     ] {
-        let (output, _, note) = run(setting.command("eval").arg("--facts").arg(&facts).args(flags));
+        let (output, report, note) = run(setting.command("eval").arg("--json").arg("--facts").arg(&facts).args(flags));
         assert!(output.status.success() && note.contains(expected), "{note}");
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["zsre_target"], *flags.last().unwrap_or(&"answers"));
     }
 }
