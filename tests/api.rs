@@ -70,8 +70,20 @@ fn every_type_of_files_is_shown_and_shared() {
 fn every_type_of_facts_is_shown_and_shared() {
     use betaedit_core::facts::{self, metrics};
     all!(facts::Fact, facts::Facts, facts::Layout, facts::NeighborhoodPrompt, facts::Unread);
+    all!(
+        facts::ReadOptions,
+        facts::ZsreTarget,
+        facts::FactProbe,
+        facts::ProbeQuestion,
+        facts::ProbeCategory,
+        facts::Needed
+    );
+    all!(metrics::ProbeAnswer, metrics::ProbeReply, metrics::ProbeReplies, metrics::Probing, metrics::ProbeRates);
+    all!(metrics::Generation, metrics::GenerationSummary, metrics::Purpose, metrics::Replies, metrics::Reply);
+    all!(metrics::Question<'_>, metrics::Setting);
     all!(metrics::Answer, metrics::Case, metrics::Contest, metrics::Evaluation, metrics::Summary);
     all!(metrics::Perplexity, metrics::Rate, metrics::Query<'_>);
+    all!(facts::Known, metrics::KnownAnswer, metrics::KnownAnswers);
 }
 
 #[cfg(feature = "session")]

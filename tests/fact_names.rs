@@ -76,14 +76,14 @@ fn a_fact_is_the_same_under_every_name() {
 #[test]
 fn fields_that_are_not_read_are_listed() {
     let facts = parse(&json!([
-        {"subject": "A", "prompt": "{} is", "target_new": "b", "portability": {"Reasoning": [{"prompt": "c"}]}, "relation_id": "P3"},
+        {"subject": "A", "prompt": "{} is", "target_new": "b", "attribute_prompts": ["c"], "relation_id": "P3"},
         {"subject": "B", "prompt": "{} is", "target_new": "c", "paraphrase_promts": ["d"], "neighbourhood_prompts": [], "portability": {}},
-        {"subject": "C", "prompt": "{} is", "target_new": "c", "rephrase_prompt": "d", "rephrase": "e", "portability": {"x": 1}}
+        {"subject": "C", "prompt": "{} is", "target_new": "c", "rephrase_prompt": "d", "rephrase": "e", "attribute_prompts": ["c"]}
     ]));
     let unread: Vec<_> =
         facts.unread().iter().map(|(name, unread)| (name.as_str(), unread.records, unread.meant)).collect();
     let expected =
-        [("paraphrase_promts", 1, Some("paraphrase_prompts")), ("portability", 2, None), ("rephrase", 1, None)];
+        [("attribute_prompts", 2, None), ("paraphrase_promts", 1, Some("paraphrase_prompts")), ("rephrase", 1, None)];
     assert_eq!(unread, expected);
 
     let rewrite = json!({"subject": "A", "prompt": "{} is", "target_new": {"str": "b", "id": "Q1"}, "relation_id": "P3", "question": "d"});

@@ -230,7 +230,8 @@ fn a_bad_record_is_named_with_its_field_and_a_remedy() {
         (flat(json!({"neighborhood_prompts": [3]})), Some("neighborhood_prompts[0]"), "expected a string or an object"),
         (flat(json!({"case_id": -1})), Some("case_id"), "is the number -1, expected a whole number"),
         (flat(json!({"case_id": "7"})), Some("case_id"), "is a string, expected a whole number"),
-        (json!({"requested_rewrite": ["a"]}), Some("requested_rewrite"), "is a list, expected an object"),
+        (json!({"requested_rewrite": 7}), Some("requested_rewrite"), "is the number 7, expected an object"),
+        (json!({"requested_rewrite": ["a"]}), Some("requested_rewrite[0]"), "is a string, expected an object"),
         (
             flat(json!({"neighborhood_prompts": ["a", "b"], "neighborhood_prompts_answers": ["c"]})),
             Some("neighborhood_prompts_answers"),

@@ -36,6 +36,13 @@ fn named_values_are_read_as_they_are_written() {
     round_trip(Capacity::ALL);
     round_trip(betaedit_core::ridge::Samples::ALL);
     round_trip(betaedit_core::regmean::ModelWeighting::ALL);
+    #[cfg(feature = "facts")]
+    {
+        use betaedit_core::facts::{Needed, ProbeCategory, ZsreTarget};
+        round_trip(ZsreTarget::ALL);
+        round_trip(ProbeCategory::ALL);
+        round_trip(Needed::ALL);
+    }
     #[cfg(feature = "session")]
     round_trip(betaedit_core::session::ConflictPolicy::ALL);
     #[cfg(feature = "llm")]

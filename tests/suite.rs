@@ -20,9 +20,13 @@ mod endurance;
 mod engine_files;
 mod errors;
 #[cfg(feature = "facts")]
+mod fact_layouts;
+#[cfg(feature = "facts")]
 mod fact_metrics;
 #[cfg(feature = "facts")]
 mod fact_names;
+#[cfg(feature = "facts")]
+mod fact_probes;
 #[cfg(feature = "facts")]
 mod facts;
 mod family;
@@ -37,6 +41,8 @@ mod identities;
 mod interface;
 #[cfg(feature = "nalgebra")]
 mod interop;
+#[cfg(feature = "facts")]
+mod known_facts;
 mod layers;
 #[cfg(feature = "llm")]
 mod llm_chat;

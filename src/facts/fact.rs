@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::probe::FactProbe;
+
 /// The placeholder of the subject in a prompt.
 pub(super) const PLACE: &str = "{}";
 
@@ -22,6 +24,8 @@ pub struct Fact {
     pub(super) target_true: Option<String>,
     pub(super) paraphrase_prompts: Vec<String>,
     pub(super) neighborhood_prompts: Vec<NeighborhoodPrompt>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) probes: Vec<FactProbe>,
 }
 
 /// A prompt about another subject, and the answer it must keep.
@@ -86,6 +90,12 @@ impl Fact {
     #[must_use]
     pub fn neighborhood_prompts(&self) -> &[NeighborhoodPrompt] {
         &self.neighborhood_prompts
+    }
+
+    /// Tests of what follows from the fact, and of what must stay.
+    #[must_use]
+    pub fn probes(&self) -> &[FactProbe] {
+        &self.probes
     }
 
     /// The prompt with the subject in its place.

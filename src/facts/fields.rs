@@ -73,6 +73,17 @@ impl<'a> Fields<'a> {
         self.within.borrow_mut().extend(names.chain(inner.within.take()));
     }
 
+    /// Notes something within that was left out.
+    pub(super) fn note_left_out(&self, what: impl Into<String>) {
+        self.within.borrow_mut().insert(what.into());
+    }
+
+    /// Notes that a field says nothing about a fact.
+    pub(super) fn ignore(&self, fields: &[&str]) {
+        let known = fields.iter().filter_map(|field| self.map.get_key_value(*field));
+        self.read.borrow_mut().extend(known.map(|(name, _)| name.as_str()));
+    }
+
     /// The paths of fields of objects within that nobody read.
     pub(super) fn unread_within(&self) -> Vec<String> {
         self.within.borrow().iter().cloned().collect()
@@ -116,10 +127,22 @@ impl<'a> Fields<'a> {
         strings(&self.path(field), self.get(field, advice)?, advice)
     }
 
-    pub(super) fn object(&self, field: &'static str) -> Result<Fields<'a>, Fault> {
+    /// The fields of an object within; `prefix` is the path of its fields.
+    pub(super) fn object<'p>(&self, field: &str, prefix: &'p str) -> Result<Fields<'p>, Fault>
+    where
+        'a: 'p,
+    {
         match self.get(field, "")? {
-            Value::Object(map) => Ok(Fields::new("requested_rewrite.", map)),
+            Value::Object(map) => Ok(Fields::new(prefix, map)),
             value => Err(wrong_kind(&self.path(field), value, "an object")),
+        }
+    }
+
+    /// A list of anything.
+    pub(super) fn list(&self, field: &str, advice: &str) -> Result<&'a [Value], Fault> {
+        match self.get(field, advice)? {
+            Value::Array(list) => Ok(list),
+            value => Err(wrong_kind(&self.path(field), value, "a list")),
         }
     }
 
@@ -164,6 +187,26 @@ pub(super) fn first_text(path: &str, value: &Value, advice: &str) -> Result<Stri
         Value::Array(list) if !list.is_empty() => first_text(&format!("{path}[0]"), &list[0], advice),
         value => text(path, value, advice),
     }
+}
+
+/// The texts in a text, a list, or a list of lists, without empty ones and repeated ones.
+pub(super) fn all_texts(path: &str, value: &Value) -> Result<Vec<String>, Fault> {
+    let mut texts: Vec<String> = vec![];
+    match value {
+        Value::Null => {}
+        Value::String(one) => texts.extend((!one.trim().is_empty()).then(|| one.trim().to_owned())),
+        Value::Array(list) => {
+            for (i, value) in list.iter().enumerate() {
+                for text in all_texts(&format!("{path}[{i}]"), value)? {
+                    if !texts.contains(&text) {
+                        texts.push(text);
+                    }
+                }
+            }
+        }
+        value => return Err(wrong_kind(path, value, "a string or a list of strings")),
+    }
+    Ok(texts)
 }
 
 pub(super) fn text(field: &str, value: &Value, advice: &str) -> Result<String, Fault> {

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::fact::Fact;
 use super::fields::Fault;
+use super::layouts::zsre::ZsreTarget;
 use super::record::{self, Layout, Parsed};
 use super::unique::Unique;
 use crate::error::{Error, FactsError, FileError, Result};
@@ -22,6 +23,7 @@ pub struct Facts {
     facts: Vec<Fact>,
     layout: Layout,
     unread: BTreeMap<String, Unread>,
+    inferred: usize,
 }
 
 /// A field that was not read.
@@ -47,8 +49,7 @@ impl Facts {
     /// A file that cannot be read, is not UTF-8, is not JSON or has no record; or the first record that is not a valid
     /// fact, is of another layout than the first record of the file, or repeats a `case_id`, as [`FactsError::Record`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::parse(path, contents(path)?)
+        ReadOptions::default().read(path)
     }
 
     /// Reads all valid records, and gives an error for each of the others.
@@ -56,8 +57,7 @@ impl Facts {
     /// # Errors
     /// A file that cannot be read, is not UTF-8, is not JSON or has no valid record.
     pub fn read_lenient(path: impl AsRef<Path>) -> Result<(Self, Vec<Error>)> {
-        let path = path.as_ref();
-        Self::parse_lenient(path, contents(path)?)
+        ReadOptions::default().read_lenient(path)
     }
 
     /// As [`read`](Self::read), from the contents of a file. `path` stands in error messages.
@@ -65,12 +65,7 @@ impl Facts {
     /// # Errors
     /// As `read`.
     pub fn parse(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<Self> {
-        let path = path.as_ref();
-        let mut reader = Reader::new(path);
-        for (number, raw) in records(path, contents.as_ref())? {
-            reader.push(number, raw)?;
-        }
-        reader.finish()
+        ReadOptions::default().parse(path, contents)
     }
 
     /// As [`read_lenient`](Self::read_lenient), from the contents of a file. `path` stands in error messages.
@@ -78,17 +73,7 @@ impl Facts {
     /// # Errors
     /// As `read_lenient`.
     pub fn parse_lenient(path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<(Self, Vec<Error>)> {
-        let path = path.as_ref();
-        let mut reader = Reader::new(path);
-        let mut errors = Vec::new();
-        for (number, raw) in records(path, contents.as_ref())? {
-            errors.extend(reader.push(number, raw).err());
-        }
-        match reader.finish() {
-            Ok(facts) => Ok((facts, errors)),
-            // Every record was bad: the first says more than their number.
-            Err(empty) => Err(errors.into_iter().next().unwrap_or(empty)),
-        }
+        ReadOptions::default().parse_lenient(path, contents)
     }
 
     /// The layout of the file.
@@ -113,6 +98,12 @@ impl Facts {
         &self.unread
     }
 
+    /// The number of records that name no subject, so that it was taken from their prompts, by the rule in the [module](super).
+    #[must_use]
+    pub fn inferred_subjects(&self) -> usize {
+        self.inferred
+    }
+
     /// The facts alone.
     #[must_use]
     pub fn into_vec(self) -> Vec<Fact> {
@@ -128,6 +119,85 @@ impl Deref for Facts {
     }
 }
 
+/// How files of facts are read, where there is a choice.
+///
+/// ```
+/// use betaedit_core::facts::{ReadOptions, ZsreTarget};
+///
+/// let record = r#"{"subject": "Mount Wills", "src": "Where is Mount Wills?", "answers": ["Antarctica"], "alt": "Asia"}"#;
+/// let facts = ReadOptions::new().zsre_target(ZsreTarget::Alt).parse("zsre.json", record)?;
+/// assert_eq!((facts[0].target_new(), facts[0].target_true()), ("Asia", Some("Antarctica")));
+/// # Ok::<(), betaedit_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    zsre_target: ZsreTarget,
+}
+
+impl ReadOptions {
+    /// As [`Facts::read`] reads.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The new target of a record of ZsRE. Other layouts do not have the choice.
+    #[must_use]
+    pub fn zsre_target(mut self, target: ZsreTarget) -> Self {
+        self.zsre_target = target;
+        self
+    }
+
+    /// As [`Facts::read`].
+    ///
+    /// # Errors
+    /// As [`Facts::read`].
+    pub fn read(self, path: impl AsRef<Path>) -> Result<Facts> {
+        let path = path.as_ref();
+        self.parse(path, contents(path)?)
+    }
+
+    /// As [`Facts::read_lenient`].
+    ///
+    /// # Errors
+    /// As [`Facts::read_lenient`].
+    pub fn read_lenient(self, path: impl AsRef<Path>) -> Result<(Facts, Vec<Error>)> {
+        let path = path.as_ref();
+        self.parse_lenient(path, contents(path)?)
+    }
+
+    /// As [`Facts::parse`].
+    ///
+    /// # Errors
+    /// As [`Facts::parse`].
+    pub fn parse(self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<Facts> {
+        let path = path.as_ref();
+        let mut reader = Reader::new(path, self);
+        for (number, raw) in records(path, contents.as_ref())? {
+            reader.push(number, raw)?;
+        }
+        reader.finish()
+    }
+
+    /// As [`Facts::parse_lenient`].
+    ///
+    /// # Errors
+    /// As [`Facts::parse_lenient`].
+    pub fn parse_lenient(self, path: impl AsRef<Path>, contents: impl AsRef<[u8]>) -> Result<(Facts, Vec<Error>)> {
+        let path = path.as_ref();
+        let mut reader = Reader::new(path, self);
+        let mut errors = Vec::new();
+        for (number, raw) in records(path, contents.as_ref())? {
+            errors.extend(reader.push(number, raw).err());
+        }
+        match reader.finish() {
+            Ok(facts) => Ok((facts, errors)),
+            // Every record was bad: the first says more than their number.
+            Err(empty) => Err(errors.into_iter().next().unwrap_or(empty)),
+        }
+    }
+}
+
 fn contents(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| FileError::Io { path: path.to_owned(), error }.into())
 }
@@ -135,20 +205,30 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 /// Turns records into facts, and checks that they make one file.
 struct Reader {
     path: PathBuf,
+    options: ReadOptions,
     facts: Vec<Fact>,
     layout: Option<(usize, Layout)>,
     unread: BTreeMap<String, Unread>,
+    inferred: usize,
     /// The record in which a `case_id` was seen.
     seen: HashMap<u64, usize>,
 }
 
 impl Reader {
-    fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), facts: Vec::new(), layout: None, unread: BTreeMap::new(), seen: HashMap::new() }
+    fn new(path: &Path, options: ReadOptions) -> Self {
+        Self {
+            path: path.to_owned(),
+            options,
+            facts: Vec::new(),
+            layout: None,
+            unread: BTreeMap::new(),
+            inferred: 0,
+            seen: HashMap::new(),
+        }
     }
 
     fn push(&mut self, number: usize, raw: &str) -> Result<()> {
-        let Parsed { layout, fact, unread } =
+        let Parsed { layout, facts, unread, inferred } =
             self.checked(number, raw).map_err(|Fault { field, problem }| FactsError::Record {
                 path: self.path.clone(),
                 record: number,
@@ -160,8 +240,9 @@ impl Reader {
             let meant = record::meant(&name);
             self.unread.entry(name).or_insert(Unread { records: 0, meant }).records += 1;
         }
-        self.seen.insert(fact.case_id, number);
-        self.facts.push(fact);
+        self.inferred += usize::from(inferred);
+        self.seen.extend(facts.iter().map(|fact| (fact.case_id, number)));
+        self.facts.extend(facts);
         Ok(())
     }
 
@@ -169,8 +250,8 @@ impl Reader {
         let value: Value =
             serde_json::from_str(raw).map_err(|error| Fault::of_record(format!("is not JSON: {error}")))?;
         serde_json::from_str::<Unique>(raw).map_err(|error| Fault::of_record(format!("is not in order: {error}")))?;
-        let parsed = record::parse(&value, number as u64 - 1)?;
-        let (layout, fact) = (parsed.layout, &parsed.fact);
+        let parsed = record::parse(&value, number as u64 - 1, self.options.zsre_target)?;
+        let layout = parsed.layout;
         if let Some((first, expected)) = self.layout
             && layout != expected
         {
@@ -179,16 +260,19 @@ impl Reader {
             );
             return Err(Fault::of_record(problem));
         }
-        if let Some(first) = self.seen.get(&fact.case_id) {
-            let problem = format!("is {}, as in record {first}; give every record a number of its own", fact.case_id);
-            return Err(Fault::of_field("case_id", problem));
+        for fact in &parsed.facts {
+            if let Some(first) = self.seen.get(&fact.case_id) {
+                let problem =
+                    format!("is {}, as in record {first}; give every record a number of its own", fact.case_id);
+                return Err(Fault::of_field("case_id", problem));
+            }
         }
         Ok(parsed)
     }
 
     fn finish(self) -> Result<Facts> {
         match self.layout {
-            Some((_, layout)) => Ok(Facts { facts: self.facts, layout, unread: self.unread }),
+            Some((_, layout)) => Ok(Facts { facts: self.facts, layout, unread: self.unread, inferred: self.inferred }),
             None => {
                 Err(malformed(&self.path, "holds no record; expected a list of facts, or one fact a line".to_owned()))
             }

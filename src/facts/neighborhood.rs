@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::fact::NeighborhoodPrompt;
 use super::fields::{Fault, Fields, PROMPT, TARGET, first_text, strings, text, wrong_kind};
+use super::probes;
 
 const PROMPTS: &str = "neighborhood_prompts";
 const ANSWERS: &str = "neighborhood_prompts_answers";
@@ -68,23 +69,16 @@ fn paired(record: &Fields<'_>, questions: &str, answers: &str) -> Result<Vec<Nei
     Ok(both.map(|(prompt, target_true)| NeighborhoodPrompt { prompt, target_true }).collect())
 }
 
-/// A list of objects with a prompt and its answer each.
+/// A list of objects with a prompt and its answer each. One without an answer is left out.
 fn listed(record: &Fields<'_>, all: &str, list: &Value) -> Result<Vec<NeighborhoodPrompt>, Fault> {
     let Value::Array(list) = list else { return Err(wrong_kind(all, list, "a list")) };
-    let neighbor = |(i, value): (usize, &Value)| {
-        let path = format!("{all}[{i}].");
-        let Value::Object(map) = value else {
-            return Err(wrong_kind(path.trim_end_matches('.'), value, "an object with `prompt` and `ground_truth`"));
-        };
-        let fields = Fields::new(&path, map);
-        let (question, answer) =
-            (fields.named(&["prompt", "loc"]), fields.named(&["ground_truth", "loc_ans", "target_true"]));
-        let target_true = first_text(&fields.path(answer), fields.get(answer, TARGET)?, TARGET)?;
-        let prompt = fields.prompt(question)?;
-        record.note(&fields, all);
-        Ok(NeighborhoodPrompt { prompt, target_true })
-    };
-    list.iter().enumerate().map(neighbor).collect()
+    let mut near = vec![];
+    for (i, value) in list.iter().enumerate() {
+        if let Some((prompt, forms)) = probes::asked(record, all, &format!("{all}[{i}]."), value)? {
+            near.extend(forms.into_iter().next().map(|target_true| NeighborhoodPrompt { prompt, target_true }));
+        }
+    }
+    Ok(near)
 }
 
 /// Objects with a target each, or strings whose targets stand in `neighborhood_prompts_answers` or are the fact's own true target.

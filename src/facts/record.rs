@@ -4,10 +4,11 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::fact::{Fact, PLACE};
-use super::fields::{Fault, Fields, PROMPT, TARGET, first_text, kind};
-use super::neighborhood;
-use crate::util::text::{Quoted, has_in_another_form, occurrences};
+use super::fact::Fact;
+use super::fields::{Fault, Fields, kind};
+use super::layouts::zsre::ZsreTarget;
+use super::layouts::{mquake, ripple_edits, unke_bench, zsre};
+use super::{neighborhood, probes, rewrite};
 
 /// The layouts of a record; the table is in the [module documentation](super).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,9 +17,19 @@ use crate::util::text::{Quoted, has_in_another_form, occurrences};
 pub enum Layout {
     /// CounterFact and multi_counterfact, as published.
     CounterFact,
-    /// The ZsRE evaluation set of MEND, as published. As in MEMIT's experiments, the first of the answers is the target,
-    /// and the unrelated question `loc` (a question mark added) is the one neighborhood prompt. There is no true target.
+    /// The ZsRE evaluation set of MEND, as published. The target is the first of the `answers`, as in MEMIT's experiments, or `alt`: see
+    /// [`ZsreTarget`]. The unrelated question `loc` (a question mark added) is the one neighborhood prompt.
     Zsre,
+    /// MQuAKE, as published. A record of several rewrites becomes as many facts, numbered from 100 times the record's number + 1 up. The
+    /// last one has the record's questions, so they are asked where all of its facts are written. They are the probes `multi-hop`, of which
+    /// any of the three wordings counts, and `single-hop`, of which all facts along the way must be known (the paper's instance-wise
+    /// accuracy). The `question` of a rewrite is a paraphrase.
+    Mquake,
+    /// RippleEdits, as published: the prompt is the sentence up to the verb before its target, the probes are the tests of its six criteria.
+    /// A record has no subject: it is what the sentence has in common with questions about the same `subject_id`.
+    RippleEdits,
+    /// UnKEBench, as published: a question with a passage as target. The probes are `sub_question`, each with its answer.
+    UnkeBench,
     /// The same facts without nesting, under the names of EasyEdit, KnowEdit, WikiBigEdit and UltraEdit too.
     Flat,
     /// Subject, prompt and target, as written by hand, and what [`Flat`](Self::Flat) has besides.
@@ -30,17 +41,16 @@ impl fmt::Display for Layout {
         f.write_str(match self {
             Layout::CounterFact => "CounterFact (`requested_rewrite`)",
             Layout::Zsre => "ZsRE (`src`)",
+            Layout::Mquake => "MQuAKE (`requested_rewrite`, a list)",
+            Layout::RippleEdits => "RippleEdits (`edit`)",
+            Layout::UnkeBench => "UnKEBench (`question`, `answer`)",
             Layout::Flat => "flat (`target_new`)",
             Layout::Plain => "plain (`target`)",
         })
     }
 }
 
-/// The names of a field, the usual one first.
-const SUBJECTS: [&str; 2] = ["subject", "concept"];
-const PROMPTS: [&str; 3] = ["prompt", "update", "text"];
 const NEW_TARGETS: [&str; 3] = ["target_new", "ans", "labels"];
-const TRUE_TARGETS: [&str; 2] = ["target_true", "ground_truth"];
 const PARAPHRASES: [&str; 4] = ["paraphrase_prompts", "rephrase_prompts", "rephrase_prompt", "rephrase"];
 
 /// Fields that are no part of a fact.
@@ -49,40 +59,69 @@ const NOTES: [&str; 9] = ["id", "pararel_idx", "known_id", "relation_id", "tag",
 /// A record that was read.
 pub(super) struct Parsed {
     pub(super) layout: Layout,
-    pub(super) fact: Fact,
+    /// At least one; several from MQuAKE.
+    pub(super) facts: Vec<Fact>,
     /// The names of the fields that were not read, and that could hold a part of a fact.
     pub(super) unread: Vec<String>,
+    /// Whether the subject was taken from the prompt.
+    pub(super) inferred: bool,
 }
 
-/// The fact in a record. A record without a `case_id` gets `default_id`.
-pub(super) fn parse(value: &Value, default_id: u64) -> Result<Parsed, Fault> {
+/// The facts in a record. A record without a `case_id` gets `default_id`.
+pub(super) fn parse(value: &Value, default_id: u64, target: ZsreTarget) -> Result<Parsed, Fault> {
     let Value::Object(record) = value else {
         return Err(Fault::of_record(format!("is {}, expected an object with the fields of a fact", kind(value))));
     };
     let layout = layout(record)?;
     let record = Fields::new("", record);
+    let case_id = record.case_id()?.unwrap_or(default_id);
     let mut unread = vec![];
-    let mut fact = match layout {
+    let mut inferred = false;
+    let mut facts = match layout {
         Layout::CounterFact => {
-            let rewrite = record.object("requested_rewrite")?;
+            let rewrite = record.object("requested_rewrite", "requested_rewrite.")?;
+            inferred = !rewrite::names_subject(&rewrite);
             let fact = measured(&rewrite, &record, "target_new")?;
             unread.extend(rewrite.unread().filter(|name| !NOTES.contains(name)).map(|name| rewrite.path(name)));
             unread.extend(rewrite.unread_within());
-            fact
+            vec![fact]
         }
-        Layout::Zsre => zsre(&record)?,
-        Layout::Flat => measured(&record, &record, record.named(&NEW_TARGETS))?,
-        Layout::Plain => measured(&record, &record, "target")?,
+        Layout::Mquake => mquake::read(&record, case_id)?,
+        Layout::Zsre => vec![zsre::read(&record, target)?],
+        Layout::RippleEdits => {
+            inferred = record.map["edit"].get("subject").is_none();
+            vec![ripple_edits::read(&record)?]
+        }
+        Layout::UnkeBench => {
+            inferred = !rewrite::names_subject(&record);
+            vec![unke_bench::read(&record)?]
+        }
+        Layout::Flat | Layout::Plain => {
+            inferred = !rewrite::names_subject(&record);
+            let target = if layout == Layout::Plain { "target" } else { record.named(&NEW_TARGETS) };
+            vec![measured(&record, &record, target)?]
+        }
     };
-    fact.case_id = record.case_id()?.unwrap_or(default_id);
+    if layout != Layout::Mquake {
+        facts[0].case_id = case_id;
+    }
     unread.extend(record.unread().filter(|name| !NOTES.contains(name)).map(str::to_owned));
     unread.extend(record.unread_within());
-    Ok(Parsed { layout, fact, unread })
+    Ok(Parsed { layout, facts, unread, inferred })
 }
 
 /// The name of a field that another name is nearly equal to.
 pub(super) fn meant(name: &str) -> Option<&'static str> {
-    let names = [&SUBJECTS[..], &PROMPTS, &NEW_TARGETS, &TRUE_TARGETS, &PARAPHRASES, &neighborhood::NAMES].concat();
+    let names = [
+        &rewrite::SUBJECTS[..],
+        &rewrite::PROMPTS,
+        &NEW_TARGETS,
+        &rewrite::TRUE_TARGETS,
+        &PARAPHRASES,
+        &neighborhood::NAMES,
+        &probes::NAMES,
+    ]
+    .concat();
     let name = name.to_lowercase();
     if names.contains(&name.as_str()) {
         return None;
@@ -97,11 +136,30 @@ impl TryFrom<Value> for Fact {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        parse(&value, 0).map(|parsed| parsed.fact).map_err(|fault| fault.to_string())
+        let facts = parse(&value, 0, ZsreTarget::default()).map_err(|fault| fault.to_string())?.facts;
+        let [fact] = <[Fact; 1]>::try_from(facts)
+            .map_err(|several| format!("holds {} facts; read it with `Facts::read`", several.len()))?;
+        Ok(fact)
     }
 }
 
 fn layout(record: &Map<String, Value>) -> Result<Layout, Fault> {
+    let has = |field: &str| record.contains_key(field);
+    if has("ent") && (has("pos") || has("neg")) {
+        return Err(Fault::of_record(
+            "is of ConvSent, a part of KnowEdit (`ent`, `pos`, `neg`): it gives opinions in place of one target; \
+             write `subject`, `prompt` and `target`",
+        ));
+    }
+    if has("success") && record["success"].is_array() {
+        return Err(Fault::of_record(
+            "is Sanitation, a part of KnowEdit (`success`, `locality`): its questions name no subject and share one target; \
+             write a list of `subject`, `prompt` and `target`",
+        ));
+    }
+    if record.get("requested_rewrite").is_some_and(Value::is_array) {
+        return Ok(Layout::Mquake);
+    }
     [
         ("requested_rewrite", Layout::CounterFact),
         ("src", Layout::Zsre),
@@ -109,128 +167,27 @@ fn layout(record: &Map<String, Value>) -> Result<Layout, Fault> {
         ("target", Layout::Plain),
         ("ans", Layout::Flat),
         ("labels", Layout::Flat),
+        ("edit", Layout::RippleEdits),
     ]
     .into_iter()
-    .find_map(|(field, layout)| record.contains_key(field).then_some(layout))
+    .find_map(|(field, layout)| has(field).then_some(layout))
+    .or((has("question") && has("answer")).then_some(Layout::UnkeBench))
     .ok_or_else(|| {
         let found: Vec<_> = record.keys().take(8).map(String::as_str).collect();
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
         Fault::of_record(format!(
-            "is of no known layout: expected one of the fields `requested_rewrite` (CounterFact), `src` (ZsRE), \
-                 `target_new` (flat) or `target` (plain); its fields are: {found}"
+            "is of no known layout: expected one of the fields `requested_rewrite` (CounterFact, MQuAKE), `src` (ZsRE), \
+             `edit` (RippleEdits), `question` with `answer` (UnKEBench), `target_new` (flat) or `target` (plain); its \
+             fields are: {found}"
         ))
     })
 }
 
 /// A fact from the fields of its rewrite, and the prompts to measure it on from those around them.
 fn measured(rewrite: &Fields<'_>, record: &Fields<'_>, target: &str) -> Result<Fact, Fault> {
-    let mut fact = Fact::checked(rewrite, target)?;
-    let paraphrases = record.named(&PARAPHRASES);
-    if record.has(paraphrases) {
-        fact.paraphrase_prompts = record.strings(paraphrases, PROMPT)?;
-        for prompt in &mut fact.paraphrase_prompts {
-            *prompt = prompt.replace(PLACE, &fact.subject);
-        }
-    }
+    let mut fact = rewrite::read(rewrite, target)?;
+    fact.paraphrase_prompts = rewrite::paraphrases(record, record.named(&PARAPHRASES), &fact.subject)?;
     fact.neighborhood_prompts = neighborhood::read(record, fact.target_true.as_deref())?;
+    fact.probes = probes::read(record, &fact.target_new)?;
     Ok(fact)
-}
-
-fn zsre(record: &Fields<'_>) -> Result<Fact, Fault> {
-    let subject = record.text("subject", SUBJECT)?;
-    let question = record.text("src", PROMPT)?;
-    let prompt = match occurrences(&question, &subject)[..] {
-        // A question marks no occurrence as the one to edit at, so the first of several is taken.
-        [start, _, ..] if !question.contains(PLACE) => at_place(&question, start, &subject),
-        _ => template("src", question, &subject)?,
-    };
-    let answers = record.strings("answers", TARGET)?;
-    let Some(target_new) = answers.into_iter().next() else {
-        return Err(Fault::of_field("answers", format!("is empty; {TARGET}")));
-    };
-    let paraphrase_prompts = if record.has("rephrase") { record.strings("rephrase", PROMPT)? } else { Vec::new() };
-    let neighborhood_prompts = neighborhood::of_question(record)?;
-    Ok(Fact { case_id: 0, subject, prompt, target_new, target_true: None, paraphrase_prompts, neighborhood_prompts })
-}
-
-const SUBJECT: &str = "give the person or thing that the fact is about";
-
-impl Fact {
-    /// Subject, prompt and targets, checked against one another.
-    fn checked(record: &Fields<'_>, target: &str) -> Result<Self, Fault> {
-        let subject = record.text(record.named(&SUBJECTS), SUBJECT)?;
-        let field = record.named(&PROMPTS);
-        let prompt = template(&record.path(field), record.prompt(field)?, &subject)?;
-        let target_new = record.target(target, TARGET)?;
-        let target_true = true_target(record)?;
-        if target_true.as_ref() == Some(&target_new) {
-            let target_new = Quoted(&target_new);
-            return Err(Fault::of_field(
-                record.path(target),
-                format!(
-                    "is {target_new}, which is the true target as well; give another, or leave `{}` out",
-                    record.named(&TRUE_TARGETS)
-                ),
-            ));
-        }
-        Ok(Self {
-            case_id: 0,
-            subject,
-            prompt,
-            target_new,
-            target_true,
-            paraphrase_prompts: Vec::new(),
-            neighborhood_prompts: Vec::new(),
-        })
-    }
-}
-
-/// The true target, if the record has one. A list gives several forms of it, the usual one first.
-fn true_target(record: &Fields<'_>) -> Result<Option<String>, Fault> {
-    let field = record.named(&TRUE_TARGETS);
-    if !record.has(field) {
-        return Ok(None);
-    }
-    match record.get(field, TARGET)? {
-        list @ Value::Array(_) => first_text(&record.path(field), list, TARGET).map(Some),
-        _ => record.target(field, TARGET).map(Some),
-    }
-}
-
-/// A prompt with exactly one `{}`: its own, or in place of the subject's one occurrence.
-fn template(field: &str, prompt: String, subject: &str) -> Result<String, Fault> {
-    let (shown, name) = (Quoted(&prompt), Quoted(subject));
-    match prompt.matches(PLACE).count() {
-        1 => Ok(prompt),
-        0 => match occurrences(&prompt, subject)[..] {
-            [start] => Ok(at_place(&prompt, start, subject)),
-            [] if prompt.contains(subject) => Err(Fault::of_field(
-                field,
-                format!(
-                    "{shown} has the subject {name} only as a part of a longer word; write `{PLACE}` where it stands"
-                ),
-            )),
-            [] if has_in_another_form(&prompt, subject) => Err(Fault::of_field(
-                field,
-                format!(
-                    "{shown} has the subject {name} in another form (case, width, accents or spaces); write `{PLACE}` where it stands"
-                ),
-            )),
-            [] => Err(Fault::of_field(
-                field,
-                format!("{shown} has neither `{PLACE}` nor the subject {name}; write `{PLACE}` where it stands"),
-            )),
-            [..] => Err(Fault::of_field(
-                field,
-                format!("{shown} has the subject {name} more than once; write `{PLACE}` for the one to edit at"),
-            )),
-        },
-        several => {
-            Err(Fault::of_field(field, format!("{shown} has {several} `{PLACE}`; keep one, where the subject stands")))
-        }
-    }
-}
-
-fn at_place(text: &str, start: usize, subject: &str) -> String {
-    format!("{}{PLACE}{}", &text[..start], &text[start + subject.len()..])
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use betaedit_core::facts::{Fact, shipped};
+use betaedit_core::facts::{Fact, Known, shipped};
 use betaedit_core::llm::Request;
 use betaedit_core::session::Outcome;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::files::{self, replace};
 use crate::generated;
 use crate::html::{self, Said};
+use crate::probes;
 use crate::report::{self, Reports, Seconds};
 use crate::run::{Entry, Follow, Run, is_of_session};
 use crate::scores::{self, Measured, Scores, completion};
@@ -51,6 +52,8 @@ pub struct Arguments {
     pub show: usize,
     #[command(flatten)]
     pub generated: generated::Arguments,
+    #[command(flatten)]
+    pub probes: probes::Arguments,
     #[command(flatten)]
     pub outputs: Outputs,
     #[command(flatten)]
@@ -96,9 +99,10 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     files::check(&[report, &page, plot, answers], &inputs)?;
     arguments.check_session(&[report, &page, plot, answers], &inputs)?;
     let places = arguments.outputs.check(&inputs, &[report, html, plot, answers, &arguments.session])?;
-    let facts = arguments.facts.read(terminal)?;
+    let (facts, zsre_target) = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
+    let settings = arguments.generated.settings(&opened.1)?;
     let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
     let bar = terminal.bar(facts.len() as u64, "edits");
     let observer = Follow::new(bar.clone());
@@ -106,20 +110,18 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
     let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
-    let named = held_out
-        .as_deref()
-        .map(|text| scores::named(&run.unedited, run.adapter().tokenizer(), text, &facts))
-        .transpose()?;
-    if let Some(named) = named.as_ref().filter(|named| !named.is_empty()) {
-        let (count, names) = (named.len(), shortened(&named.join(", "), 60));
-        terminal.note(format!(
-            "the text for perplexity names {count} of the subjects ({names}): edits are meant to change these parts of it"
-        ));
-    }
+    let named = named_subjects(&run, held_out.as_deref(), &facts, terminal)?;
     let done = if arguments.append { 0 } else { agreed(&requests, &run)? };
     let evaluated = sample(&facts, arguments.eval_limit.unwrap_or(usize::MAX));
-    let settings = arguments.generated.settings(run.adapter().tokenizer())?;
-    let measured = Measured { facts: &evaluated, text: held_out.as_deref(), settings: &settings };
+    let known = known(&facts, &evaluated, &run);
+    let measured = Measured {
+        facts: &evaluated,
+        text: held_out.as_deref(),
+        known: &known,
+        settings: &settings,
+        probes: arguments.probes.setting(),
+        unedited: true,
+    };
     let before = Before::of(&run, directory, measured, terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
@@ -139,22 +141,15 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     if directory.is_some() {
         run.session.snapshot()?;
     }
-    let adapter = run.session.adapter();
-    let seconds = Seconds {
-        facts: requests.len() - done,
-        targets: adapter.targets.as_secs_f64(),
-        keys: adapter.keys.as_secs_f64(),
-        linear_algebra: editing.saturating_sub(adapter.targets + adapter.keys).as_secs_f64(),
-        total: editing.as_secs_f64(),
-    };
-
+    let seconds = seconds(&run, requests.len() - done, editing);
     let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
-    let after = Scores::of(model, tokenizer, measured, "after", terminal)?;
+    let after = Scores::of(model, tokenizer, Measured { unedited: false, ..measured }, "after", terminal)?;
     let shown = sample(&facts, arguments.show);
     let said = shown.iter().map(|fact| said(&run, fact)).collect::<Done<Vec<_>>>()?;
     tell(&run, &before, &after, &said, seconds, terminal);
 
     let mut result = report::edits(&run, &before, &after, seconds, &rejections);
+    result["zsre_target"] = json!(zsre_target.map(|field| field.to_string()));
     result["named_subjects"] = json!(named);
     result["seconds"]["run"] = json!(started.elapsed().as_secs_f64());
     // The report first: it is not lost if the disk has no room for the model.
@@ -170,6 +165,18 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
 }
 
+/// Where the time of the edits went.
+fn seconds(run: &Run, facts: usize, editing: Duration) -> Seconds {
+    let adapter = run.session.adapter();
+    Seconds {
+        facts,
+        targets: adapter.targets.as_secs_f64(),
+        keys: adapter.keys.as_secs_f64(),
+        linear_algebra: editing.saturating_sub(adapter.targets + adapter.keys).as_secs_f64(),
+        total: editing.as_secs_f64(),
+    }
+}
+
 /// The batches that are left, with the same ends wherever a run goes on.
 fn batches(requests: &[Request], done: usize, size: usize) -> impl Iterator<Item = &[Request]> {
     let first = done.next_multiple_of(size).min(requests.len());
@@ -183,6 +190,14 @@ fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
     (0..n).map(|i| facts[i * facts.len() / n].clone()).collect()
 }
 
+/// What the model is expected to know after the edits of this run and of the session. Nothing, if nothing is evaluated.
+fn known(facts: &[Fact], evaluated: &[Fact], run: &Run) -> Vec<Known> {
+    if evaluated.is_empty() {
+        return vec![];
+    }
+    generated::known(facts.iter().map(Fact::subject).chain(run.entries.iter().map(|entry| &*entry.subject)))
+}
+
 /// The facts that can be written.
 fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Terminal) -> Done<Vec<Fact>> {
     let mut good = vec![];
@@ -194,6 +209,19 @@ fn writable_facts(facts: Vec<Fact>, run: &Run, skip_bad: bool, terminal: Termina
         }
     }
     if good.is_empty() { Err("none of the facts can be written".into()) } else { Ok(good) }
+}
+
+/// The subjects that the text for perplexity names.
+fn named_subjects(run: &Run, text: Option<&str>, facts: &[Fact], terminal: Terminal) -> Done<Option<Vec<String>>> {
+    let Some(text) = text else { return Ok(None) };
+    let named = scores::named(&run.unedited, run.adapter().tokenizer(), text, facts)?;
+    if !named.is_empty() {
+        let (count, names) = (named.len(), shortened(&named.join(", "), 60));
+        terminal.note(format!(
+            "the text for perplexity names {count} of the subjects ({names}): edits are meant to change these parts of it"
+        ));
+    }
+    Ok(Some(named))
 }
 
 /// How many of the requests the session has seen. It must have started with them.
@@ -227,7 +255,7 @@ impl Before {
         let (model, tokenizer) = (&run.unedited, run.adapter().tokenizer());
         let mut hasher = blake3::Hasher::new();
         hasher.update(model.fingerprint().as_bytes()).update(&serde_json::to_vec(measured.facts)?);
-        hasher.update(serde_json::to_string(measured.settings)?.as_bytes());
+        hasher.update(serde_json::to_string(&(measured.settings, measured.probes, measured.known))?.as_bytes());
         hasher.update(measured.text.unwrap_or("-").as_bytes()).update(setting(model, tokenizer)?.as_bytes());
         let of = hasher.finalize().to_hex().to_string();
         let path = directory.map(|directory| directory.join("before.json"));
@@ -250,7 +278,7 @@ fn said(run: &Run, fact: &Fact) -> Done<Said> {
     let (tokenizer, prompt) = (run.adapter().tokenizer(), fact.full_prompt());
     let before = completion(&run.unedited, tokenizer, &prompt, SHOWN)?;
     let after = completion(run.adapter().model(), tokenizer, &prompt, SHOWN)?;
-    Ok(Said { prompt, target: fact.target_new().to_owned(), before, after })
+    Ok(Said { case_id: fact.case_id(), prompt, target: fact.target_new().to_owned(), before, after })
 }
 
 fn tell(run: &Run, before: &Scores, after: &Scores, said: &[Said], seconds: Seconds, terminal: Terminal) {
@@ -272,6 +300,7 @@ fn tell(run: &Run, before: &Scores, after: &Scores, said: &[Said], seconds: Seco
         terminal.say(format!("\n{}", table(&rows)));
     }
     terminal.say(format!("\n{}", table(&scores::rows(&[("before", before), ("after", after)], Some(before)))));
+    probes::say(&[("before", before), ("after", after)], Some(before), terminal);
     terminal.say(format!("\n{}", report::layer_table(&run.session)));
 }
 

@@ -1,11 +1,14 @@
-//! What a model generates: the settings in which it is asked, the rates of its answers, and the file of them.
+//! What a model generates about the facts and about what it is expected to know: the settings in which it is asked, the rates of its
+//! answers, and the file of them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use betaedit_core::facts::Fact;
-use betaedit_core::facts::metrics::{Generation, Purpose, Rate, Replies, Reply, Setting, says};
-use betaedit_core::llm::{Message, Model, Role, Scoring, Tokenizer};
+use betaedit_core::facts::metrics::{
+    Generation, KnownAnswer, KnownAnswers, Purpose, Rate, Replies, Reply, Setting, says,
+};
+use betaedit_core::facts::{Fact, Known, shipped};
+use betaedit_core::llm::{Message, Role, Scoring, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::files::replace;
@@ -61,15 +64,16 @@ impl Arguments {
     /// Writes the answers of models, each with a name for them.
     pub fn write(&self, models: &[(&str, &Scores)]) -> Done {
         let Some(path) = &self.answers else { return Ok(()) };
-        let mut text = String::new();
+        let mut lines = vec![];
         for (model, scores) in models {
             for case in scores.generation.cases() {
-                for reply in &case.replies {
-                    text += &format!("{}\n", line(model, case, reply));
-                }
+                lines.extend(case.replies.iter().map(|reply| line(model, case, reply)));
+            }
+            for known in &scores.known {
+                lines.extend(known.answers().iter().map(|answer| known_line(model, known.setting(), answer)));
             }
         }
-        replace(path, text)
+        replace(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
     }
 }
 
@@ -81,21 +85,30 @@ fn line(model: &str, case: &Replies, reply: &Reply) -> Value {
     })
 }
 
+fn known_line(model: &str, setting: Setting, KnownAnswer { known, answer, right, .. }: &KnownAnswer) -> Value {
+    json!({
+        "model": model, "setting": setting, "purpose": "known", "question": known.prompt, "wanted": known.answers.first(),
+        "answer": answer, "says": right,
+    })
+}
+
+/// The known facts that come with the program, without those about subjects that are edited: these may rightly change.
+pub fn known<'a>(edited: impl IntoIterator<Item = &'a str>) -> Vec<Known> {
+    let mut known = shipped::known();
+    for subject in edited {
+        known.retain(|fact| !fact.is_about(subject));
+    }
+    known
+}
+
 /// Asks a model about facts, in some settings.
-pub fn ask(
-    model: &Model,
-    tokenizer: &Tokenizer,
-    facts: &[Fact],
-    settings: &[Setting],
-    terminal: Terminal,
-) -> Done<Generation> {
-    let mut scoring = Scoring::new(model, tokenizer);
+pub fn ask(scoring: &mut Scoring<'_>, facts: &[Fact], settings: &[Setting], terminal: Terminal) -> Done<Generation> {
     let bar = terminal.bar((facts.len() * settings.len()) as u64, "answers");
     let mut generation = Generation::default();
     for &setting in settings {
         // Some facts at once: their questions are answered together.
         for facts in facts.chunks(FACTS_AT_ONCE) {
-            generation.extend(Replies::of_each(&mut scoring, facts, setting)?);
+            generation.extend(Replies::of_each(scoring, facts, setting)?);
             bar.inc(facts.len() as u64);
         }
     }
@@ -106,15 +119,36 @@ pub fn ask(
 /// Facts whose questions are answered together.
 const FACTS_AT_ONCE: usize = 16;
 
-/// The rates of a setting by name.
+/// Asks a model what it is expected to know, in some settings.
+pub fn ask_known(
+    scoring: &mut Scoring<'_>,
+    known: &[Known],
+    settings: &[Setting],
+    terminal: Terminal,
+) -> Done<Vec<KnownAnswers>> {
+    let bar = terminal.bar(settings.len() as u64, "known facts");
+    let mut asked = vec![];
+    for &setting in settings {
+        asked.push(KnownAnswers::ask(scoring, known, setting)?);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(asked)
+}
+
+/// The rates of a setting by name. The last are of targets that are passages, and belong to files that have some.
 fn rates(scores: &Scores, setting: Setting, unedited: &Generation) -> Vec<(&'static str, Option<Rate>)> {
     let summary = scores.generation.summary(setting, unedited);
+    let known = scores.known.iter().find(|known| known.setting() == setting);
     vec![
         ("efficacy", summary.efficacy),
         ("exact", summary.exact),
         ("generality", summary.generality),
         ("agreement", summary.agreement),
         ("subject_named", summary.subject_named),
+        ("known", known.and_then(KnownAnswers::share)),
+        ("efficacy_recall", summary.efficacy_recall),
+        ("generality_recall", summary.generality_recall),
     ]
 }
 
@@ -128,7 +162,8 @@ pub fn json(scores: &Scores, unedited: Option<&Scores>) -> Value {
     let none = Generation::default();
     let unedited = unedited.map_or(&none, |unedited| &unedited.generation);
     let of = |setting| {
-        let rates = rates(scores, setting, unedited);
+        let mut rates = rates(scores, setting, unedited);
+        rates.retain(|(name, rate)| rate.is_some() || !name.ends_with("_recall"));
         let value = |(name, rate): &(&str, Option<Rate>)| ((*name).to_owned(), json!(rate.map(|rate| rate.mean)));
         let mut object: Map<String, Value> = rates.iter().map(value).collect();
         let interval = |(name, rate): &(&str, Option<Rate>)| {
@@ -156,14 +191,9 @@ pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<S
     rows
 }
 
-/// A fact's answers in a chat, before and after, if the model was asked in one.
+/// What a model answered in a chat at the prompt of a fact, if it was asked in one.
 pub fn chat_answer(scores: &Scores, case_id: u64) -> Option<&str> {
     let mut cases = scores.generation.cases().iter();
     let case = cases.find(|case| case.setting == Setting::Chat && case.case_id == case_id)?;
     case.replies.iter().find(|reply| reply.purpose == Purpose::Fact).map(|reply| reply.answer.as_str())
-}
-
-/// The path of the answers, to be checked with the other outputs.
-pub fn path(arguments: &Arguments) -> Option<&Path> {
-    arguments.answers.as_deref()
 }

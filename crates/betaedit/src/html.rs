@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use crate::files::replace;
+use crate::generated::chat_answer;
 use crate::plot;
+use crate::probes;
 use crate::report::{self, Seconds, curves};
 use crate::run::Run;
 use crate::scores::{self, Scores};
@@ -16,6 +18,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1120px;ma
 
 /// The completion of a fact's prompt, before and after.
 pub struct Said {
+    pub case_id: u64,
     pub prompt: String,
     pub target: String,
     pub before: String,
@@ -38,15 +41,17 @@ pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Sa
     page += "<p><small>Means, with 95 % intervals in brackets. Efficacy, generality, specificity: every token of the wanted \
              target is the model's first choice, at the prompt, its paraphrases, and prompts about other subjects; prob: the \
              target is more probable than its rival. Agreement: the first choice at prompts about other subjects is the same as \
-             before the edits.</small></p>";
-    if !said.is_empty() {
-        page += "<h2>What the model says</h2><table><tr><th>prompt<th>wanted<th>before<th>after</tr>";
-        for Said { prompt, target, before, after } in said {
-            let [prompt, target, before, after] = [prompt, target, before, after].map(|text| escaped(text));
-            page += &format!("<tr><td>{prompt}<td>{target}<td>{before}<td class=\"new\">{after}</tr>");
-        }
-        page += "</table>";
+             before the edits. Plain, qa, chat: what the model generates, at the prompt, at the prompt as a question, and in a chat. \
+             Known: simple facts that it answers rightly, without those about edited subjects.</small></p>";
+    let asked = probes::rows(&[("before", before), ("after", after)], Some(before));
+    if !asked.is_empty() {
+        page += "<h2>Portability and locality</h2>";
+        page += &table(&asked);
+        page += "<p><small>From generated answers, by the criteria of the data set. Counted: probes whose conditions held before the \
+                 edits. Where written: passed, over the facts that the edited model gives at their own prompts. Agreement: the \
+                 answer begins as before the edits. Recall: ROUGE-L recall of the wanted answer.</small></p>";
     }
+    page += &answers(before, after, said);
     page +=
         "<h2>Layers</h2><p>Leakage is the change at keys of ordinary text; drift is the norm of the change.</p><pre>";
     page += &escaped(&report::layer_table(&run.session));
@@ -56,6 +61,26 @@ pub fn write(path: &Path, run: &Run, before: &Scores, after: &Scores, said: &[Sa
     page += &escaped(&toml::to_string(plan)?);
     page += "</pre></html>\n";
     replace(path, &page)
+}
+
+/// What the model says about facts: how it continues their prompts, and what it answers in a chat, if it was asked in one.
+fn answers(before: &Scores, after: &Scores, said: &[Said]) -> String {
+    if said.is_empty() {
+        return String::new();
+    }
+    let chats = said.iter().any(|said| chat_answer(after, said.case_id).is_some());
+    let mut page = "<h2>What the model says</h2><table><tr><th>prompt<th>wanted<th>before<th>after".to_owned();
+    page += if chats { "<th>in a chat, before<th>in a chat, after</tr>" } else { "</tr>" };
+    for Said { case_id, prompt, target, before: was, after: is } in said {
+        let [prompt, target, was, is] = [prompt, target, was, is].map(|text| escaped(text));
+        page += &format!("<tr><td>{prompt}<td>{target}<td>{was}<td class=\"new\">{is}");
+        if chats {
+            let [was, is] = [before, after].map(|scores| escaped(chat_answer(scores, *case_id).unwrap_or("-")));
+            page += &format!("<td>{was}<td class=\"new\">{is}");
+        }
+        page += "</tr>";
+    }
+    page + "</table>"
 }
 
 fn table(rows: &[Vec<String>]) -> String {

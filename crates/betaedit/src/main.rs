@@ -16,6 +16,7 @@ mod inspect;
 mod matrices;
 mod methods;
 mod plot;
+mod probes;
 mod refresh;
 mod report;
 mod research;

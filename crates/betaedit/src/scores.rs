@@ -1,23 +1,28 @@
 //! The scores of a model on facts, before and after edits.
 
-use betaedit_core::facts::metrics::{Case, Evaluation, Generation, Rate, Setting};
-use betaedit_core::facts::{Fact, mentions};
+use betaedit_core::facts::metrics::{Case, Evaluation, Generation, KnownAnswers, Probing, Rate, Setting};
+use betaedit_core::facts::{Fact, Known, mentions};
 use betaedit_core::llm::{Message, Model, Role, Sampler, Scoring, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::generated;
+use crate::probes;
 use crate::terminal::{Done, Terminal};
 
 /// The least number of tokens over which perplexity is measured.
 const PERPLEXITY_TOKENS: u64 = 4096;
 
-/// The answers to facts, and the perplexity of a text, if one was given.
+/// The answers to facts, to known facts and to probes, and the perplexity of a text, if one was given.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Scores {
     pub evaluation: Evaluation,
     #[serde(default)]
     pub generation: Generation,
+    #[serde(default)]
+    pub known: Vec<KnownAnswers>,
+    #[serde(default)]
+    pub probing: Probing,
     pub perplexity: Option<f64>,
 }
 
@@ -27,8 +32,14 @@ pub struct Measured<'a> {
     pub facts: &'a [Fact],
     /// For perplexity.
     pub text: Option<&'a str>,
+    /// What it is expected to know.
+    pub known: &'a [Known],
     /// How it is asked for answers.
     pub settings: &'a [Setting],
+    /// How it is asked the probes of the facts.
+    pub probes: Option<Setting>,
+    /// Whether it is the unedited model, on which the conditions of probes must hold.
+    pub unedited: bool,
 }
 
 impl Scores {
@@ -48,9 +59,12 @@ impl Scores {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let generation = generated::ask(model, tokenizer, measured.facts, measured.settings, terminal)?;
+        let generation = generated::ask(&mut scoring, measured.facts, measured.settings, terminal)?;
+        let known = generated::ask_known(&mut scoring, measured.known, measured.settings, terminal)?;
+        let probing = probes::ask(&mut scoring, measured, terminal)?;
         let perplexity = measured.text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
-        Ok(Self { evaluation, generation, perplexity: perplexity.and_then(|perplexity| perplexity.value()) })
+        let perplexity = perplexity.and_then(|perplexity| perplexity.value());
+        Ok(Self { evaluation, generation, known, probing, perplexity })
     }
 
     /// The rates by name, and the agreement with the unedited model, if its scores are given.
@@ -78,6 +92,7 @@ impl Scores {
             rates.iter().filter_map(|(name, rate)| Some((*name, json!([rate.as_ref()?.low, rate.as_ref()?.high]))));
         value["intervals"] =
             intervals.map(|(name, pair)| (name.to_owned(), pair)).collect::<serde_json::Map<_, _>>().into();
+        value["probes"] = probes::json(self, unedited);
         value["generated"] = generated::json(self, unedited);
         value
     }

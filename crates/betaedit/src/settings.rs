@@ -83,7 +83,7 @@ pub enum Direction {
 }
 
 /// Values of the library by their names, each with a line of help.
-fn named<V>(all: &'static [V], help: &[&'static str]) -> impl TypedValueParser<Value = V>
+pub fn named<V>(all: &'static [V], help: &[&'static str]) -> impl TypedValueParser<Value = V>
 where
     V: Clone + fmt::Display + FromStr<Err: fmt::Debug> + Send + Sync + 'static,
 {

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use betaedit_core::facts::{Fact, Facts, Unread, shipped};
+use betaedit_core::facts::{Fact, Facts, Layout, ReadOptions, Unread, ZsreTarget, shipped};
 use betaedit_core::llm::{Model, Tokenizer};
 use clap::Args;
 
+use crate::settings::named;
 use crate::terminal::{Done, Failure, Terminal};
 
 /// Given as a file name, this stands for the data that comes with the program.
@@ -36,11 +37,16 @@ pub fn text(path: &str, shipped: &str) -> Done<String> {
     std::fs::read_to_string(path).map_err(|error| -> Failure { format!("the text `{path}`: {error}").into() })
 }
 
+const ZSRE_TARGETS: [&str; 2] = [
+    "the first of the true answers, as ROME, MEMIT and AlphaEdit",
+    "the answer that may be false, as EasyEdit and UltraEdit",
+];
+
 /// The arguments that choose facts.
 #[derive(Args, Clone)]
 pub struct FactArguments {
-    /// File of facts: CounterFact or ZsRE as published, flat records, or a list of {subject, prompt, target}; "shipped" for
-    /// the 162 that come with the program
+    /// File of facts: CounterFact, ZsRE, MQuAKE, RippleEdits or UnKEBench as published, flat records (KnowEdit, WikiBigEdit),
+    /// or a list of {subject, prompt, target} (QAEdit); "shipped" for the 162 that come with the program
     #[arg(long, value_name = "FACTS.json")]
     pub facts: String,
     /// Use at most N facts, after --skip
@@ -52,6 +58,9 @@ pub struct FactArguments {
     /// Leave out and report invalid records instead of stopping
     #[arg(long)]
     pub skip_bad: bool,
+    /// Field of a ZsRE record that gives the new target
+    #[arg(long, value_name = "FIELD", default_value_t, value_parser = named(ZsreTarget::ALL, &ZSRE_TARGETS))]
+    pub zsre_target: ZsreTarget,
 }
 
 impl FactArguments {
@@ -66,24 +75,43 @@ impl FactArguments {
         }
     }
 
-    pub fn read(&self, terminal: Terminal) -> Done<Vec<Fact>> {
+    fn note_choices(&self, facts: &Facts, terminal: Terminal) {
+        if facts.layout() == Layout::Zsre {
+            let other = if self.zsre_target == ZsreTarget::Alt { ZsreTarget::Answers } else { ZsreTarget::Alt };
+            let chosen = self.zsre_target;
+            terminal
+                .note(format!("new targets of ZsRE are those of `{chosen}`; --zsre-target {other} takes the others"));
+        }
+        if facts.inferred_subjects() > 0 {
+            terminal.note(format!(
+                "{} records of `{}` name no subject: it was taken from their prompts",
+                facts.inferred_subjects(),
+                self.facts
+            ));
+        }
+    }
+
+    /// The facts, and the field of ZsRE that gave their targets if they are of it.
+    pub fn read(&self, terminal: Terminal) -> Done<(Vec<Fact>, Option<ZsreTarget>)> {
         let path = PathBuf::from(&self.facts);
+        let options = ReadOptions::new().zsre_target(self.zsre_target);
         let facts = match (self.facts == SHIPPED, self.skip_bad) {
             (true, _) => shipped::facts()?,
-            (false, false) => Facts::read(&path)?,
+            (false, false) => options.read(&path)?,
             (false, true) => {
-                let (facts, errors) = Facts::read_lenient(&path)?;
+                let (facts, errors) = options.read_lenient(&path)?;
                 errors.iter().for_each(|error| terminal.note(format!("left out: {error}")));
                 facts
             }
         };
+        self.note_choices(&facts, terminal);
         self.note_unread(&facts, terminal);
-        let read = facts.len();
+        let (read, zsre_target) = (facts.len(), Some(self.zsre_target).filter(|_| facts.layout() == Layout::Zsre));
         let facts: Vec<Fact> =
             facts.into_vec().into_iter().skip(self.skip).take(self.limit.unwrap_or(usize::MAX)).collect();
         if facts.is_empty() {
             return Err(format!("no facts are left of the {read} in `{}`: see --skip and --limit", self.facts).into());
         }
-        Ok(facts)
+        Ok((facts, zsre_target))
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::util::named::named;
 use crate::util::text;
 
@@ -96,4 +96,14 @@ where
     fn generate(&mut self, questions: &[Question<'_>]) -> Result<Vec<String>> {
         self(questions)
     }
+}
+
+/// The generator's answers, one a question.
+pub(super) fn ask<G: Generator + ?Sized>(generator: &mut G, questions: &[Question<'_>]) -> Result<Vec<String>> {
+    let answers = generator.generate(questions)?;
+    if answers.len() != questions.len() {
+        let problem = format!("the generator gave {} answers to {} questions", answers.len(), questions.len());
+        return Err(ModelError::Adapter(problem.into()).into());
+    }
+    Ok(answers)
 }

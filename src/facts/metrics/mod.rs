@@ -23,6 +23,22 @@
 //! All of these are taken with the right beginning of the answer in place. What a user sees is what the model generates: a [`Generator`]
 //! answers in words of its own, in the settings that [`Setting`] lists, and a [`Generation`] holds its answers and gives their rates.
 //!
+//! [`probe`] asks for what should follow from a fact and what should stay ([`FactProbe`](super::FactProbe)). [`Probing::summary`] gives a
+//! rate for each criterion of the data set, from the answers after the edits and before them. It counts as the authors of the data sets do:
+//!
+//! | data set | a probe is passed if | the authors' figure |
+//! |---|---|---|
+//! | KnowEdit, WikiBigEdit | its answer names one form of what is wanted | portability: `passed`; locality: `agreement` with the unedited model |
+//! | MQuAKE | an answer to any of three wordings does; to all questions along the way for `single-hop` | `passed` |
+//! | RippleEdits | one answer or all of them (`OR`, `AND`) name all that is wanted; it counts only if its conditions held on the unedited model | `passed_where_written` |
+//! | UnKEBench | (answers are sentences) | `recall`; of the passages, `efficacy_recall` and `generality_recall` of a [`GenerationSummary`] |
+//!
+//! Where the authors let a large model judge (UnKEBench's `sub_question`), compare tokens with the right ones in place (KnowEdit), or show
+//! examples before the question (MQuAKE), the figures differ from theirs.
+//!
+//! [`KnownAnswers`] are the answers to facts that the model is expected to know, such as the [`known`](crate::facts::shipped::known) ones
+//! shipped here, and say which of them it forgot.
+//!
 //! [`Perplexity`] is that of held-out text.
 //!
 //! A model is given as a [`Scorer`]: a type that implements the trait, or a closure.
@@ -58,18 +74,30 @@
 //! 3. Levy, Seo, Choi, Zettlemoyer: "Zero-Shot Relation Extraction via Reading Comprehension", CoNLL 2017 (ZsRE)
 //! 4. Mitchell et al.: "Fast Model Editing at Scale", ICLR 2022 (its evaluation set)
 //! 5. Wang et al.: "EasyEdit: An Easy-to-use Knowledge Editing Framework for Large Language Models", ACL 2024 (locality)
+//! 6. Zhang et al.: "A Comprehensive Study of Knowledge Editing for Large Language Models", arXiv 2401.01286 (KnowEdit)
+//! 7. Zhong et al.: "MQuAKE: Assessing Knowledge Editing in Language Models via Multi-Hop Questions", EMNLP 2023
+//! 8. Cohen et al.: "Evaluating the Ripple Effects of Knowledge Editing in Language Models", TACL 2024 (RippleEdits)
+//! 9. Thede et al.: "WikiBigEdit: Understanding the Limits of Lifelong Knowledge Editing in LLMs", ICML 2025
+//! 10. Deng et al.: "Everything is Editable", ICLR 2025 (UnKEBench)
+//! 11. Yang et al.: "The Mirage of Model Editing: Revisiting Evaluation in the Wild", ACL 2025 (QAEdit)
 
 mod evaluation;
 mod generation;
+mod known;
 mod matching;
+mod overlap;
 mod perplexity;
+mod probing;
 mod rate;
 mod replies;
 
 pub use evaluation::{Answer, Case, Contest, Evaluation, Summary, evaluate};
 pub use generation::{Generator, Question, Setting};
+pub use known::{KnownAnswer, KnownAnswers};
 pub use matching::{is_exactly, says};
+pub use overlap::rouge_l_recall;
 pub use perplexity::Perplexity;
+pub use probing::{ProbeAnswer, ProbeRates, ProbeReplies, ProbeReply, Probing, probe};
 pub use rate::Rate;
 pub use replies::{Generation, GenerationSummary, Purpose, Replies, Reply};
 

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::generation::{Generator, Question, Setting};
+use super::generation::{Generator, Question, Setting, ask};
 use super::matching::{is_exactly, plain, says};
+use super::overlap::rouge_l_recall;
 use super::rate::Rate;
-use crate::error::{ModelError, Result};
+use crate::error::Result;
 use crate::facts::Fact;
 use crate::util::shown::shown;
 
@@ -84,6 +85,9 @@ fn unanswered(fact: &Fact, setting: Setting) -> Vec<Reply> {
 /// Tokens of an answer that are compared with the unedited model's. In a chat, the first ones repeat the question.
 const COMPARED: [(Setting, usize); 3] = [(Setting::Plain, 2), (Setting::Qa, 8), (Setting::Chat, 16)];
 
+/// The words of the longest target that an answer says as a whole. Longer ones are passages, of which it has a part.
+const LONGEST_NAME: usize = 20;
+
 impl Replies {
     /// Asks a model about some facts, in one call of the generator: at the prompt, the paraphrases, and the neighborhood prompts, and in
     /// the setting `plain` for the subject's name.
@@ -93,12 +97,7 @@ impl Replies {
     pub fn of_each<G: Generator + ?Sized>(generator: &mut G, facts: &[Fact], setting: Setting) -> Result<Vec<Self>> {
         let asked: Vec<Vec<Reply>> = facts.iter().map(|fact| unanswered(fact, setting)).collect();
         let questions: Vec<Question<'_>> = asked.iter().flatten().map(|reply| reply.ask(setting)).collect();
-        let answers = generator.generate(&questions)?;
-        if answers.len() != questions.len() {
-            let problem = format!("the generator gave {} answers to {} questions", answers.len(), questions.len());
-            return Err(ModelError::Adapter(problem.into()).into());
-        }
-        let mut answers = answers.into_iter();
+        let mut answers = ask(generator, &questions)?.into_iter();
         let case = |(fact, mut replies): (&Fact, Vec<Reply>)| {
             replies.iter_mut().zip(&mut answers).for_each(|(reply, answer)| reply.answer = answer);
             Self { case_id: fact.case_id(), setting, subject: fact.subject().to_owned(), replies }
@@ -113,6 +112,12 @@ impl Replies {
     /// Whether the answers say what is wanted, for the questions of one purpose.
     fn said(&self, purpose: Purpose) -> Vec<f64> {
         self.of(purpose).map(|reply| f64::from(says(self.setting, &reply.answer, &reply.wanted))).collect()
+    }
+
+    /// How much of what is wanted the answers have, for the questions of one purpose, where that is a passage.
+    fn recalled(&self, purpose: Purpose) -> Vec<f64> {
+        let passages = self.of(purpose).filter(|reply| reply.wanted.split_whitespace().count() > LONGEST_NAME);
+        passages.map(|reply| rouge_l_recall(&reply.answer, &reply.wanted)).collect()
     }
 
     /// Whether the subject is named as it is written.
@@ -160,6 +165,10 @@ pub struct GenerationSummary {
     pub exact: Option<Rate>,
     /// At paraphrases, the answer says the new target.
     pub generality: Option<Rate>,
+    /// At the prompt, mean [`rouge_l_recall`] of the new target, over targets that are passages: those of more than 20 words.
+    pub efficacy_recall: Option<Rate>,
+    /// At paraphrases, the same.
+    pub generality_recall: Option<Rate>,
     /// At neighborhood prompts, the answer begins as the unedited model's: its first 2 tokens in the setting `plain`, 8 in `qa`, 16 in
     /// `chat`.
     pub agreement: Option<Rate>,
@@ -180,6 +189,7 @@ impl Generation {
     pub fn summary(&self, setting: Setting, unedited: &Generation) -> GenerationSummary {
         let cases = || self.cases.iter().filter(|case| case.setting == setting);
         let said = |purpose| Rate::new(cases().map(|case| case.said(purpose)));
+        let recall = |purpose| Rate::new(cases().map(|case| case.recalled(purpose)));
         let exactly = |reply: &Reply| f64::from(is_exactly(&reply.answer, &reply.wanted));
         let before: HashMap<u64, &Replies> =
             unedited.cases.iter().filter(|case| case.setting == setting).map(|case| (case.case_id, case)).collect();
@@ -191,6 +201,8 @@ impl Generation {
             efficacy: said(Purpose::Fact),
             exact: Rate::new(cases().map(|case| case.of(Purpose::Fact).map(exactly).collect::<Vec<_>>())),
             generality: said(Purpose::Paraphrase),
+            efficacy_recall: recall(Purpose::Fact),
+            generality_recall: recall(Purpose::Paraphrase),
             agreement: Rate::new(agreement),
             subject_named: Rate::new(cases().map(Replies::named)),
         }

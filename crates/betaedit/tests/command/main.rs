@@ -4,11 +4,13 @@
 
 mod editing;
 mod faults;
+mod generated;
 mod input;
 mod kill;
 mod matrices;
 #[cfg(unix)]
 mod outputs;
+mod probes;
 mod python;
 mod research;
 mod setting;
