@@ -58,6 +58,8 @@ mod llm_gguf;
 mod llm_models;
 #[cfg(feature = "llm")]
 mod llm_sites;
+#[cfg(all(feature = "llm", feature = "facts", feature = "session"))]
+mod llm_surroundings;
 #[cfg(feature = "llm")]
 mod llm_targets;
 #[cfg(feature = "llm")]

@@ -1,5 +1,6 @@
 //! Sessions: one transaction a batch, undo, conflicts, guards, and what survives a crash.
 
+mod companions;
 mod damage;
 mod durability;
 mod family;
