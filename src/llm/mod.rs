@@ -57,6 +57,7 @@
 mod adapter;
 mod block;
 mod chat;
+mod clock;
 mod collector;
 mod config;
 pub mod families;
@@ -69,6 +70,7 @@ mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;
 mod target;
+mod template;
 mod tokenizer;
 mod weights;
 
