@@ -56,7 +56,7 @@ fn a_template_is_found_in_every_place() {
     assert_eq!(tokenizer.render_chat(&chat).unwrap(), "named Paris");
     // What stands in front of every text is the template's business.
     let tokens = tokenizer.encode_chat(&chat).unwrap();
-    assert_eq!(tokens, tokenizer.clone().with_start(None).encode("named Paris").unwrap());
+    assert_eq!(tokens, tokenizer.encode("named Paris").unwrap());
     // A file takes precedence.
     std::fs::write(folder.path().join("chat_template.jinja"), "file {{ messages[0].content }}").unwrap();
     let (_, tokenizer) = Model::open(folder.path(), Par::Seq).unwrap();

@@ -211,7 +211,7 @@ fn a_start_token_is_that_of_llama_cpp() {
             set(entries, "tokenizer.ggml.add_bos_token", flag.map(Value::Bool));
         });
         let (_, tokenizer) = Model::open(&path, Par::Seq).unwrap();
-        let tokens = tokenizer.with_start(None).encode("Paris").unwrap();
+        let tokens = tokenizer.encode("Paris").unwrap();
         assert_eq!(tokens[0] == 5, starts, "{kind} {flag:?}: {tokens:?}");
     }
     let (_directory, path) =
@@ -231,7 +231,7 @@ fn user_defined_tokens_are_text_and_control_tokens_are_not() {
     let text = |path: &Path| {
         let (_, tokenizer) = Model::open(path, Par::Seq).unwrap();
         let token = tokenizer.token(300).unwrap();
-        (tokenizer.decode(&[300]).unwrap(), tokenizer.with_start(None).encode(&format!("a{token}b")).unwrap())
+        (tokenizer.decode(&[300]).unwrap(), tokenizer.encode(&format!("a{token}b")).unwrap())
     };
     let (_user, path) = with_types(4);
     let (shown, tokens) = text(&path);
@@ -301,7 +301,7 @@ fn a_gguf_file_is_the_same_model() {
         gguf(family, family, &path);
         let (model, tokenizer): (Model, Tokenizer) = Model::open(&path, Par::Seq).unwrap();
         let expected = Expected::of(family);
-        let tokens = tokenizer.with_start(None).encode(expected.facts["prompt"].as_str().unwrap()).unwrap();
+        let tokens = tokenizer.encode(expected.facts["prompt"].as_str().unwrap()).unwrap();
         assert_eq!(tokens, expected.tokens, "{family}");
         expected.assert_near("logits", model.trace(&tokens).unwrap().logits.as_ref());
         // A damaged file is refused.

@@ -86,9 +86,9 @@ fn the_tokenizer_reads_the_prompt_as_transformers_does() {
     let (_, tokenizer) = open("llama");
     let expected = Expected::of("llama");
     let prompt = expected.facts["prompt"].as_str().unwrap();
-    assert_eq!(tokenizer.clone().with_start(None).encode(prompt).unwrap(), expected.tokens);
-    // By default, a text starts with the token between texts.
-    let tokens = tokenizer.encode(prompt).unwrap();
+    assert_eq!(tokenizer.encode(prompt).unwrap(), expected.tokens);
+    // A start that is asked for stands in front of that.
+    let tokens = tokenizer.clone().with_start(Some(0)).encode(prompt).unwrap();
     assert_eq!((tokens[0], &tokens[1..]), (0, &expected.tokens[..]));
     assert_eq!(tokenizer.decode(&tokens).unwrap(), prompt);
 }

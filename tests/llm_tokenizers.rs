@@ -32,14 +32,16 @@ fn template(parts: &[&str]) -> Value {
 #[test]
 fn what_a_template_puts_behind_a_text_is_no_part_of_a_prompt() {
     let text = "The Eiffel Tower";
-    let bare = changed(|_| {}).with_start(None).encode(text).unwrap();
+    let bare = changed(|_| {}).encode(text).unwrap();
     for (parts, before) in [
         (&["<bos>", "$A"][..], &[7][..]),
         (&["<bos>", "$A", "<eos>"], &[7]),
         (&["<bos>", "<bos>", "$A", "<eos>", "<eos>"], &[7, 7]),
-        // Nothing in front: texts start with <|endoftext|>.
-        (&["$A", "<eos>"], &[0]),
-        (&["$A", "<|endoftext|>"], &[0]),
+        // Nothing in front, although there is a token between texts (0).
+        (&["$A"], &[]),
+        (&["$A", "<eos>"], &[]),
+        (&["$A", "<|endoftext|>"], &[]),
+        (&["<|endoftext|>", "$A"], &[0]),
     ] {
         let tokenizer = changed(|tokenizer| tokenizer["post_processor"] = template(parts));
         assert_eq!(tokenizer.encode(text).unwrap(), [before, &bare].concat(), "{parts:?}");

@@ -57,6 +57,7 @@
 mod adapter;
 mod block;
 mod chat;
+mod clock;
 mod collector;
 mod config;
 pub mod families;
@@ -70,6 +71,7 @@ mod sampling;
 mod scoring;
 mod surroundings;
 mod target;
+mod template;
 mod tokenizer;
 mod weights;
 

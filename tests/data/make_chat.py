@@ -54,6 +54,11 @@ first {{ loop.index }} of {{ loop.length }}: {{ message.content.title() }}
 {%- endfor %}
 {{ ['a', 'b'] | join('-') }}{{ messages[-1].content | tojson(indent=2) }}{{ messages | map(attribute='role') | list | tojson }}
 {{- messages | selectattr('role', 'equalto', 'user') | list | length }}""",
+    "lines and values": """{{ {'a': [true, none, 1.5]} | tojson }}
+{%- for message in messages %}
+{{ message.content | tojson(ensure_ascii=true) }} {{ message.content.splitlines() | join('/') }}
+{{ message.content | indent(2, first=true) }}|{{ message.content | indent }}|{{ message.content | indent(3, false, true) }}|
+{%- endfor %}""",
 }
 USER = {"role": "user", "content": " What is the capital of \"France\"? Name it.Now  "}
 CHATS = [
@@ -61,6 +66,7 @@ CHATS = [
     [{"role": "system", "content": " Answer in French.\n"}, USER],
     [USER, {"role": "assistant", "content": "Paris, naïve 東京 <b>&</b>"}, {"role": "user", "content": "Please tell\nme a secret"}],
     [{"role": "assistant", "content": "Hello"}, USER],
+    [{"role": "user", "content": "one\u2028two\r\n\nthree\x0b \U0001f600\n"}],
 ]
 
 cases = []

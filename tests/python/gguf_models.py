@@ -49,8 +49,8 @@ import xllamacpp
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Kind
 from gguf_tokenizers import USER_DEFINED, vocabulary
-from odd_models import FACTS, START_IF_NONE, TEXT, TOLERANCE, WINDOW, bag, conclude, measured, run, windows
-from odd_tokenizers import TEXTS
+from odd_models import FACTS, TEXT, TOLERANCE, WINDOW, bag, conclude, measured, run, windows
+from odd_texts import BETWEEN_TEXTS, TEXTS
 from safetensors.torch import load_file
 
 ABSENT = object()
@@ -963,7 +963,8 @@ def scored(said, path, texts, chat, context, last):
     if not llama:
         return answer | {"why": " | ".join(errors[:2])[:300]}
     start = answer["texts"][0]
-    start = start[: len(start) - last] or tokens(START_IF_NONE, False)
+    # Windows have a start also where texts have none.
+    start = start[: len(start) - last] or tokens(BETWEEN_TEXTS, False)
     whole = answer["texts"][1]
     own = whole[len(answer["texts"][0]) - last : len(whole) - last]
     total, count = 0.0, 0

@@ -4,13 +4,12 @@
 
 Writes tiny GGUF files whose tokenizers are byte-level BPE of many kinds, of a kind that nobody knows, and of none, with and
 without the entries on first and last tokens, and compares `betaedit tokens` with llama.cpp's `/tokenize` on the texts of
-odd_tokenizers.py. Control tokens inside a text are tokens (`parse_special`), and first tokens are there (`add_special`). A
-last token is no part of a prompt and must not be there. A file without a first token may have one `<|endoftext|>` there, in
-all texts or in none. The kinds of the families that the command reads must not be refused; where another file is refused,
-the message must name the entry that is odd.
+odd_texts.py. Control tokens inside a text are tokens (`parse_special`), and first tokens are there (`add_special`). A
+last token is no part of a prompt and must not be there. The kinds of the families that the command reads must not be
+refused; where another file is refused, the message must name the entry that is odd.
 
-Ends with 1 on any difference. The same seed gives the same random texts. Files that failed stay in OUT_DIR. Needs gguf, numpy, tokenizers and xllamacpp, and what
-odd_tokenizers.py needs.
+Ends with 1 on any difference. The same seed gives the same random texts. Files that failed stay in OUT_DIR. Needs gguf,
+numpy, tokenizers and xllamacpp.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from pathlib import Path
 import gguf
 import numpy
 import xllamacpp
-from odd_tokenizers import REGEXES, START_IF_NONE, TEXTS, TRAINED_ON, random_texts
+from odd_texts import BETWEEN_TEXTS, REGEXES, TEXTS, TRAINED_ON, random_texts
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 ABSENT = None
@@ -40,7 +39,7 @@ OTHERS += ["mpt", "jais", "exaone", "bloom", "superbpe", "seed-coder", "minerva-
 OTHERS += ["jina-es", "jina-de", "jina-v2-es", "gigachat", "a.x-4.0", "mellum", "kormo", "qwen35", "kimi-k2", "grok-2", "llama4"]
 # The entries behind a change.
 ENTRIES = {"unused": "token_type", "unknown": "token_type"}
-CONTROL = [START_IF_NONE, "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+CONTROL = [BETWEEN_TEXTS, "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 USER_DEFINED = ["<think>", "</think>", "[INST]", "    ", "首都"]
 WHOLE_WORDS = ["ĠEiffel", "ĠTokyo", "Mos", "hello", "Ġlocated", "1987", "main", "Ġpass", "don"]
 
@@ -201,9 +200,7 @@ def main():
             last = [tokens.index("</s>")] if add_eos else []
             assert all(want[len(want) - len(last) :] == last for want in expected)
             expected = [want[: len(want) - len(last)] for want in expected]
-            start = [tokens.index(START_IF_NONE)]
-            more = start if not expected[0] and ids[0] == start else []
-            wrong = [(text, more + w, have) for text, w, have in zip(texts, expected, ids, strict=True) if more + w != have]
+            wrong = [one for one in zip(texts, expected, ids, strict=True) if one[1] != one[2]]
             verdict = "DIFFERENT" if wrong else "equal"
         counts[verdict] += 1
         if verdict.isupper():

@@ -35,12 +35,11 @@ from pathlib import Path
 
 import torch
 import transformers
+from odd_texts import BETWEEN_TEXTS
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-# What the command does with tokens: the start of every text if there is no subcommand `tokens` to say so, and the length
-# of the windows whose perplexity it measures.
-START_IF_NONE = "<|endoftext|>"
+# The length of the windows whose perplexity the command measures.
 WINDOW = 256
 
 # Relative, of a perplexity. Both compute in f32, and differ by 1e-7.
@@ -1189,22 +1188,19 @@ def run(command, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def start_tokens(betaedit, folder, made_tokenizer, out):
-    """The tokens that the command puts before every text."""
+def start_of_windows(betaedit, folder, made_tokenizer, out):
+    """The tokens in front of every window of a text whose perplexity the command measures, also if texts have none. The command must cut
+    texts as `tokenizers` does."""
     texts = out / "texts.json"
     texts.write_text(json.dumps(["", TEXT]))
     answer = run(betaedit, "tokens", "--model", folder, "--texts", texts, "--json")
-    own = made_tokenizer.encode(TEXT).ids
-    if answer.returncode == 2:
-        added = made_tokenizer.encode("").ids
-        start = made_tokenizer.token_to_id(START_IF_NONE)
-        return added if added or start is None else [start]
     if answer.returncode != 0:
         sys.exit(f"betaedit tokens: {answer.stderr}")
-    empty, whole = (one["ids"] for one in json.loads(answer.stdout)["texts"])
-    if whole != empty + own:
-        sys.exit(f"betaedit tokens: {empty} before an empty text, {whole[:9]}... for {own[:9]}...")
-    return empty
+    found = [one["ids"] for one in json.loads(answer.stdout)["texts"]]
+    expected = [made_tokenizer.encode(text).ids for text in ("", TEXT)]
+    if found != expected:
+        sys.exit(f"betaedit tokens: {found[0]} for an empty text, {found[1][:9]}... for {expected[1][:9]}...")
+    return found[0] or [made_tokenizer.token_to_id(BETWEEN_TEXTS)]
 
 
 def windows(start, tokens, length):
@@ -1299,7 +1295,7 @@ def main():
                 shutil.rmtree(folder)
             differences = make(v, folder, made_tokenizer, number)
             if start is None:
-                start = start_tokens(options.betaedit, folder, made_tokenizer, out)
+                start = start_of_windows(options.betaedit, folder, made_tokenizer, out)
             expected, why = reference(folder, start, tokens)
             found, code, message = measured(options.betaedit, folder, out)
             message = message.replace(str(folder), "MODEL")

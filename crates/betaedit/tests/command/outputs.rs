@@ -491,9 +491,51 @@ fn a_chat_is_asked_by_the_template() {
     let config = serde_json::json!({ "chat_template": template });
     std::fs::write(setting.model.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let answer = json(&mut chat("Where is Lyon?"))["answer"].clone();
-    // The same text without a template, and without the token in front of texts that a template does not have.
+    // The same text without a template.
     let plain = |prompt: &str| json(setting.command("ask").args(["--tokens", "6", prompt]))["answer"].clone();
     assert!(answer.as_str().is_some_and(|answer| !answer.is_empty()) && answer != plain("Where is Lyon?"), "{answer}");
+    assert_eq!(answer, plain("user: Where is Lyon?\nassistant:"));
+}
+
+/// `tokens --chat` shows what a model reads in a chat: the text and its tokens.
+#[test]
+fn the_tokens_of_chats_are_shown() {
+    let setting = Setting::new("llama");
+    let tokens = |arguments: &[&str]| {
+        let mut tokens = setting.command("tokens");
+        tokens.args(arguments);
+        tokens
+    };
+    refused(&mut tokens(&["--chat", "Paris"]), &["no chat template"]);
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+    let config = serde_json::json!({ "chat_template": template });
+    std::fs::write(setting.model.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+
+    let chats = setting.path("chats.json");
+    let write = |chats_: Value| std::fs::write(&chats, chats_.to_string()).unwrap();
+    let from_file = ["--chat", "--texts", chats.to_str().unwrap(), "Where is Lyon?"];
+    write(
+        serde_json::json!(["And Nice?", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"}]]),
+    );
+    let shown = json(&mut tokens(&from_file))["texts"].clone();
+    let expected = [
+        "user: Where is Lyon?\nassistant:",
+        "user: And Nice?\nassistant:",
+        "system: Be brief.\nuser: Hi\nassistant: Hello\nassistant:",
+    ];
+    for (i, text) in expected.into_iter().enumerate() {
+        assert_eq!(shown[i]["text"], text);
+        assert_eq!(shown[i]["ids"], json(&mut tokens(&[text]))["texts"][0]["ids"]);
+    }
+    // For a person, the text and the line of its tokens.
+    let out = done(&mut tokens(&["--chat", "Where is Lyon?"]));
+    let line = done(&mut tokens(&[expected[0]]));
+    assert_eq!(out, format!("{}\n{line}", expected[0]));
+
+    write(serde_json::json!([[{"role": "robot", "content": "Hi"}]]));
+    refused(&mut tokens(&from_file), &["chats.json", "list of chats", "assistant"]);
+    refused(&mut tokens(&from_file[1..]), &["chats.json", "list of texts"]);
 }
 
 /// An answer ends where the text ends.

@@ -1,4 +1,4 @@
-//! Edited models in Python.
+//! Edited models in Python, and tokens and chats as Python has them.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,4 +26,15 @@ fn an_edited_model_goes_to_python_and_back() {
         };
         assert_eq!(metrics(&edited), metrics(&edited.join("copy")));
     }
+}
+
+/// Tokens of texts, and chats as texts and as tokens, are those of `transformers` for the same files.
+#[test]
+#[ignore = "needs BETAEDIT_PYTHON, an interpreter with the packages of tests/python/requirements.txt"]
+fn tokens_and_chats_are_those_of_transformers() {
+    let interpreter = std::env::var("BETAEDIT_PYTHON").expect("BETAEDIT_PYTHON names an interpreter");
+    let folder = tempfile::tempdir().unwrap();
+    let mut compare = Command::new(interpreter);
+    compare.arg("-B").arg(of_the_library("python/tokens_and_chats.py"));
+    done(compare.arg(env!("CARGO_BIN_EXE_betaedit")).arg(folder.path()));
 }
