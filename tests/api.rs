@@ -53,7 +53,7 @@ fn every_type_is_shown_and_shared() {
     all!(ridge::Ridge, ridge::Samples, concept::ConceptEdit, concept::Uce, concept::Speed);
     all!(regmean::RegMean, regmean::ModelWeighting);
     all!(error::Error, error::NumericsError, error::FileError, error::FactsError, error::SessionError);
-    all!(error::ModelError, error::Shape);
+    all!(error::ModelError, error::Shape, betaedit_core::adapter::Companions<f32>);
 }
 
 #[cfg(feature = "safetensors")]
@@ -119,6 +119,7 @@ fn every_type_of_language_models_is_shown_and_shared() {
     all!(llm::Contexts, llm::Sampler, llm::Collector<'_>, llm::CollectionProgress, llm::ModelAdapter);
     all!(llm::Target, llm::TargetSearch, llm::Descent, llm::Site, llm::Wording, llm::Anchor<'_>);
     all!(llm::Steering<'_>, llm::Steered<'_>, llm::SteeredEvaluation);
+    all!(llm::Surroundings, llm::Place, llm::Places, llm::KeyRule);
     all!(llm::FineTuning, llm::LowRankTuning, llm::Supervision, llm::Tuned);
     all!(families::Llama, families::Mistral, families::Qwen2, families::Qwen3, families::Gpt2, families::GptJ);
     all!(families::ConfigFile, families::TensorLayout, families::AttentionNames, families::GgufLayout);

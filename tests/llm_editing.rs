@@ -107,7 +107,7 @@ fn a_fact_is_written_at_the_token_that_is_asked_for() {
         assert!((key.col(0) - expected).norm_max() < 1e-5 * expected.norm_max(), "{token:?}");
         // The vector of a search is added there as well.
         let search = TargetSearch::default().with_steps(1);
-        let target = search.run(adapter.model(), &tokenizer, &Contexts::default(), layer, &request).unwrap();
+        let target = search.run(adapter.model(), &tokenizer, Contexts::default(), layer, &request).unwrap();
         let output = trace.block_outputs[layer].col(place);
         let start = Mat::from_fn(target.start.len(), 1, |i, _| target.start[i]);
         assert!((start.col(0) - output).norm_max() < 1e-5 * output.norm_max(), "{token:?}");
@@ -147,7 +147,7 @@ fn an_edited_model_says_the_new_thing_and_can_be_put_back() {
         let loss = |adapter: &ModelAdapter| {
             -adapter.model().score_continuations(&[(&whole, prompt.len())]).unwrap()[0].log_probabilities[0]
         };
-        let target = search.run(adapter.model(), adapter.tokenizer(), &contexts(), 2, &requests[0]).unwrap();
+        let target = search.run(adapter.model(), adapter.tokenizer(), contexts(), 2, &requests[0]).unwrap();
         let missing = |adapter: &ModelAdapter| {
             let outputs = &adapter.model().trace(&prompt).unwrap().block_outputs[2];
             let last = outputs.col(prompt.len() - 1);
@@ -250,7 +250,7 @@ fn what_cannot_be_done_is_refused() {
         Err(Error::Numerics(NumericsError::Shape { argument: "weight", .. }))
     ));
     let settings = TargetSearch::default().with_steps(0);
-    let found = settings.run(&model, &tokenizer, &contexts(), 1, &request());
+    let found = settings.run(&model, &tokenizer, contexts(), 1, &request());
     assert!(matches!(found, Err(Error::Numerics(NumericsError::Parameter { parameter: "steps", .. }))));
 }
 

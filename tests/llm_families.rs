@@ -363,7 +363,7 @@ fn what_is_shown_of_a_model_is_short() {
     let evaluation = steering.evaluate(&[0.0; 64]).unwrap();
     let request = Request::new("Paris", "The city of {} is in", "Spain").unwrap();
     let search = TargetSearch::default().with_steps(2);
-    let target = search.run(&model, &tokenizer, &Contexts::default(), 1, &request).unwrap();
+    let target = search.run(&model, &tokenizer, Contexts::default(), 1, &request).unwrap();
     let collector = Collector::new(&model, &tokenizer, &[1]).unwrap();
     let adapter = ModelAdapter::new(model.clone(), tokenizer.clone(), vec![1], Contexts::default(), search).unwrap();
     let stored = StoredTensor { shape: vec![100, 100], numbers: vec![0.5; 10_000] };

@@ -190,7 +190,7 @@ fn two_vectors_find_what_one_does_not_within_their_bounds() {
     for (family, descent) in FAMILIES.into_iter().flat_map(|family| descents.map(|descent| (family, descent))) {
         let (model, tokenizer) = open(family);
         let search = TargetSearch::default().with_descent(descent).with_steps(60);
-        let run = |site| search.with_site(site).run(&model, &tokenizer, &Contexts::default(), LAYER, &request());
+        let run = |site| search.with_site(site).run(&model, &tokenizer, Contexts::default(), LAYER, &request());
         let (mlp, both) = (run(Site::Mlp).unwrap(), run(Site::MlpAndAttention).unwrap());
         assert!(mlp.attention.is_none() && both.start == mlp.start);
         assert!((both.losses[0] - mlp.losses[0]).abs() < 1e-5, "{family}");
@@ -215,7 +215,7 @@ fn with_the_attentions_vector_at_zero_the_search_is_one_for_the_mlp() {
     let name = format!("model.layers.{LAYER}.self_attn.o_proj.weight");
     let (model, tokenizer) = with_tensors("llama", &[(&name, &|_| 0.0)]);
     let search = TargetSearch::default().with_clamp(3.0).with_steps(12);
-    let run = |site| search.with_site(site).run(&model, &tokenizer, &Contexts::default(), LAYER, &request()).unwrap();
+    let run = |site| search.with_site(site).run(&model, &tokenizer, Contexts::default(), LAYER, &request()).unwrap();
     let (mlp, both) = (run(Site::Mlp), run(Site::MlpAndAttention));
     assert_eq!(both.attention, Some(vec![0.0; model.config().hidden]));
     assert!(both.losses.len() == mlp.losses.len() && mlp.losses[11] < mlp.losses[0]);
@@ -234,7 +234,7 @@ fn residuals_are_what_the_mlp_lacks() {
         let search = TargetSearch::default().with_site(Site::MlpAndAttention).with_clamp(3.0);
         let layers = vec![LAYER, LAYER + 1];
         let last = LAYER + 1;
-        let target = search.run(&model, &tokenizer, &Contexts::default(), last, &request()).unwrap();
+        let target = search.run(&model, &tokenizer, Contexts::default(), last, &request()).unwrap();
         let tokens = tokenizer.encode(&format!("{} Tokyo", request().text())).unwrap();
         let start = tokenizer.encode(&request().text()).unwrap().len();
         let mut adapter = ModelAdapter::new(model, tokenizer, layers, Contexts::default(), search).unwrap();
@@ -278,7 +278,7 @@ fn what_cannot_be_steered_is_refused() {
         assert!(matches!(steering.outputs(3), Err(Error::Model(ModelError::UnknownRequest { index: 3, .. }))));
     }
     let both = TargetSearch::default().with_site(Site::MlpAndAttention);
-    let run = |search: TargetSearch, layer| search.run(&model, &tokenizer, &Contexts::default(), layer, &request());
+    let run = |search: TargetSearch, layer| search.run(&model, &tokenizer, Contexts::default(), layer, &request());
     assert!(matches!(run(both, 9), Err(Error::Model(ModelError::UnknownLayer { layer: 9, .. }))));
     assert!(matches!(
         run(both.with_clamp(0.0), 1),

@@ -173,7 +173,7 @@ fn no_contrast_subject_is_in_a_shipped_fact() {
     };
     let known = shipped::known();
     let all: Vec<String> =
-        facts.iter().flat_map(texts).chain(known.iter().map(|known| known.prompt().to_lowercase())).collect();
+        facts.iter().flat_map(texts).chain(known.iter().map(|known| known.prompt.to_lowercase())).collect();
     for name in NAMES.lines() {
         let name = name.to_lowercase();
         let name = name.strip_prefix("the ").unwrap_or(&name);

@@ -13,6 +13,7 @@ mod files;
 mod generated;
 mod html;
 mod inspect;
+mod layers;
 mod matrices;
 mod methods;
 mod plot;

@@ -11,7 +11,8 @@ use betaedit_core::llm::{Collector, Model, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
-use crate::settings::{Layers, Plan};
+use crate::layers::Layers;
+use crate::settings::Plan;
 use crate::source::{SHIPPED, open_model, setting, text};
 use crate::terminal::{Done, Terminal, table};
 

@@ -59,21 +59,13 @@ pub struct Steered<'a> {
     pub name: (usize, usize),
     /// Weight of these tokens, beside 1 for a continuation.
     pub name_weight: f32,
-    /// Weight of the sequence among the others.
-    pub weight: f32,
 }
 
 impl<'a> Steered<'a> {
-    /// A sequence of weight 1.
+    /// A sequence whose continuation should become probable.
     #[must_use]
     pub fn new(tokens: &'a [u32], positions: &'a [usize], start: usize) -> Self {
-        Self { tokens, positions, start, name: (0, 0), name_weight: 0.0, weight: 1.0 }
-    }
-
-    /// Sets the weight among the other sequences.
-    #[must_use]
-    pub fn with_weight(self, weight: f32) -> Self {
-        Self { weight, ..self }
+        Self { tokens, positions, start, name: (0, 0), name_weight: 0.0 }
     }
 
     /// Sets tokens that should stay probable, and their weight.
@@ -88,7 +80,7 @@ impl<'a> Steered<'a> {
 
     /// Refuses positions that are not in order.
     fn check(&self) -> Result<()> {
-        let Self { tokens, positions, start, name, name_weight, weight } = self;
+        let Self { tokens, positions, start, name, name_weight } = self;
         let refuse = |parameter, value: usize, allowed| {
             Err(NumericsError::Parameter { parameter, value: value as f64, allowed }.into())
         };
@@ -101,8 +93,7 @@ impl<'a> Steered<'a> {
         if name.0 < name.1 && (name.0 <= positions[0] || name.1 > tokens.len()) {
             return refuse("name", name.0, "after the first position of the vectors, and before the end");
         }
-        validate::non_negative("name_weight", f64::from(*name_weight))?;
-        Ok(validate::positive("weight", f64::from(*weight))?)
+        Ok(validate::non_negative("name_weight", f64::from(*name_weight))?)
     }
 
     fn is_named(&self) -> bool {
@@ -293,23 +284,8 @@ impl<'a> Steering<'a> {
             }
         }
 
-        let (mut asked, mut terms) = (vec![], vec![]);
-        // The token at a place is predicted by the row before it.
-        let mut ask = |span: &Span, tokens: &[u32], from: usize, to: usize, weight: f32| {
-            let first = span.rows.start + from - 1 - span.start;
-            asked.extend(first..first + (to - from));
-            let weight = weight / (to - from) as f32;
-            terms.extend(tokens[from..to].iter().map(|&token| Term::Likelihood { token, weight }));
-        };
-        let whole_weight: f32 = sequences.iter().map(|one| one.weight).sum();
-        for (span, one) in batch.spans.iter().zip(sequences) {
-            ask(span, one.tokens, one.start, one.tokens.len(), one.weight / whole_weight);
-        }
+        let (mut asked, mut terms) = likelihoods(&batch, sequences);
         let continued = sequences.iter().map(|one| one.tokens.len() - one.start).sum();
-        let names = sequences.iter().filter(|one| one.is_named()).count() as f32;
-        for (span, one) in batch.spans.iter().zip(sequences).filter(|(_, one)| one.is_named()) {
-            ask(span, one.tokens, one.name.0, one.name.1, one.name_weight / names);
-        }
         if let Some(Anchor { weight, .. }) = anchor {
             asked.push(batch.rows() - 1);
             let logits = model.logits(&upper.narrow(0, before.rows() - 1, 1)?)?;
@@ -377,4 +353,24 @@ impl<'a> Steering<'a> {
         }
         Ok(SteeredEvaluation { likelihood, naming, divergence, vectors, loss: terms.sum_all()? })
     }
+}
+
+/// The rows of the batch whose logits are in the loss, and their terms: first those of the continuations, then those of the names.
+fn likelihoods(batch: &TokenBatch, sequences: &[Steered<'_>]) -> (Vec<usize>, Vec<Term>) {
+    let (mut asked, mut terms) = (vec![], vec![]);
+    // The token at a place is predicted by the row before it.
+    let mut ask = |span: &Span, tokens: &[u32], from: usize, to: usize, weight: f32| {
+        let first = span.rows.start + from - 1 - span.start;
+        asked.extend(first..first + (to - from));
+        let weight = weight / (to - from) as f32;
+        terms.extend(tokens[from..to].iter().map(|&token| Term::Likelihood { token, weight }));
+    };
+    for (span, one) in batch.spans.iter().zip(sequences) {
+        ask(span, one.tokens, one.start, one.tokens.len(), 1.0 / sequences.len() as f32);
+    }
+    let names = sequences.iter().filter(|one| one.is_named()).count() as f32;
+    for (span, one) in batch.spans.iter().zip(sequences).filter(|(_, one)| one.is_named()) {
+        ask(span, one.tokens, one.name.0, one.name.1, one.name_weight / names);
+    }
+    (asked, terms)
 }
