@@ -115,6 +115,7 @@ def main():
     for name in ("unedited", "edited", "facts", "report"):
         parser.add_argument(name)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with open(options.report) as file:
