@@ -158,7 +158,7 @@ fn contrast_subjects_are_at_residual_zero_and_apart_from_the_requests() {
         .layer(LAYER, KeyStatistics::new(moment, Par::Seq).unwrap())
         .open(adapter, Par::Seq)
         .unwrap();
-    session.edit(&[about("Big Ben")]).unwrap();
+    assert!(session.edit(&[about("Big Ben")]).unwrap().is_applied());
     let again = session.adapter_mut().companions(LAYER, &requests).unwrap().unwrap();
     assert_eq!(again.keys, keys);
 }

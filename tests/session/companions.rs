@@ -134,7 +134,7 @@ fn undo_takes_the_companions_along() {
     for depth in [1, 2] {
         for refresh in refreshes() {
             let stream = facts(7, 6);
-            let mut session = open(depth, refresh.clone());
+            let mut session = open(depth, refresh);
             assert!(session.edit(&stream[..2]).unwrap().is_applied());
             let before = weights(&session).to_vec();
             assert!(session.edit(&stream[2..4]).unwrap().is_applied());
