@@ -144,7 +144,7 @@ fn contrast_subjects_are_at_residual_zero_and_apart_from_the_requests() {
     let possible: Vec<(&str, Col<f32>)> =
         names.iter().map(|name| (*name, key(&format!("The {name} is located"), &format!("The {name}")))).collect();
     for j in 0..keys.ncols() {
-        let unscaled = Col::from_fn(keys.nrows(), |i| keys[(i, j)] / 5.0_f32.sqrt());
+        let unscaled = Col::from_fn(keys.nrows(), |i| keys[(i, j)] / 10.0_f32.sqrt());
         let found: Vec<&str> =
             possible.iter().filter(|(_, key)| is_near(unscaled.as_ref(), key)).map(|(name, _)| *name).collect();
         assert!(!found.is_empty(), "column {j} is no name's key");

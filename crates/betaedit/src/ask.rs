@@ -6,7 +6,7 @@ use betaedit_core::llm::{Model, Tokenizer};
 use serde_json::json;
 
 use crate::run::Run;
-use crate::scores::{completion, reply};
+use crate::scores::{Completion, completion, reply};
 use crate::source::open_model;
 use crate::terminal::{Done, Terminal};
 
@@ -51,11 +51,13 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         }
     }
     let mut result = json!({ "prompt": prompt });
-    for (name, answer) in &answers {
-        result[*name] = json!(answer);
+    for (name, Completion { text, ended }) in &answers {
+        result[*name] = json!(text);
+        result["ended"][*name] = json!(ended);
         let label = if answers.len() > 1 { format!("{name:<7}") } else { String::new() };
+        let end = if *ended { " [the model ends the text here]" } else { "" };
         let between = if arguments.chat { "\n" } else { "" };
-        terminal.say(format!("{label}{prompt}{between}{answer}"));
+        terminal.say(format!("{label}{prompt}{between}{text}{end}"));
     }
     terminal.result(&result);
     Ok(())

@@ -276,8 +276,8 @@ const SHOWN: usize = 8;
 
 fn said(run: &Run, fact: &Fact) -> Done<Said> {
     let (tokenizer, prompt) = (run.adapter().tokenizer(), fact.full_prompt());
-    let before = completion(&run.unedited, tokenizer, &prompt, SHOWN)?;
-    let after = completion(run.adapter().model(), tokenizer, &prompt, SHOWN)?;
+    let before = completion(&run.unedited, tokenizer, &prompt, SHOWN)?.text;
+    let after = completion(run.adapter().model(), tokenizer, &prompt, SHOWN)?.text;
     Ok(Said { case_id: fact.case_id(), prompt, target: fact.target_new().to_owned(), before, after })
 }
 

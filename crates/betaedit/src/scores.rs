@@ -133,16 +133,22 @@ pub fn rows(columns: &[(&str, &Scores)], unedited: Option<&Scores>) -> Vec<Vec<S
     rows
 }
 
+/// What a model says, and whether it ended the text itself.
+pub struct Completion {
+    pub text: String,
+    pub ended: bool,
+}
+
 /// A model's completion of a prompt, up to the end of the text.
-pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<String> {
+pub fn completion(model: &Model, tokenizer: &Tokenizer, prompt: &str, tokens: usize) -> Done<Completion> {
     let start = tokenizer.encode(prompt)?;
     let more = model.generate_until(&start, tokens, &mut Sampler::Greedy, tokenizer.ends())?;
-    Ok(tokenizer.decode_behind(&start, &more)?)
+    Ok(Completion { text: tokenizer.decode_behind(&start, &more)?, ended: more.len() < tokens })
 }
 
 /// A model's answer to a user's message in a chat, up to the end of its turn.
-pub fn reply(model: &Model, tokenizer: &Tokenizer, message: &str, tokens: usize) -> Done<String> {
+pub fn reply(model: &Model, tokenizer: &Tokenizer, message: &str, tokens: usize) -> Done<Completion> {
     let start = tokenizer.encode_chat(&[Message::new(Role::User, message)])?;
     let more = model.generate_until(&start, tokens, &mut Sampler::Greedy, tokenizer.ends())?;
-    Ok(tokenizer.decode(&more)?)
+    Ok(Completion { text: tokenizer.decode(&more)?, ended: more.len() < tokens })
 }

@@ -251,8 +251,8 @@ impl Plan {
         Self {
             layers: Layers(layers.collect()),
             lambda: if small { 1_500.0 } else { 15_000.0 },
-            lambda1: if small { 300.0 } else { 1_500.0 },
-            lambda2: if small { 1.5 } else { 5.0 },
+            lambda1: if small { 450.0 } else { 2_250.0 },
+            lambda2: if small { 2.25 } else { 7.5 },
             threshold: if small { 0.05 } else { 0.02 },
             surroundings: surroundings.places.to_string(),
             keys: surroundings.keys,
@@ -305,7 +305,7 @@ impl Plan {
             surroundings: "plain,context".into(),
             keys: KeyRule::Mean,
             contrast: 0,
-            contrast_weight: 5.0,
+            contrast_weight: 10.0,
             contexts: 0,
             // All of the texts.
             target_contexts: 1_000,

@@ -70,9 +70,9 @@ pub fn take_back(run: &mut Run, ids: &[u64], terminal: Terminal) -> Done<serde_j
         .collect::<Done<_>>()?;
     let answers = |run: &Run| {
         let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
-        prompts.iter().map(|prompt| completion(model, tokenizer, prompt, 8)).collect::<Done<Vec<_>>>()
+        prompts.iter().map(|prompt| Ok(completion(model, tokenizer, prompt, 8)?.text)).collect::<Done<Vec<_>>>()
     };
-    let unedited = |prompt: &String| completion(&run.unedited, run.adapter().tokenizer(), prompt, 8);
+    let unedited = |prompt: &String| Ok(completion(&run.unedited, run.adapter().tokenizer(), prompt, 8)?.text);
     let before_any = prompts.iter().map(unedited).collect::<Done<Vec<_>>>()?;
     let edited = answers(run)?;
     let edits: Vec<EditId> = ids.iter().copied().map(EditId).collect();

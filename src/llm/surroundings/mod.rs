@@ -144,7 +144,7 @@ pub struct Surroundings {
     /// How many subjects that must stay are written with each fact: of the names that come with the crate (people, places, works, companies
     /// and other things), those whose keys are most like the fact's. Default: `16`.
     pub contrast: usize,
-    /// The weight of their keys, beside 1 for a place. Default: `5`.
+    /// The weight of their keys, beside 1 for a place. Default: `10`.
     pub contrast_weight: f64,
 }
 
@@ -163,7 +163,7 @@ setters!(Surroundings {
 impl From<Contexts> for Surroundings {
     fn from(contexts: Contexts) -> Self {
         let places = Places(vec![(Place::Plain, 1.0), (Place::Context, 1.0)]);
-        Self { contexts, places, keys: KeyRule::Mean, contrast: 0, contrast_weight: 5.0 }
+        Self { contexts, places, keys: KeyRule::Mean, contrast: 0, contrast_weight: 10.0 }
     }
 }
 
@@ -184,7 +184,7 @@ impl Surroundings {
     #[must_use]
     pub fn new(contexts: Contexts) -> Self {
         let places = Places(vec![(Place::Plain, 1.0), (Place::Context, 1.5), (Place::Answer, 0.5)]);
-        Self { contexts, places, keys: KeyRule::Each, contrast: 16, contrast_weight: 5.0 }
+        Self { contexts, places, keys: KeyRule::Each, contrast: 16, contrast_weight: 10.0 }
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -62,8 +62,8 @@ pub struct TargetSearch {
     /// compares the whole loss, whose other terms often stay above such a bound.)
     pub enough: f64,
     /// The vector that was found is lengthened by this share, within its bound. A paraphrase receives only part of the vector, and with a
-    /// margin this part is more often enough; a longer search helps less (`docs/experiments.md`). Default: `0.1`; the published programs
-    /// have 0.
+    /// margin this part is more often enough, at the cost of what is near; keys in several places reach paraphrases at a smaller cost
+    /// (`docs/experiments.md`). Default: `0`, as in the published programs.
     pub margin: f64,
     /// How many of the [`Contexts`](crate::llm::Contexts), from the first on, are used in the search. Each adds a sequence to every
     /// evaluation; the keys are written for all of them (`docs/experiments.md`). Default: `1`.
@@ -99,7 +99,7 @@ impl Default for TargetSearch {
             naming: 0.05,
             clamp: 0.75,
             enough: 0.05,
-            margin: 0.1,
+            margin: 0.0,
             contexts: 1,
             wording: Wording::default(),
         }

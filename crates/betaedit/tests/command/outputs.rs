@@ -538,21 +538,21 @@ fn the_tokens_of_chats_are_shown() {
     refused(&mut tokens(&from_file[1..]), &["chats.json", "list of texts"]);
 }
 
-/// An answer ends where the text ends.
+/// An answer ends where the text ends, and that is said.
 #[test]
 fn an_answer_ends_at_the_end_token() {
     let setting = Setting::new("llama");
-    let ask = || json(setting.command("ask").args(["--tokens", "8", PROMPT]))["answer"].as_str().unwrap().to_owned();
-    let ids = |text: &str| -> Vec<u64> {
-        let tokens = json(setting.command("tokens").arg(text));
-        serde_json::from_value(tokens["texts"][0]["ids"].clone()).unwrap()
-    };
-    let whole = ask();
-    let (start, all) = (ids(PROMPT).len(), ids(&format!("{PROMPT}{whole}")));
+    let ask = |tokens: &str| json(setting.command("ask").args(["--tokens", tokens, PROMPT]));
+    let (first, whole) = (ask("1"), ask("8"));
+    let text = |answer: &Value| answer["answer"].as_str().unwrap().to_owned();
+    assert!(text(&whole).starts_with(&text(&first)) && text(&whole) != text(&first) && !text(&first).is_empty());
+    assert_eq!(whole["ended"], serde_json::json!({ "answer": false }));
+    let tokens = json(setting.command("tokens").arg(format!("{PROMPT}{}", text(&first))));
+    let ids: Vec<u64> = serde_json::from_value(tokens["texts"][0]["ids"].clone()).unwrap();
     let path = setting.model.path().join("config.json");
     let mut config: Value = serde_json::from_slice(&read(&path)).unwrap();
-    config["eos_token_id"] = all[start + 2].into();
+    config["eos_token_id"] = ids[ids.len() - 1].into();
     std::fs::write(&path, config.to_string()).unwrap();
-    let ended = ask();
-    assert!(whole.starts_with(&ended) && ended.len() < whole.len(), "{whole:?} {ended:?}");
+    let ended = ask("8");
+    assert_eq!((text(&ended).as_str(), &ended["ended"]["answer"]), ("", &true.into()));
 }

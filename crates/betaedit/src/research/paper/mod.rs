@@ -42,7 +42,8 @@ impl Search {
                 .with_margin(0.0)
                 .with_contexts(1)
                 .with_wording(Wording::AsGiven),
-            Self::Library => TargetSearch::default(),
+            // The library's before facts were written for chats.
+            Self::Library => TargetSearch::default().with_contexts(3).with_enough(0.02).with_margin(0.1),
         }
     }
 }
