@@ -12,6 +12,7 @@ use crate::format::{lfs_pointer, malformed};
 use crate::util::atomic_file;
 
 /// The token between texts in most tokenizers of the GPT kind.
+#[cfg(feature = "facts")]
 const BETWEEN_TEXTS: &str = "<|endoftext|>";
 
 /// A model's tokenizer, the tokens that every text starts with, and those that end a text.
@@ -197,6 +198,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A text that the tokenizer refuses.
+    #[cfg(feature = "facts")]
     pub(super) fn windows_behind_a_start(&self, text: &str, length: usize) -> Result<Vec<Vec<u32>>> {
         let SpecialTokens { bos, ends, .. } = &self.special;
         let begins = match self.length_of_start() {
