@@ -24,7 +24,7 @@ use crate::util::validate;
 /// A language model behind the [`Adapter`] seam.
 ///
 /// A request has a key in each of its [`Surroundings`]: the first is the request's own, the others, and those of the contrast subjects, are
-/// its [`companions`](Adapter::companions). By the rule [`KeyRule::Mean`] the request's key is their weighted mean instead. The residual at
+/// its [`companions`](Adapter::companions). By the rule [`KeyRule::Mean`](super::KeyRule::Mean) the request's key is their weighted mean instead. The residual at
 /// any layer is the difference between the target and the output of the **last** edited layer, at the fact's token in the first place,
 /// usually the bare prompt. The caller divides it among the layers that are left.
 ///
