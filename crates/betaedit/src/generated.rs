@@ -8,7 +8,7 @@ use betaedit_core::facts::metrics::{
     Generation, KnownAnswer, KnownAnswers, Purpose, Rate, Replies, Reply, Setting, says,
 };
 use betaedit_core::facts::{Fact, Known, shipped};
-use betaedit_core::llm::{Message, Role, Scoring, Tokenizer};
+use betaedit_core::llm::{Message, Model, Role, Scoring, Tokenizer};
 use serde_json::{Map, Value, json};
 
 use crate::files::replace;
@@ -119,8 +119,19 @@ pub fn ask(scoring: &mut Scoring<'_>, facts: &[Fact], settings: &[Setting], term
 /// Facts whose questions are answered together.
 const FACTS_AT_ONCE: usize = 16;
 
-/// Asks a model what it is expected to know, in some settings.
+/// Whether a model's context holds what it is asked about a known fact. A tokenizer of few tokens makes many of a text.
+fn fits(model: &Model, tokenizer: &Tokenizer, known: &Known, setting: Setting) -> bool {
+    let asked = setting.asked(&known.prompt);
+    let tokens = match setting {
+        Setting::Chat => tokenizer.encode_chat(&[Message::new(Role::User, asked)]),
+        _ => tokenizer.encode(&asked),
+    };
+    tokens.is_ok_and(|tokens| tokens.len() < model.config().context)
+}
+
+/// Asks a model what it is expected to know, in some settings, as far as its context holds the questions.
 pub fn ask_known(
+    (model, tokenizer): (&Model, &Tokenizer),
     scoring: &mut Scoring<'_>,
     known: &[Known],
     settings: &[Setting],
@@ -129,7 +140,8 @@ pub fn ask_known(
     let bar = terminal.bar(settings.len() as u64, "known facts");
     let mut asked = vec![];
     for &setting in settings {
-        asked.push(KnownAnswers::ask(scoring, known, setting)?);
+        let known: Vec<Known> = known.iter().filter(|known| fits(model, tokenizer, known, setting)).cloned().collect();
+        asked.push(KnownAnswers::ask(scoring, &known, setting)?);
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -60,7 +60,8 @@ impl Scores {
         }
         bar.finish_and_clear();
         let generation = generated::ask(&mut scoring, measured.facts, measured.settings, terminal)?;
-        let known = generated::ask_known(&mut scoring, measured.known, measured.settings, terminal)?;
+        let known =
+            generated::ask_known((model, tokenizer), &mut scoring, measured.known, measured.settings, terminal)?;
         let probing = probes::ask(&mut scoring, measured, terminal)?;
         let perplexity = measured.text.map(|text| scoring.measure_perplexity(text, PERPLEXITY_TOKENS)).transpose()?;
         let perplexity = perplexity.and_then(|perplexity| perplexity.value());
