@@ -1,5 +1,6 @@
 //! The records of the journal, which hold everything needed to replay a session.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 
 use faer::Mat;
@@ -58,8 +59,9 @@ pub(super) struct Part<T: Scalar> {
 impl<T: Scalar> Batch<T> {
     /// How many columns are of the requests themselves: those before the first companion.
     pub(super) fn own_columns(&self) -> usize {
-        let known = |(j, ids): (usize, &Vec<EditId>)| self.columns[..j].contains(ids).then_some(j);
-        self.columns.iter().enumerate().find_map(known).unwrap_or(self.columns.len())
+        // No request is in two groups, so a companion is the first column whose requests come again.
+        let mut seen = HashSet::new();
+        self.columns.iter().position(|ids| !seen.insert(ids.first())).unwrap_or(self.columns.len())
     }
 
     /// The column of an edit.

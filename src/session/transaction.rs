@@ -211,15 +211,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                     groups => (merging::merged(keys.as_ref(), groups), merging::merged(residuals.as_ref(), groups)),
                 };
                 let own = keys.ncols();
+                let belonging = companions.iter().flat_map(|all| &all.of).map(|(group, _)| *group).collect();
+                if *further.get_or_insert_with(|| Vec::clone(&belonging)) != belonging {
+                    return Err(differing(session.layers[i].number));
+                }
                 let (keys, residuals) = match companions {
                     None => (keys, residuals),
-                    Some(companions) => {
-                        let belonging = companions.of.iter().map(|(group, _)| *group).collect();
-                        if *further.get_or_insert_with(|| Vec::clone(&belonging)) != belonging {
-                            return Err(differing(session.layers[i].number));
-                        }
-                        companions.joined(keys.as_ref(), residuals.as_ref())?
-                    }
+                    Some(companions) => companions.joined(keys.as_ref(), residuals.as_ref())?,
                 };
                 session.propose(i, keys, residuals, own, refresh)
             };
@@ -333,9 +331,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             return Err(ModelError::UnknownRequest { index, len: requests.len() }.into());
         }
         // Those of an overruled request are not written.
-        let group = |of: usize| groups.iter().position(|group| group.contains(&of));
-        let kept: Vec<(usize, (usize, f64))> =
-            (companions.of.iter().enumerate()).filter_map(|(j, &(of, times))| Some((j, (group(of)?, times)))).collect();
+        let mut group_of = vec![None; requests.len()];
+        groups.iter().enumerate().for_each(|(i, group)| group.iter().for_each(|&request| group_of[request] = Some(i)));
+        let kept: Vec<(usize, (usize, f64))> = (companions.of.iter().enumerate())
+            .filter_map(|(j, &(of, times))| Some((j, (group_of[of]?, times))))
+            .collect();
         let keys = Mat::from_fn(layers[i].shape().1, kept.len(), |row, j| companions.keys[(row, kept[j].0)]);
         Ok((!kept.is_empty()).then(|| Companions::new(keys, kept.into_iter().map(|(_, of)| of).collect())))
     }

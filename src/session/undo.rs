@@ -231,7 +231,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             if keep.is_empty() {
                 continue;
             }
-            let own = keep.iter().filter(|column| **column < batch.own_columns()).count();
+            let own = batch.own_columns();
+            let own = keep.iter().filter(|column| **column < own).count();
             for (i, part) in batch.layers.iter().enumerate() {
                 let part = part.columns(&keep);
                 let residuals = if diverged && aims_at_targets(self.layers[i].editor.reversal()) {

@@ -11,14 +11,22 @@ use crate::common::{Random, distance};
 /// A stack whose facts have a further input near their own, and two inputs whose outputs should stay.
 struct Beside {
     stack: Stack,
-    uneven: bool,
+    fault: Option<Uneven>,
+}
+
+/// How companions differ between the first layer and the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Uneven {
+    Owners,
+    OnlyFirst,
+    OnlyLater,
 }
 
 const STAYING: usize = 2;
 
 impl Beside {
     fn new(depth: usize) -> Self {
-        Self { stack: Stack::new(depth), uneven: false }
+        Self { stack: Stack::new(depth), fault: None }
     }
 
     /// The inputs beside a fact's, and the multiple of its residual that they are given.
@@ -50,6 +58,10 @@ impl Adapter for Beside {
     }
 
     fn companions(&mut self, layer: usize, facts: &[Fact]) -> Result<Option<Companions<f64>>> {
+        let is_first = layer == self.stack.layers()[0];
+        if self.fault == Some(if is_first { Uneven::OnlyLater } else { Uneven::OnlyFirst }) {
+            return Ok(None);
+        }
         let (mut inputs, mut of) = (vec![], vec![]);
         for (request, fact) in facts.iter().enumerate() {
             for (input, times) in Self::inputs(fact) {
@@ -57,7 +69,7 @@ impl Adapter for Beside {
                 of.push((request, times));
             }
         }
-        if self.uneven && layer > self.stack.layers()[0] {
+        if self.fault == Some(Uneven::Owners) && !is_first {
             of[0].0 = facts.len() - 1;
         }
         Ok(Some(Companions::new(self.stack.keys(layer, &inputs)?, of)))
@@ -195,11 +207,13 @@ fn companions_follow_their_requests_in_conflicts() {
 }
 
 #[test]
-fn companions_that_change_owners_between_layers_are_refused() {
-    let mut adapter = Beside::new(2);
-    adapter.uneven = true;
-    let mut session = builder(2, recipe(Refresh::Never)).open(adapter, Par::Seq).unwrap();
-    let outcome = session.edit(&facts(13, 2)).unwrap();
-    assert!(!outcome.is_applied() && outcome.to_string().contains("other requests"), "{outcome}");
-    assert_eq!(weights(&session), Stack::new(2).W);
+fn companions_that_differ_between_layers_are_refused() {
+    for fault in [Uneven::Owners, Uneven::OnlyFirst, Uneven::OnlyLater] {
+        let mut adapter = Beside::new(2);
+        adapter.fault = Some(fault);
+        let mut session = builder(2, recipe(Refresh::Never)).open(adapter, Par::Seq).unwrap();
+        let outcome = session.edit(&facts(13, 2)).unwrap();
+        assert!(!outcome.is_applied() && outcome.to_string().contains("other requests"), "{fault:?}: {outcome}");
+        assert_eq!(weights(&session), Stack::new(2).W);
+    }
 }
