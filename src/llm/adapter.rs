@@ -24,9 +24,9 @@ use crate::util::validate;
 /// A language model behind the [`Adapter`] seam.
 ///
 /// A request has a key in each of its [`Surroundings`]: the first is the request's own, the others, and those of the contrast subjects, are
-/// its [`companions`](Adapter::companions). By the rule [`KeyRule::Mean`](super::KeyRule::Mean) the request's key is their weighted mean instead. The residual at
-/// any layer is the difference between the target and the output of the **last** edited layer, at the fact's token in the first place,
-/// usually the bare prompt. The caller divides it among the layers that are left.
+/// its [`companions`](Adapter::companions). By the rule [`KeyRule::Mean`](super::KeyRule::Mean) the request's key is their weighted mean
+/// instead. The residual at any layer is the difference between the target and the output of the **last** edited layer, at the fact's token
+/// in the first place, usually the bare prompt. The caller divides it among the layers that are left.
 ///
 /// The search's [`Site`] decides which output this is. At [`Site::Block`] it is the output of the block, the sum of everything written
 /// below it, so what one layer has written is no longer missing at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the
@@ -109,7 +109,7 @@ impl ModelAdapter {
             return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
         model.down(layers[layers.len() - 1])?;
-        let (nearest, known) = (Nearest::new(surroundings.contrast), HashMap::new());
+        let (nearest, known) = (Nearest::default(), HashMap::new());
         Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, batch: None })
     }
 
@@ -226,15 +226,14 @@ impl ModelAdapter {
 
     /// All requests, opened at the first layer.
     fn begin(&self, requests: &[Request]) -> Result<RequestWork> {
+        let (of, count) = ((&self.model, &self.tokenizer), self.surroundings.contrast);
+        let contrast = self.nearest.about(of, self.layers[0], requests, count).map_err(failed)?;
         let parts = (0..requests.len()).step_by(AT_ONCE).map(|start| {
             let range = start..(start + AT_ONCE).min(requests.len());
             let asked = |request| self.surroundings.asked(&self.tokenizer, request, usize::MAX, None);
             let asked = requests[range.clone()].iter().map(asked).collect::<Result<Vec<_>>>()?;
             asked.iter().flatten().try_for_each(|(asked, _)| self.model.check_tokens(&asked.tokens))?;
-            let about = |request| self.nearest.about((&self.model, &self.tokenizer), self.layers[0], request, requests);
-            let contrast = requests[range.clone()].iter().map(about);
-            let contrast = contrast.collect::<Computed<Vec<_>>>().map_err(failed)?;
-            self.open(range, &asked, &contrast).map_err(failed)
+            self.open(range.clone(), &asked, &contrast[range]).map_err(failed)
         });
         let parts = parts.collect::<Result<_>>()?;
         Ok(RequestWork { requests: requests.to_vec(), layer: 0, changed: None, parts, targets: None })

@@ -1,5 +1,6 @@
 //! Subjects that must stay when a fact about another one is written.
 
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use candle_core::Result as Computed;
@@ -18,42 +19,49 @@ fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Finds the names whose keys are most like a subject's.
+#[derive(Default)]
 pub(in crate::llm) struct Nearest {
-    count: usize,
     /// The unit keys of the names in a neutral text.
     keys: OnceLock<Vec<(&'static str, Vec<f32>)>>,
 }
 
 impl Nearest {
-    pub(in crate::llm) fn new(count: usize) -> Self {
-        Self { count, keys: OnceLock::new() }
-    }
-
-    /// The tokens of a request's bare prompt up to the fact's token, about each of its contrast subjects.
+    /// For each request of a batch, the tokens of its bare prompt up to the fact's token, about `count` contrast subjects.
     ///
-    /// Keys are compared at `layer`, the lowest that is edited. No edit changes them there, so the choice depends on the request alone.
+    /// Keys are compared at `layer`, the lowest that is edited. No edit changes them there, so the choice depends on the batch alone.
     pub(in crate::llm) fn about(
         &self,
         (model, tokenizer): (&Model, &Tokenizer),
         layer: usize,
-        request: &Request,
         requests: &[Request],
-    ) -> Computed<Vec<Vec<u32>>> {
-        let Some(own) = neutral(tokenizer, request.subject()).filter(|_| self.count > 0) else { return Ok(vec![]) };
-        let own = unit_keys(model, layer, &[own])?.swap_remove(0);
-        let cosine = |key: &Vec<f32>| key.iter().zip(&own).map(|(a, b)| a * b).sum::<f32>();
-        let apart = self.keys(model, tokenizer, layer)?.iter().filter(|(name, _)| is_apart(name, requests));
-        let mut near: Vec<(&str, f32)> = apart.map(|(name, key)| (*name, cosine(key))).collect();
-        near.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Ok(near.into_iter().filter_map(|(name, _)| about(tokenizer, request, name)).take(self.count).collect())
+        count: usize,
+    ) -> Computed<Vec<Vec<Vec<u32>>>> {
+        if count == 0 {
+            return Ok(vec![vec![]; requests.len()]);
+        }
+        let apart = apart_from(requests);
+        let known = self.keys(model, tokenizer, layer)?;
+        let candidates: Vec<_> = known.iter().filter(|(name, _)| apart.contains(name)).collect();
+        let of_one = |request: &Request| {
+            let own = neutral(tokenizer, request.subject()).filter(|tokens| model.check_tokens(tokens).is_ok());
+            let Some(own) = own else { return Ok(vec![]) };
+            let own = unit_keys(model, layer, &[own])?.swap_remove(0);
+            let cosine = |key: &Vec<f32>| key.iter().zip(&own).map(|(a, b)| a * b).sum::<f32>();
+            let mut near: Vec<(&str, f32)> = candidates.iter().map(|(name, key)| (*name, cosine(key))).collect();
+            near.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let tokens = near.into_iter().filter_map(|(name, _)| about(tokenizer, request, name));
+            Ok(tokens.filter(|tokens| model.check_tokens(tokens).is_ok()).take(count).collect())
+        };
+        requests.iter().map(of_one).collect()
     }
 
     fn keys(&self, model: &Model, tokenizer: &Tokenizer, layer: usize) -> Computed<&[(&'static str, Vec<f32>)]> {
         if let Some(known) = self.keys.get() {
             return Ok(known);
         }
+        let fits = |(_, tokens): &(_, Vec<u32>)| model.check_tokens(tokens).is_ok();
         let (names, inputs): (Vec<_>, Vec<_>) =
-            names().filter_map(|name| Some((name, neutral(tokenizer, name)?))).unzip();
+            names().filter_map(|name| Some((name, neutral(tokenizer, name)?))).filter(fits).unzip();
         let mut keys = vec![];
         for inputs in inputs.chunks(AT_ONCE) {
             keys.extend(unit_keys(model, layer, inputs)?);
@@ -81,12 +89,12 @@ fn to_fact(tokenizer: &Tokenizer, request: &Request) -> Option<Vec<u32>> {
     (position > 0).then_some(tokens)
 }
 
-/// Whether a name may stand beside requests: not if it is in the subject of one of them, or in what one of them should say.
-fn is_apart(name: &str, requests: &[Request]) -> bool {
-    let meets = |request: &Request| {
-        text::has_in_another_form(request.subject(), name) || text::has_in_another_form(request.target(), name)
-    };
-    !requests.iter().any(meets)
+/// The names that may stand beside requests: not in the subject of one of them, nor in what one of them should say.
+fn apart_from(requests: &[Request]) -> HashSet<&'static str> {
+    // One text, with a mark that no name goes over: each name is looked for once.
+    let said: Vec<&str> = requests.iter().flat_map(|request| [request.subject(), request.target()]).collect();
+    let said = said.join(" | ");
+    names().filter(|name| !text::has_in_another_form(&said, name)).collect()
 }
 
 /// The keys at the last tokens of some texts, at length 1.
