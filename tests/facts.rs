@@ -322,6 +322,7 @@ fn a_damaged_line_is_one_bad_record() {
 #[test]
 fn the_shipped_facts_are_sound() {
     let facts = shipped::facts().unwrap();
+    assert!(facts.unread().is_empty(), "{:?}", facts.unread());
     assert!(facts.len() >= 137, "{}", facts.len());
     let records: Vec<Value> = serde_json::from_str(shipped::FACTS).unwrap();
 

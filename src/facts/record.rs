@@ -54,7 +54,8 @@ const NEW_TARGETS: [&str; 3] = ["target_new", "ans", "labels"];
 const PARAPHRASES: [&str; 4] = ["paraphrase_prompts", "rephrase_prompts", "rephrase_prompt", "rephrase"];
 
 /// Fields that are no part of a fact.
-const NOTES: [&str; 9] = ["id", "pararel_idx", "known_id", "relation_id", "tag", "source", "lang", "cond", "pred"];
+const NOTES: [&str; 10] =
+    ["id", "pararel_idx", "known_id", "relation", "relation_id", "tag", "source", "lang", "cond", "pred"];
 
 /// A record that was read.
 pub(super) struct Parsed {
