@@ -283,18 +283,18 @@ fn every_writer_survives_every_fault() {
     );
     survives(
         "edit, new places",
-        &format!("{EDIT} --out out --lora lora --report report.json"),
-        &["out", "lora"],
+        &format!("{EDIT} --out out --lora lora --report report.json --answers answers.jsonl"),
+        &["out", "lora", "answers.jsonl"],
         &["report.json", "report.html"],
         None,
     );
 
     // Places that hold something.
-    run_in(before, &format!("{EDIT} --limit 2 --out out --lora lora --report report.json"));
+    run_in(before, &format!("{EDIT} --limit 2 --out out --lora lora --report report.json --answers answers.jsonl"));
     survives(
         "edit, old places",
-        &format!("{EDIT} --out out --lora lora --report report.json"),
-        &["out", "lora"],
+        &format!("{EDIT} --out out --lora lora --report report.json --answers answers.jsonl"),
+        &["out", "lora", "answers.jsonl"],
         &["report.json", "report.html"],
         None,
     );
