@@ -86,6 +86,49 @@ pub trait Adapter {
         None
     }
 
+    /// A request as bytes, from which [`decode`](Self::decode) makes it again. A session keeps them, so that it can ask for the keys and
+    /// residuals of past edits when it [consolidates](crate::session::Session::consolidate). The default, `None`, is right for an adapter
+    /// whose edits are never consolidated.
+    fn encode(&self, request: &Self::Request) -> Option<Vec<u8>> {
+        let _ = request;
+        None
+    }
+
+    /// The request of which [`encode`](Self::encode) made these bytes.
+    ///
+    /// # Errors
+    /// Bytes of another origin; [`NumericsError::Unsupported`](crate::error::NumericsError::Unsupported) by default.
+    fn decode(&self, bytes: &[u8]) -> Result<Self::Request> {
+        let _ = bytes;
+        let what = "making requests from bytes, by an adapter without `decode`".into();
+        Err(crate::error::NumericsError::Unsupported { what }.into())
+    }
+
+    /// What the residuals of requests aim at, a column each: for the batch that was asked about last, what its residuals aimed at, else
+    /// found on the model as it is now. The default, `None`, is right for an adapter whose residuals do not aim at targets of its own.
+    ///
+    /// # Errors
+    /// A request without a target, or any failure of the model.
+    fn find_targets(&mut self, requests: &[Self::Request]) -> Result<Option<Mat<Self::Scalar>>> {
+        let _ = requests;
+        Ok(None)
+    }
+
+    /// Aims the residuals of requests at known targets until [`release_targets`](Self::release_targets): the requests are asked about in
+    /// parts, and while the model changes.
+    ///
+    /// * `targets`: as [`find_targets`](Self::find_targets) returned them, for these requests or for each of them
+    ///
+    /// # Errors
+    /// Targets of another shape.
+    fn hold_targets(&mut self, requests: &[Self::Request], targets: MatRef<'_, Self::Scalar>) -> Result<()> {
+        let _ = (requests, targets);
+        Ok(())
+    }
+
+    /// Forgets the targets that are held.
+    fn release_targets(&mut self) {}
+
     /// Adds an update to the layer's weight. The default reads the weight, adds the update, and writes the weight back. An
     /// adapter that can change its weight in place does so with [`Update::apply_to`].
     ///
@@ -146,6 +189,26 @@ macro_rules! behind {
 
             fn subject(&self, request: &Self::Request) -> Option<String> {
                 (**self).subject(request)
+            }
+
+            fn encode(&self, request: &Self::Request) -> Option<Vec<u8>> {
+                (**self).encode(request)
+            }
+
+            fn decode(&self, bytes: &[u8]) -> Result<Self::Request> {
+                (**self).decode(bytes)
+            }
+
+            fn find_targets(&mut self, requests: &[Self::Request]) -> Result<Option<Mat<Self::Scalar>>> {
+                (**self).find_targets(requests)
+            }
+
+            fn hold_targets(&mut self, requests: &[Self::Request], targets: MatRef<'_, Self::Scalar>) -> Result<()> {
+                (**self).hold_targets(requests, targets)
+            }
+
+            fn release_targets(&mut self) {
+                (**self).release_targets();
             }
 
             fn apply(&mut self, layer: usize, update: &Update<Self::Scalar>) -> Result<()> {

@@ -176,6 +176,18 @@ impl<T: Scalar> Adapter for RecordedStream<T> {
         self.fingerprint.clone()
     }
 
+    fn encode(&self, request: &usize) -> Option<Vec<u8>> {
+        Some((*request as u64).to_le_bytes().to_vec())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<usize> {
+        let request = bytes.try_into().ok().map(|bytes| u64::from_le_bytes(bytes) as usize);
+        let known = |&request: &usize| request < self.len();
+        request
+            .filter(known)
+            .ok_or(ModelError::UnknownRequest { index: request.unwrap_or(usize::MAX), len: self.len() }.into())
+    }
+
     fn apply(&mut self, layer: usize, update: &Update<T>) -> Result<()> {
         self.check_layer(layer)?;
         Ok(self.weight.apply(update, self.par)?)

@@ -15,6 +15,15 @@ pub enum SessionError {
         processed: u64,
     },
 
+    /// An edit was recorded without its request, so the weights cannot be derived from it.
+    #[error(
+        "edit {id} was recorded without its request: only sessions whose adapter encodes its requests from the start can be consolidated"
+    )]
+    NoRequest {
+        /// The edit.
+        id: u64,
+    },
+
     /// A setting that a session cannot be opened with.
     #[error("the session cannot be opened: `{setting}` {problem}")]
     Setting {

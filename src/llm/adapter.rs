@@ -13,6 +13,7 @@ use super::failed;
 use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
 use super::prompt::{FactToken, Request};
+use super::request_work::{RequestPart, RequestWork};
 use super::surroundings::{Asked, KeyKind, KeyRow, Nearest, Surroundings, further_keys, own_key};
 use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
@@ -44,6 +45,8 @@ pub struct ModelAdapter {
     search: TargetSearch,
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
+    /// Targets that are held while requests are asked about in parts.
+    held: HashMap<Request, Vec<f32>>,
     batch: Option<RequestWork>,
 }
 
@@ -56,29 +59,6 @@ impl fmt::Debug for ModelAdapter {
         shown.field("known_targets", &known.len()).field("batch", &batch.as_ref().map(|work| work.requests.len()));
         shown.finish_non_exhaustive()
     }
-}
-
-/// The state of a batch of requests.
-struct RequestWork {
-    requests: Vec<Request>,
-    /// The layer that all parts are opened at.
-    layer: usize,
-    /// The highest layer changed since the batch began.
-    changed: Option<usize>,
-    parts: Vec<RequestPart>,
-    /// `hidden x n`.
-    targets: Option<Mat<f32>>,
-}
-
-/// Requests of a batch that are run at once.
-struct RequestPart {
-    requests: Range<usize>,
-    batch: TokenBatch,
-    /// For each request, the rows of its keys, those of contrast subjects last.
-    keys: Vec<Vec<KeyRow>>,
-    /// For each request, the rows of its first place up to the first token of the fact.
-    first: Vec<Range<usize>>,
-    opened: Opened,
 }
 
 /// Requests that are run at once.
@@ -109,8 +89,8 @@ impl ModelAdapter {
             return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
         model.down(layers[layers.len() - 1])?;
-        let (nearest, known) = (Nearest::default(), HashMap::new());
-        Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, batch: None })
+        let (nearest, known, held) = (Nearest::default(), HashMap::new(), HashMap::new());
+        Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, held, batch: None })
     }
 
     /// Uses known targets for some requests, for example targets found on the unedited model, and searches only for the others.
@@ -227,7 +207,8 @@ impl ModelAdapter {
     /// All requests, opened at the first layer.
     fn begin(&self, requests: &[Request]) -> Result<RequestWork> {
         let (of, count) = ((&self.model, &self.tokenizer), self.surroundings.contrast);
-        let contrast = self.nearest.about(of, self.layers[0], requests, count).map_err(failed)?;
+        let beside = self.held.keys().chain(requests);
+        let contrast = self.nearest.about(of, self.layers[0], requests, beside, count).map_err(failed)?;
         let parts = (0..requests.len()).step_by(AT_ONCE).map(|start| {
             let range = start..(start + AT_ONCE).min(requests.len());
             let asked = |request| self.surroundings.asked(&self.tokenizer, request, usize::MAX, None);
@@ -246,7 +227,8 @@ impl ModelAdapter {
         asked: &[Vec<(Asked, f32)>],
         contrast: &[Vec<Vec<u32>>],
     ) -> Computed<RequestPart> {
-        let contrast_weight = self.surroundings.contrast_weight as f32;
+        // Many facts that are written together share what is to stay.
+        let contrast_weight = self.surroundings.contrast_weight_among(self.held.len()) as f32;
         let mut inputs: Vec<&[u32]> = vec![];
         let (mut keys, mut first, mut rows) = (vec![], vec![], 0);
         for (asked, contrast) in asked.iter().zip(contrast) {
@@ -304,7 +286,7 @@ impl ModelAdapter {
         let last = self.layers[self.layers.len() - 1];
         let mut targets = Mat::zeros(self.model.config.hidden, requests.len());
         for (j, request) in requests.iter().enumerate() {
-            let target = match self.known.get(request) {
+            let target = match self.held.get(request).or_else(|| self.known.get(request)) {
                 Some(target) => target.clone(),
                 None => self.sought(last, request).map_err(|error| (j, error))?,
             };
@@ -404,6 +386,33 @@ impl Adapter for ModelAdapter {
 
     fn subject(&self, request: &Request) -> Option<String> {
         Some(request.subject().into())
+    }
+
+    fn encode(&self, request: &Request) -> Option<Vec<u8>> {
+        Some(request.to_bytes())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Request> {
+        Request::from_bytes(bytes)
+    }
+
+    fn find_targets(&mut self, requests: &[Request]) -> Result<Option<Mat<f32>>> {
+        let found = self.batch.as_ref().filter(|work| work.requests == requests).and_then(|work| work.targets.clone());
+        match found {
+            Some(targets) => Ok(Some(targets)),
+            None => self.seek(requests).map(Some).map_err(|(_, error)| error),
+        }
+    }
+
+    fn hold_targets(&mut self, requests: &[Request], targets: MatRef<'_, f32>) -> Result<()> {
+        validate::shape("targets", targets, self.model.config.hidden, requests.len())?;
+        let columns = targets.col_iter().map(|target| target.iter().copied().collect());
+        self.held.extend(requests.iter().cloned().zip(columns));
+        Ok(())
+    }
+
+    fn release_targets(&mut self) {
+        self.held.clear();
     }
 
     fn apply(&mut self, layer: usize, update: &Update<f32>) -> Result<()> {

@@ -66,6 +66,7 @@ mod model;
 mod ops;
 mod patterns;
 mod prompt;
+mod request_work;
 mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;

@@ -79,6 +79,23 @@ impl Request {
         Self { subject: subject.into(), prompt: prompt.into(), target: target.into(), token }
     }
 
+    /// The request as bytes.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::json!([self.subject, self.prompt, self.target, self.token.to_string()]).to_string().into_bytes()
+    }
+
+    /// The request of which [`to_bytes`](Self::to_bytes) made these.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let parts = serde_json::from_slice::<[String; 4]>(bytes).ok();
+        let request = parts.and_then(|[subject, prompt, target, token]| {
+            Some(Self::new(subject, prompt, target).ok()?.with_token(token.parse().ok()?))
+        });
+        request.ok_or_else(|| {
+            let problem = "the bytes are not those of a request".into();
+            ModelError::Request { subject: String::new(), problem }.into()
+        })
+    }
+
     /// Sets the token at which the fact is written.
     #[must_use]
     pub fn with_token(mut self, token: FactToken) -> Self {

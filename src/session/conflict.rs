@@ -1,13 +1,14 @@
 //! Edits that contradict each other: found by subject, or by keys that are nearly parallel.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use faer::MatRef;
 
 use super::id::EditId;
 use super::journal::Mark;
+use super::record::Derivation;
 use crate::scalar::Scalar;
 use crate::util::named::named;
 use crate::util::random;
@@ -64,11 +65,14 @@ impl fmt::Display for Conflict {
 pub(super) struct EditIndex {
     /// Requests of batches that were applied, ascending. Rejected requests have no entry: a short record can reject many.
     entries: Vec<IndexEntry>,
+    /// Every entry's request as the adapter encodes it; empty if it does not.
+    requests: Vec<Box<[u8]>>,
     seen: u64,
     applied: u64,
     by_subject: HashMap<u64, Vec<u32>>,
     /// Entries by each of the eight bytes of their sketch.
     by_sketch: Vec<Vec<u32>>,
+    derived: Option<DerivedAt>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +81,23 @@ struct IndexEntry {
     place: Mark,
     subject: u64,
     sketch: u64,
+    /// The first of the edits that it was merged with.
+    group: EditId,
     fate: Standing,
+}
+
+/// A request that is in the model, or several that were merged.
+pub(super) struct HeldGroup<'a> {
+    pub(super) ids: Vec<EditId>,
+    /// The requests as the adapter encodes them.
+    pub(super) requests: Vec<&'a [u8]>,
+}
+
+/// What the last derivation of the weights holds, and where it is in the journal.
+#[derive(Clone, Debug)]
+pub(super) struct DerivedAt {
+    pub(super) place: Mark,
+    pub(super) derivation: Derivation,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +114,8 @@ enum Standing {
 impl Default for EditIndex {
     fn default() -> Self {
         let by_sketch = vec![Vec::new(); 8 * 256];
-        Self { entries: Vec::new(), seen: 0, applied: 0, by_subject: HashMap::new(), by_sketch }
+        let (entries, requests, by_subject) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { entries, requests, seen: 0, applied: 0, by_subject, by_sketch, derived: None }
     }
 }
 
@@ -107,8 +128,9 @@ impl EditIndex {
         self.applied
     }
 
-    /// Adds the next request; `sketch` is that of its key, if it was applied.
-    pub(super) fn add(&mut self, place: Mark, subject: u64, sketch: Option<u64>) {
+    /// Adds the next request; `written` is the sketch of its key and the first of the edits that it was merged with, if it was applied.
+    pub(super) fn add(&mut self, place: Mark, subject: u64, written: Option<(u64, EditId)>, request: &[u8]) {
+        let sketch = written.map(|(sketch, _)| sketch);
         let fate = if sketch.is_some() { Standing::Applied } else { Standing::Never };
         if let (Some(sketch), Ok(at)) = (sketch, u32::try_from(self.entries.len())) {
             self.applied += 1;
@@ -117,7 +139,9 @@ impl EditIndex {
             }
             buckets(sketch).for_each(|bucket| self.by_sketch[bucket].push(at));
         }
-        self.entries.push(IndexEntry { id: EditId(self.seen), place, subject, sketch: sketch.unwrap_or(0), fate });
+        let (id, (sketch, group)) = (EditId(self.seen), written.unwrap_or((0, EditId(self.seen))));
+        self.entries.push(IndexEntry { id, place, subject, sketch, group, fate });
+        self.requests.push(request.into());
         self.seen += 1;
     }
 
@@ -156,6 +180,42 @@ impl EditIndex {
             Standing::Gone { at } => at >= place.offset,
             Standing::Never => false,
         })
+    }
+
+    /// Notes that the weights were derived anew by the record at a place.
+    pub(super) fn derive(&mut self, place: Mark, derivation: &Derivation) {
+        self.derived = Some(DerivedAt { place, derivation: derivation.clone() });
+    }
+
+    /// The last derivation of the weights, also if all of its edits were undone since.
+    pub(super) fn last_derived(&self) -> Option<&DerivedAt> {
+        self.derived.as_ref()
+    }
+
+    /// The last derivation of the weights, if its edits were in the model when the journal ended at a place. They leave it together.
+    pub(super) fn derived_before(&self, end: Mark) -> Option<&DerivedAt> {
+        let holds = |derived: &&DerivedAt| {
+            let first = derived.derivation.ids.first();
+            derived.place.offset < end.offset && first.is_some_and(|&id| self.was_applied(id, end))
+        };
+        self.derived.as_ref().filter(holds)
+    }
+
+    /// The edits that are in the model, but for some, in the order in which they came. Those that were merged are together.
+    pub(super) fn held_without(&self, gone: &[EditId]) -> Vec<HeldGroup<'_>> {
+        let gone: HashSet<EditId> = gone.iter().copied().collect();
+        let held = |entry: &IndexEntry| entry.fate == Standing::Applied && !gone.contains(&entry.id);
+        let mut groups: Vec<HeldGroup<'_>> = Vec::new();
+        let mut at = HashMap::new();
+        for (entry, request) in self.entries.iter().zip(&self.requests).filter(|(entry, _)| held(entry)) {
+            let i = *at.entry(entry.group).or_insert_with(|| {
+                groups.push(HeldGroup { ids: vec![], requests: vec![] });
+                groups.len() - 1
+            });
+            groups[i].ids.push(entry.id);
+            groups[i].requests.push(request);
+        }
+        groups
     }
 
     fn entry(&self, id: EditId) -> Option<&IndexEntry> {
@@ -227,9 +287,9 @@ mod tests {
     fn rejected_requests_take_numbers_and_no_memory() {
         let place = |offset| Mark { offset, check: [0; 16] };
         let mut index = EditIndex::default();
-        index.add(place(8), 1, Some(5));
+        index.add(place(8), 1, Some((5, EditId(0))), &[]);
         index.pass_over(1 << 20);
-        index.add(place(80), 1, Some(5));
+        index.add(place(80), 1, Some((5, EditId((1 << 20) + 1))), &[]);
         let (first, rejected, last) = (EditId(0), EditId(7), EditId((1 << 20) + 1));
         assert_eq!((index.len(), index.applied(), index.entries.len()), ((1 << 20) + 2, 2, 2));
         assert_eq!(

@@ -131,18 +131,24 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.restraint.is_some()
     }
 
-    /// The proposal after the restraint.
-    fn restrained(&self, proposal: Proposal<T>) -> Result<Proposal<T>> {
-        let Some(Restrained { by, largest }) = &self.restraint else { return Ok(proposal) };
+    /// An update after the restraint.
+    pub(super) fn restrained_update(&self, update: Update<T>) -> Result<Update<T>> {
+        let Some(Restrained { by, largest }) = &self.restraint else { return Ok(update) };
         let mut situation = Situation::new(self.before.as_ref(), self.par);
         if let (Some(largest), Some(total)) = (*largest, &self.total) {
-            let drift = total.after(proposal.update())?.drift;
+            let drift = total.after(&update)?.drift;
             situation = situation.with_total(Total { change: total.so_far(), drift, largest });
         }
-        match by.restrained(proposal.update(), &situation)? {
-            None => Ok(proposal),
-            Some(restrained) => Ok(proposal.map_update(|_| Ok(restrained))?),
+        Ok(by.restrained(&update, &situation)?.unwrap_or(update))
+    }
+
+    /// The proposal after the restraint.
+    fn restrained(&self, proposal: Proposal<T>) -> Result<Proposal<T>> {
+        if self.restraint.is_none() {
+            return Ok(proposal);
         }
+        let restrained = self.restrained_update(proposal.update().clone())?;
+        Ok(proposal.map_update(|_| Ok(restrained))?)
     }
 
     pub(super) fn shape(&self) -> (usize, usize) {
@@ -218,6 +224,24 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
             refresh,
         };
         Ok(Proposed { proposal, measured, outcome })
+    }
+
+    /// What a change of the weight that was derived did to the layer.
+    pub(super) fn derived(&self, update: &Update<T>, measured: Option<Measurement>) -> LayerOutcome {
+        LayerOutcome {
+            layer: self.number,
+            update_norm: measured.map_or_else(|| update.frobenius_norm(), |measured| measured.update_norm),
+            weight_norm: self.weight_norm,
+            stability: None,
+            gain: 0.0,
+            written_share: 1.0,
+            write_error: 0.0,
+            room: None,
+            leakage: measured.map(|measured| measured.leakage),
+            drift: measured.map(|measured| measured.drift),
+            state: self.editor.state(),
+            refresh: None,
+        }
     }
 
     /// Commits the proposal and returns what it did to the layer.

@@ -28,8 +28,10 @@
 //! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
+mod asked;
 mod builder;
 mod conflict;
+mod consolidate;
 mod first_format;
 mod guard;
 mod id;
@@ -51,11 +53,12 @@ mod undo;
 
 pub use builder::SessionBuilder;
 pub use conflict::{Conflict, ConflictPolicy};
+pub use consolidate::{Consolidated, Consolidation, Targets};
 pub use guard::{Guard, Guards, Violation};
 pub use id::EditId;
 pub use layer::LayerOutcome;
 pub use method::{LayerStatistics, SessionMethod};
-pub use observer::{JsonLines, Observer, Progress, ProgressLine};
+pub use observer::{ConsolidationStep, JsonLines, Observer, Progress, ProgressLine};
 pub use open_error::OpenError;
 pub use outcome::{Applied, Outcome, Rejection, Undone};
 pub use report::{Point, Report};
@@ -115,6 +118,12 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     #[must_use]
     pub fn processed(&self) -> u64 {
         self.index.len()
+    }
+
+    /// The number of edits that are in the model.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.index.applied()
     }
 
     /// The adapter, with the model as edited so far.

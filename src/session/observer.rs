@@ -25,10 +25,37 @@ pub struct Progress {
     pub elapsed: Duration,
 }
 
+/// How far a consolidation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsolidationStep {
+    /// Targets are known.
+    Targets {
+        /// Of how many edits.
+        done: usize,
+        /// Of how many in all.
+        of: usize,
+    },
+    /// A layer is solved.
+    Layer {
+        /// The layer.
+        layer: usize,
+        /// How many are, with it.
+        done: usize,
+        /// How many there are.
+        of: usize,
+    },
+}
+
 /// Called with the outcome of every batch, once it is in the journal. The observer `()` does nothing.
 pub trait Observer: Send + Sync {
     /// A batch was applied or rejected.
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress);
+
+    /// A consolidation goes on. The default does nothing.
+    fn consolidating(&mut self, step: &ConsolidationStep) {
+        let _ = step;
+    }
 }
 
 /// A closure is an observer.

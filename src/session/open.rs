@@ -74,7 +74,7 @@ impl<M, R> SessionBuilder<M, R> {
             started: Instant::now(),
             par,
         };
-        session.store.sweep();
+        session.sweep();
         if session.recovery.resumed
             && let Err(error) = guarded_editor(|| session.recover())
         {
@@ -211,7 +211,8 @@ struct StoredParts<T: Scalar> {
 
 impl<T: Scalar> StoredParts<T> {
     fn in_memory<M: SessionMethod<T>>(layers: &[Layer<T, M::Editor>], identity: &Identity<'_, M>) -> Result<Self> {
-        let store = Store::Memory { base: layers.iter().map(|layer| layer.before.clone()).collect() };
+        let base = layers.iter().map(|layer| layer.before.clone()).collect();
+        let store = Store::Memory { base, derived: vec![] };
         Self::begun(Journal::in_memory(), store, &identity.written::<T>())
     }
 

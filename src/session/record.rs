@@ -29,6 +29,20 @@ pub(super) enum Record<T: Scalar> {
         ids: Vec<EditId>,
         rebuilt: bool,
     },
+    /// The weights were derived anew, without the edits in `gone`.
+    Consolidated {
+        derivation: Derivation,
+        gone: Vec<EditId>,
+    },
+}
+
+/// Weights that were derived from the first weights and a set of edits. The store has them, with the editors that go with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Derivation {
+    /// The edits, ascending.
+    pub(super) ids: Vec<EditId>,
+    /// The passes behind the first one.
+    pub(super) passes: usize,
 }
 
 /// An applied batch.
@@ -44,6 +58,12 @@ pub(super) struct Batch<T: Scalar> {
     /// request without a column was overruled.
     pub(super) columns: Vec<Vec<EditId>>,
     pub(super) layers: Vec<Part<T>>,
+    /// Every request as the adapter encodes it, or none.
+    pub(super) requests: Vec<Vec<u8>>,
+    /// What the residuals of the requests aimed at, a column each, if the adapter has targets of its own.
+    pub(super) targets: Option<Mat<T>>,
+    /// The weights that the batch was written on, if replacing edits took a derivation.
+    pub(super) derivation: Option<Derivation>,
 }
 
 /// A batch at one layer.
@@ -89,7 +109,16 @@ impl<T: Scalar> Record<T> {
         match self {
             Self::Batch(batch) => Some(batch.first),
             Self::Rejected { first, .. } => Some(*first),
-            Self::Description(_) | Self::Undone { .. } => None,
+            Self::Description(_) | Self::Undone { .. } | Self::Consolidated { .. } => None,
+        }
+    }
+
+    /// The derivation that the record goes with.
+    pub(super) fn derivation(&self) -> Option<&Derivation> {
+        match self {
+            Self::Batch(batch) => batch.derivation.as_ref(),
+            Self::Consolidated { derivation, .. } => Some(derivation),
+            Self::Description(_) | Self::Rejected { .. } | Self::Undone { .. } => None,
         }
     }
 
@@ -99,6 +128,7 @@ impl<T: Scalar> Record<T> {
             Self::Batch(_) => 1,
             Self::Rejected { .. } => 2,
             Self::Undone { .. } => 3,
+            Self::Consolidated { .. } => 4,
         }
     }
 
@@ -124,7 +154,16 @@ impl<T: Scalar> Record<T> {
                         bytes::write_matrix(out, matrix.as_ref())?;
                     }
                 }
-                Ok(())
+                // The end of a record of the first versions.
+                if batch.requests.is_empty() && batch.targets.is_none() && batch.derivation.is_none() {
+                    return Ok(());
+                }
+                bytes::write_len(out, batch.requests.len())?;
+                batch.requests.iter().try_for_each(|request| write_bytes(out, request))?;
+                bytes::write_len(out, batch.targets.as_ref().map_or(0, Mat::nrows))?;
+                batch.targets.iter().try_for_each(|targets| bytes::write_matrix(out, targets.as_ref()))?;
+                bytes::write_u64(out, u64::from(batch.derivation.is_some()))?;
+                batch.derivation.iter().try_for_each(|derivation| write_derivation(out, derivation))
             }
             Self::Rejected { first, count, reason } => {
                 bytes::write_u64(out, *first)?;
@@ -134,6 +173,10 @@ impl<T: Scalar> Record<T> {
             Self::Undone { ids, rebuilt } => {
                 bytes::write_u64(out, u64::from(*rebuilt))?;
                 write_ids(out, ids)
+            }
+            Self::Consolidated { derivation, gone } => {
+                write_derivation(out, derivation)?;
+                write_ids(out, gone)
             }
         }
     }
@@ -165,7 +208,20 @@ impl<T: Scalar> Record<T> {
                     let before = bytes::read_matrix(from, d_out, n)?;
                     layers.push(Part { keys, residuals, before });
                 }
-                Self::Batch(Batch { first, subjects, replaced, columns, layers })
+                let (mut requests, mut targets, mut derivation) = (vec![], None, None);
+                // Records of the first versions end here.
+                if !bytes.is_empty() {
+                    let from: &mut dyn Read = &mut bytes;
+                    let n = bytes::read_len(from, count)?;
+                    if n != 0 && n != count {
+                        return Err(bytes::invalid("a batch does not have all of its requests"));
+                    }
+                    requests = (0..n).map(|_| read_bytes(from, most)).collect::<io::Result<_>>()?;
+                    let rows = bytes::read_len(from, most / size_of::<T>() / count.max(1))?;
+                    targets = (rows > 0).then(|| bytes::read_matrix(from, rows, count)).transpose()?;
+                    derivation = (bytes::read_len(from, 1)? == 1).then(|| read_derivation(from, most)).transpose()?;
+                }
+                Self::Batch(Batch { first, subjects, replaced, columns, layers, requests, targets, derivation })
             }
             2 => {
                 let (first, count) = (bytes::read_u64(from)?, bytes::read_len(from, MOST_REQUESTS)?);
@@ -174,6 +230,10 @@ impl<T: Scalar> Record<T> {
             3 => {
                 let rebuilt = bytes::read_u64(from)? != 0;
                 Self::Undone { rebuilt, ids: read_ids(from, most)? }
+            }
+            4 => {
+                let derivation = read_derivation(from, most)?;
+                Self::Consolidated { derivation, gone: read_ids(from, most)? }
             }
             _ => return Err(bytes::invalid("a record has an unknown kind")),
         };
@@ -191,14 +251,32 @@ fn read_ids(from: &mut dyn Read, most: usize) -> io::Result<Vec<EditId>> {
     (0..n).map(|_| bytes::read_u64(from).map(EditId)).collect()
 }
 
+fn write_derivation(out: &mut Vec<u8>, derivation: &Derivation) -> io::Result<()> {
+    bytes::write_len(out, derivation.passes)?;
+    write_ids(out, &derivation.ids)
+}
+
+fn read_derivation(from: &mut dyn Read, most: usize) -> io::Result<Derivation> {
+    let passes = bytes::read_len(from, usize::MAX)?;
+    Ok(Derivation { passes, ids: read_ids(from, most)? })
+}
+
 fn write_text(out: &mut Vec<u8>, text: &str) -> io::Result<()> {
-    bytes::write_len(out, text.len())?;
-    out.extend(text.as_bytes());
-    Ok(())
+    write_bytes(out, text.as_bytes())
 }
 
 fn read_text(from: &mut dyn Read, most: usize) -> io::Result<String> {
-    let mut bytes = vec![0; bytes::read_len(from, most)?];
-    from.read_exact(&mut bytes)?;
-    String::from_utf8(bytes).map_err(|_| bytes::invalid("a text is not UTF-8"))
+    String::from_utf8(read_bytes(from, most)?).map_err(|_| bytes::invalid("a text is not UTF-8"))
+}
+
+fn write_bytes(out: &mut Vec<u8>, some: &[u8]) -> io::Result<()> {
+    bytes::write_len(out, some.len())?;
+    out.extend(some);
+    Ok(())
+}
+
+fn read_bytes(from: &mut dyn Read, most: usize) -> io::Result<Vec<u8>> {
+    let mut some = vec![0; bytes::read_len(from, most)?];
+    from.read_exact(&mut some)?;
+    Ok(some)
 }

@@ -35,10 +35,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     /// Brings model and editors to the end of the journal, from the snapshot or, without one, from the start.
     pub(super) fn recover(&mut self) -> Result<()> {
-        let start = self.start_from_snapshot()?;
-        let mut place = match start {
-            Some(place) => place,
-            None => {
+        // What was before the last derivation is not needed, and a snapshot of then is of no use.
+        let derived = self.index.last_derived().map(|derived| derived.place);
+        let is_later = |place: &Mark| derived.is_none_or(|derived| place.offset > derived.offset);
+        let mut place = match (self.start_from_snapshot(is_later)?, derived) {
+            (Some(place), _) => place,
+            (None, Some(derived)) => derived,
+            (None, None) => {
                 self.reset()?;
                 self.report = Report::default();
                 self.journal.start()
@@ -57,9 +60,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     }
 
     /// Loads the snapshot, if there is a usable one, and returns its place.
-    fn start_from_snapshot(&mut self) -> Result<Option<Mark>> {
+    fn start_from_snapshot(&mut self, is_wanted: impl Fn(&Mark) -> bool) -> Result<Option<Mark>> {
         let place = match self.store.snapshot_place() {
             Ok(None) => return Ok(None),
+            Ok(Some(place)) if !is_wanted(&place) => return Ok(None),
             Ok(Some(place)) if self.journal.holds(place) => place,
             Ok(Some(_)) => {
                 self.recovery.snapshot_ignored = Some("it was taken beyond the end of the journal".into());
@@ -115,10 +119,21 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 self.report.undone += ids.len() as u64;
                 Ok(ids.len())
             }
+            Record::Consolidated { gone, .. } => {
+                self.load_derived(place)?;
+                self.report.undone += gone.len() as u64;
+                Ok(gone.len())
+            }
             Record::Batch(batch) => {
-                let mut refreshes = self.refresh_again();
+                let mut refreshes = match batch.derivation {
+                    None => self.refresh_again(),
+                    Some(_) => vec![None; self.layers.len()],
+                };
                 if !batch.replaced.is_empty() {
-                    self.withdraw(&batch.replaced, place)?;
+                    match batch.derivation {
+                        None => drop(self.withdraw(&batch.replaced, place)?),
+                        Some(_) => self.load_derived(place)?,
+                    }
                     refreshes = refreshes.into_iter().zip(self.refresh_again()).map(|(a, b)| b.or(a)).collect();
                 }
                 let own = batch.own_columns();
@@ -133,6 +148,18 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 Ok(edits)
             }
         }
+    }
+
+    /// Brings model and editors to the weights that were derived at a place in the journal.
+    pub(super) fn load_derived(&mut self, place: Mark) -> Result<()> {
+        let Self { store, layers, adapter, method, par, .. } = self;
+        for layer in layers.iter_mut() {
+            let editor = method.layer_editor(layer.statistics(), *par)?;
+            layer.reset(editor)?;
+        }
+        self.report = store
+            .read_derived(place, layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))?;
+        Ok(())
     }
 
     /// As [`refresh`](Self::refresh), for a batch that was applied.
@@ -175,14 +202,19 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let place = self.journal.end();
         let Self { store, layers, adapter, report, .. } = self;
         let written = store.write_snapshot(place, report, layers, |layer| copy_weight(adapter, layer));
-        written.map_err(|error| match error {
-            Error::File(FileError::Io { error, .. }) if error.kind() == std::io::ErrorKind::Unsupported => {
-                NumericsError::Unsupported { what: "snapshots, by an editor that cannot be saved".into() }.into()
-            }
-            other => other,
-        })?;
+        written.map_err(unsaved)?;
         self.since_snapshot = 0;
         self.snapshot_failure = None;
         Ok(())
+    }
+}
+
+/// The error of a state that could not be written.
+pub(super) fn unsaved(error: Error) -> Error {
+    match error {
+        Error::File(FileError::Io { error, .. }) if error.kind() == std::io::ErrorKind::Unsupported => {
+            NumericsError::Unsupported { what: "snapshots, by an editor that cannot be saved".into() }.into()
+        }
+        other => other,
     }
 }

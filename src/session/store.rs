@@ -1,23 +1,32 @@
 //! Storage of a session's first weights and snapshots, in a directory. Without a directory, the first weights are kept in
 //! memory, and there are no snapshots.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use faer::{Mat, MatRef};
 
+use super::id::EditId;
 use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
 use crate::editor::Editor;
-use crate::error::{FileError, Result};
+use crate::error::{Error, FileError, Result};
 use crate::scalar::Scalar;
 use crate::util::atomic_file::io_error;
 use crate::util::bytes;
 use crate::util::sealed::{self, HASH};
 
+/// The most numbers of a target.
+const LONGEST: usize = 1 << 24;
+const DERIVED_NAME: &str = "consolidated-";
 const SNAPSHOT: [u8; 8] = *b"betasnp3";
 const BASE: [u8; 8] = *b"betabas1";
+const DERIVED: [u8; 8] = *b"betader1";
+
+/// What the residuals of edits aim at.
+pub(super) type KnownTargets<T> = BTreeMap<EditId, Vec<T>>;
 
 /// What opening a session's directory found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +45,7 @@ pub struct Recovery {
 
 #[derive(Debug)]
 pub(super) enum Store<T: Scalar> {
-    Memory { base: Vec<Mat<T>> },
+    Memory { base: Vec<Mat<T>>, derived: Vec<u8> },
     Directory { path: PathBuf, fingerprint: [u8; HASH] },
 }
 
@@ -51,6 +60,11 @@ impl<T: Scalar> Store<T> {
 
     fn snapshot_path(directory: &Path) -> PathBuf {
         directory.join("snapshot")
+    }
+
+    /// The file of the weights that were derived at a place in the journal.
+    fn derived_path(directory: &Path, place: Mark) -> PathBuf {
+        directory.join(format!("{DERIVED_NAME}{}", place.offset))
     }
 
     pub(super) fn is_durable(&self) -> bool {
@@ -68,12 +82,18 @@ impl<T: Scalar> Store<T> {
         Some(Self::snapshot_path(directory)).filter(|path| path.exists())
     }
 
-    /// Removes incomplete files of a killed process. Files that cannot be removed stay.
-    pub(super) fn sweep(&self) {
+    /// Removes what a killed process left: incomplete files, and derived weights other than those at a place in the journal. Files that
+    /// cannot be removed stay.
+    pub(super) fn sweep(&self, derived: Option<Mark>) {
         let Self::Directory { path, .. } = self else { return };
+        let kept = derived.map(|place| Self::derived_path(path, place));
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        let unfinished = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".tmp"));
-        unfinished.for_each(|entry| drop(std::fs::remove_file(entry.path())));
+        let unneeded = entries.filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(".tmp") || (name.starts_with(DERIVED_NAME) && Some(entry.path()) != kept)
+        });
+        unneeded.for_each(|entry| drop(std::fs::remove_file(entry.path())));
     }
 
     /// Writes the first weights.
@@ -98,7 +118,7 @@ impl<T: Scalar> Store<T> {
         mut each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
     ) -> Result<()> {
         match self {
-            Self::Memory { base } => {
+            Self::Memory { base, .. } => {
                 layers.iter_mut().zip(base).try_for_each(|(layer, weight)| each(layer, weight.as_ref()))
             }
             Self::Directory { path, fingerprint } => {
@@ -119,24 +139,43 @@ impl<T: Scalar> Store<T> {
         place: Mark,
         report: &Report,
         layers: &mut [Layer<T, E>],
-        mut weight: impl FnMut(&mut Layer<T, E>) -> Result<()>,
+        weight: impl FnMut(&mut Layer<T, E>) -> Result<()>,
     ) -> Result<()> {
         let Self::Directory { path, fingerprint } = self else { return Ok(()) };
         let mut failure = None;
         let written = write_sealed(&Self::snapshot_path(path), SNAPSHOT, fingerprint, |out| {
-            bytes::write_u64(out, place.offset)?;
-            out.write_all(&place.check)?;
-            report.save(out)?;
-            for layer in layers {
-                if let Err(error) = weight(layer) {
-                    failure = Some(error);
-                    return Err(bytes::invalid("the weight could not be read"));
-                }
-                bytes::write_matrix(out, layer.before.as_ref())?;
-                layer.save(out)?;
-            }
-            Ok(())
+            write_place(out, place)?;
+            write_state(out, report, layers, weight, &mut failure)
         });
+        failure.map_or(written, Err)
+    }
+
+    /// Keeps the state as weights that were derived at a place in the journal, where their record comes.
+    ///
+    /// * `targets`: those of the edits that the weights were derived from
+    pub(super) fn write_derived<E: Editor<T> + Clone>(
+        &mut self,
+        place: Mark,
+        report: &Report,
+        targets: &KnownTargets<T>,
+        layers: &mut [Layer<T, E>],
+        weight: impl FnMut(&mut Layer<T, E>) -> Result<()>,
+    ) -> Result<()> {
+        let mut failure = None;
+        let write = |out: &mut dyn Write| {
+            write_place(out, place)?;
+            write_targets(out, targets)?;
+            write_state(out, report, layers, weight, &mut failure)
+        };
+        let written = match self {
+            Self::Memory { derived, .. } => {
+                let mut state = Vec::new();
+                write(&mut state).map(|()| *derived = state).map_err(io_error(Path::new("memory")))
+            }
+            Self::Directory { path, fingerprint } => {
+                write_sealed(&Self::derived_path(path, place), DERIVED, fingerprint, write)
+            }
+        };
         failure.map_or(written, Err)
     }
 
@@ -155,21 +194,110 @@ impl<T: Scalar> Store<T> {
     pub(super) fn read_snapshot<E: Editor<T> + Clone>(
         &self,
         layers: &mut [Layer<T, E>],
-        mut each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
+        each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
     ) -> Result<Report> {
         let Self::Directory { path, fingerprint } = self else { return Ok(Report::default()) };
         let path = Self::snapshot_path(path);
         let mut from = open_sealed(&path, SNAPSHOT, fingerprint)?;
         read_place(&mut from).map_err(io_error(&path))?;
-        let report = Report::load(&mut from, layers.len()).map_err(io_error(&path))?;
-        for layer in layers {
-            let (d_out, d_in) = layer.shape();
-            let weight = bytes::read_matrix(&mut from, d_out, d_in).map_err(io_error(&path))?;
-            layer.load(&mut from).map_err(io_error(&path))?;
-            each(layer, weight.as_ref())?;
-        }
-        Ok(report)
+        read_state(&mut from, &path, layers, each)
     }
+
+    /// Loads the weights that were derived at a place in the journal, as [`read_snapshot`](Self::read_snapshot) does.
+    pub(super) fn read_derived<E: Editor<T> + Clone>(
+        &self,
+        place: Mark,
+        layers: &mut [Layer<T, E>],
+        each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
+    ) -> Result<Report> {
+        let (mut from, path) = self.open_derived(place)?;
+        read_targets::<T>(&mut *from).map_err(io_error(&path))?;
+        read_state(&mut *from, &path, layers, each)
+    }
+
+    /// The targets of the edits from which weights were derived at a place in the journal.
+    pub(super) fn read_targets(&self, place: Mark) -> Result<KnownTargets<T>> {
+        let (mut from, path) = self.open_derived(place)?;
+        read_targets(&mut *from).map_err(io_error(&path))
+    }
+
+    /// What [`write_derived`](Self::write_derived) wrote, behind the place.
+    fn open_derived(&self, place: Mark) -> Result<(Box<dyn Read + '_>, PathBuf)> {
+        let (mut from, path): (Box<dyn Read>, _) = match self {
+            Self::Memory { derived, .. } => (Box::new(derived.as_slice()), PathBuf::from("memory")),
+            Self::Directory { path, fingerprint } => {
+                let path = Self::derived_path(path, place);
+                (Box::new(open_sealed(&path, DERIVED, fingerprint)?), path)
+            }
+        };
+        if read_place(&mut *from).map_err(io_error(&path))? != place {
+            let problem = "from another place of the journal: restore the file that belongs to it".into();
+            return Err(FileError::Format { path, problem }.into());
+        }
+        Ok((from, path))
+    }
+}
+
+fn write_targets<T: Scalar>(out: &mut dyn Write, targets: &KnownTargets<T>) -> io::Result<()> {
+    bytes::write_len(out, targets.len())?;
+    targets.iter().try_for_each(|(id, target)| {
+        bytes::write_u64(out, id.0)?;
+        bytes::write_matrix(out, MatRef::from_column_major_slice(target, target.len(), 1))
+    })
+}
+
+fn read_targets<T: Scalar>(from: &mut dyn Read) -> io::Result<KnownTargets<T>> {
+    let mut targets = KnownTargets::new();
+    for _ in 0..bytes::read_len(from, usize::MAX)? {
+        let id = EditId(bytes::read_u64(from)?);
+        let mut target = vec![T::from_f64(0.0); bytes::read_len(from, LONGEST)?];
+        bytes::read_len(from, 1)?;
+        bytes::read_numbers(from, &mut target)?;
+        targets.insert(id, target);
+    }
+    Ok(targets)
+}
+
+fn write_place(out: &mut dyn Write, place: Mark) -> io::Result<()> {
+    bytes::write_u64(out, place.offset)?;
+    out.write_all(&place.check)
+}
+
+/// Writes the report, and of every layer the weight and what it saves.
+fn write_state<T: Scalar, E: Editor<T> + Clone>(
+    out: &mut dyn Write,
+    report: &Report,
+    layers: &mut [Layer<T, E>],
+    mut weight: impl FnMut(&mut Layer<T, E>) -> Result<()>,
+    failure: &mut Option<Error>,
+) -> io::Result<()> {
+    report.save(out)?;
+    for layer in layers {
+        if let Err(error) = weight(layer) {
+            *failure = Some(error);
+            return Err(bytes::invalid("the weight could not be read"));
+        }
+        bytes::write_matrix(out, layer.before.as_ref())?;
+        layer.save(out)?;
+    }
+    Ok(())
+}
+
+/// Reads what [`write_state`] wrote.
+fn read_state<T: Scalar, E: Editor<T> + Clone>(
+    from: &mut dyn Read,
+    path: &Path,
+    layers: &mut [Layer<T, E>],
+    mut each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
+) -> Result<Report> {
+    let report = Report::load(from, layers.len()).map_err(io_error(path))?;
+    for layer in layers {
+        let (d_out, d_in) = layer.shape();
+        let weight = bytes::read_matrix(from, d_out, d_in).map_err(io_error(path))?;
+        layer.load(from).map_err(io_error(path))?;
+        each(layer, weight.as_ref())?;
+    }
+    Ok(report)
 }
 
 fn read_place(from: &mut dyn Read) -> io::Result<Mark> {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use faer::{Mat, Scale};
+use faer::Mat;
 
 use super::Session;
 use super::conflict::{Conflict, EditIndex, sketch, subject_hash};
@@ -13,9 +13,9 @@ use super::layer::{Layer, Proposed, Stability, State};
 use super::observer::Progress;
 use super::outcome::{Applied, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
-use crate::adapter::{self, Adapter, Companions};
+use crate::adapter::{self, Adapter};
 use crate::batch::EditBatch;
-use crate::editor::{Editor, merging};
+use crate::editor::Editor;
 use crate::error::{Error, ModelError, NumericsError, Result, SessionError};
 use crate::linalg;
 use crate::refresh::RefreshReport;
@@ -69,12 +69,6 @@ fn caught<R>(run: impl FnOnce() -> R) -> std::result::Result<R, String> {
     })
 }
 
-/// The error of companions that belong to other requests than at the layers below.
-fn differing(layer: usize) -> Error {
-    let problem = "`companions` belong to other requests than at the layers below: return the same at every layer";
-    ModelError::Contract { layer, problem: problem.into() }.into()
-}
-
 /// Copies a layer's weight from the model.
 pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
     adapter: &A,
@@ -92,12 +86,20 @@ pub(super) fn enter<T: Scalar>(index: &mut EditIndex, place: Mark, record: &Reco
             batch.replaced.iter().for_each(|&id| index.take_back(id, place));
             let keys = &batch.layers[0].keys;
             for (i, &subject) in batch.subjects.iter().enumerate() {
-                let column = batch.column(EditId(batch.first + i as u64));
-                index.add(place, subject, column.map(|column| sketch(keys.as_ref().subcols(column, 1))));
+                let id = EditId(batch.first + i as u64);
+                let written = batch.column(id).map(|column| {
+                    let group = batch.columns[column].first().copied().unwrap_or(id);
+                    (sketch(keys.as_ref().subcols(column, 1)), group)
+                });
+                index.add(place, subject, written, batch.requests.get(i).map_or(&[], Vec::as_slice));
             }
         }
         Record::Rejected { count, .. } => index.pass_over(*count),
         Record::Undone { ids, .. } => ids.iter().for_each(|&id| index.take_back(id, place)),
+        Record::Consolidated { gone, .. } => gone.iter().for_each(|&id| index.take_back(id, place)),
+    }
+    if let Some(derivation) = record.derivation() {
+        index.derive(place, derivation);
     }
 }
 
@@ -187,9 +189,14 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let first_keys = self.keys(0, requests).map_err(|error| self.failed(0, error))?;
         let settled = self.settle(&first_keys, &subjects, ids, &replaced)?;
         replaced.extend(settled.replaced);
+        let mut derivation = None;
         if !replaced.is_empty() {
             traces.kept = Some(self.keep().map_err(|error| self.failed(0, error))?);
-            self.withdraw(&replaced, self.journal.end()).map_err(|error| match error {
+            let withdrawn = match self.derived_holds(&replaced) {
+                true => self.derive_without(&replaced).map(|derived| derivation = Some(derived)),
+                false => self.withdraw(&replaced, self.journal.end()).map(drop),
+            };
+            withdrawn.map_err(|error| match error {
                 Error::File(_) | Error::Session(SessionError::Broken { .. }) => Stop::Failed(error),
                 error => self.failed(0, error),
             })?;
@@ -202,24 +209,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let mut further: Option<Vec<usize>> = None;
         let (mut parts, mut proposed) = (Vec::new(), Vec::new());
         for (i, refresh) in refreshes.into_iter().enumerate() {
-            let mut step = |session: &mut Self| {
-                let keys = first_keys.take().map_or_else(|| session.keys(i, requests), Ok)?;
-                let residuals = session.residuals(i, requests)?;
-                let companions = session.companions(i, requests, &settled.groups)?;
-                let (keys, residuals) = match &settled.groups {
-                    groups if groups.len() == requests.len() => (keys, residuals),
-                    groups => (merging::merged(keys.as_ref(), groups), merging::merged(residuals.as_ref(), groups)),
-                };
-                let own = keys.ncols();
-                let belonging = companions.iter().flat_map(|all| &all.of).map(|(group, _)| *group).collect();
-                if *further.get_or_insert_with(|| Vec::clone(&belonging)) != belonging {
-                    return Err(differing(session.layers[i].number));
-                }
-                let (keys, residuals) = match companions {
-                    None => (keys, residuals),
-                    Some(companions) => companions.joined(keys.as_ref(), residuals.as_ref())?,
-                };
-                session.propose(i, keys, residuals, own, refresh)
+            let keys = first_keys.take();
+            let step = |session: &mut Self| {
+                let asked = session.asked(i, requests, &settled.groups, keys, &mut further)?;
+                session.propose(i, asked.keys, asked.residuals, asked.own, refresh)
             };
             let (part, proposal) = step(self).map_err(|error| self.failed(i, error))?;
             if let Some(violation) = self.guards.violated(&proposal.outcome, settled.groups.len()) {
@@ -232,7 +225,21 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         }
         let groups = settled.groups.iter().chain(further.iter().flatten().map(|&group| &settled.groups[group]));
         let columns = groups.map(|group| group.iter().map(|&request| ids[request]).collect()).collect();
-        let batch = Batch { first: ids[0].0, subjects, replaced: replaced.clone(), columns, layers: parts };
+        let remembered = guarded(|| {
+            let targets = self.adapter.find_targets(requests)?;
+            Ok((requests.iter().map(|request| self.adapter.encode(request)).collect(), targets))
+        });
+        let (requests, targets) = remembered.map_err(|error| self.failed(0, error))?;
+        let batch = Batch {
+            first: ids[0].0,
+            subjects,
+            replaced: replaced.clone(),
+            columns,
+            layers: parts,
+            requests: Option::unwrap_or_default(requests),
+            targets,
+            derivation,
+        };
         Ok(Attempt { record: Record::Batch(batch), replaced, proposed, conflicts: settled.found })
     }
 
@@ -245,6 +252,9 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let Attempt { record, replaced, proposed, conflicts } = attempt;
         // It is in the journal, so it counts, whatever becomes of the editors.
         enter(&mut self.index, place, &record);
+        if record.derivation().is_some() {
+            self.sweep();
+        }
         let commit = |session: &mut Self| {
             let layers = session.layers.iter_mut().zip(proposed);
             layers.map(|(layer, proposed)| guarded_editor(|| layer.commit(proposed))).collect::<Result<Vec<_>>>()
@@ -256,7 +266,9 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Restores model and editors to their state after the last confirmed batch.
     fn take_back(&mut self, traces: Traces<A::Scalar, E>) -> Result<()> {
         if let Some(kept) = traces.kept {
-            return self.put_back(kept);
+            self.put_back(kept)?;
+            self.sweep();
+            return Ok(());
         }
         self.restored(|session| {
             let Self { adapter, layers, .. } = session;
@@ -304,51 +316,6 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         layers.iter_mut().map(refresh).collect()
     }
 
-    fn keys(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
-        let Self { adapter, layers, .. } = self;
-        let keys = guarded(|| adapter.keys(layers[i].number, requests))?;
-        validate::shape("the adapter's keys", keys.as_ref(), layers[i].shape().1, requests.len())?;
-        validate::finite("the adapter's keys", keys.as_ref())?;
-        Ok(keys)
-    }
-
-    /// The companions at a layer, each with the group of its request.
-    fn companions(
-        &mut self,
-        i: usize,
-        requests: &[A::Request],
-        groups: &[Vec<usize>],
-    ) -> Result<Option<Companions<A::Scalar>>> {
-        let Self { adapter, layers, .. } = self;
-        let Some(companions) = guarded(|| adapter.companions(layers[i].number, requests))? else { return Ok(None) };
-        validate::shape(
-            "the adapter's companions",
-            companions.keys.as_ref(),
-            layers[i].shape().1,
-            companions.of.len(),
-        )?;
-        if let Some(&(index, _)) = companions.of.iter().find(|(of, _)| *of >= requests.len()) {
-            return Err(ModelError::UnknownRequest { index, len: requests.len() }.into());
-        }
-        // Those of an overruled request are not written.
-        let mut group_of = vec![None; requests.len()];
-        groups.iter().enumerate().for_each(|(i, group)| group.iter().for_each(|&request| group_of[request] = Some(i)));
-        let kept: Vec<(usize, (usize, f64))> = (companions.of.iter().enumerate())
-            .filter_map(|(j, &(of, times))| Some((j, (group_of[of]?, times))))
-            .collect();
-        let keys = Mat::from_fn(layers[i].shape().1, kept.len(), |row, j| companions.keys[(row, kept[j].0)]);
-        Ok((!kept.is_empty()).then(|| Companions::new(keys, kept.into_iter().map(|(_, of)| of).collect())))
-    }
-
-    fn residuals(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
-        let share = self.share.with_layers_left(self.layers.len() - i);
-        let Self { adapter, layers, .. } = self;
-        let residuals = guarded(|| adapter.residuals(layers[i].number, requests))?;
-        validate::shape("the adapter's residuals", residuals.as_ref(), layers[i].shape().0, requests.len())?;
-        validate::finite("the adapter's residuals", residuals.as_ref())?;
-        Ok(residuals * Scale(A::Scalar::from_f64(share)))
-    }
-
     /// Copies a layer's weight and computes its update. The first `own` columns are of the requests themselves.
     pub(super) fn propose(
         &mut self,
@@ -376,7 +343,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     }
 
     /// Applies an update. For the first one of a layer, checks that it arrives in the weight.
-    fn apply_and_verify(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {
+    pub(super) fn apply_and_verify(&mut self, i: usize, update: &Update<A::Scalar>) -> Result<()> {
         self.apply(i, update)?;
         let Self { adapter, layers, par, .. } = self;
         let layer = &mut layers[i];

@@ -37,7 +37,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// If the edits have shaped a projector, if `s > 1000`, or if the method or a restraint does not allow either way, the other
     /// edits are replayed from the start. This costs as much as they did, and approximates nothing. In a session of several
     /// layers, the keys of the layers above an undone edit stay as they were recorded. If no other edit is left, the first weights
-    /// are restored, bit for bit.
+    /// are restored, bit for bit. If one of the edits was [consolidated](Self::consolidate), the weights are derived anew without it.
     ///
     /// # Errors
     /// [`SessionError::UnknownEdit`] for edits that are not in the model, and the errors of [`edit`](Self::edit). Nothing is
@@ -48,6 +48,11 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             return Err(NumericsError::Empty { argument: "ids", item: "edit" }.into());
         }
         let ids = self.with_partners(ids)?;
+        if self.derived_holds(&ids) && self.others_held(&ids, self.journal.end()) {
+            self.consolidate_without(&ids, &self.as_last())?;
+            self.count_towards_snapshot(ids.len());
+            return Ok(Undone { ids, rebuilt: true });
+        }
         let kept = self.keep()?;
         let undone = self
             .take_out(&ids, self.journal.end())
@@ -204,15 +209,27 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         while place != end {
             let (record, next) = self.record(place)?;
             match record {
-                Record::Undone { ids, .. } => gone.extend(ids),
+                Record::Undone { ids, .. } | Record::Consolidated { gone: ids, .. } => gone.extend(ids),
                 Record::Batch(batch) => gone.extend(batch.replaced),
                 _ => {}
             }
             place = next;
         }
-        self.reset()?;
+        // A derivation holds all that came before it. A batch that goes with one comes behind it.
+        let derived = self.index.derived_before(end).map(|derived| derived.place);
+        let mut place = match derived {
+            Some(place) => {
+                let report = std::mem::take(&mut self.report);
+                self.load_derived(place)?;
+                self.report = report;
+                place
+            }
+            None => {
+                self.reset()?;
+                self.journal.start()
+            }
+        };
         let mut diverged = false;
-        let mut place = self.journal.start();
         while place != end {
             let (record, next) = self.record(place)?;
             place = next;

@@ -1,6 +1,7 @@
 //! Sessions: one transaction a batch, undo, conflicts, guards, and what survives a crash.
 
 mod companions;
+mod consolidation;
 mod damage;
 mod durability;
 mod family;

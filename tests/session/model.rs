@@ -144,6 +144,16 @@ impl Adapter for Stack {
         fact.subject.map(str::to_owned)
     }
 
+    fn encode(&self, fact: &Fact) -> Option<Vec<u8>> {
+        Some(fact.x.col(0).iter().chain(fact.y.col(0).iter()).flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Fact> {
+        let number = |i: usize| f64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().unwrap());
+        let [x, y] = [0, WIDTH].map(|start| Mat::from_fn(WIDTH, 1, |i, _| number(start + i)));
+        Ok(Fact { x, y, subject: None })
+    }
+
     /// A fault comes when half is done.
     fn apply(&mut self, layer: usize, update: &Update<f64>) -> Result<()> {
         let at = self.at(layer)?;

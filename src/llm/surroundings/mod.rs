@@ -144,7 +144,8 @@ pub struct Surroundings {
     /// How many subjects that must stay are written with each fact: of the names that come with the crate (people, places, works, companies
     /// and other things), those whose keys are most like the fact's. Default: `16`.
     pub contrast: usize,
-    /// The weight of their keys, beside 1 for a place. Default: `10`.
+    /// The weight of their keys, beside 1 for a place. In a [consolidation](crate::session::Session::consolidate), `n` facts share the weight
+    /// of one and a half: so many subjects would leave no room for the facts. Default: `10`.
     pub contrast_weight: f64,
 }
 
@@ -158,6 +159,9 @@ setters!(Surroundings {
     /// Sets the weight of their keys.
     with_contrast_weight(contrast_weight: f64),
 });
+
+/// From this number of facts on that are written together, they share the weight of the subjects that must stay.
+const ALONE: f64 = 1.5;
 
 /// The rule of the published programs: the mean key of the bare prompt, which counts one half, and of the prompts after the texts.
 impl From<Contexts> for Surroundings {
@@ -185,6 +189,11 @@ impl Surroundings {
     pub fn new(contexts: Contexts) -> Self {
         let places = Places(vec![(Place::Plain, 1.0), (Place::Context, 1.5), (Place::Answer, 0.5)]);
         Self { contexts, places, keys: KeyRule::Each, contrast: 16, contrast_weight: 10.0 }
+    }
+
+    /// The weight of the keys of subjects that must stay, beside so many facts that are written together.
+    pub(super) fn contrast_weight_among(&self, facts: usize) -> f64 {
+        self.contrast_weight * (ALONE / facts as f64).min(1.0)
     }
 
     pub(super) fn check(&self) -> Result<()> {
