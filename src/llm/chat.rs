@@ -60,6 +60,11 @@ impl Tokenizer {
     /// # Errors
     /// A model without a template, or one that refuses these messages.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
+        self.rendered(messages, true)
+    }
+
+    /// A chat whose last message is whole, if `continued` is false; else as [`render_chat`](Self::render_chat).
+    fn rendered(&self, messages: &[Message], continued: bool) -> Result<String> {
         let template = self.chat_template().ok_or_else(|| {
             let problem =
                 "the model has no chat template (`chat_template` in tokenizer_config.json, or chat_template.jinja)";
@@ -70,7 +75,7 @@ impl Tokenizer {
         let none = || Value::from(());
         let context = [
             ("messages".to_owned(), Value::from(Serde(&messages))),
-            ("add_generation_prompt".to_owned(), Value::from(true)),
+            ("add_generation_prompt".to_owned(), Value::from(continued)),
             ("tools".to_owned(), none()),
             ("documents".to_owned(), none()),
         ];
@@ -89,5 +94,13 @@ impl Tokenizer {
     /// As [`render_chat`](Self::render_chat), and a text that the tokenizer refuses.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
         self.encode_bare(&self.render_chat(messages)?)
+    }
+
+    /// The tokens of a chat in which a user begins a sentence and the model says the whole of it.
+    pub(super) fn encode_sentence(&self, sentence: &str) -> Result<Vec<u32>> {
+        let words: Vec<&str> = sentence.split_whitespace().collect();
+        let begun = words[..words.len().div_ceil(2)].join(" ");
+        let messages = [Message::new(Role::User, begun), Message::new(Role::Assistant, sentence)];
+        self.encode_bare(&self.rendered(&messages, false)?)
     }
 }

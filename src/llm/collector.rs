@@ -13,7 +13,7 @@ use super::model::Model;
 use super::tokenizer::Tokenizer;
 use crate::error::{NumericsError, Result};
 use crate::second_moment::SecondMoment;
-use crate::util::validate;
+use crate::util::{text, validate};
 
 /// Collects the second moments of the keys of some layers over a text, in one pass through the blocks up to the highest layer.
 ///
@@ -29,6 +29,7 @@ pub struct Collector<'a> {
     tokenizer: &'a Tokenizer,
     moments: BTreeMap<usize, SecondMoment>,
     windows: Range<usize>,
+    chats: f64,
 }
 
 impl fmt::Debug for Collector<'_> {
@@ -67,7 +68,25 @@ impl<'a> Collector<'a> {
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;
-        Ok(Self { model, tokenizer, moments, windows: 0..0 })
+        Ok(Self { model, tokenizer, moments, windows: 0..0, chats: 0.0 })
+    }
+
+    /// Reads sentences of the texts also in chats, by the model's template: a user begins a sentence, and the model says the whole of it.
+    /// What the keys of all chats have in common, and those of no text, is in the statistics then, and is left alone by edits.
+    ///
+    /// * `share`: of all tokens, those that are read in chats, 0 to below 1. The default is 0
+    ///
+    /// # Errors
+    /// Another share, or a share above 0 for a model without a chat template.
+    pub fn with_chats(mut self, share: f64) -> Result<Self> {
+        if !(0.0..1.0).contains(&share) {
+            return Err(NumericsError::Parameter { parameter: "chats", value: share, allowed: "0 to below 1" }.into());
+        }
+        if share > 0.0 {
+            self.tokenizer.encode_sentence("A sentence.")?;
+        }
+        self.chats = share;
+        Ok(self)
     }
 
     /// Skips the windows before this one, for example because another process reads them.
@@ -77,10 +96,11 @@ impl<'a> Collector<'a> {
         self
     }
 
-    /// The usual number of tokens: ten for each dimension of the keys (FastMEMIT, arXiv 2506.04226).
+    /// The usual number of tokens: ten of texts for each dimension of the keys (FastMEMIT, arXiv 2506.04226), and those in chats.
     #[must_use]
     pub fn enough(&self) -> u64 {
-        self.moments.values().map(|moment| 10 * moment.d_in() as u64).max().unwrap_or(0)
+        let of_texts = self.moments.values().map(|moment| 10 * moment.d_in()).max().unwrap_or(0);
+        (of_texts as f64 / (1.0 - self.chats)).ceil() as u64
     }
 
     /// Reads the texts from the first unread window on, until `enough` tokens are counted, the texts end, or `progress`, which is called
@@ -94,29 +114,53 @@ impl<'a> Collector<'a> {
         enough: u64,
         mut progress: impl FnMut(CollectionProgress) -> ControlFlow<()>,
     ) -> Result<()> {
-        let length = WINDOW.min(self.model.config.context);
         let mut number = 0;
         let mut waiting: Vec<Vec<u32>> = vec![];
+        let (mut of_texts, mut of_chats) = (0, 0);
         for text in texts {
-            for window in self.tokenizer.windows(text.as_ref(), length)? {
-                number += 1;
-                if number <= self.windows.end {
-                    continue;
-                }
-                if self.tokens() >= enough {
-                    return Ok(());
-                }
-                waiting.push(window);
-                let more: usize = waiting.iter().map(Vec::len).sum();
-                if waiting.len() == AT_ONCE || self.tokens() + more as u64 >= enough {
-                    self.count(&std::mem::take(&mut waiting))?;
-                    if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
+            for window in self.tokenizer.windows(text.as_ref(), WINDOW.min(self.model.config.context))? {
+                of_texts += window.len();
+                let missing = of_texts as f64 * self.chats / (1.0 - self.chats) - of_chats as f64;
+                let chats = self.chats_from(&window, missing)?;
+                of_chats += chats.iter().map(Vec::len).sum::<usize>();
+                for window in std::iter::once(window).chain(chats) {
+                    number += 1;
+                    if number <= self.windows.end {
+                        continue;
+                    }
+                    if self.tokens() >= enough {
                         return Ok(());
+                    }
+                    waiting.push(window);
+                    let more: usize = waiting.iter().map(Vec::len).sum();
+                    if waiting.len() == AT_ONCE || self.tokens() + more as u64 >= enough {
+                        self.count(&std::mem::take(&mut waiting))?;
+                        if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
+                            return Ok(());
+                        }
                     }
                 }
             }
         }
         if waiting.is_empty() { Ok(()) } else { self.count(&waiting) }
+    }
+
+    /// Chats about the sentences of a window, of at least so many tokens if it has enough sentences.
+    fn chats_from(&self, window: &[u32], missing: f64) -> Result<Vec<Vec<u32>>> {
+        let (mut chats, mut tokens) = (vec![], 0);
+        if missing > 0.0 {
+            for sentence in text::sentences(&self.tokenizer.decode(window)?) {
+                if tokens as f64 >= missing {
+                    break;
+                }
+                let chat = self.tokenizer.encode_sentence(sentence)?;
+                if self.model.check_tokens(&chat).is_ok() {
+                    tokens += chat.len();
+                    chats.push(chat);
+                }
+            }
+        }
+        Ok(chats)
     }
 
     /// Tokens counted.

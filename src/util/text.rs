@@ -104,6 +104,23 @@ pub(crate) fn chat_lead(prompt: &str) -> &'static str {
     if prompt.trim_end().ends_with(['?', '？', '؟']) { "" } else { "Complete the sentence: " }
 }
 
+/// The sentences of a text that are neither very short nor very long, without its first and its last, which may be cut.
+#[cfg(feature = "llm")]
+pub(crate) fn sentences(text: &str) -> impl Iterator<Item = &str> {
+    /// In bytes.
+    const LENGTHS: std::ops::Range<usize> = 40..240;
+    let ends =
+        |(at, end): (usize, char)| matches!(end, '.' | '!' | '?' | '\n' | '\u{3002}').then_some(at + end.len_utf8());
+    let mut ends = text.char_indices().filter_map(ends);
+    let mut start = ends.next();
+    std::iter::from_fn(move || {
+        let (from, to) = (start?, ends.next()?);
+        start = Some(to);
+        Some(text[from..to].trim())
+    })
+    .filter(|sentence| LENGTHS.contains(&sentence.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use betaedit_core::facts::shipped;
 use betaedit_core::faer::{MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
-use betaedit_core::llm::{Collector, Model, Tokenizer};
+use betaedit_core::llm::{Collector, Message, Model, Role, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
@@ -30,6 +30,10 @@ pub struct Arguments {
     /// Number of tokens to read [default: ten for each dimension of a key]
     #[arg(long, value_name = "N")]
     tokens: Option<u64>,
+    /// Share of the tokens that are read in chats: sentences of the texts that a user begins and the model says, by the model's chat
+    /// template [default: a third, 0 for a model without a template]
+    #[arg(long, value_name = "SHARE")]
+    chats: Option<f64>,
     /// Directory for the statistics; an interrupted run continues there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -39,8 +43,21 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let (model, tokenizer) = open_model(&arguments.model, terminal)?;
     let layers = arguments.layers.clone().unwrap_or(Plan::usual(model.config()).layers);
     let texts = arguments.text.iter().map(|path| text(path, shipped::STATISTICS_TEXT)).collect::<Done<Vec<_>>>()?;
-    collect(&model, &tokenizer, &layers, &texts, arguments.tokens, &arguments.out, terminal)
+    let reading = Texts { texts: &texts, tokens: arguments.tokens, chats: arguments.chats };
+    collect(&model, &tokenizer, &layers, reading, &arguments.out, terminal)
 }
+
+/// What is read.
+#[derive(Clone, Copy)]
+pub struct Texts<'a> {
+    pub texts: &'a [String],
+    pub tokens: Option<u64>,
+    /// The share of the tokens that are read in chats.
+    pub chats: Option<f64>,
+}
+
+/// The share of the tokens that are read in chats, where the model has a template.
+const IN_CHATS: f64 = 1.0 / 3.0;
 
 /// Time between two saves.
 const SAVED_EVERY: Duration = Duration::from_secs(20);
@@ -50,15 +67,16 @@ pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
     layers: &Layers,
-    texts: &[String],
-    tokens: Option<u64>,
+    Texts { texts, tokens, chats }: Texts<'_>,
     folder: &Path,
     terminal: Terminal,
 ) -> Done {
     std::fs::create_dir_all(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
-    let mut collector = Collector::new(model, tokenizer, &layers.0)?;
+    let has_template = || tokenizer.render_chat(&[Message::new(Role::User, "Hello")]).is_ok();
+    let chats = chats.unwrap_or_else(|| if has_template() { IN_CHATS } else { 0.0 });
+    let mut collector = Collector::new(model, tokenizer, &layers.0)?.with_chats(chats)?;
     let enough = tokens.unwrap_or(collector.enough());
-    let read = Reading::resume(model, tokenizer, layers, texts, folder)?;
+    let read = Reading::resume(model, tokenizer, layers, &text_hash(texts, chats), folder)?;
     collector = collector.starting_at(read.windows);
     if read.tokens > 0 {
         terminal.say(format!("continuing after {} tokens", read.tokens));
@@ -142,8 +160,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn resume(model: &Model, tokenizer: &Tokenizer, layers: &Layers, texts: &[String], folder: &Path) -> Done<Self> {
-        let text = format!("blake3 {}{SETTING}{}", text_hash(texts), setting(model, tokenizer)?);
+    fn resume(model: &Model, tokenizer: &Tokenizer, layers: &Layers, hash: &str, folder: &Path) -> Done<Self> {
+        let text = format!("blake3 {hash}{SETTING}{}", setting(model, tokenizer)?);
         let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.clone() };
         let fingerprints: Vec<_> = layers.0.iter().map(fingerprint).collect();
         let mut earlier = vec![];
@@ -185,11 +203,15 @@ impl Reading {
     }
 }
 
-fn text_hash(texts: &[String]) -> String {
+/// A hash of texts, and of how much of them is read in chats.
+fn text_hash(texts: &[String], chats: f64) -> String {
     let mut hasher = blake3::Hasher::new();
     texts.iter().for_each(|text| {
         hasher.update(text.as_bytes()).update(&[0]);
     });
+    if chats > 0.0 {
+        hasher.update(&chats.to_le_bytes());
+    }
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
