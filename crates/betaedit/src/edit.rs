@@ -15,7 +15,7 @@ use crate::generated;
 use crate::html::{self, Said};
 use crate::probes;
 use crate::report::{self, Reports, Seconds};
-use crate::run::{Entry, Follow, Run, is_of_session};
+use crate::run::{Entry, Follow, More, Run, is_of_session};
 use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
@@ -127,6 +127,8 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     bar.reset();
 
     let (clock, mut rejections) = (Instant::now(), vec![]);
+    // A run that was killed between a batch and its consolidation goes on with the consolidation.
+    run.consolidate_if_due(More::Follow)?;
     for batch in batches(&requests, done, run.description.plan.batch) {
         run.edit(batch, |outcome, batch| {
             if let Outcome::Rejected { ids, reason, .. } = outcome {
@@ -135,7 +137,9 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
                 ));
             }
         })?;
+        run.consolidate_if_due(More::Follow)?;
     }
+    run.consolidate_if_due(More::None)?;
     let editing = clock.elapsed();
     bar.finish_and_clear();
     if directory.is_some() {
@@ -185,13 +189,13 @@ fn batches(requests: &[Request], done: usize, size: usize) -> impl Iterator<Item
 }
 
 /// At most `most` facts, evenly spread.
-fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
+pub fn sample(facts: &[Fact], most: usize) -> Vec<Fact> {
     let n = most.min(facts.len());
     (0..n).map(|i| facts[i * facts.len() / n].clone()).collect()
 }
 
 /// What the model is expected to know after the edits of this run and of the session. Nothing, if nothing is evaluated.
-fn known(facts: &[Fact], evaluated: &[Fact], run: &Run) -> Vec<Known> {
+pub fn known(facts: &[Fact], evaluated: &[Fact], run: &Run) -> Vec<Known> {
     if evaluated.is_empty() {
         return vec![];
     }

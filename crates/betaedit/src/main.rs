@@ -4,6 +4,7 @@
 
 mod ask;
 mod cli;
+mod consolidate;
 mod demo;
 mod directory;
 mod edit;
@@ -28,6 +29,7 @@ mod source;
 mod staging;
 mod stats;
 mod terminal;
+mod timed;
 mod tokens;
 mod undo;
 mod weights;
@@ -59,6 +61,7 @@ fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
         Command::Eval(arguments) => eval::run(&arguments, terminal)?,
         Command::Ask(arguments) => ask::run(&arguments, terminal)?,
         Command::Undo(arguments) => undo::run(&arguments, terminal)?,
+        Command::Consolidate(arguments) => consolidate::run(&arguments, terminal)?,
         Command::Inspect(arguments) => inspect::run(&arguments, terminal)?,
         Command::Tokens(arguments) => tokens::run(&arguments, terminal)?,
         Command::Methods => methods::run(terminal)?,

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::files::{self, replace};
 use crate::plot::{self, Curve, Panel};
-use crate::run::{Run, Timed};
+use crate::run::Run;
 use crate::scores::Scores;
 use crate::terminal::{Done, table};
+use crate::timed::Timed;
 
 #[derive(clap::Args, Clone, Default)]
 pub struct Reports {

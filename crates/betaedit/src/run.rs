@@ -8,11 +8,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use betaedit_core::adapter::Companions;
-use betaedit_core::faer::{Mat, MatMut, MatRef};
+use betaedit_core::Result;
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
-use betaedit_core::session::{EditId, Observer, Outcome, Progress, Session, SessionBuilder};
-use betaedit_core::{Adapter, Result, Update};
+use betaedit_core::session::{
+    Consolidation, ConsolidationStep, EditId, Observer, Outcome, Progress, Session, SessionBuilder,
+};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use crate::settings::Plan;
 use crate::source::{open_model, setting};
 use crate::stats;
 use crate::terminal::{Done, Terminal};
+use crate::timed::Timed;
 
 /// The contents of `run.toml`.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,13 @@ impl Entry {
     pub fn request(&self) -> Result<Request> {
         Request::new(&*self.subject, &*self.prompt, &*self.target)
     }
+}
+
+/// Whether more facts are to be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum More {
+    Follow,
+    None,
 }
 
 /// An open session, and the unedited model.
@@ -111,13 +119,23 @@ impl Run {
 
     /// Opens the session in a directory.
     pub fn open(directory: &Path, model: Option<&Path>, terminal: Terminal) -> Done<Self> {
+        Self::open_with(directory, model, (), terminal)
+    }
+
+    /// Opens the session in a directory, and tells an observer what is done.
+    pub fn open_with(
+        directory: &Path,
+        model: Option<&Path>,
+        observer: impl Observer + 'static,
+        terminal: Terminal,
+    ) -> Done<Self> {
         let mut description = Self::description(directory)?
             .ok_or_else(|| format!("there is no session in `{}`: it has no run.toml", directory.display()))?;
         if let Some(model) = model {
             description.model = model.to_owned();
         }
         let opened = open_model(&description.model, terminal)?;
-        Self::start(description, opened, Some(directory), (), terminal)
+        Self::start(description, opened, Some(directory), observer, terminal)
     }
 
     /// The contents of a directory's `run.toml`, if it has one.
@@ -223,6 +241,22 @@ impl Run {
         Ok(outcome)
     }
 
+    /// Consolidates, if enough facts were written since the last time: as many as the settings say, and half of all while more are to come,
+    /// else a fifth.
+    pub fn consolidate_if_due(&mut self, more: More) -> Done {
+        let plan = &self.description.plan;
+        let every = plan.consolidate_every as u64;
+        let (new, all) = (self.session.unconsolidated(), self.session.applied());
+        let share = match more {
+            More::Follow => all.div_ceil(2),
+            More::None => all.div_ceil(5),
+        };
+        if every > 0 && new >= every.max(share) {
+            self.session.consolidate(&Consolidation::default().with_passes(plan.passes))?;
+        }
+        Ok(())
+    }
+
     /// Edits that are in the model.
     pub fn held(&self) -> Vec<u64> {
         (0..self.session.processed()).filter(|&id| self.session.holds(EditId(id))).collect()
@@ -302,72 +336,6 @@ fn same_plan(there: &Plan, here: &Plan, directory: &Path) -> Done {
     .into())
 }
 
-/// Measures the time of an adapter.
-pub struct Timed {
-    pub inner: ModelAdapter,
-    /// Time for targets (including the residuals at each layer).
-    pub targets: Duration,
-    /// Time for keys.
-    pub keys: Duration,
-}
-
-impl Timed {
-    fn new(inner: ModelAdapter) -> Self {
-        Self { inner, targets: Duration::ZERO, keys: Duration::ZERO }
-    }
-}
-
-impl Adapter for Timed {
-    type Scalar = f32;
-    type Request = Request;
-
-    fn layers(&self) -> &[usize] {
-        self.inner.layers()
-    }
-
-    fn weight_shape(&self, layer: usize) -> Result<(usize, usize)> {
-        self.inner.weight_shape(layer)
-    }
-
-    fn keys(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {
-        let clock = Instant::now();
-        let keys = self.inner.keys(layer, requests);
-        self.keys += clock.elapsed();
-        keys
-    }
-
-    fn companions(&mut self, layer: usize, requests: &[Request]) -> Result<Option<Companions<f32>>> {
-        self.inner.companions(layer, requests)
-    }
-
-    fn residuals(&mut self, layer: usize, requests: &[Request]) -> Result<Mat<f32>> {
-        let clock = Instant::now();
-        let residuals = self.inner.residuals(layer, requests);
-        self.targets += clock.elapsed();
-        residuals
-    }
-
-    fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
-        self.inner.read_weight(layer, weight)
-    }
-
-    fn write_weight(&mut self, layer: usize, weight: MatRef<'_, f32>) -> Result<()> {
-        self.inner.write_weight(layer, weight)
-    }
-
-    fn fingerprint(&self) -> String {
-        self.inner.fingerprint()
-    }
-
-    fn subject(&self, request: &Request) -> Option<String> {
-        self.inner.subject(request)
-    }
-
-    fn apply(&mut self, layer: usize, update: &Update<f32>) -> Result<()> {
-        self.inner.apply(layer, update)
-    }
-}
-
 /// A progress bar for a session. Without a terminal, it prints a line now and then.
 pub struct Follow {
     bar: ProgressBar,
@@ -408,5 +376,18 @@ impl Observer for Follow {
             let (length, message) = (self.bar.length().unwrap_or(0), self.bar.message());
             let _ = writeln!(std::io::stderr(), "{} of {length} facts  {message}", progress.processed);
         }
+    }
+
+    fn consolidating(&mut self, step: &ConsolidationStep) {
+        let (ConsolidationStep::Targets { done, of } | ConsolidationStep::Layer { done, of, .. }) = *step else {
+            return;
+        };
+        self.bar.set_message(format!(
+            "consolidation, {} {done} of {of}",
+            match step {
+                ConsolidationStep::Layer { .. } => "layer",
+                _ => "target",
+            }
+        ));
     }
 }

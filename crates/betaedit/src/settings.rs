@@ -116,6 +116,13 @@ settings! {
     /// Number of facts written together
     #[arg(long, value_name = "N", help_heading = "Method")]
     batch: usize,
+    /// Consolidate when at least N facts, and half of all (at the end a fifth), were written since the last time: derive the weights anew
+    /// from the unedited model and all facts; 0 = never
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    consolidate_every: usize,
+    /// How often a consolidation adds at the last layer what is still missing of the facts
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    passes: usize,
     /// What to do about edits of the same subject, or with nearly parallel keys
     #[arg(long, value_parser = named(ConflictPolicy::ALL, &["Write both and report it, as in the papers", "Reject the batch of the later one", "Merge them within a batch; undo an earlier one", "Undo the earlier one"]), help_heading = "Method")]
     on_conflict: ConflictPolicy,
@@ -251,8 +258,8 @@ impl Plan {
         Self {
             layers: Layers(layers.collect()),
             lambda: if small { 1_500.0 } else { 15_000.0 },
-            lambda1: if small { 450.0 } else { 2_250.0 },
-            lambda2: if small { 2.25 } else { 7.5 },
+            lambda1: if small { 600.0 } else { 3_000.0 },
+            lambda2: if small { 3.0 } else { 10.0 },
             threshold: if small { 0.05 } else { 0.02 },
             surroundings: surroundings.places.to_string(),
             keys: surroundings.keys,
@@ -270,6 +277,7 @@ impl Plan {
             enough: search.enough,
             margin: search.margin,
             min_written: Guards::default().written_share.unwrap_or_default(),
+            consolidate_every: 100,
             ..Self::of_earlier_versions()
         }
     }
@@ -296,6 +304,8 @@ impl Plan {
             rect: 0.0,
             prune: false,
             batch: 1,
+            consolidate_every: 0,
+            passes: 0,
             on_conflict: ConflictPolicy::Report,
             max_update: 0.0,
             max_drift: 0.0,
@@ -417,6 +427,8 @@ mod tests {
             "contrast",
             "contrast-weight",
             "naming",
+            "consolidate-every",
+            "passes",
         ];
         let old: String = (text.lines())
             .filter(|line| !newer.iter().any(|name| line.starts_with(&format!("{name} ="))))

@@ -12,8 +12,9 @@ use betaedit_core::{Adapter, Update};
 
 use crate::directory::{Kind, MANIFEST, Place};
 use crate::files;
-use crate::run::{Run, Timed};
+use crate::run::Run;
 use crate::terminal::{Done, Terminal};
+use crate::timed::Timed;
 
 #[derive(clap::Args, Clone, Default)]
 pub struct Outputs {

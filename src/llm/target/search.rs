@@ -50,11 +50,11 @@ pub struct TargetSearch {
     pub steps: usize,
     /// The descent. Default: along the gradient, in steps of `0.08 |v|`. The published programs use Adam.
     pub descent: Descent,
-    /// Weight of the norm of `delta`. Default: `0.5`.
+    /// Weight of the norm of `delta`. Default: `0.8`; the published programs have 0.5.
     pub decay: f64,
     /// Weight of the divergence. Default: `0.0625`.
     pub divergence: f64,
-    /// Weight of the subject's name, where the model has to say it. Default: `0.05`; the published programs have 0.
+    /// Weight of the subject's name, where the model has to say it. Default: `0.04`; the published programs have 0.
     pub naming: f64,
     /// Bound on `|delta| / |v|`. Default: `0.75`.
     pub clamp: f64,
@@ -94,9 +94,9 @@ impl Default for TargetSearch {
             site: Site::Block,
             steps: 20,
             descent: Descent::default(),
-            decay: 0.5,
+            decay: 0.8,
             divergence: 0.0625,
-            naming: 0.05,
+            naming: 0.04,
             clamp: 0.75,
             enough: 0.05,
             margin: 0.0,

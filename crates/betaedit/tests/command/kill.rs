@@ -39,11 +39,13 @@ impl Uniform {
 fn a_killed_run_ends_as_an_uninterrupted_one() {
     let asked = std::env::var("BETAEDIT_KILLS").ok().and_then(|kills| kills.parse().ok());
     let kills: usize = asked.unwrap_or(50);
-    let methods: [&[&str]; 4] = [
+    let methods: [&[&str]; 6] = [
         &["--method", "betaedit", "--refresh-every", "20"],
         &["--method", "alphaedit-h", "--batch", "3"],
         &["--method", "betaedit", "--refresh-rule", "continuous", "--refresh-weight", "1e-3", "--precision", "f32"],
         &["--method", "memit-h"],
+        &["--method", "betaedit", "--consolidate-every", "25", "--refresh-every", "20"],
+        &["--method", "memit", "--consolidate-every", "10", "--batch", "3", "--precision", "f32"],
     ];
     let folder = tempfile::tempdir().unwrap();
     let mut random = Uniform(77);

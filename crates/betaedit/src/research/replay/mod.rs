@@ -97,6 +97,9 @@ pub struct Arguments {
     /// With --session: write a snapshot every N edits
     #[arg(long, value_name = "N", default_value_t = 100, requires = "session")]
     snapshot_every: usize,
+    /// With --session: consolidate whenever N edits were made since the last time, 0 = never
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "session")]
+    consolidate_every: usize,
     /// With --session: undo this edit (may be repeated), and stop
     #[arg(long, value_name = "ID", requires = "session")]
     undo: Vec<u64>,

@@ -7,7 +7,7 @@ use std::path::Path;
 use betaedit_core::adapter::{RecordedStream, write_delta};
 use betaedit_core::editor::method;
 use betaedit_core::metrics::Gauges;
-use betaedit_core::session::{EditId, Point, ProgressLine, Report, Session, SessionBuilder};
+use betaedit_core::session::{Consolidation, EditId, Point, ProgressLine, Report, Session, SessionBuilder};
 use betaedit_core::{Adapter, KeyStatistics, Scalar};
 use serde_json::{Value, json};
 
@@ -48,11 +48,14 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Termina
 
     if arguments.undo.is_empty() {
         let requests: Vec<usize> = (done.min(edits)..edits).collect();
+        // A run that was killed between a batch and its consolidation goes on with the consolidation.
+        consolidate_if_due(arguments, &mut session)?;
         for batch in requests.chunks(arguments.batch) {
             let outcome = session.edit(batch)?;
             if !outcome.is_applied() {
                 terminal.say(outcome.to_string());
             }
+            consolidate_if_due(arguments, &mut session)?;
         }
         session.snapshot()?;
     } else {
@@ -62,6 +65,14 @@ pub fn run<T: Scalar>(arguments: &Arguments, directory: &Path, terminal: Termina
         terminal.say(format!("undone: {} of {} edits{how}", undone.ids.len(), session.processed()));
     }
     outputs(arguments, &session, layer, terminal)
+}
+
+fn consolidate_if_due<T: Scalar>(arguments: &Arguments, session: &mut Session<RecordedStream<T>>) -> Done {
+    let every = arguments.consolidate_every as u64;
+    if every > 0 && session.unconsolidated() >= every {
+        session.consolidate(&Consolidation::default())?;
+    }
+    Ok(())
 }
 
 fn outputs<T: Scalar>(

@@ -1,0 +1,145 @@
+//! `betaedit consolidate`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use betaedit_core::facts::{Fact, Facts, shipped};
+use betaedit_core::session::{Consolidation, ConsolidationStep, LayerOutcome, Observer, Outcome, Progress, Targets};
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use crate::generated;
+use crate::report::write_json;
+use crate::run::Run;
+use crate::scores::{self, Measured, Scores};
+use crate::settings::named;
+use crate::source::text;
+use crate::terminal::{Done, Terminal, table};
+use crate::weights::Outputs;
+use crate::{edit, files};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Directory of the session
+    #[arg(long, value_name = "DIR")]
+    session: PathBuf,
+    /// Model of the session, if it has moved
+    #[arg(long, value_name = "M")]
+    model: Option<PathBuf>,
+    /// Which targets the facts have
+    #[arg(long, default_value_t = Targets::Kept, value_parser = named(Targets::ALL, &["Those that they were written with", "Sought again on the unedited model, which takes as long as writing the facts"]))]
+    targets: Targets,
+    /// How often what is still missing of the facts is added at the last layer, after all layers were solved
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    passes: usize,
+    /// Text on whose first 4096 tokens or so to measure perplexity; "shipped" for the one that comes with the program
+    #[arg(long, value_name = "FILE", default_value = "shipped")]
+    eval_text: String,
+    /// Evaluate at most N of the session's facts, evenly spread, 0 = none
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    eval_limit: usize,
+    #[command(flatten)]
+    generated: generated::Arguments,
+    #[command(flatten)]
+    outputs: Outputs,
+    /// Write all numbers to a JSON file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let Arguments { session, report, generated: asked, .. } = arguments;
+    let bar = terminal.bar(0, "consolidation");
+    let mut run = Run::open_with(session, arguments.model.as_deref(), Shown(bar.clone()), terminal)?;
+    let inputs = [run.description.model.as_path(), &run.description.stats];
+    let inputs: Vec<&Path> = inputs.into_iter().chain([Path::new(&arguments.eval_text)]).collect();
+    files::check(&[report, &asked.answers], &inputs)?;
+    let places = arguments.outputs.check(&inputs, &[report, &asked.answers, &Some(session.clone())])?;
+    let held_out = text(&arguments.eval_text, shipped::HELD_OUT_TEXT)?;
+    let facts = facts(&run)?;
+    let evaluated = edit::sample(&facts, arguments.eval_limit);
+    let known = edit::known(&facts, &evaluated, &run);
+    let settings = asked.settings(run.adapter().tokenizer())?;
+    let measured = Measured {
+        facts: &evaluated,
+        text: Some(&held_out).filter(|_| arguments.eval_limit > 0).map(|text| &**text),
+        known: &known,
+        settings: &settings,
+        probes: None,
+        unedited: false,
+    };
+    let measure =
+        |run: &Run, what| Scores::of(run.adapter().model(), run.adapter().tokenizer(), measured, what, terminal);
+    let unedited = Scores::of(&run.unedited, run.adapter().tokenizer(), measured, "unedited", terminal)?;
+    let before = measure(&run, "before")?;
+    let clock = Instant::now();
+    let done = run
+        .session
+        .consolidate(&Consolidation::default().with_passes(arguments.passes).with_targets(arguments.targets))?;
+    bar.finish_and_clear();
+    run.session.snapshot()?;
+    let seconds = clock.elapsed().as_secs_f64();
+    let after = measure(&run, "after")?;
+
+    terminal.say(format!("{} facts were consolidated in {seconds:.1} s", done.ids.len()));
+    let columns = [("unedited", &unedited), ("before", &before), ("after", &after)];
+    terminal.say(format!("\n{}", table(&scores::rows(&columns, Some(&unedited)))));
+    terminal.say(format!("\n{}", table(&layer_rows(&done.layers))));
+    let result = json!({
+        "edits": done.ids.len(), "seconds": seconds,
+        "unedited": unedited.json(None), "before": before.json(Some(&unedited)), "after": after.json(Some(&unedited)),
+        "layers": done.layers.iter().map(|layer| json!({
+            "layer": layer.layer, "leakage": layer.leakage, "drift": layer.drift,
+        })).collect::<Vec<_>>(),
+    });
+    if let Some(path) = report {
+        write_json(path, &result)?;
+    }
+    asked.write(&columns)?;
+    arguments.outputs.write(&places, &run, terminal)?;
+    terminal.result(&result);
+    Ok(())
+}
+
+/// The session's facts that are in the model.
+fn facts(run: &Run) -> Done<Vec<Fact>> {
+    let held = run.held().into_iter().filter_map(|id| run.entries.get(id as usize));
+    let lines = held.map(|entry| Ok(serde_json::to_string(entry)? + "\n")).collect::<serde_json::Result<String>>()?;
+    if lines.is_empty() {
+        return Err("no edit is in the model: there is nothing to consolidate".into());
+    }
+    Ok(Facts::parse("edits.jsonl", lines)?.into_vec())
+}
+
+fn layer_rows(layers: &[LayerOutcome]) -> Vec<Vec<String>> {
+    let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
+    let rows = layers.iter().map(|layer| vec![layer.layer.to_string(), number(layer.leakage), number(layer.drift)]);
+    std::iter::once(["layer", "leakage", "drift"].map(str::to_owned).to_vec()).chain(rows).collect()
+}
+
+/// Shows how far a consolidation has come.
+pub struct Shown(pub ProgressBar);
+
+impl Observer for Shown {
+    fn outcome(&mut self, _: &Outcome, _: &Progress) {}
+
+    fn consolidating(&mut self, step: &ConsolidationStep) {
+        show(&self.0, step);
+    }
+}
+
+/// Shows a step of a consolidation. Without a terminal, the layers are said.
+pub fn show(bar: &ProgressBar, step: &ConsolidationStep) {
+    let (text, done, of) = match *step {
+        ConsolidationStep::Targets { done, of } => ("targets".to_owned(), done, of),
+        ConsolidationStep::Layer { layer, done, of } => (format!("layer {layer}"), done, of),
+        _ => return,
+    };
+    bar.set_length(of as u64);
+    bar.set_position(done as u64);
+    bar.set_message(text.clone());
+    if bar.is_hidden() && matches!(step, ConsolidationStep::Layer { .. }) {
+        let _ = writeln!(std::io::stderr(), "consolidation: {text} is solved, {done} of {of}");
+    }
+}
