@@ -277,7 +277,6 @@ impl Plan {
             enough: search.enough,
             margin: search.margin,
             min_written: Guards::default().written_share.unwrap_or_default(),
-            consolidate_every: 100,
             ..Self::of_earlier_versions()
         }
     }

@@ -2,6 +2,7 @@
 
 #![allow(non_snake_case)]
 
+mod consolidating;
 mod editing;
 mod faults;
 mod generated;
