@@ -87,7 +87,7 @@ pub trait Adapter {
     }
 
     /// A request as bytes, from which [`decode`](Self::decode) makes it again. A session keeps them, so that it can ask for the keys and
-    /// residuals of past edits when it [consolidates](crate::session::Session::consolidate). The default, `None`, is right for an adapter
+    /// residuals of past edits when it consolidates (`Session::consolidate`). The default, `None`, is right for an adapter
     /// whose edits are never consolidated.
     fn encode(&self, request: &Self::Request) -> Option<Vec<u8>> {
         let _ = request;

@@ -144,7 +144,7 @@ pub struct Surroundings {
     /// How many subjects that must stay are written with each fact: of the names that come with the crate (people, places, works, companies
     /// and other things), those whose keys are most like the fact's. Default: `16`.
     pub contrast: usize,
-    /// The weight of their keys, beside 1 for a place. In a [consolidation](crate::session::Session::consolidate), `n` facts share the weight
+    /// The weight of their keys, beside 1 for a place. In a consolidation (`Session::consolidate`), `n` facts share the weight
     /// of one and a half: so many subjects would leave no room for the facts. Default: `10`.
     pub contrast_weight: f64,
 }
