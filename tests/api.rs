@@ -106,6 +106,7 @@ fn every_type_of_sessions_is_shown_and_shared() {
     all!(session::EditId, session::Conflict, session::ConflictPolicy, session::Guard, session::Guards);
     all!(session::Violation, session::Recovery, session::Report, session::Point, session::Progress);
     all!(session::ProgressLine<Vec<u8>>, session::JsonLines<Vec<u8>>);
+    all!(session::Consolidation, session::Consolidated, session::ConsolidationStep, session::Targets);
 }
 
 #[cfg(feature = "llm")]

@@ -28,7 +28,7 @@
 //! # Ok::<(), betaedit_core::Error>(())
 //! ```
 
-mod asked;
+mod asked_columns;
 mod builder;
 mod conflict;
 mod consolidate;

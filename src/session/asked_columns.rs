@@ -11,7 +11,7 @@ use crate::scalar::Scalar;
 use crate::util::validate;
 
 /// The columns of some requests at a layer.
-pub(super) struct Asked<T: Scalar> {
+pub(super) struct AskedColumns<T: Scalar> {
     pub(super) keys: Mat<T>,
     /// The layer's share of the residuals.
     pub(super) residuals: Mat<T>,
@@ -38,7 +38,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         groups: &[Vec<usize>],
         keys: Option<Mat<A::Scalar>>,
         belonging: &mut Option<Vec<usize>>,
-    ) -> Result<Asked<A::Scalar>> {
+    ) -> Result<AskedColumns<A::Scalar>> {
         let keys = keys.map_or_else(|| self.keys(i, requests), Ok)?;
         let residuals = self.residuals(i, requests)?;
         let companions = self.companions(i, requests, groups)?;
@@ -55,7 +55,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             None => (keys, residuals),
             Some(companions) => companions.joined(keys.as_ref(), residuals.as_ref())?,
         };
-        Ok(Asked { keys, residuals, own })
+        Ok(AskedColumns { keys, residuals, own })
     }
 
     pub(super) fn keys(&mut self, i: usize, requests: &[A::Request]) -> Result<Mat<A::Scalar>> {
