@@ -65,8 +65,8 @@ impl fmt::Display for Conflict {
 pub(super) struct EditIndex {
     /// Requests of batches that were applied, ascending. Rejected requests have no entry: a short record can reject many.
     entries: Vec<IndexEntry>,
-    /// Every entry's request as the adapter encodes it; empty if it does not.
-    requests: Vec<Box<[u8]>>,
+    /// Every entry's request as the adapter encodes it.
+    requests: Vec<Option<Box<[u8]>>>,
     seen: u64,
     applied: u64,
     by_subject: HashMap<u64, Vec<u32>>,
@@ -90,7 +90,7 @@ struct IndexEntry {
 pub(super) struct HeldGroup<'a> {
     pub(super) ids: Vec<EditId>,
     /// The requests as the adapter encodes them.
-    pub(super) requests: Vec<&'a [u8]>,
+    pub(super) requests: Vec<Option<&'a [u8]>>,
 }
 
 /// What the last derivation of the weights holds, and where it is in the journal.
@@ -129,7 +129,7 @@ impl EditIndex {
     }
 
     /// Adds the next request; `written` is the sketch of its key and the first of the edits that it was merged with, if it was applied.
-    pub(super) fn add(&mut self, place: Mark, subject: u64, written: Option<(u64, EditId)>, request: &[u8]) {
+    pub(super) fn add(&mut self, place: Mark, subject: u64, written: Option<(u64, EditId)>, request: Option<&[u8]>) {
         let sketch = written.map(|(sketch, _)| sketch);
         let fate = if sketch.is_some() { Standing::Applied } else { Standing::Never };
         if let (Some(sketch), Ok(at)) = (sketch, u32::try_from(self.entries.len())) {
@@ -141,7 +141,7 @@ impl EditIndex {
         }
         let (id, (sketch, group)) = (EditId(self.seen), written.unwrap_or((0, EditId(self.seen))));
         self.entries.push(IndexEntry { id, place, subject, sketch, group, fate });
-        self.requests.push(request.into());
+        self.requests.push(request.map(Into::into));
         self.seen += 1;
     }
 
@@ -213,7 +213,7 @@ impl EditIndex {
                 groups.len() - 1
             });
             groups[i].ids.push(entry.id);
-            groups[i].requests.push(request);
+            groups[i].requests.push(request.as_deref());
         }
         groups
     }
@@ -287,9 +287,9 @@ mod tests {
     fn rejected_requests_take_numbers_and_no_memory() {
         let place = |offset| Mark { offset, check: [0; 16] };
         let mut index = EditIndex::default();
-        index.add(place(8), 1, Some((5, EditId(0))), &[]);
+        index.add(place(8), 1, Some((5, EditId(0))), None);
         index.pass_over(1 << 20);
-        index.add(place(80), 1, Some((5, EditId((1 << 20) + 1))), &[]);
+        index.add(place(80), 1, Some((5, EditId((1 << 20) + 1))), None);
         let (first, rejected, last) = (EditId(0), EditId(7), EditId((1 << 20) + 1));
         assert_eq!((index.len(), index.applied(), index.entries.len()), ((1 << 20) + 2, 2, 2));
         assert_eq!(

@@ -22,7 +22,7 @@ use crate::util::named::named;
 use crate::util::setters::setters;
 use crate::util::validate;
 
-/// Columns that are asked for at a time.
+/// Edits that are asked for at a time; those that were merged count as one.
 const PART: usize = 64;
 
 /// How a session is consolidated.
@@ -146,7 +146,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     }
 
     /// Removes the stored weights of earlier derivations.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&mut self) {
         self.store.sweep(self.index.last_derived().map(|derived| derived.place));
     }
 
@@ -261,9 +261,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 part_ids.extend(&group.ids);
                 groups.push((requests.len()..requests.len() + group.ids.len()).collect());
                 for (id, bytes) in group.ids.iter().zip(&group.requests) {
-                    if bytes.is_empty() {
-                        return Err(SessionError::NoRequest { id: id.0 }.into());
-                    }
+                    let bytes = bytes.ok_or(SessionError::NoRequest { id: id.0 })?;
                     requests.push(guarded(|| self.adapter.decode(bytes))?);
                 }
             }

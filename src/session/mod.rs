@@ -83,7 +83,7 @@ use store::Store;
 ///
 /// # Memory
 /// Per layer: an editor, a copy of the weight from before the current batch, and, with the gauges on, the total update in
-/// `f64`. Per request: one to two hundred bytes of index. Everything else is in the journal. A session without a directory
+/// `f64`. Per request: one to two hundred bytes of index, and the request as the adapter encodes it. Everything else is in the journal. A session without a directory
 /// keeps the journal and the first weights in memory.
 pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     adapter: A,

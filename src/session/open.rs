@@ -1,5 +1,6 @@
 //! Opening a session: its settings are checked and, in a directory, its journal is read.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -212,7 +213,7 @@ struct StoredParts<T: Scalar> {
 impl<T: Scalar> StoredParts<T> {
     fn in_memory<M: SessionMethod<T>>(layers: &[Layer<T, M::Editor>], identity: &Identity<'_, M>) -> Result<Self> {
         let base = layers.iter().map(|layer| layer.before.clone()).collect();
-        let store = Store::Memory { base, derived: vec![] };
+        let store = Store::Memory { base, derived: BTreeMap::new() };
         Self::begun(Journal::in_memory(), store, &identity.written::<T>())
     }
 

@@ -135,6 +135,6 @@ impl fmt::Display for Rejection {
 pub struct Undone {
     /// The edits that were undone, including those that were merged with them.
     pub ids: Vec<EditId>,
-    /// Whether other edits were replayed from the start, see [`Session::undo`](super::Session::undo).
+    /// Whether other edits were replayed from the start, or the weights derived anew, see [`Session::undo`](super::Session::undo).
     pub rebuilt: bool,
 }

@@ -92,12 +92,24 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     /// Resets to the model before the first edit.
     pub(super) fn reset(&mut self) -> Result<()> {
-        let Self { store, layers, adapter, method, par, .. } = self;
-        for layer in layers.iter_mut() {
-            let editor = method.layer_editor(layer.statistics(), *par)?;
-            layer.reset(editor)?;
-        }
+        self.reset_editors()?;
+        let Self { store, layers, adapter, .. } = self;
         store.read_base(layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))
+    }
+
+    fn reset_editors(&mut self) -> Result<()> {
+        let Self { layers, method, par, .. } = self;
+        layers.iter_mut().try_for_each(|layer| {
+            let editor = method.layer_editor(layer.statistics(), *par)?;
+            layer.reset(editor)
+        })
+    }
+
+    /// Brings model and editors to the weights that were derived at a place in the journal. Returns the report of then.
+    pub(super) fn load_derived(&mut self, place: Mark) -> Result<Report> {
+        self.reset_editors()?;
+        let Self { store, layers, adapter, .. } = self;
+        store.read_derived(place, layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))
     }
 
     /// Replays a record. Returns the number of edits.
@@ -120,7 +132,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 Ok(ids.len())
             }
             Record::Consolidated { gone, .. } => {
-                self.load_derived(place)?;
+                self.report = self.load_derived(place)?;
                 self.report.undone += gone.len() as u64;
                 Ok(gone.len())
             }
@@ -132,7 +144,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 if !batch.replaced.is_empty() {
                     match batch.derivation {
                         None => drop(self.withdraw(&batch.replaced, place)?),
-                        Some(_) => self.load_derived(place)?,
+                        Some(_) => self.report = self.load_derived(place)?,
                     }
                     refreshes = refreshes.into_iter().zip(self.refresh_again()).map(|(a, b)| b.or(a)).collect();
                 }
@@ -148,18 +160,6 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
                 Ok(edits)
             }
         }
-    }
-
-    /// Brings model and editors to the weights that were derived at a place in the journal.
-    pub(super) fn load_derived(&mut self, place: Mark) -> Result<()> {
-        let Self { store, layers, adapter, method, par, .. } = self;
-        for layer in layers.iter_mut() {
-            let editor = method.layer_editor(layer.statistics(), *par)?;
-            layer.reset(editor)?;
-        }
-        self.report = store
-            .read_derived(place, layers, |layer, weight| guarded(|| adapter.write_weight(layer.number, weight)))?;
-        Ok(())
     }
 
     /// As [`refresh`](Self::refresh), for a batch that was applied.

@@ -45,7 +45,7 @@ pub struct Recovery {
 
 #[derive(Debug)]
 pub(super) enum Store<T: Scalar> {
-    Memory { base: Vec<Mat<T>>, derived: Vec<u8> },
+    Memory { base: Vec<Mat<T>>, derived: BTreeMap<u64, Vec<u8>> },
     Directory { path: PathBuf, fingerprint: [u8; HASH] },
 }
 
@@ -82,10 +82,15 @@ impl<T: Scalar> Store<T> {
         Some(Self::snapshot_path(directory)).filter(|path| path.exists())
     }
 
-    /// Removes what a killed process left: incomplete files, and derived weights other than those at a place in the journal. Files that
-    /// cannot be removed stay.
-    pub(super) fn sweep(&self, derived: Option<Mark>) {
-        let Self::Directory { path, .. } = self else { return };
+    /// Removes derived weights other than those at a place in the journal, and incomplete files of a killed process. Files that cannot be
+    /// removed stay.
+    pub(super) fn sweep(&mut self, derived: Option<Mark>) {
+        let path = match self {
+            Self::Memory { derived: all, .. } => {
+                return all.retain(|&offset, _| derived.is_some_and(|place| place.offset == offset));
+            }
+            Self::Directory { path, .. } => path,
+        };
         let kept = derived.map(|place| Self::derived_path(path, place));
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         let unneeded = entries.filter(|entry| {
@@ -170,7 +175,9 @@ impl<T: Scalar> Store<T> {
         let written = match self {
             Self::Memory { derived, .. } => {
                 let mut state = Vec::new();
-                write(&mut state).map(|()| *derived = state).map_err(io_error(Path::new("memory")))
+                write(&mut state)
+                    .map(|()| drop(derived.insert(place.offset, state)))
+                    .map_err(io_error(Path::new("memory")))
             }
             Self::Directory { path, fingerprint } => {
                 write_sealed(&Self::derived_path(path, place), DERIVED, fingerprint, write)
@@ -224,7 +231,10 @@ impl<T: Scalar> Store<T> {
     /// What [`write_derived`](Self::write_derived) wrote, behind the place.
     fn open_derived(&self, place: Mark) -> Result<(Box<dyn Read + '_>, PathBuf)> {
         let (mut from, path): (Box<dyn Read>, _) = match self {
-            Self::Memory { derived, .. } => (Box::new(derived.as_slice()), PathBuf::from("memory")),
+            Self::Memory { derived, .. } => {
+                let state = derived.get(&place.offset).map(Vec::as_slice).unwrap_or_default();
+                (Box::new(state), PathBuf::from("memory"))
+            }
             Self::Directory { path, fingerprint } => {
                 let path = Self::derived_path(path, place);
                 (Box::new(open_sealed(&path, DERIVED, fingerprint)?), path)

@@ -91,7 +91,7 @@ pub(super) fn enter<T: Scalar>(index: &mut EditIndex, place: Mark, record: &Reco
                     let group = batch.columns[column].first().copied().unwrap_or(id);
                     (sketch(keys.as_ref().subcols(column, 1)), group)
                 });
-                index.add(place, subject, written, batch.requests.get(i).map_or(&[], Vec::as_slice));
+                index.add(place, subject, written, batch.requests.get(i).map(Vec::as_slice));
             }
         }
         Record::Rejected { count, .. } => index.pass_over(*count),

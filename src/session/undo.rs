@@ -219,9 +219,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         let derived = self.index.derived_before(end).map(|derived| derived.place);
         let mut place = match derived {
             Some(place) => {
-                let report = std::mem::take(&mut self.report);
                 self.load_derived(place)?;
-                self.report = report;
                 place
             }
             None => {

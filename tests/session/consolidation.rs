@@ -240,6 +240,39 @@ fn any_fault_at_any_call_of_a_consolidation_leaves_no_trace() {
     }
 }
 
+/// A batch that would replace a consolidated edit and fails: what was consolidated is still there to derive from.
+#[test]
+fn a_replacement_that_fails_leaves_what_was_consolidated() {
+    quiet_faults();
+    let folder = Folder::new("replacement");
+    for place in [None, Some(folder.path())] {
+        let builder = builder(2, recipe(refreshes()[3]));
+        let builder = match place {
+            None => builder,
+            Some(place) => builder.directory(place),
+        };
+        let mut session = builder.open(Stack::new(2), Par::Seq).unwrap();
+        edit(&mut session, &facts(14, 6), 2);
+        session.consolidate(&plain()).unwrap();
+        edit(&mut session, &facts(15, 2), 2);
+        let mut reference = open(2, refreshes()[3]);
+        edit(&mut reference, &facts(14, 6), 2);
+        reference.consolidate(&plain()).unwrap();
+        edit(&mut reference, &facts(15, 2), 2);
+        // Twelve calls of the derivation, then those of the batch.
+        let before = session.adapter().W.clone();
+        session.adapter().fault.set(Some((session.adapter().calls() + 10, Fault::Error)));
+        assert!(!session.replace(&ids([1]), &facts(16, 1)).unwrap().is_applied());
+        session.adapter().fault.set(None);
+        assert_eq!(session.adapter().W, before);
+        for session in [&mut session, &mut reference] {
+            session.undo(&ids([6])).unwrap();
+            session.undo(&ids([0, 7])).unwrap();
+        }
+        assert_eq!(session.adapter().W, reference.adapter().W, "{place:?}");
+    }
+}
+
 #[test]
 fn guards_hold_for_a_consolidation_and_nothing_is_consolidated_from_nothing() {
     let mut session = open(2, Refresh::Never);
