@@ -1,9 +1,9 @@
 //! A language model as an adapter: keys and residuals of requests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::Result as Computed;
 use faer::{Mat, MatMut, MatRef};
@@ -14,7 +14,7 @@ use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
 use super::prompt::{FactToken, Request};
 use super::request_work::{RequestPart, RequestWork};
-use super::surroundings::{Asked, KeyKind, KeyRow, Nearest, Surroundings, further_keys, own_key};
+use super::surroundings::{Asked, KeyKind, KeyRow, Nearest, Surroundings, further_keys, names_beside, own_key};
 use super::target::{Site, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::{Adapter, Companions};
@@ -45,8 +45,9 @@ pub struct ModelAdapter {
     search: TargetSearch,
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
-    /// Targets that are held while requests are asked about in parts.
+    /// Targets that are held while requests are asked about in parts, and the names that may stand beside all of these requests.
     held: HashMap<Request, Vec<f32>>,
+    beside_held: OnceLock<HashSet<&'static str>>,
     batch: Option<RequestWork>,
 }
 
@@ -90,7 +91,8 @@ impl ModelAdapter {
         }
         model.down(layers[layers.len() - 1])?;
         let (nearest, known, held) = (Nearest::default(), HashMap::new(), HashMap::new());
-        Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, held, batch: None })
+        let beside_held = OnceLock::new();
+        Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, held, beside_held, batch: None })
     }
 
     /// Uses known targets for some requests, for example targets found on the unedited model, and searches only for the others.
@@ -206,9 +208,7 @@ impl ModelAdapter {
 
     /// All requests, opened at the first layer.
     fn begin(&self, requests: &[Request]) -> Result<RequestWork> {
-        let (of, count) = ((&self.model, &self.tokenizer), self.surroundings.contrast);
-        let beside = self.held.keys().chain(requests);
-        let contrast = self.nearest.about(of, self.layers[0], requests, beside, count).map_err(failed)?;
+        let contrast = self.contrast(requests)?;
         let parts = (0..requests.len()).step_by(AT_ONCE).map(|start| {
             let range = start..(start + AT_ONCE).min(requests.len());
             let asked = |request| self.surroundings.asked(&self.tokenizer, request, usize::MAX, None);
@@ -218,6 +218,20 @@ impl ModelAdapter {
         });
         let parts = parts.collect::<Result<_>>()?;
         Ok(RequestWork { requests: requests.to_vec(), layer: 0, changed: None, parts, targets: None })
+    }
+
+    /// The tokens about the contrast subjects of each request. While targets are held, no subject is in any of their requests.
+    fn contrast(&self, requests: &[Request]) -> Result<Vec<Vec<Vec<u32>>>> {
+        let Self { model, tokenizer, nearest, layers, held, beside_held, .. } = self;
+        let count = self.surroundings.contrast;
+        if count == 0 {
+            return Ok(vec![vec![]; requests.len()]);
+        }
+        let about = |names| nearest.about((model, tokenizer), layers[0], requests, names, count).map_err(failed);
+        match held.is_empty() {
+            true => about(&names_beside(requests)),
+            false => about(beside_held.get_or_init(|| names_beside(held.keys()))),
+        }
     }
 
     /// Lays out the places of some requests and the tokens about their contrast subjects.
@@ -408,11 +422,13 @@ impl Adapter for ModelAdapter {
         validate::shape("targets", targets, self.model.config.hidden, requests.len())?;
         let columns = targets.col_iter().map(|target| target.iter().copied().collect());
         self.held.extend(requests.iter().cloned().zip(columns));
+        self.beside_held.take();
         Ok(())
     }
 
     fn release_targets(&mut self) {
         self.held.clear();
+        self.beside_held.take();
     }
 
     fn apply(&mut self, layer: usize, update: &Update<f32>) -> Result<()> {

@@ -53,6 +53,15 @@ struct Rendered {
     content: String,
 }
 
+/// What stands at the end of a chat.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// What the model's next answer begins behind.
+    Prompt,
+    /// The last message.
+    Message,
+}
+
 impl Tokenizer {
     /// A chat as a text that the model continues with its next answer, by the model's template, as `apply_chat_template` of
     /// `transformers` renders it with `add_generation_prompt`.
@@ -60,11 +69,10 @@ impl Tokenizer {
     /// # Errors
     /// A model without a template, or one that refuses these messages.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
-        self.rendered(messages, true)
+        self.rendered(messages, Ending::Prompt)
     }
 
-    /// A chat whose last message is whole, if `continued` is false; else as [`render_chat`](Self::render_chat).
-    fn rendered(&self, messages: &[Message], continued: bool) -> Result<String> {
+    fn rendered(&self, messages: &[Message], ending: Ending) -> Result<String> {
         let template = self.chat_template().ok_or_else(|| {
             let problem =
                 "the model has no chat template (`chat_template` in tokenizer_config.json, or chat_template.jinja)";
@@ -75,7 +83,7 @@ impl Tokenizer {
         let none = || Value::from(());
         let context = [
             ("messages".to_owned(), Value::from(Serde(&messages))),
-            ("add_generation_prompt".to_owned(), Value::from(continued)),
+            ("add_generation_prompt".to_owned(), Value::from(ending == Ending::Prompt)),
             ("tools".to_owned(), none()),
             ("documents".to_owned(), none()),
         ];
@@ -101,6 +109,6 @@ impl Tokenizer {
         let words: Vec<&str> = sentence.split_whitespace().collect();
         let begun = words[..words.len().div_ceil(2)].join(" ");
         let messages = [Message::new(Role::User, begun), Message::new(Role::Assistant, sentence)];
-        self.encode_bare(&self.rendered(&messages, false)?)
+        self.encode_bare(&self.rendered(&messages, Ending::Message)?)
     }
 }

@@ -29,21 +29,18 @@ impl Nearest {
     /// For each request of a batch, the tokens of its bare prompt up to the fact's token, about `count` contrast subjects.
     ///
     /// Keys are compared at `layer`, the lowest that is edited. No edit changes them there, so the choice depends on the batch alone.
-    /// No subject is one that `beside` is about, or should say.
-    pub(in crate::llm) fn about<'r>(
+    ///
+    /// * `names`: those that may be subjects, see [`names_beside`]
+    pub(in crate::llm) fn about(
         &self,
         (model, tokenizer): (&Model, &Tokenizer),
         layer: usize,
         requests: &[Request],
-        beside: impl Iterator<Item = &'r Request>,
+        names: &HashSet<&'static str>,
         count: usize,
     ) -> Computed<Vec<Vec<Vec<u32>>>> {
-        if count == 0 {
-            return Ok(vec![vec![]; requests.len()]);
-        }
-        let apart = apart_from(beside);
         let known = self.keys(model, tokenizer, layer)?;
-        let candidates: Vec<_> = known.iter().filter(|(name, _)| apart.contains(name)).collect();
+        let candidates: Vec<_> = known.iter().filter(|(name, _)| names.contains(name)).collect();
         let of_one = |request: &Request| {
             let own = neutral(tokenizer, request.subject()).filter(|tokens| model.check_tokens(tokens).is_ok());
             let Some(own) = own else { return Ok(vec![]) };
@@ -92,8 +89,9 @@ fn to_fact(tokenizer: &Tokenizer, request: &Request) -> Option<Vec<u32>> {
 }
 
 /// The names that may stand beside requests: not in the subject of one of them, nor in what one of them should say.
-fn apart_from<'r>(requests: impl Iterator<Item = &'r Request>) -> HashSet<&'static str> {
+pub(in crate::llm) fn names_beside<'r>(requests: impl IntoIterator<Item = &'r Request>) -> HashSet<&'static str> {
     // One text, with a mark that no name goes over: each name is looked for once.
+    let requests = requests.into_iter();
     let said: Vec<&str> = requests.flat_map(|request| [request.subject(), request.target()]).collect();
     let said = said.join(" | ");
     names().filter(|name| !text::has_in_another_form(&said, name)).collect()

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub(super) use asked::Asked;
-pub(super) use contrast::Nearest;
+pub(super) use contrast::{Nearest, names_beside};
 pub(super) use keys::{KeyKind, KeyRow, further_keys, own_key};
 
 use self::asked::ChatFrame;
