@@ -29,6 +29,8 @@ enum Flaw {
     FingerprintOfTheEditedModel,
     FingerprintOfTheWeights,
     ChangesAnotherLayer,
+    DecodesAnotherRequest,
+    EncodesEveryRequestAlike,
 }
 
 struct Sample {
@@ -117,6 +119,16 @@ impl Adapter for Sample {
         if edited { "edited" } else { "a sample" }.into()
     }
 
+    fn encode(&self, request: &f32) -> Option<Vec<u8>> {
+        let request = if self.flaw == Flaw::EncodesEveryRequestAlike { 1.0 } else { *request };
+        Some(request.to_le_bytes().to_vec())
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<f32> {
+        let more = if self.flaw == Flaw::DecodesAnotherRequest { 1.0 } else { 0.0 };
+        Ok(f32::from_le_bytes(bytes.try_into().unwrap()) + more)
+    }
+
     fn apply(&mut self, _: usize, update: &Update<f32>) -> Result<()> {
         let times = match self.flaw {
             Flaw::AppliesHalf => 0.5,
@@ -168,6 +180,8 @@ fn every_broken_promise_is_named() {
         (Flaw::FingerprintOfTheEditedModel, "`fingerprint` has changed"),
         (Flaw::FingerprintOfTheWeights, "`fingerprint` has changed"),
         (Flaw::ChangesAnotherLayer, "also changes layer 5"),
+        (Flaw::DecodesAnotherRequest, "`decode` makes another request"),
+        (Flaw::EncodesEveryRequestAlike, "`decode` makes another request"),
     ] {
         let error = check(&mut Sample::new(flaw), &[1.0, 2.0], Par::Seq).unwrap_err();
         assert!(matches!(error, Error::Model(ModelError::Contract { .. })), "{flaw:?}: {error}");

@@ -23,7 +23,8 @@ const ROUNDING: f64 = 1.0 / 128.0;
 /// * the weight can be read, and an unknown layer is refused,
 /// * [`apply`](Adapter::apply) adds an update to the weight: all of it, once, and nothing else,
 /// * [`write_weight`](Adapter::write_weight) restores the weight bit for bit, and neither changes another layer,
-/// * [`fingerprint`](Adapter::fingerprint) is the same while the weight is edited.
+/// * [`fingerprint`](Adapter::fingerprint) is the same while the weight is edited,
+/// * a request that is [encoded](Adapter::encode) is decoded to one that is encoded as the same bytes and has the same keys.
 ///
 /// It cannot tell whether keys and residuals are those of the model as edited so far: for a recording they are not.
 ///
@@ -61,7 +62,7 @@ pub fn check<A: Adapter>(adapter: &mut A, requests: &[A::Request], par: Par) -> 
         let others: Vec<usize> = layers.iter().copied().filter(|&other| other != layer).collect();
         check_weight(adapter, layer, &others, &fingerprint, par)?;
     }
-    Ok(())
+    check_encoding(adapter, first, requests)
 }
 
 fn breach<T>(layer: usize, problem: impl Into<String>) -> Result<T> {
@@ -97,6 +98,21 @@ fn check_keys<A: Adapter>(adapter: &mut A, layer: usize, requests: &[A::Request]
             layer,
             "keys, companions or residuals differ between two calls: compute them from the model alone",
         );
+    }
+    Ok(())
+}
+
+/// Requests as bytes, and back.
+fn check_encoding<A: Adapter>(adapter: &mut A, layer: usize, requests: &[A::Request]) -> Result<()> {
+    let encoded = |adapter: &A, requests: &[A::Request]| -> Option<Vec<Vec<u8>>> {
+        requests.iter().map(|request| adapter.encode(request)).collect()
+    };
+    let Some(bytes) = encoded(adapter, requests) else { return Ok(()) };
+    let decoded = bytes.iter().map(|bytes| adapter.decode(bytes)).collect::<Result<Vec<_>>>()?;
+    let same = encoded(adapter, &decoded).as_ref() == Some(&bytes)
+        && adapter.keys(layer, &decoded)? == adapter.keys(layer, requests)?;
+    if !same {
+        return breach(layer, "`decode` makes another request of what `encode` returned: make the same one");
     }
     Ok(())
 }
