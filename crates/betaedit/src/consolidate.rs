@@ -1,17 +1,16 @@
 //! `betaedit consolidate`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use betaedit_core::facts::{Fact, Facts, shipped};
-use betaedit_core::session::{Consolidation, ConsolidationStep, LayerOutcome, Observer, Outcome, Progress, Targets};
-use indicatif::ProgressBar;
+use betaedit_core::session::{Consolidation, LayerOutcome, Targets};
 use serde_json::json;
 
 use crate::generated;
+use crate::progress::Steps;
 use crate::report::write_json;
-use crate::run::Run;
+use crate::run::{Run, SessionArguments, check_beside};
 use crate::scores::{self, Measured, Scores};
 use crate::settings::named;
 use crate::source::text;
@@ -21,12 +20,8 @@ use crate::{edit, files};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Directory of the session
-    #[arg(long, value_name = "DIR")]
-    session: PathBuf,
-    /// Model of the session, if it has moved
-    #[arg(long, value_name = "M")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    of: SessionArguments,
     /// Which targets the facts have
     #[arg(long, default_value_t = Targets::Kept, value_parser = named(Targets::ALL, &["Those that they were written with", "Sought again on the unedited model, which takes as long as writing the facts"]))]
     targets: Targets,
@@ -49,12 +44,13 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
-    let Arguments { session, report, generated: asked, .. } = arguments;
+    let Arguments { of: SessionArguments { session, .. }, report, generated: asked, .. } = arguments;
     let bar = terminal.bar(0, "consolidation");
-    let mut run = Run::open_with(session, arguments.model.as_deref(), Shown(bar.clone()), terminal)?;
+    let mut run = arguments.of.open(Steps(bar.clone()), terminal)?;
     let inputs = [run.description.model.as_path(), &run.description.stats];
     let inputs: Vec<&Path> = inputs.into_iter().chain([Path::new(&arguments.eval_text)]).collect();
     files::check(&[report, &asked.answers], &inputs)?;
+    check_beside(session, [report, &asked.answers].into_iter().flatten().map(PathBuf::as_path))?;
     let places = arguments.outputs.check(&inputs, &[report, &asked.answers, &Some(session.clone())])?;
     let held_out = text(&arguments.eval_text, shipped::HELD_OUT_TEXT)?;
     let facts = facts(&run)?;
@@ -78,7 +74,6 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         .session
         .consolidate(&Consolidation::default().with_passes(arguments.passes).with_targets(arguments.targets))?;
     bar.finish_and_clear();
-    run.session.snapshot()?;
     let seconds = clock.elapsed().as_secs_f64();
     let after = measure(&run, "after")?;
 
@@ -116,30 +111,4 @@ fn layer_rows(layers: &[LayerOutcome]) -> Vec<Vec<String>> {
     let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
     let rows = layers.iter().map(|layer| vec![layer.layer.to_string(), number(layer.leakage), number(layer.drift)]);
     std::iter::once(["layer", "leakage", "drift"].map(str::to_owned).to_vec()).chain(rows).collect()
-}
-
-/// Shows how far a consolidation has come.
-pub struct Shown(pub ProgressBar);
-
-impl Observer for Shown {
-    fn outcome(&mut self, _: &Outcome, _: &Progress) {}
-
-    fn consolidating(&mut self, step: &ConsolidationStep) {
-        show(&self.0, step);
-    }
-}
-
-/// Shows a step of a consolidation. Without a terminal, the layers are said.
-pub fn show(bar: &ProgressBar, step: &ConsolidationStep) {
-    let (text, done, of) = match *step {
-        ConsolidationStep::Targets { done, of } => ("targets".to_owned(), done, of),
-        ConsolidationStep::Layer { layer, done, of } => (format!("layer {layer}"), done, of),
-        _ => return,
-    };
-    bar.set_length(of as u64);
-    bar.set_position(done as u64);
-    bar.set_message(text.clone());
-    if bar.is_hidden() && matches!(step, ConsolidationStep::Layer { .. }) {
-        let _ = writeln!(std::io::stderr(), "consolidation: {text} is solved, {done} of {of}");
-    }
 }

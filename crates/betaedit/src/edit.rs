@@ -14,8 +14,9 @@ use crate::files::{self, replace};
 use crate::generated;
 use crate::html::{self, Said};
 use crate::probes;
+use crate::progress::Follow;
 use crate::report::{self, Reports, Seconds};
-use crate::run::{Entry, Follow, More, Run, is_of_session};
+use crate::run::{Entry, More, Run, check_beside};
 use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
@@ -74,13 +75,7 @@ impl Arguments {
     fn check_session(&self, outputs: &[&Option<PathBuf>], inputs: &[&Path]) -> Done {
         let Some(session) = &self.session else { return Ok(()) };
         let outputs = outputs.iter().filter_map(|path| path.as_deref());
-        match outputs.chain(inputs.iter().copied()).find(|path| is_of_session(path, session)) {
-            None => Ok(()),
-            Some(path) => {
-                let (path, session) = (path.display(), session.display());
-                Err(format!("`{path}` is the place of a file of the session in `{session}`: give another path").into())
-            }
-        }
+        check_beside(session, outputs.chain(inputs.iter().copied()))
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::files;
 use crate::plot::{Curve, Panel};
 use crate::report::{self, draw};
-use crate::run::{Run, is_of_session};
+use crate::run::{Run, check_beside};
 use crate::stats;
 use crate::terminal::{Done, Terminal, shortened, table};
 
@@ -52,10 +52,8 @@ fn check_plot(arguments: &Arguments) -> Done {
     let inputs: Vec<&Path> =
         [&arguments.stats, &arguments.session, &arguments.model].into_iter().flatten().map(PathBuf::as_path).collect();
     files::check(&[&arguments.plot], &inputs)?;
-    if let (Some(plot), Some(session)) = (&arguments.plot, &arguments.session)
-        && is_of_session(plot, session)
-    {
-        return Err(format!("`{}` is the place of a file of the session: give another path", plot.display()).into());
+    if let (Some(plot), Some(session)) = (&arguments.plot, &arguments.session) {
+        check_beside(session, [plot.as_path()])?;
     }
     let usual = [(&arguments.stats, SPECTRUM), (&arguments.session, SESSION)];
     for (_, name) in usual.into_iter().filter(|(asked, _)| asked.is_some() && arguments.plot.is_none()) {

@@ -19,6 +19,7 @@ mod matrices;
 mod methods;
 mod plot;
 mod probes;
+mod progress;
 mod refresh;
 mod report;
 mod research;

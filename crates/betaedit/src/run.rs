@@ -6,14 +6,11 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use betaedit_core::Result;
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
-use betaedit_core::session::{
-    Consolidation, ConsolidationStep, EditId, Observer, Outcome, Progress, Session, SessionBuilder,
-};
-use indicatif::ProgressBar;
+use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, SessionBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
@@ -63,6 +60,24 @@ impl Entry {
 pub enum More {
     Follow,
     None,
+}
+
+/// The arguments that choose a session.
+#[derive(clap::Args)]
+pub struct SessionArguments {
+    /// Directory of the session
+    #[arg(long, value_name = "DIR")]
+    pub session: PathBuf,
+    /// Model of the session, if it has moved
+    #[arg(long, value_name = "M")]
+    model: Option<PathBuf>,
+}
+
+impl SessionArguments {
+    /// Opens the session, and tells an observer what is done.
+    pub fn open(&self, observer: impl Observer + 'static, terminal: Terminal) -> Done<Run> {
+        Run::open_with(&self.session, self.model.as_deref(), observer, terminal)
+    }
 }
 
 /// An open session, and the unedited model.
@@ -123,7 +138,7 @@ impl Run {
     }
 
     /// Opens the session in a directory, and tells an observer what is done.
-    pub fn open_with(
+    fn open_with(
         directory: &Path,
         model: Option<&Path>,
         observer: impl Observer + 'static,
@@ -267,7 +282,7 @@ impl Run {
 const FILES: [&str; 3] = ["run.toml", "edits.jsonl", "before.json"];
 
 /// Whether a path is one of a session's own files.
-pub fn is_of_session(path: &Path, session: &Path) -> bool {
+fn is_of_session(path: &Path, session: &Path) -> bool {
     let whole = |path: &Path| {
         let (folder, name) = (files::folder_of(path), path.file_name().unwrap_or_default());
         folder.canonicalize().or_else(|_| std::path::absolute(folder)).unwrap_or_else(|_| folder.to_owned()).join(name)
@@ -275,6 +290,17 @@ pub fn is_of_session(path: &Path, session: &Path) -> bool {
     let session = session.canonicalize().unwrap_or_else(|_| whole(session));
     let path = whole(path);
     path.starts_with(session.join("state")) || FILES.iter().any(|name| path == session.join(name))
+}
+
+/// Refuses paths in the places of a session's own files.
+pub fn check_beside<'a>(session: &Path, paths: impl IntoIterator<Item = &'a Path>) -> Done {
+    match paths.into_iter().find(|path| is_of_session(path, session)) {
+        None => Ok(()),
+        Some(path) => {
+            let (path, session) = (path.display(), session.display());
+            Err(format!("`{path}` is the place of a file of the session in `{session}`: give another path").into())
+        }
+    }
 }
 
 /// Refuses a directory that holds something and no session: a session's files would take its place.
@@ -334,60 +360,4 @@ fn same_plan(there: &Plan, here: &Plan, directory: &Path) -> Done {
         "the session in `{directory}` has other settings ({differing}): use the same settings, or another directory"
     )
     .into())
-}
-
-/// A progress bar for a session. Without a terminal, it prints a line now and then.
-pub struct Follow {
-    bar: ProgressBar,
-    said: Instant,
-}
-
-/// Below this, the bar shows the room that is left for keys like those of the last batch.
-const LITTLE_ROOM: f64 = 0.1;
-
-/// Time between two lines.
-const LINE_EVERY: Duration = Duration::from_secs(30);
-
-impl Follow {
-    pub fn new(bar: ProgressBar) -> Self {
-        Self { bar, said: Instant::now() }
-    }
-}
-
-impl Observer for Follow {
-    fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
-        self.bar.set_position(progress.processed);
-        match outcome {
-            Outcome::Applied(applied) => {
-                let last = applied.layers.last();
-                if let Some((leakage, drift)) = last.and_then(|last| last.leakage.zip(last.drift)) {
-                    let room = last.and_then(|last| last.room).filter(|&room| room < LITTLE_ROOM);
-                    let room = room.map_or(String::new(), |room| format!("  room {:.1} %", 100.0 * room));
-                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}{room}"));
-                }
-            }
-            Outcome::Rejected { .. } => self.bar.suspend(|| {
-                let _ = writeln!(std::io::stderr(), "{outcome}");
-            }),
-            _ => {}
-        }
-        if self.bar.is_hidden() && self.said.elapsed() > LINE_EVERY {
-            self.said = Instant::now();
-            let (length, message) = (self.bar.length().unwrap_or(0), self.bar.message());
-            let _ = writeln!(std::io::stderr(), "{} of {length} facts  {message}", progress.processed);
-        }
-    }
-
-    fn consolidating(&mut self, step: &ConsolidationStep) {
-        let (ConsolidationStep::Targets { done, of } | ConsolidationStep::Layer { done, of, .. }) = *step else {
-            return;
-        };
-        self.bar.set_message(format!(
-            "consolidation, {} {done} of {of}",
-            match step {
-                ConsolidationStep::Layer { .. } => "layer",
-                _ => "target",
-            }
-        ));
-    }
 }

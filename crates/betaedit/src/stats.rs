@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use betaedit_core::facts::shipped;
 use betaedit_core::faer::{MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
-use betaedit_core::llm::{Collector, Message, Model, Role, Tokenizer};
+use betaedit_core::llm::{Collector, Model, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Layers to edit, such as 5-10 or 5,7 [default: depends on the model]
     #[arg(long)]
     layers: Option<Layers>,
-    /// Number of tokens to read [default: ten for each dimension of a key]
+    /// Number of tokens to read [default: ten of texts for each dimension of a key, and those in chats]
     #[arg(long, value_name = "N")]
     tokens: Option<u64>,
     /// Share of the tokens that are read in chats: sentences of the texts that a user begins and the model says, by the model's chat
@@ -72,9 +72,9 @@ pub fn collect(
     terminal: Terminal,
 ) -> Done {
     std::fs::create_dir_all(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
-    let has_template = || tokenizer.render_chat(&[Message::new(Role::User, "Hello")]).is_ok();
-    let chats = chats.unwrap_or_else(|| if has_template() { IN_CHATS } else { 0.0 });
-    let mut collector = Collector::new(model, tokenizer, &layers.0)?.with_chats(chats)?;
+    let collecting = |share| Collector::new(model, tokenizer, &layers.0)?.with_chats(share);
+    let chats = chats.unwrap_or_else(|| if collecting(IN_CHATS).is_ok() { IN_CHATS } else { 0.0 });
+    let mut collector = collecting(chats)?;
     let enough = tokens.unwrap_or(collector.enough());
     let read = Reading::resume(model, tokenizer, layers, &text_hash(texts, chats), folder)?;
     collector = collector.starting_at(read.windows);

@@ -1,23 +1,18 @@
 //! `betaedit undo`.
 
-use std::path::PathBuf;
-
 use betaedit_core::session::EditId;
 use serde_json::json;
 
-use crate::run::Run;
+use crate::progress::Steps;
+use crate::run::{Run, SessionArguments};
 use crate::scores::completion;
 use crate::terminal::{Done, Terminal, shortened, table};
 use crate::weights::Outputs;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Directory of the session
-    #[arg(long, value_name = "DIR")]
-    session: PathBuf,
-    /// Model of the session, if it has moved
-    #[arg(long, value_name = "M")]
-    model: Option<PathBuf>,
+    #[command(flatten)]
+    of: SessionArguments,
     /// Numbers of the edits to undo, from 0; see `betaedit inspect --session DIR`
     #[arg(value_name = "EDIT", required_unless_present = "subject")]
     edits: Vec<u64>,
@@ -29,9 +24,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
-    let mut run = Run::open(&arguments.session, arguments.model.as_deref(), terminal)?;
+    let bar = terminal.bar(0, "consolidation");
+    let mut run = arguments.of.open(Steps(bar.clone()), terminal)?;
     let inputs = [run.description.model.as_path(), &run.description.stats];
-    let places = arguments.outputs.check(&inputs, &[&Some(arguments.session.clone())])?;
+    let places = arguments.outputs.check(&inputs, &[&Some(arguments.of.session.clone())])?;
     let mut ids = arguments.edits.clone();
     if let Some(subject) = &arguments.subject {
         let held = run.held().into_iter();
@@ -56,6 +52,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         true => json!({ "undone": [], "rebuilt": false, "edits": run.held().len() }),
         false => take_back(&mut run, &ids, terminal)?,
     };
+    bar.finish_and_clear();
     arguments.outputs.write(&places, &run, terminal)?;
     terminal.result(&undone);
     Ok(())
@@ -86,7 +83,7 @@ pub fn take_back(run: &mut Run, ids: &[u64], terminal: Terminal) -> Done<serde_j
     }
     let how = match (run.held().is_empty(), undone.rebuilt) {
         (true, _) => "; no edit is left: the weights are those of the unedited model",
-        (false, true) => "; the other edits were replayed",
+        (false, true) => "; the weights were derived anew from the other edits",
         (false, false) => "",
     };
     terminal.say(format!("undone: {}{how}\n\n{}", list(undone.ids.iter().map(|id| id.0)), table(&rows)));

@@ -49,6 +49,9 @@ fn a_consolidated_session_is_that_of_its_facts_alone() {
     assert_ne!(weights("without"), weights("all"));
 
     refused(betaedit().args(["consolidate", "--session"]).arg(setting.path("stats")), &["no session"]);
+    let mut over = betaedit();
+    over.args(["consolidate", "--session"]).arg(setting.path("session"));
+    refused(over.arg("--report").arg(setting.path("session/edits.jsonl")), &["the place of a file of the session"]);
     done(betaedit().arg("undo").arg("--session").arg(setting.path("session")).args(["0", "2", "3"]));
     refused(betaedit().args(["consolidate", "--session"]).arg(setting.path("session")), &["nothing to consolidate"]);
 }

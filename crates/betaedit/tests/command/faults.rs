@@ -301,6 +301,13 @@ fn every_writer_survives_every_fault() {
     survives("edit in a session", &format!("{EDIT} --session session --out out"), &["out"], &[], Some("session"));
     run_in(before, &format!("{EDIT} --session session"));
     survives("undo", "undo --session session 0 1 2 3 --out out --lora lora", &["out", "lora"], &[], Some("session"));
+    survives(
+        "consolidate",
+        "consolidate --session session --eval-limit 1 --out out --lora lora --report report.json --answers answers.jsonl",
+        &["out", "lora", "answers.jsonl"],
+        &["report.json"],
+        Some("session"),
+    );
     survives("eval", "eval --model model --facts facts.json --report report.json", &[], &["report.json"], None);
     survives(
         "merge",

@@ -1,0 +1,86 @@
+//! What a session does, as a progress bar.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use betaedit_core::session::{ConsolidationStep, Observer, Outcome, Progress};
+use indicatif::ProgressBar;
+
+/// A progress bar for a session. Without a terminal, it prints a line now and then.
+pub struct Follow {
+    bar: ProgressBar,
+    said: Instant,
+}
+
+/// Below this, the bar shows the room that is left for keys like those of the last batch.
+const LITTLE_ROOM: f64 = 0.1;
+
+/// Time between two lines.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+impl Follow {
+    pub fn new(bar: ProgressBar) -> Self {
+        Self { bar, said: Instant::now() }
+    }
+}
+
+impl Observer for Follow {
+    fn outcome(&mut self, outcome: &Outcome, progress: &Progress) {
+        self.bar.set_position(progress.processed);
+        match outcome {
+            Outcome::Applied(applied) => {
+                let last = applied.layers.last();
+                if let Some((leakage, drift)) = last.and_then(|last| last.leakage.zip(last.drift)) {
+                    let room = last.and_then(|last| last.room).filter(|&room| room < LITTLE_ROOM);
+                    let room = room.map_or(String::new(), |room| format!("  room {:.1} %", 100.0 * room));
+                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}{room}"));
+                }
+            }
+            Outcome::Rejected { .. } => self.bar.suspend(|| {
+                let _ = writeln!(std::io::stderr(), "{outcome}");
+            }),
+            _ => {}
+        }
+        if self.bar.is_hidden() && self.said.elapsed() > LINE_EVERY {
+            self.said = Instant::now();
+            let (length, message) = (self.bar.length().unwrap_or(0), self.bar.message());
+            let _ = writeln!(std::io::stderr(), "{} of {length} facts  {message}", progress.processed);
+        }
+    }
+
+    fn consolidating(&mut self, step: &ConsolidationStep) {
+        self.bar.set_message(format!("consolidation, {}", step_text(step)));
+        say_layer(&self.bar, step);
+    }
+}
+
+/// A progress bar for a consolidation alone.
+pub struct Steps(pub ProgressBar);
+
+impl Observer for Steps {
+    fn outcome(&mut self, _: &Outcome, _: &Progress) {}
+
+    fn consolidating(&mut self, step: &ConsolidationStep) {
+        if let ConsolidationStep::Targets { done, of } | ConsolidationStep::Layer { done, of, .. } = *step {
+            self.0.set_length(of as u64);
+            self.0.set_position(done as u64);
+        }
+        self.0.set_message(step_text(step));
+        say_layer(&self.0, step);
+    }
+}
+
+fn step_text(step: &ConsolidationStep) -> String {
+    match step {
+        ConsolidationStep::Targets { done, of } => format!("target {done} of {of}"),
+        ConsolidationStep::Layer { layer, done, of } => format!("layer {layer}, {done} of {of}"),
+        _ => String::new(),
+    }
+}
+
+/// Without a terminal, the layers of a consolidation are said.
+fn say_layer(bar: &ProgressBar, step: &ConsolidationStep) {
+    if bar.is_hidden() && matches!(step, ConsolidationStep::Layer { .. }) {
+        let _ = writeln!(std::io::stderr(), "consolidation: {}", step_text(step));
+    }
+}
