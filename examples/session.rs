@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn show(what: &str, session: &Session<RecordedStream<f32>>, layer: usize) -> Result<(), Box<dyn Error>> {
-    let Gauges { leakage, drift } = session.gauges(layer).ok_or("the session keeps no totals")?;
+    let Gauges { leakage, drift, .. } = session.gauges(layer).ok_or("the session keeps no totals")?;
     let report = session.report();
     println!("{what}: {} applied, {} undone, leakage {leakage:.5}, drift {drift:.4}", report.applied, report.undone);
     Ok(())

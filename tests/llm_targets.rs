@@ -1,11 +1,14 @@
 //! The search for targets, and the gradients that it goes by.
 
+use std::ops::ControlFlow;
+
 use betaedit_core::error::NumericsError;
-use betaedit_core::faer::Mat;
+use betaedit_core::faer::{Mat, Par};
 use betaedit_core::llm::{
-    Anchor, Contexts, Descent, ModelAdapter, Request, Site, Steered, Steering, Target, TargetSearch, Wording,
+    Anchor, Contexts, Descent, GradientCollector, ModelAdapter, Request, Sensitivity, Site, Steered, Steering, Target,
+    TargetSearch, Wording,
 };
-use betaedit_core::{Adapter, Error, Update};
+use betaedit_core::{Adapter, Error, SecondMoment, Update};
 
 use crate::llm_editing::{contexts, request, telling};
 use crate::llm_models::{Expected, FAMILIES, open};
@@ -210,4 +213,80 @@ fn targets_are_sought_on_the_model_before_the_batch() {
     };
     assert!((&within - &first).norm_l2() > 1e-3 * first.norm_l2(), "the output has moved");
     assert!((&anew - &within).norm_l2() > 1e-3 * first.norm_l2(), "and in a new batch the target, too");
+}
+
+/// A column of the collected gradients is the gradient by a vector that is added at that token.
+#[test]
+fn collected_gradients_are_those_of_the_tokens_behind() {
+    for family in ["llama", "gpt2", "gptj"] {
+        let (model, tokenizer) = open(family);
+        let text = "The tower of Paris is in Tokyo, they say.";
+        let tokens = tokenizer.encode(text).unwrap();
+        let (layers, hidden) = ([0, 2], model.config().hidden);
+        let mut collector = GradientCollector::new(&model, &tokenizer, &layers).unwrap();
+        collector.read([text], 1_000, |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(collector.tokens(), tokens.len() as u64 - 1);
+        for layer in layers {
+            let mut expected = SecondMoment::new(hidden);
+            for position in 0..tokens.len() - 1 {
+                let positions = [position];
+                let one = Steered::new(&tokens, &positions, position + 1);
+                let steering = Steering::new(&model, layer, Site::Block, &[one], None).unwrap();
+                let mean = steering.evaluate(&vec![0.0; hidden]).unwrap().gradient().unwrap();
+                let behind = (tokens.len() - 1 - position) as f32;
+                expected.observe(Mat::from_fn(hidden, 1, |i, _| behind * mean[i]).as_ref(), Par::Seq).unwrap();
+            }
+            let [found, expected] =
+                [&collector.moments()[&layer], &expected].map(|moment| moment.to_mean(Par::Seq).unwrap());
+            let error = (&found - &expected).norm_l2() / expected.norm_l2();
+            assert!(error < 1e-4, "{family}, layer {layer}: {error}");
+        }
+        // In chats there is no template here.
+        assert!(GradientCollector::new(&model, &tokenizer, &[9]).is_err());
+        assert!(GradientCollector::new(&model, &tokenizer, &[]).is_err());
+    }
+}
+
+#[test]
+fn a_search_turns_away_from_where_the_model_is_sensitive() {
+    let (model, tokenizer) = open("llama");
+    let text = std::fs::read_to_string(crate::llm_models::data().join("../README.md")).unwrap();
+    let mut collector = GradientCollector::new(&model, &tokenizer, &[2]).unwrap();
+    collector.read([&text], collector.enough(), |_| ControlFlow::Continue(())).unwrap();
+    let gradients = &collector.moments()[&2];
+    let G = gradients.to_mean(Par::Seq).unwrap();
+    let search = TargetSearch::default().with_clamp(20.0).with_steps(40).with_decay(0.0).with_divergence(0.0);
+    let run = |search: TargetSearch, exponent: Option<f64>| {
+        let sensitivity = exponent.map(|exponent| Sensitivity::new(gradients, exponent, Par::Seq).unwrap());
+        search.run_within(&model, &tokenizer, contexts(), 2, &telling(), sensitivity.as_ref()).unwrap()
+    };
+    // Half of the way that a plain search gets.
+    let far = run(search, None);
+    let search = search.with_enough(f64::from(far.losses[0] + far.likelihood) / 2.0);
+    let cost = |exponent: Option<f64>| {
+        let found = run(search, exponent);
+        assert!(f64::from(found.likelihood) < search.enough, "{exponent:?}: {}", found.likelihood);
+        let delta = Mat::from_fn(found.value.len(), 1, |i, _| f64::from(found.value[i] - found.start[i]));
+        (delta.transpose() * &G * &delta)[(0, 0)]
+    };
+    let [plain, zero, half] = [None, Some(0.0), Some(0.5)].map(cost);
+    assert!((plain - zero).abs() < 1e-3 * plain, "{plain} {zero}");
+    assert!(half < 0.95 * plain, "{half} {plain}");
+
+    // The other descent does not look.
+    let adam = search.with_descent(Descent::Adam { rate: 0.5 }).with_steps(3);
+    let sensitivity = Sensitivity::new(gradients, 0.5, Par::Seq).unwrap();
+    let run = |sensitivity| adam.run_within(&model, &tokenizer, contexts(), 2, &telling(), sensitivity).unwrap().value;
+    assert_eq!(run(None), run(Some(&sensitivity)));
+
+    let small = Sensitivity::new(&small_moment(), 0.5, Par::Seq).unwrap();
+    assert!(search.run_within(&model, &tokenizer, contexts(), 2, &telling(), Some(&small)).is_err());
+    let adapter = ModelAdapter::new(model, tokenizer, vec![1, 2], contexts(), search).unwrap();
+    assert!(adapter.with_sensitivity(small).is_err());
+}
+
+fn small_moment() -> SecondMoment {
+    let mut moment = SecondMoment::new(3);
+    moment.observe(Mat::<f64>::identity(3, 3).as_ref(), Par::Seq).unwrap();
+    moment
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use betaedit_core::editor::{ClosedFormEditor, METHODS, Space};
 use betaedit_core::editor::{History, Hyperparameters};
 use betaedit_core::faer::{Mat, Par};
-use betaedit_core::metrics::{Gauges, Interference, Retention, RunningTotal, stability, write_errors};
+use betaedit_core::metrics::{Gauges, Interference, Retention, RunningTotal, expected_loss, stability, write_errors};
 use betaedit_core::{EditBatch, Editor, Spectrum, Threshold, Update};
 use nalgebra::DMatrix;
 
@@ -19,6 +19,21 @@ fn to_nalgebra(matrix: &Mat<f64>) -> DMatrix<f64> {
 fn assert_close(ours: &DMatrix<f64>, theirs: &DMatrix<f64>, tolerance: f64) {
     let error = (ours - theirs).norm() / theirs.norm().max(1e-300);
     assert!(error <= tolerance, "off by {error:e}");
+}
+
+#[test]
+fn gradients_must_fit_and_come_first() {
+    let mut random = Random::new(23);
+    let moment = Arc::new(random.moment(20, 12, 1e-2));
+    let [fitting, other] = [5, 6].map(|d_out| Arc::new(random.moment(d_out, d_out, 1e-2)));
+    let update = Update::from_factors(random.matrix::<f64>(5, 2), random.matrix::<f64>(2, 20)).unwrap();
+    let total = || RunningTotal::new(&moment, 5, 1, Par::Seq).unwrap();
+    assert!(total().with_gradients(&other).is_err());
+    let mut late = total();
+    assert_eq!(late.record(&update).unwrap().unwrap().expected_loss, None);
+    assert!(late.with_gradients(&fitting).is_err());
+    assert!(expected_loss(&update, &moment, &other, Par::Seq).is_err());
+    assert!(expected_loss(&update, &fitting, &fitting, Par::Seq).is_err());
 }
 
 /// The eigenvectors of `C` below `tau`, by nalgebra.
@@ -43,6 +58,9 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
         let mut editor = ClosedFormEditor::<f64>::new(entry.name(), recipe, &spectrum, Par::Seq).unwrap();
 
         let C = to_nalgebra(&moment.to_mean(Par::Seq).unwrap());
+        // Fewer gradients than outputs.
+        let gradients = Arc::new(random.moment(d_out, d_out - 2, 1e-3));
+        let G = to_nalgebra(&gradients.to_mean(Par::Seq).unwrap());
         let identity = DMatrix::<f64>::identity(d_in, d_in);
         let P = if recipe.space == Space::Whole { identity.clone() } else { projector(&C, tau) };
         let A0 = &P * (&C * recipe.weight + &identity * recipe.ridge) * &P;
@@ -51,7 +69,7 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
         let mut D = DMatrix::<f64>::zeros(d_out, d_in);
         let (mut K_all, mut goals) = (vec![], vec![]);
         let mut updates: Vec<Update<f64>> = vec![];
-        let mut total = RunningTotal::new(&moment, d_out, 1, Par::Seq).unwrap();
+        let mut total = RunningTotal::new(&moment, d_out, 1, Par::Seq).unwrap().with_gradients(&gradients).unwrap();
         let mut retention = Retention::new(d_in, d_out);
         for n in [1, 1, 3, 2, 8, 1] {
             let (K, R) = (random.matrix::<f64>(d_in, n), random.matrix::<f64>(d_out, n));
@@ -79,6 +97,9 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
             let close = |ours: f64, theirs: f64| (ours - theirs).abs() <= 1e-11 * theirs.abs().max(1e-6);
             assert!(close(measured.leakage, (&D * &C * D.transpose()).trace()));
             assert!(close(measured.drift, D.norm()));
+            assert!(close(measured.expected_loss.unwrap(), (&G * &D * &C * D.transpose()).trace() / 2.0));
+            let alone = expected_loss(&update, &moment, &gradients, Par::Seq).unwrap();
+            assert!(close(alone, (&G * &delta * &C * delta.transpose()).trace() / 2.0));
             assert!(close(measured.update_leakage, (&delta * &C * delta.transpose()).trace()));
             assert!(close(measured.update_norm, delta.norm()));
             assert!(close(measured.interference, interference));
@@ -96,8 +117,10 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
             }
             updates.push(update);
         }
-        let Gauges { leakage, drift } = total.afresh().unwrap();
+        let Gauges { leakage, drift, expected_loss, .. } = total.afresh().unwrap();
         let last = total.measure().unwrap();
+        let (kept, afresh) = (last.expected_loss.unwrap(), expected_loss.unwrap());
+        assert!((kept - afresh).abs() < 1e-12 * afresh, "{kept} {afresh}");
         assert!((last.leakage - leakage).abs() < 1e-12 * leakage && (last.drift - drift).abs() < 1e-12 * drift);
         for (i, error) in retention.errors(total.total().unwrap(), Par::Seq).unwrap().into_iter().enumerate() {
             let expected = (&D * &K_all[i] - &goals[i]).norm();

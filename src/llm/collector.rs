@@ -11,9 +11,10 @@ use super::block::{TokenBatch, columns};
 use super::failed;
 use super::model::Model;
 use super::tokenizer::Tokenizer;
+use super::windows::Reader;
 use crate::error::{NumericsError, Result};
 use crate::second_moment::SecondMoment;
-use crate::util::{text, validate};
+use crate::util::validate;
 
 /// Collects the second moments of the keys of some layers over a text, in one pass through the blocks up to the highest layer.
 ///
@@ -25,11 +26,9 @@ use crate::util::{text, validate};
 /// Cost: a pass through the blocks, and `d_in²` multiply-adds in `f64` for each token and layer. Memory: one `d_in x d_in` matrix of
 /// `f64` for each layer.
 pub struct Collector<'a> {
-    model: &'a Model,
-    tokenizer: &'a Tokenizer,
+    reader: Reader<'a>,
     moments: BTreeMap<usize, SecondMoment>,
     windows: Range<usize>,
-    chats: f64,
 }
 
 impl fmt::Debug for Collector<'_> {
@@ -51,9 +50,6 @@ pub struct CollectionProgress {
     pub enough: u64,
 }
 
-/// Tokens in a window, at most.
-const WINDOW: usize = 256;
-
 /// Windows that are run at once.
 const AT_ONCE: usize = 4;
 
@@ -68,7 +64,7 @@ impl<'a> Collector<'a> {
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;
-        Ok(Self { model, tokenizer, moments, windows: 0..0, chats: 0.0 })
+        Ok(Self { reader: Reader::new(model, tokenizer), moments, windows: 0..0 })
     }
 
     /// Reads sentences of the texts also in chats, by the model's template: a user begins a sentence, and the model says the whole of it.
@@ -79,13 +75,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// Another share, or a share above 0 for a model without a chat template.
     pub fn with_chats(mut self, share: f64) -> Result<Self> {
-        if !(0.0..1.0).contains(&share) {
-            return Err(NumericsError::Parameter { parameter: "chats", value: share, allowed: "0 to below 1" }.into());
-        }
-        if share > 0.0 {
-            self.tokenizer.encode_sentence("A sentence.")?;
-        }
-        self.chats = share;
+        self.reader = self.reader.with_chats(share)?;
         Ok(self)
     }
 
@@ -100,7 +90,7 @@ impl<'a> Collector<'a> {
     #[must_use]
     pub fn enough(&self) -> u64 {
         let of_texts = self.moments.values().map(|moment| 10 * moment.d_in()).max().unwrap_or(0);
-        (of_texts as f64 / (1.0 - self.chats)).ceil() as u64
+        (of_texts as f64 / (1.0 - self.reader.chats())).ceil() as u64
     }
 
     /// Reads the texts from the first unread window on, until `enough` tokens are counted, the texts end, or `progress`, which is called
@@ -114,53 +104,25 @@ impl<'a> Collector<'a> {
         enough: u64,
         mut progress: impl FnMut(CollectionProgress) -> ControlFlow<()>,
     ) -> Result<()> {
-        let mut number = 0;
         let mut waiting: Vec<Vec<u32>> = vec![];
-        let (mut of_texts, mut of_chats) = (0, 0);
-        for text in texts {
-            for window in self.tokenizer.windows(text.as_ref(), WINDOW.min(self.model.config.context))? {
-                of_texts += window.len();
-                let missing = of_texts as f64 * self.chats / (1.0 - self.chats) - of_chats as f64;
-                let chats = self.chats_from(&window, missing)?;
-                of_chats += chats.iter().map(Vec::len).sum::<usize>();
-                for window in std::iter::once(window).chain(chats) {
-                    number += 1;
-                    if number <= self.windows.end {
-                        continue;
-                    }
-                    if self.tokens() >= enough {
-                        return Ok(());
-                    }
-                    waiting.push(window);
-                    let more: usize = waiting.iter().map(Vec::len).sum();
-                    if waiting.len() == AT_ONCE || self.tokens() + more as u64 >= enough {
-                        self.count(&std::mem::take(&mut waiting))?;
-                        if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
-                            return Ok(());
-                        }
-                    }
+        for (number, window) in self.reader.windows(texts).enumerate() {
+            let window = window?;
+            if number < self.windows.end {
+                continue;
+            }
+            if self.tokens() >= enough {
+                return Ok(());
+            }
+            waiting.push(window);
+            let more: usize = waiting.iter().map(Vec::len).sum();
+            if waiting.len() == AT_ONCE || self.tokens() + more as u64 >= enough {
+                self.count(&std::mem::take(&mut waiting))?;
+                if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
+                    return Ok(());
                 }
             }
         }
         if waiting.is_empty() { Ok(()) } else { self.count(&waiting) }
-    }
-
-    /// Chats about the sentences of a window, of at least so many tokens if it has enough sentences.
-    fn chats_from(&self, window: &[u32], missing: f64) -> Result<Vec<Vec<u32>>> {
-        let (mut chats, mut tokens) = (vec![], 0);
-        if missing > 0.0 {
-            for sentence in text::sentences(&self.tokenizer.decode(window)?) {
-                if tokens as f64 >= missing {
-                    break;
-                }
-                let chat = self.tokenizer.encode_sentence(sentence)?;
-                if self.model.check_tokens(&chat).is_ok() {
-                    tokens += chat.len();
-                    chats.push(chat);
-                }
-            }
-        }
-        Ok(chats)
     }
 
     /// Tokens counted.
@@ -188,12 +150,12 @@ impl<'a> Collector<'a> {
     }
 
     fn count(&mut self, windows: &[Vec<u32>]) -> Result<()> {
-        windows.iter().try_for_each(|window| self.model.check_tokens(window))?;
+        windows.iter().try_for_each(|window| self.reader.model.check_tokens(window))?;
         let keys = self.run(windows).map_err(failed)?;
         // All layers count the same tokens: either all keys are in order, or none is counted.
         keys.iter().try_for_each(|keys| validate::finite("keys", keys.as_ref()))?;
         for (moment, keys) in self.moments.values_mut().zip(&keys) {
-            moment.observe(keys.as_ref(), self.model.par)?;
+            moment.observe(keys.as_ref(), self.reader.model.par)?;
         }
         self.windows.end += windows.len();
         Ok(())
@@ -201,17 +163,17 @@ impl<'a> Collector<'a> {
 
     /// The keys of the layers, a column a token.
     fn run(&self, windows: &[Vec<u32>]) -> Computed<Vec<Mat<f32>>> {
-        let batch = TokenBatch::new(&self.model.config, windows.iter().map(|window| (0, window.len())));
-        let mut x = self.model.embed(&windows.concat(), &batch)?;
+        let batch = TokenBatch::new(&self.reader.model.config, windows.iter().map(|window| (0, window.len())));
+        let mut x = self.reader.model.embed(&windows.concat(), &batch)?;
         let mut keys = vec![];
         let last = self.moments.keys().next_back().copied().unwrap_or(0);
-        for (layer, block) in self.model.blocks[..=last].iter().enumerate() {
-            let opened = block.open(self.model.frame(), &x, &batch, vec![])?;
+        for (layer, block) in self.reader.model.blocks[..=last].iter().enumerate() {
+            let opened = block.open(self.reader.model.frame(), &x, &batch, vec![])?;
             if self.moments.contains_key(&layer) {
                 keys.push(columns(&opened.keys)?);
             }
             if layer < last {
-                x = block.close(&opened, self.model.par)?;
+                x = block.close(&opened, self.reader.model.par)?;
             }
         }
         Ok(keys)

@@ -6,6 +6,7 @@
 //! | what | type |
 //! |---|---|
 //! | second moments of keys over a text | [`Collector`] |
+//! | second moments of the gradients of its loss over a text | [`GradientCollector`] |
 //! | texts to put before a prompt | [`Contexts`] |
 //! | the key and the residual of a [`Request`] | [`ModelAdapter`], an [`Adapter`](crate::Adapter) |
 //! | the target: the output of a block, or of its MLP, that makes the model give the new answer | [`TargetSearch`] |
@@ -62,11 +63,11 @@ mod collector;
 mod config;
 pub mod families;
 mod fine_tuning;
+mod gradients;
 mod model;
 mod ops;
 mod patterns;
 mod prompt;
-mod request_work;
 mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;
@@ -75,6 +76,7 @@ mod target;
 mod template;
 mod tokenizer;
 mod weights;
+mod windows;
 
 /// The JSON of [`Family::config_json`], so that versions cannot disagree.
 #[doc(no_inline)]
@@ -89,13 +91,16 @@ pub use config::{
 };
 pub use families::{Families, Family};
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
+pub use gradients::GradientCollector;
 pub use model::{Continuation, Model, Trace};
 pub use prompt::{Contexts, FactToken, Request};
 pub use sampling::Sampler;
 #[cfg(feature = "facts")]
 pub use scoring::Scoring;
 pub use surroundings::{KeyRule, Place, Places, Surroundings};
-pub use target::{Anchor, Descent, Site, Steered, SteeredEvaluation, Steering, Target, TargetSearch, Wording};
+pub use target::{
+    Anchor, Descent, Sensitivity, Site, Steered, SteeredEvaluation, Steering, Target, TargetSearch, Wording,
+};
 pub use tokenizer::Tokenizer;
 pub use weights::{Source, StoredTensor};
 

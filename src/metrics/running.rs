@@ -1,4 +1,4 @@
-//! Running total: leakage and drift of all edits so far.
+//! Running total: leakage, expected loss and drift of all edits so far.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::update::Update;
 use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
-/// The sum `D` of all updates, with its leakage and drift kept up to date.
+/// The sum `D` of all updates, with its leakage and drift kept up to date, and its expected loss if there are gradients.
 ///
 /// A dense `tr(D C Dᵀ)` costs `2 d_out d_in²` flops. Here both quantities are updated:
 /// `leak(D + Delta) = leak(D) + 2 tr(D C Deltaᵀ) + leak(Delta)`. A measurement takes one pass over `C` and two over
@@ -40,8 +40,11 @@ use crate::util::validate;
 #[derive(Clone)]
 pub struct RunningTotal {
     moment: Arc<SecondMoment>,
+    gradients: Option<Arc<SecondMoment>>,
     total: Mat<f64>,
     leakage: f64,
+    /// 0 without gradients.
+    expected_loss: f64,
     drift_squared: f64,
     stride: usize,
     edits: usize,
@@ -59,6 +62,7 @@ shown!([] RunningTotal, "RunningTotal", self => {
     "waiting": self.waiting,
     "stride": self.stride,
     "leakage": self.leakage,
+    "expected_loss": self.gradients.as_ref().map(|_| self.expected_loss),
     "drift": self.drift_squared.sqrt(),
 });
 
@@ -71,6 +75,8 @@ pub struct Measurement {
     pub edits: usize,
     /// Leakage of the total, `tr(D C Dᵀ)`.
     pub leakage: f64,
+    /// Expected loss of the total, `tr(G D C Dᵀ) / 2`, if there are gradients.
+    pub expected_loss: Option<f64>,
     /// Drift, `|D|_F`.
     pub drift: f64,
     /// Leakage of the change since the last measurement.
@@ -81,12 +87,15 @@ pub struct Measurement {
     pub interference: f64,
 }
 
-/// Leakage and drift of a total change `D`.
+/// Leakage, expected loss and drift of a total change `D`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
 pub struct Gauges {
     /// `tr(D C Dᵀ)`.
     pub leakage: f64,
+    /// `tr(G D C Dᵀ) / 2`, nats a token, see [`expected_loss`](super::expected_loss); `None` without gradients.
+    pub expected_loss: Option<f64>,
     /// `|D|_F`.
     pub drift: f64,
 }
@@ -107,8 +116,10 @@ impl RunningTotal {
         need.reserve()?;
         Ok(Self {
             moment: Arc::clone(moment),
+            gradients: None,
             total: need.zeros(d_out, d_in)?,
             leakage: 0.0,
+            expected_loss: 0.0,
             drift_squared: 0.0,
             stride,
             edits: 0,
@@ -117,6 +128,26 @@ impl RunningTotal {
             right: Vec::new(),
             par,
         })
+    }
+
+    /// Measures the [expected loss](super::expected_loss) too, from now on.
+    ///
+    /// * `gradients`: `G`, `d_out x d_out`
+    ///
+    /// # Errors
+    /// Gradients of another output length, or a total that is not zero any more.
+    pub fn with_gradients(mut self, gradients: &Arc<SecondMoment>) -> Result<Self> {
+        let d_out = self.total.nrows();
+        if gradients.d_in() != d_out {
+            let (expected, found) = ((d_out, d_out).into(), (gradients.d_in(), gradients.d_in()).into());
+            return Err(NumericsError::Shape { argument: "gradients", expected, found });
+        }
+        if self.edits > 0 {
+            let (parameter, value) = ("edits", self.edits as f64);
+            return Err(NumericsError::Parameter { parameter, value, allowed: "0 when gradients are added" });
+        }
+        self.gradients = Some(Arc::clone(gradients));
+        Ok(self)
     }
 
     /// Adds an update. Measures at every `stride`-th update.
@@ -153,12 +184,17 @@ impl RunningTotal {
         let L = MatRef::from_column_major_slice(&self.left, d_out, n);
         let R = MatRef::from_column_major_slice(&self.right, d_in, n);
         let measured = self.with(L, R)?;
-        (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
         linalg::matmul(self.total.as_mut(), Accum::Add, L, R.transpose(), 1.0, self.par);
+        self.take(&measured);
         self.waiting = 0;
         self.left.clear();
         self.right.clear();
         Ok(measured)
+    }
+
+    fn take(&mut self, measured: &Measurement) {
+        (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
+        self.expected_loss = measured.expected_loss.unwrap_or_default();
     }
 
     /// What [`record`](Self::record) would measure after an update, at stride 1. Records nothing.
@@ -192,12 +228,27 @@ impl RunningTotal {
         let interference = linalg::inner(L, DX.as_ref().subcols(0, n));
         let cross_leakage = linalg::inner(L, DX.as_ref().subcols(n, n));
 
+        let expected_loss = match &self.gradients {
+            None => None,
+            Some(gradients) => {
+                let GL = gradients.product(L, par)?;
+                let RCR = linalg::product(R.transpose(), CR.as_ref(), par);
+                let of_update = linalg::inner(linalg::product(L.transpose(), GL.as_ref(), par).as_ref(), RCR.as_ref());
+                let cross = linalg::inner(GL.as_ref(), DX.as_ref().subcols(n, n));
+                Some(linalg::clamped(self.expected_loss + cross + 0.5 * of_update))
+            }
+        };
         let leakage = linalg::clamped(self.leakage + 2.0 * cross_leakage + update_leakage);
         let drift_squared = linalg::clamped(self.drift_squared + 2.0 * interference + update_norm_squared);
-        validate::in_range("the running total", &[leakage, drift_squared, update_norm_squared, interference])?;
+        let expected = expected_loss.unwrap_or_default();
+        validate::in_range(
+            "the running total",
+            &[leakage, expected, drift_squared, update_norm_squared, interference],
+        )?;
         Ok(Measurement {
             edits: self.edits,
             leakage,
+            expected_loss,
             drift: drift_squared.sqrt(),
             update_leakage,
             update_norm: update_norm_squared.sqrt(),
@@ -216,7 +267,7 @@ impl RunningTotal {
         Ok(self.total.as_ref())
     }
 
-    /// Leakage and drift up to the last measurement, recomputed from the total: `2 d_out d_in²` flops. The updated
+    /// The gauges up to the last measurement, recomputed from the total: `2 d_out d_in²` flops. The updated
     /// values differ from these by rounding only.
     ///
     /// # Errors
@@ -224,7 +275,12 @@ impl RunningTotal {
     pub fn afresh(&self) -> Result<Gauges> {
         let CD = self.moment.product(self.total.transpose(), self.par)?;
         let leakage = linalg::inner(self.total.transpose(), CD.as_ref());
-        Ok(Gauges { leakage, drift: self.total.norm_l2() })
+        let weighted = |gradients: &Arc<SecondMoment>| -> Result<f64> {
+            let GD = gradients.product(self.total.as_ref(), self.par)?;
+            Ok(0.5 * linalg::inner(GD.transpose(), CD.as_ref()))
+        };
+        let expected_loss = self.gradients.as_ref().map(weighted).transpose()?;
+        Ok(Gauges { leakage, expected_loss, drift: self.total.norm_l2() })
     }
 }
 
@@ -236,13 +292,14 @@ impl RunningTotal {
         let (left, right) =
             (crate::scalar::cast::<T, f64>(update.left()), crate::scalar::cast::<T, f64>(update.right()));
         linalg::matmul(self.total.as_mut(), Accum::Add, left.as_ref(), right.as_ref(), 1.0, self.par);
-        (self.leakage, self.drift_squared) = (measured.leakage, measured.drift * measured.drift);
+        self.take(measured);
         self.edits = measured.edits;
     }
 
-    /// Leakage and drift up to the last measurement.
+    /// The gauges up to the last measurement.
     pub(crate) fn gauges(&self) -> Gauges {
-        Gauges { leakage: self.leakage, drift: self.drift_squared.sqrt() }
+        let expected_loss = self.gradients.as_ref().map(|_| self.expected_loss);
+        Gauges { leakage: self.leakage, expected_loss, drift: self.drift_squared.sqrt() }
     }
 
     /// The total up to the last measurement.
@@ -255,6 +312,9 @@ impl RunningTotal {
         crate::util::bytes::write_len(out, self.edits)?;
         crate::util::bytes::write_f64(out, self.leakage)?;
         crate::util::bytes::write_f64(out, self.drift_squared)?;
+        if self.gradients.is_some() {
+            crate::util::bytes::write_f64(out, self.expected_loss)?;
+        }
         crate::util::bytes::write_matrix(out, self.total.as_ref())
     }
 
@@ -263,6 +323,9 @@ impl RunningTotal {
         self.edits = crate::util::bytes::read_len(from, usize::MAX)?;
         self.leakage = crate::util::bytes::read_f64(from)?;
         self.drift_squared = crate::util::bytes::read_f64(from)?;
+        if self.gradients.is_some() {
+            self.expected_loss = crate::util::bytes::read_f64(from)?;
+        }
         self.total = crate::util::bytes::read_matrix(from, self.total.nrows(), self.total.ncols())?;
         Ok(())
     }

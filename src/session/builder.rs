@@ -13,6 +13,7 @@ use super::observer::Observer;
 use crate::editor::Share;
 use crate::key_statistics::KeyStatistics;
 use crate::restraint::KnownRestraint;
+use crate::second_moment::SecondMoment;
 
 /// Sets up and opens a [`Session`](super::Session).
 ///
@@ -25,6 +26,7 @@ pub struct SessionBuilder<M, R = KnownRestraint> {
     pub(super) restraint: Option<R>,
     pub(super) layers: Vec<LayerStatistics>,
     pub(super) random_keys: Vec<(usize, Arc<Mat<f64>>)>,
+    pub(super) gradients: Vec<(usize, Arc<SecondMoment>)>,
     pub(super) guards: Guards,
     pub(super) policy: ConflictPolicy,
     pub(super) near: f64,
@@ -45,6 +47,7 @@ impl<M> SessionBuilder<M> {
             restraint: None,
             layers: Vec::new(),
             random_keys: Vec::new(),
+            gradients: Vec::new(),
             guards: Guards::default(),
             policy: ConflictPolicy::default(),
             near: 0.99,
@@ -71,6 +74,15 @@ impl<M, R> SessionBuilder<M, R> {
         self
     }
 
+    /// The second moment of the gradients of the loss by a layer's output, for the gauge of the
+    /// [expected loss](crate::metrics::expected_loss).
+    ///
+    /// * `gradients`: `d_out x d_out`
+    pub fn gradients(mut self, layer: usize, gradients: Arc<SecondMoment>) -> Self {
+        self.gradients.push((layer, gradients));
+        self
+    }
+
     /// Restrains every update before it is applied; the layers above see the restrained update. `Prune` needs the gauges.
     ///
     /// The exact undo of a method does not hold for restrained updates, so an undo replays the other edits from the start.
@@ -83,6 +95,7 @@ impl<M, R> SessionBuilder<M, R> {
             share: self.share,
             layers: self.layers,
             random_keys: self.random_keys,
+            gradients: self.gradients,
             guards: self.guards,
             policy: self.policy,
             near: self.near,
@@ -117,7 +130,7 @@ impl<M, R> SessionBuilder<M, R> {
         self
     }
 
-    /// Turns the gauges off: leakage and drift are not measured. Measuring them takes about as long as the edit, and needs
+    /// Turns the gauges off: leakage, expected loss and drift are not measured. Measuring them takes about as long as the edit, and needs
     /// an `f64` matrix of the weight's size for each layer.
     pub fn without_gauges(mut self) -> Self {
         self.gauged = false;

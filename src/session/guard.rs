@@ -29,6 +29,8 @@ pub struct Guards {
     pub relative_update_norm: Option<f64>,
     /// The largest leakage `tr(D C Dᵀ)` of all edits so far. Needs the gauges.
     pub leakage: Option<f64>,
+    /// The largest expected loss of a layer, `tr(G D C Dᵀ) / 2` of all edits so far, nats a token. Needs the gauges, and gradients.
+    pub expected_loss: Option<f64>,
     /// The largest drift `|D|_F` of all edits so far, as a share of `|W|_F`. Needs the gauges.
     pub relative_drift: Option<f64>,
     /// The largest `s = kᵀ A0⁻¹ k` of a key.
@@ -47,6 +49,7 @@ impl Default for Guards {
             update_norm: None,
             relative_update_norm: None,
             leakage: None,
+            expected_loss: None,
             relative_drift: None,
             stability: None,
             used_capacity: None,
@@ -62,6 +65,8 @@ setters!(Guards {
     with_relative_update_norm(relative_update_norm: Option<f64>),
     /// Limits [`leakage`](Self::leakage).
     with_leakage(leakage: Option<f64>),
+    /// Limits [`expected_loss`](Self::expected_loss).
+    with_expected_loss(expected_loss: Option<f64>),
     /// Limits [`relative_drift`](Self::relative_drift).
     with_relative_drift(relative_drift: Option<f64>),
     /// Limits [`stability`](Self::stability).
@@ -83,6 +88,8 @@ pub enum Guard {
     RelativeUpdateNorm,
     /// [`Guards::leakage`].
     Leakage,
+    /// [`Guards::expected_loss`].
+    ExpectedLoss,
     /// [`Guards::relative_drift`].
     RelativeDrift,
     /// [`Guards::stability`].
@@ -99,6 +106,7 @@ impl fmt::Display for Guard {
             Self::UpdateNorm => "the norm of the update",
             Self::RelativeUpdateNorm => "the norm of the update as a share of the weight's",
             Self::Leakage => "the leakage",
+            Self::ExpectedLoss => "the expected loss",
             Self::RelativeDrift => "the drift as a share of the weight's norm",
             Self::Stability => "the largest s of a key",
             Self::UsedCapacity => "the share of the directions used up",
@@ -144,6 +152,7 @@ impl Guards {
             ("update_norm", self.update_norm),
             ("relative_update_norm", self.relative_update_norm),
             ("leakage", self.leakage),
+            ("expected_loss", self.expected_loss),
             ("relative_drift", self.relative_drift),
             ("stability", self.stability),
             ("used_capacity", self.used_capacity),
@@ -170,6 +179,7 @@ impl Guards {
             (Guard::UpdateNorm, self.update_norm, Some(per_edit)),
             (Guard::RelativeUpdateNorm, self.relative_update_norm, Some(share(per_edit))),
             (Guard::Leakage, self.leakage, found.leakage),
+            (Guard::ExpectedLoss, self.expected_loss, found.expected_loss),
             (Guard::RelativeDrift, self.relative_drift, found.drift.map(share)),
             (Guard::Stability, self.stability, found.stability),
             (

@@ -81,11 +81,13 @@ impl<M> Identity<'_, M> {
     }
 }
 
-/// The random keys and the statistics of the layers, by their hashes: a pass over each.
+/// The random keys, the gradients and the statistics of the layers, by their hashes: a pass over each.
 pub(super) fn statistics(layers: &[LayerStatistics]) -> Vec<String> {
     let drawn = layers.iter().filter_map(|layer| Some((layer.layer, layer.random_keys.as_ref()?)));
     let mut lines: Vec<String> =
         drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
+    let gradients = layers.iter().filter_map(|layer| Some((layer.layer, layer.gradients.as_ref()?)));
+    lines.extend(gradients.map(|(number, moment)| format!("gradients of layer {number}: {}", hash_of_moment(moment))));
     lines.extend(layers.iter().map(|LayerStatistics { layer, statistics, .. }| {
         let moment = statistics.moment();
         format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))

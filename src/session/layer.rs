@@ -45,6 +45,8 @@ pub struct LayerOutcome {
     pub room: Option<f64>,
     /// Leakage `tr(D C Dᵀ)` of all edits so far; `None` with the gauges off.
     pub leakage: Option<f64>,
+    /// Expected loss `tr(G D C Dᵀ) / 2` of all edits so far, nats a token; `None` with the gauges off, or without gradients.
+    pub expected_loss: Option<f64>,
     /// Drift `|D|_F` of all edits so far; `None` with the gauges off.
     pub drift: Option<f64>,
     /// The editor's state after the batch.
@@ -107,8 +109,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         restraint: Option<Arc<dyn Restraint<T>>>,
         par: Par,
     ) -> Result<Self> {
-        let moment = statistics.statistics.moment();
-        let total = if gauged { Some(RunningTotal::new(moment, weight.nrows(), 1, par)?) } else { None };
+        let total = if gauged { Some(first_total(&statistics, weight.nrows(), par)?) } else { None };
         let restrained = |by: Arc<dyn Restraint<T>>| -> Result<_> {
             let largest = match by.needs() {
                 Needs::Weight => None,
@@ -176,7 +177,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     pub(super) fn reset(&mut self, editor: E) -> Result<()> {
         let (d_out, _) = self.shape();
         if self.total.is_some() {
-            self.total = Some(RunningTotal::new(self.statistics.statistics.moment(), d_out, 1, self.par)?);
+            self.total = Some(first_total(&self.statistics, d_out, self.par)?);
         }
         self.editor = editor;
         Ok(())
@@ -219,6 +220,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
             write_error: written.all.map_or(0.0, |all| all.error),
             room: s.and_then(|s| metrics::room(gains, &s)),
             leakage: measured.map(|measured| measured.leakage),
+            expected_loss: measured.and_then(|measured| measured.expected_loss),
             drift: measured.map(|measured| measured.drift),
             state,
             refresh,
@@ -238,6 +240,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
             write_error: 0.0,
             room: None,
             leakage: measured.map(|measured| measured.leakage),
+            expected_loss: measured.and_then(|measured| measured.expected_loss),
             drift: measured.map(|measured| measured.drift),
             state: self.editor.state(),
             refresh: None,
@@ -275,6 +278,15 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.editor.load(from)?;
         self.total.as_mut().map_or(Ok(()), |total| total.load(from))
     }
+}
+
+/// The gauges of a layer before the first edit.
+fn first_total(layer: &LayerStatistics, d_out: usize, par: Par) -> Result<RunningTotal> {
+    let total = RunningTotal::new(layer.statistics.moment(), d_out, 1, par)?;
+    Ok(match &layer.gradients {
+        None => total,
+        Some(gradients) => total.with_gradients(gradients)?,
+    })
 }
 
 /// The share that the batch writes in all, or that of an edit whose key has less room. Edits that a batch asks for in vain

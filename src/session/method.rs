@@ -8,6 +8,7 @@ use crate::editor::{ClosedFormEditor, Description, Editor, Merging, Method, Reci
 use crate::error::Result;
 use crate::key_statistics::KeyStatistics;
 use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
 use crate::util::shown::{Shown, shown};
 
 /// A layer of a session and the statistics of its keys.
@@ -20,19 +21,23 @@ pub struct LayerStatistics {
     pub statistics: KeyStatistics,
     /// Keys to draw from, `d_in x m`, for methods with [`History::Random`](crate::editor::History::Random).
     pub random_keys: Option<Arc<Mat<f64>>>,
+    /// The second moment of the gradients of the loss by the layer's output, `d_out x d_out`, for the gauge of the
+    /// [expected loss](crate::metrics::expected_loss).
+    pub gradients: Option<Arc<SecondMoment>>,
 }
 
 shown!([] LayerStatistics, "LayerStatistics", self => {
     "layer": self.layer,
     "statistics": self.statistics,
     "random_keys": self.random_keys.as_ref().map(|keys| Shown::from(keys.shape())),
+    "gradients": self.gradients.as_ref().map(|gradients| gradients.d_in()),
 });
 
 impl LayerStatistics {
-    /// The statistics of a layer, without random keys.
+    /// The statistics of a layer, without random keys and gradients.
     #[must_use]
     pub fn new(layer: usize, statistics: KeyStatistics) -> Self {
-        Self { layer, statistics, random_keys: None }
+        Self { layer, statistics, random_keys: None, gradients: None }
     }
 }
 

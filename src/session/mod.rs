@@ -156,11 +156,17 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         self.layers.iter().map(|layer| (layer.number, layer.editor.state()))
     }
 
-    /// The leakage and drift of a layer's total update. `None` for a layer that the session does not edit, or with the gauges
+    /// The leakage, expected loss and drift of a layer's total update. `None` for a layer that the session does not edit, or with the gauges
     /// off.
     #[must_use]
     pub fn gauges(&self, layer: usize) -> Option<Gauges> {
         self.layers.iter().find(|one| one.number == layer)?.gauges()
+    }
+
+    /// The expected loss of all edits in the model, nats a token: the sum over the layers. `None` if it is not measured at each.
+    #[must_use]
+    pub fn expected_loss(&self) -> Option<f64> {
+        self.layers.iter().map(|layer| layer.gauges()?.expected_loss).sum()
     }
 
     /// The editor of a layer; `None` for a layer that the session does not edit.

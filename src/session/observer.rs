@@ -72,8 +72,8 @@ impl Observer for () {
 /// Below this, a progress line shows the room.
 const LITTLE_ROOM: f64 = 0.1;
 
-/// A progress line that overwrites itself: edits done and rejected, edits per second, time left, and of the last layer leakage,
-/// drift, and capacity and room where they are low. Meant for standard error on a terminal. Write errors are ignored.
+/// A progress line that overwrites itself: edits done and rejected, edits per second, time left, the expected loss of all layers, and of the
+/// last layer drift (and leakage, if there is no expected loss), and capacity and room where they are low. Meant for standard error on a terminal. Write errors are ignored.
 #[derive(Debug)]
 pub struct ProgressLine<W> {
     out: W,
@@ -108,7 +108,10 @@ impl<W: Write + Send + Sync> ProgressLine<W> {
             && let Some(last) = applied.layers.last()
         {
             if let (Some(leakage), Some(drift)) = (last.leakage, last.drift) {
-                line += &format!("  leakage {leakage:.4}  drift {drift:.3}");
+                match applied.expected_loss() {
+                    Some(loss) => line += &format!("  expected loss +{loss:.4}  drift {drift:.3}"),
+                    None => line += &format!("  leakage {leakage:.4}  drift {drift:.3}"),
+                }
             }
             if let Some(room) = last.room.filter(|&room| room < LITTLE_ROOM) {
                 line += &format!("  room {:.1} %", 100.0 * room);
@@ -168,6 +171,7 @@ impl<W: Write + Send + Sync> Observer for JsonLines<W> {
                             "write_error": layer.write_error,
                             "room": layer.room,
                             "leakage": layer.leakage,
+                            "expected_loss": layer.expected_loss,
                             "drift": layer.drift,
                             "kept_directions": layer.state.kept_directions,
                         })

@@ -10,6 +10,7 @@ use faer::{Mat, Par};
 use super::Session;
 use super::builder::SessionBuilder;
 use super::conflict::EditIndex;
+use super::guard::Guards;
 use super::identity::{self, Identity};
 use super::journal::Journal;
 use super::layer::Layer;
@@ -97,6 +98,11 @@ impl<M, R> SessionBuilder<M, R> {
             let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
             layer.ok_or(ModelError::UnknownLayer { layer: number, known })?.random_keys = Some(keys);
         }
+        for (number, gradients) in std::mem::take(&mut self.gradients) {
+            let known = self.layers.iter().map(|layer| layer.layer).collect();
+            let layer = self.layers.iter_mut().find(|layer| layer.layer == number);
+            layer.ok_or(ModelError::UnknownLayer { layer: number, known })?.gradients = Some(gradients);
+        }
         let share = self.share.unwrap_or(self.method.share());
         let identity = Identity {
             model: guarded(|| Ok(adapter.fingerprint()))?,
@@ -136,8 +142,15 @@ impl<M, R> SessionBuilder<M, R> {
             }
             .into());
         }
-        if !self.gauged && (self.guards.leakage.is_some() || self.guards.relative_drift.is_some()) {
-            return setting("guards", "limits leakage or drift, which are not measured: leave out `without_gauges`");
+        let Guards { leakage, expected_loss, relative_drift, .. } = self.guards;
+        if !self.gauged && [leakage, expected_loss, relative_drift].iter().any(Option::is_some) {
+            let problem = "limits leakage, expected loss or drift, which are not measured: leave out `without_gauges`";
+            return setting("guards", problem);
+        }
+        let has_gradients = |layer: &LayerStatistics| self.gradients.iter().any(|(number, _)| *number == layer.layer);
+        if let (Some(_), Some(layer)) = (expected_loss, self.layers.iter().find(|layer| !has_gradients(layer))) {
+            let problem = format!("limits the expected loss, but there are no gradients of layer {}", layer.layer);
+            return setting("guards", format!("{problem}: add them with `gradients`"));
         }
         if let Some(restraint) = restraint {
             restraint.check()?;

@@ -43,6 +43,14 @@ pub struct Applied {
     pub layers: Vec<LayerOutcome>,
 }
 
+impl Applied {
+    /// The expected loss of all edits so far, nats a token: the sum over the layers. `None` if it is not measured at each.
+    #[must_use]
+    pub fn expected_loss(&self) -> Option<f64> {
+        self.layers.iter().map(|layer| layer.expected_loss).sum()
+    }
+}
+
 impl Outcome {
     /// Whether the batch is in the model.
     #[must_use]

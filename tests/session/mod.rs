@@ -4,6 +4,7 @@ mod companions;
 mod consolidation;
 mod damage;
 mod durability;
+mod expected_loss;
 mod family;
 mod histories;
 mod model;

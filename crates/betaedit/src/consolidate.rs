@@ -85,7 +85,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         "edits": done.ids.len(), "seconds": seconds,
         "unedited": unedited.json(None), "before": before.json(Some(&unedited)), "after": after.json(Some(&unedited)),
         "layers": done.layers.iter().map(|layer| json!({
-            "layer": layer.layer, "leakage": layer.leakage, "drift": layer.drift,
+            "layer": layer.layer, "leakage": layer.leakage, "expected_loss": layer.expected_loss, "drift": layer.drift,
         })).collect::<Vec<_>>(),
     });
     if let Some(path) = report {
@@ -108,7 +108,11 @@ fn facts(run: &Run) -> Done<Vec<Fact>> {
 }
 
 fn layer_rows(layers: &[LayerOutcome]) -> Vec<Vec<String>> {
-    let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.3}"));
-    let rows = layers.iter().map(|layer| vec![layer.layer.to_string(), number(layer.leakage), number(layer.drift)]);
-    std::iter::once(["layer", "leakage", "drift"].map(str::to_owned).to_vec()).chain(rows).collect()
+    let number = |x: Option<f64>, digits| x.map_or("-".into(), |x| format!("{x:.digits$}"));
+    let row = |layer: &LayerOutcome| {
+        let gauges = [number(layer.leakage, 3), number(layer.expected_loss, 5), number(layer.drift, 3)];
+        std::iter::once(layer.layer.to_string()).chain(gauges).collect()
+    };
+    let head = ["layer", "leakage", "expected loss", "drift"].map(str::to_owned).to_vec();
+    std::iter::once(head).chain(layers.iter().map(row)).collect()
 }

@@ -33,7 +33,11 @@ impl Observer for Follow {
                 if let Some((leakage, drift)) = last.and_then(|last| last.leakage.zip(last.drift)) {
                     let room = last.and_then(|last| last.room).filter(|&room| room < LITTLE_ROOM);
                     let room = room.map_or(String::new(), |room| format!("  room {:.1} %", 100.0 * room));
-                    self.bar.set_message(format!("leakage {leakage:.4}  drift {drift:.2}{room}"));
+                    let harm = match applied.expected_loss() {
+                        Some(loss) => format!("expected loss +{loss:.4}"),
+                        None => format!("leakage {leakage:.4}"),
+                    };
+                    self.bar.set_message(format!("{harm}  drift {drift:.2}{room}"));
                 }
             }
             Outcome::Rejected { .. } => self.bar.suspend(|| {

@@ -73,8 +73,9 @@ pub fn layers(session: &Session<Timed>) -> Vec<Value> {
             let gauges = session.gauges(layer);
             let (leakage, drift) = (gauges.map(|g| g.leakage), gauges.map(|g| g.drift));
             let stability = last.clone().find(|point| point.layer == layer).map(|point| point.stability);
+            let expected_loss = gauges.and_then(|g| g.expected_loss);
             json!({
-                "layer": layer, "leakage": leakage, "drift": drift, "kept_directions": state.kept_directions,
+                "layer": layer, "leakage": leakage, "expected_loss": expected_loss, "drift": drift, "kept_directions": state.kept_directions,
                 "removed_directions": state.removed_directions, "refreshes": state.refreshes, "stability": stability,
             })
         })
@@ -83,14 +84,20 @@ pub fn layers(session: &Session<Timed>) -> Vec<Value> {
 
 /// The same as a table.
 pub fn layer_table(session: &Session<Timed>) -> String {
-    let mut rows = vec![["layer", "leakage tr(D C D^T)", "drift |D|", "directions"].map(str::to_owned).to_vec()];
+    let head = ["layer", "leakage tr(D C D^T)", "expected loss", "drift |D|", "directions"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (layer, state) in session.states() {
-        let (leakage, drift) = match session.gauges(layer) {
-            Some(gauges) => (format!("{:.5}", gauges.leakage), format!("{:.4}", gauges.drift)),
-            None => ("-".into(), "-".into()),
-        };
+        let gauges = session.gauges(layer);
+        let number = |x: Option<f64>, digits: usize| x.map_or("-".into(), |x| format!("{x:.digits$}"));
+        let leakage = number(gauges.map(|gauges| gauges.leakage), 5);
+        let expected_loss = number(gauges.and_then(|gauges| gauges.expected_loss), 5);
+        let drift = number(gauges.map(|gauges| gauges.drift), 4);
         let kept = format!("{} kept, {} removed", state.kept_directions, state.removed_directions);
-        rows.push(vec![layer.to_string(), leakage, drift, kept]);
+        rows.push(vec![layer.to_string(), leakage, expected_loss, drift, kept]);
+    }
+    if let Some(loss) = session.expected_loss() {
+        let kept = "nats a token, all layers".to_owned();
+        rows.push(vec!["sum".into(), String::new(), format!("{loss:.5}"), String::new(), kept]);
     }
     table(&rows)
 }
@@ -130,6 +137,7 @@ pub fn edits(run: &Run, before: &Scores, after: &Scores, seconds: Seconds, rejec
         "before": before.json(Some(before)),
         "after": after.json(Some(before)),
         "seconds": seconds.json(),
+        "expected_loss": run.session.expected_loss(),
         "layers": layers(&run.session),
         "rejections": rejections,
     })

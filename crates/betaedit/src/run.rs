@@ -14,6 +14,7 @@ use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, 
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
+use crate::gradients;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
 use crate::stats;
@@ -31,6 +32,9 @@ pub struct Description {
     /// The model's [`setting`]; sessions of earlier versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setting: Option<String>,
+    /// Whether the statistics had gradients when the session began: targets and gauges stay of one kind.
+    #[serde(default)]
+    pub gradients: bool,
     pub plan: Plan,
 }
 
@@ -120,6 +124,10 @@ impl Run {
                 None => Some(setting(&model, &tokenizer)?),
                 there => there,
             },
+            gradients: match &there {
+                Some(there) => there.gradients,
+                None => gradients::are_there(stats_path, &plan.layers.0),
+            },
             plan,
         };
         let run = Self::start(description, (model, tokenizer), directory, observer, terminal)?;
@@ -183,7 +191,20 @@ impl Run {
         let known = stats::load(&description.stats, &model, &tokenizer, &plan.layers, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let surroundings = plan.surroundings(contexts)?;
-        let adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;
+        let mut adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;
+        let gradients = match description.gradients {
+            true => gradients::load(&description.stats, adapter.model(), &plan.layers.0)?,
+            false => vec![],
+        };
+        match gradients.last() {
+            Some((_, last)) => {
+                if let Some(sensitivity) = plan.sensitivity(last, terminal.par)? {
+                    adapter = adapter.with_sensitivity(sensitivity)?;
+                }
+            }
+            None if plan.sensitivity > 0.0 => terminal.note(WITHOUT_GRADIENTS),
+            None => {}
+        }
         let entry = plan.entry()?;
         let mut builder = SessionBuilder::new(entry.method(&plan.hyperparameters()))
             .guards(plan.guards())
@@ -195,6 +216,9 @@ impl Run {
         }
         for (layer, statistics) in known {
             builder = builder.layer(layer, statistics);
+        }
+        for (layer, moment) in gradients {
+            builder = builder.gradients(layer, moment);
         }
         if let Some(directory) = directory {
             builder = builder.directory(directory.join("state"));
@@ -277,6 +301,11 @@ impl Run {
         (0..self.session.processed()).filter(|&id| self.session.holds(EditId(id))).collect()
     }
 }
+
+/// What a session does without gradients.
+const WITHOUT_GRADIENTS: &str = "the statistics have no gradients: targets are sought along the plain gradient, which changes more of \
+     what is around a fact, and the expected loss is not measured; `betaedit stats` collects them for a new session, `--sensitivity 0` does \
+     without";
 
 /// The files of a session's directory, besides `state/`.
 const FILES: [&str; 3] = ["run.toml", "edits.jsonl", "before.json"];

@@ -4,14 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use betaedit_core::Threshold;
-use betaedit_core::editor::{Anchors, Hyperparameters, MethodEntry, Penalty, Simulation, Slack, method};
-use betaedit_core::facts::Fact;
+use betaedit_core::editor::method;
 use betaedit_core::llm::{
-    Arrangement, Config, Contexts, Descent, FactToken, KeyRule, Places, Positions, Request, Site, Surroundings,
-    TargetSearch, Wording,
+    Arrangement, Config, Contexts, Descent, FactToken, KeyRule, Places, Positions, Site, Surroundings, TargetSearch,
+    Wording,
 };
-use betaedit_core::restraint::{KnownRestraint, Prune, Rect};
 use betaedit_core::session::{ConflictPolicy, Guards};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -19,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layers::Layers;
 use crate::methods;
-use crate::refresh::{Rule, Weighting, refresh};
+use crate::refresh::{Rule, Weighting};
 use crate::terminal::Done;
 
 /// The descent of the search for a target.
@@ -132,6 +129,10 @@ settings! {
     /// Reject a batch if the drift |D| would exceed this share of |W|, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     max_drift: f64,
+    /// Reject a batch if the expected loss of a layer would exceed this number of nats a token, 0 = no limit; needs the gradients that
+    /// `betaedit stats` collects
+    #[arg(long, value_name = "NATS", help_heading = "Method")]
+    max_loss: f64,
     /// Reject a batch that would write less than this share of its residuals, 0 = no limit
     #[arg(long, value_name = "SHARE", help_heading = "Method")]
     min_written: f64,
@@ -190,6 +191,10 @@ settings! {
     /// Search: weight of the subject's name in the loss, where the model has to say it
     #[arg(long, help_heading = "Keys and targets")]
     naming: f64,
+    /// Steepest descent: exponent with which it turns away from directions of the output that the model's loss is sensitive to; needs the
+    /// gradients that `betaedit stats` collects; 0 = the plain gradient
+    #[arg(long, value_name = "P", help_heading = "Keys and targets")]
+    sensitivity: f64,
     /// Search: largest norm of the change, as a share of the norm of the output
     #[arg(long, help_heading = "Keys and targets")]
     clamp: f64,
@@ -273,6 +278,7 @@ impl Plan {
             decay: search.decay,
             divergence: search.divergence,
             naming: search.naming,
+            sensitivity: 0.5,
             clamp: search.clamp,
             enough: search.enough,
             margin: search.margin,
@@ -308,6 +314,7 @@ impl Plan {
             on_conflict: ConflictPolicy::Report,
             max_update: 0.0,
             max_drift: 0.0,
+            max_loss: 0.0,
             min_written: 0.0,
             token: FactToken::SubjectLast,
             target: Site::Block,
@@ -328,80 +335,11 @@ impl Plan {
             decay: 0.5,
             divergence: 0.0625,
             naming: 0.0,
+            sensitivity: 0.0,
             clamp: 0.75,
             enough: 0.05,
             margin: 0.0,
         }
-    }
-
-    pub fn entry(&self) -> Done<MethodEntry> {
-        Ok(method(&self.method)?)
-    }
-
-    pub fn hyperparameters(&self) -> Hyperparameters {
-        let mut hyperparameters = Hyperparameters::default();
-        hyperparameters.lambda = self.lambda;
-        hyperparameters.lambda1 = self.lambda1;
-        hyperparameters.lambda2 = self.lambda2;
-        hyperparameters.threshold = Threshold::Absolute(self.threshold);
-        let by_flags = refresh(self.refresh_rule, self.history, self.refresh_weight, self.lambda1, self.refresh_every);
-        hyperparameters.refresh = Some(by_flags);
-        if let [single, batch] = self.slack[..] {
-            hyperparameters.slack = Slack { single, batch };
-        }
-        if let [mu, nu] = self.anchors[..] {
-            hyperparameters.anchors = Anchors { mu, nu };
-        }
-        hyperparameters.alike = self.alike;
-        hyperparameters.seed = self.seed;
-        hyperparameters.simulation = (self.simie > 0.0).then(|| Simulation::default().with_lambda(self.simie));
-        hyperparameters.penalty = if self.penalty { Penalty::Kept } else { Penalty::Dropped };
-        hyperparameters
-    }
-
-    pub fn restraint(&self) -> Option<KnownRestraint> {
-        let rect = (self.rect > 0.0).then(|| Rect::default().with_kept(self.rect).into());
-        rect.or(self.prune.then(|| Prune::default().into()))
-    }
-
-    /// A fact as a request, written at the chosen token.
-    pub fn request(&self, fact: &Fact) -> Request {
-        Request::from(fact).with_token(self.token)
-    }
-
-    /// The places in which facts are written, with the texts of a run.
-    pub fn surroundings(&self, contexts: Contexts) -> Done<Surroundings> {
-        Ok(Surroundings::new(contexts)
-            .with_places(self.surroundings.parse()?)
-            .with_keys(self.keys)
-            .with_contrast(self.contrast)
-            .with_contrast_weight(self.contrast_weight))
-    }
-
-    pub fn search(&self) -> TargetSearch {
-        TargetSearch::default()
-            .with_site(self.target)
-            .with_steps(self.steps)
-            .with_descent(match self.descent {
-                Direction::Steepest => Descent::Steepest { step: self.step_length },
-                Direction::Adam => Descent::Adam { rate: self.learning_rate },
-            })
-            .with_decay(self.decay)
-            .with_divergence(self.divergence)
-            .with_naming(self.naming)
-            .with_clamp(self.clamp)
-            .with_enough(self.enough)
-            .with_margin(self.margin)
-            .with_contexts(self.target_contexts)
-            .with_wording(self.wording)
-    }
-
-    pub fn guards(&self) -> Guards {
-        let limit = |share: f64| (share > 0.0).then_some(share);
-        Guards::default()
-            .with_relative_update_norm(limit(self.max_update))
-            .with_relative_drift(limit(self.max_drift))
-            .with_written_share(limit(self.min_written))
     }
 }
 
@@ -428,6 +366,8 @@ mod tests {
             "naming",
             "consolidate-every",
             "passes",
+            "sensitivity",
+            "max-loss",
         ];
         let old: String = (text.lines())
             .filter(|line| !newer.iter().any(|name| line.starts_with(&format!("{name} ="))))

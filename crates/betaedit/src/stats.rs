@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use betaedit_core::facts::shipped;
 use betaedit_core::faer::{MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
-use betaedit_core::llm::{Collector, Model, Tokenizer};
+use betaedit_core::llm::{Collector, GradientCollector, Model, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
+use crate::gradients;
 use crate::layers::Layers;
 use crate::settings::Plan;
 use crate::source::{SHIPPED, open_model, setting, text};
@@ -34,6 +35,10 @@ pub struct Arguments {
     /// template [default: a third, 0 for a model without a template]
     #[arg(long, value_name = "SHARE")]
     chats: Option<f64>,
+    /// Number of tokens over which the gradients of the loss are collected, by which the search for a target knows where the model is
+    /// sensitive; 0 = none [default: ten for each dimension of an output]
+    #[arg(long, value_name = "N")]
+    gradients: Option<u64>,
     /// Directory for the statistics; an interrupted run continues there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -43,7 +48,8 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let (model, tokenizer) = open_model(&arguments.model, terminal)?;
     let layers = arguments.layers.clone().unwrap_or(Plan::usual(model.config()).layers);
     let texts = arguments.text.iter().map(|path| text(path, shipped::STATISTICS_TEXT)).collect::<Done<Vec<_>>>()?;
-    let reading = Texts { texts: &texts, tokens: arguments.tokens, chats: arguments.chats };
+    let Arguments { tokens, chats, gradients, .. } = *arguments;
+    let reading = Texts { texts: &texts, tokens, chats, gradients };
     collect(&model, &tokenizer, &layers, reading, &arguments.out, terminal)
 }
 
@@ -54,6 +60,8 @@ pub struct Texts<'a> {
     pub tokens: Option<u64>,
     /// The share of the tokens that are read in chats.
     pub chats: Option<f64>,
+    /// The number of tokens that gradients are collected over.
+    pub gradients: Option<u64>,
 }
 
 /// The share of the tokens that are read in chats, where the model has a template.
@@ -67,7 +75,7 @@ pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
     layers: &Layers,
-    Texts { texts, tokens, chats }: Texts<'_>,
+    Texts { texts, tokens, chats, gradients: of_gradients }: Texts<'_>,
     folder: &Path,
     terminal: Terminal,
 ) -> Done {
@@ -76,7 +84,8 @@ pub fn collect(
     let chats = chats.unwrap_or_else(|| if collecting(IN_CHATS).is_ok() { IN_CHATS } else { 0.0 });
     let mut collector = collecting(chats)?;
     let enough = tokens.unwrap_or(collector.enough());
-    let read = Reading::resume(model, tokenizer, layers, &text_hash(texts, chats), folder)?;
+    let text = format!("blake3 {}{SETTING}{}", text_hash(texts, chats), setting(model, tokenizer)?);
+    let read = Reading::resume(model, layers, &text, folder)?;
     collector = collector.starting_at(read.windows);
     if read.tokens > 0 {
         terminal.say(format!("continuing after {} tokens", read.tokens));
@@ -102,6 +111,9 @@ pub fn collect(
         return Err(error);
     }
     let seconds = started.elapsed().as_secs_f64();
+    let mut sensing = GradientCollector::new(model, tokenizer, &layers.0)?.with_chats(chats)?;
+    let of_gradients = of_gradients.unwrap_or(sensing.enough());
+    gradients::collect(&mut sensing, of_gradients, texts, &read.fingerprints, folder, terminal)?;
     let total = read.tokens + collector.tokens();
     if total < enough {
         terminal.note(format!(
@@ -160,9 +172,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn resume(model: &Model, tokenizer: &Tokenizer, layers: &Layers, hash: &str, folder: &Path) -> Done<Self> {
-        let text = format!("blake3 {hash}{SETTING}{}", setting(model, tokenizer)?);
-        let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.clone() };
+    fn resume(model: &Model, layers: &Layers, text: &str, folder: &Path) -> Done<Self> {
+        let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.into() };
         let fingerprints: Vec<_> = layers.0.iter().map(fingerprint).collect();
         let mut earlier = vec![];
         for fingerprint in &fingerprints {

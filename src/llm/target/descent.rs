@@ -15,7 +15,7 @@ use crate::util::validate;
 pub enum Descent {
     /// Along the gradient, in steps of equal length (normalised gradient descent). The vectors found are two fifths shorter than Adam's, in
     /// six to seven tenths of the evaluations (`docs/experiments.md`): Adam's first steps follow the signs of the gradient, which are far
-    /// from its direction, and its momentum overshoots.
+    /// from its direction, and its momentum overshoots. With a [`Sensitivity`](super::Sensitivity), the gradient is turned first.
     Steepest {
         /// The length of a step, as a share of `|v|`.
         step: f64,

@@ -6,9 +6,11 @@
 mod adam;
 mod descent;
 mod search;
+mod sensitivity;
 mod steering;
 
 pub(super) use adam::Adam;
 pub use descent::Descent;
 pub use search::{Target, TargetSearch, Wording};
+pub use sensitivity::Sensitivity;
 pub use steering::{Anchor, Site, Steered, SteeredEvaluation, Steering};

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::descent::{Descent, Walk};
+use super::sensitivity::Sensitivity;
 use super::steering::{Anchor, Site, Steered, Steering};
 use crate::error::{NumericsError, Result, Shape};
 use crate::llm::model::Model;
@@ -186,7 +187,26 @@ impl TargetSearch {
         layer: usize,
         request: &Request,
     ) -> Result<Target> {
+        self.run_within(model, tokenizer, surroundings, layer, request, None)
+    }
+
+    /// As [`run`](Self::run). A descent along the gradient ([`Descent::Steepest`]) is turned away from where the model is sensitive.
+    ///
+    /// * `sensitivity`: of the outputs of block `layer`
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); a sensitivity of another size than the model's.
+    pub fn run_within(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        surroundings: impl Into<Surroundings>,
+        layer: usize,
+        request: &Request,
+        sensitivity: Option<&Sensitivity>,
+    ) -> Result<Target> {
         self.check()?;
+        sensitivity.map_or(Ok(()), |sensitivity| sensitivity.check(model))?;
         let asked = self.asked(tokenizer, &surroundings.into(), request)?;
         let sequences: Vec<Steered<'_>> = asked
             .iter()
@@ -202,7 +222,7 @@ impl TargetSearch {
             weight: self.divergence as f32,
         });
         let steering = Steering::new(model, layer, self.site, &sequences, anchor)?;
-        self.descend(&steering)
+        self.descend(&steering, sensitivity)
     }
 
     fn check(&self) -> Result<()> {
@@ -218,7 +238,7 @@ impl TargetSearch {
         Ok(validate::non_negative("margin", self.margin)?)
     }
 
-    fn descend(&self, steering: &Steering<'_>) -> Result<Target> {
+    fn descend(&self, steering: &Steering<'_>, sensitivity: Option<&Sensitivity>) -> Result<Target> {
         let mut start = steering.outputs(0)?;
         let hidden = steering.hidden();
         let sizes: Vec<f32> = start.chunks_exact(hidden).map(norm).collect();
@@ -248,6 +268,9 @@ impl TargetSearch {
             for (i, gradient) in gradient.chunks_exact_mut(hidden).enumerate().filter(|(i, _)| lengths[*i] > 0.0) {
                 let delta = &vectors[i * hidden..(i + 1) * hidden];
                 gradient.iter_mut().zip(delta).for_each(|(g, d)| *g += slopes[i] * d / lengths[i]);
+            }
+            if let (Some(sensitivity), Descent::Steepest { .. }) = (sensitivity, self.descent) {
+                gradient.chunks_exact_mut(hidden).for_each(|gradient| sensitivity.turn(gradient));
             }
             if !walk.step(&mut vectors, &gradient) {
                 break;

@@ -31,6 +31,9 @@ fn the_whole_way_from_statistics_to_undo() {
         }
         let layers = numbers["layers"].as_array().unwrap();
         assert_eq!(layers.len(), 2);
+        let of_layer = |layer: &Value| layer["expected_loss"].as_f64().unwrap();
+        let (sum, expected) = (layers.iter().map(of_layer).sum::<f64>(), numbers["expected_loss"].as_f64().unwrap());
+        assert!(sum > 0.0 && (sum - expected).abs() < 1e-12 * sum, "{numbers:#}");
         for layer in layers {
             assert!(layer["leakage"].as_f64().unwrap() > 0.0 && layer["drift"].as_f64().unwrap() > 0.0);
             assert!(layer["kept_directions"].as_u64().unwrap() > 0);
@@ -97,6 +100,48 @@ fn statistics_go_on_where_they_were_and_are_looked_at() {
     let looked = json(&mut inspect);
     assert_eq!(looked["statistics"]["layers"][0]["directions"], 160);
     assert!(read(&setting.path("spectrum.svg")).starts_with(b"<svg"));
+}
+
+/// Whether the statistics have gradients is settled when a session begins.
+#[test]
+fn a_session_keeps_to_the_gradients_that_it_began_with() {
+    let setting = Setting::with_statistics("llama");
+    let gradients = [1, 2].map(|layer| setting.path(&format!("stats/layer-0{layer}.gradients.safetensors")));
+    let moments = gradients.each_ref().map(|path| read(path));
+    let edit = |session: &str, limit: &str| {
+        let mut edit = setting.edit();
+        edit.arg("--session").arg(setting.path(session)).args(["--limit", limit, "--generate", "none"]);
+        edit
+    };
+    let with = json(&mut edit("with", "2"));
+    assert!(with["expected_loss"].as_f64().unwrap() > 0.0);
+    let (_, limited, _) = run(edit("limited", "2").args(["--max-loss", "1e-12"]));
+    assert!(limited.contains("0 facts are in the model, 2 were rejected"), "{limited}");
+
+    gradients.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let (_, out, err) = run(&mut edit("without", "1"));
+    assert!(err.contains("no gradients") && out.contains("1 facts are in the model"), "{out}\n{err}");
+    refused(&mut edit("with", "3"), &["layer-01.gradients.safetensors"]);
+    refused(edit("refused", "1").args(["--max-loss", "1"]), &["no gradients of layer 1"]);
+    let (_, _, err) = run(edit("plain", "1").args(["--sensitivity", "0"]));
+    assert!(!err.contains("gradients"), "{err}");
+
+    // Collected again, they are the same, and not read again when they are there.
+    let mut stats = setting.command("stats");
+    stats.args(["--layers", "1-2", "--tokens", "600", "--out"]).arg(setting.path("stats"));
+    done(&mut stats);
+    assert_eq!(gradients.each_ref().map(|path| read(path)), moments);
+    let times = || gradients.each_ref().map(|path| std::fs::metadata(path).unwrap().modified().unwrap());
+    let before = times();
+    done(&mut stats);
+    assert_eq!(times(), before);
+    assert!(json(&mut edit("without", "2"))["expected_loss"].is_null());
+    assert!(json(&mut edit("with", "3"))["expected_loss"].as_f64().unwrap() > with["expected_loss"].as_f64().unwrap());
+
+    let mut none = setting.command("stats");
+    none.args(["--layers", "1", "--tokens", "300", "--gradients", "0", "--out"]).arg(setting.path("none"));
+    done(&mut none);
+    assert!(!setting.path("none/layer-01.gradients.safetensors").exists());
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn outputs<T: Scalar>(
     if let Some(path) = &arguments.plot {
         plot::save(path, &format!("{} in a session", arguments.method), "edits", &panels(session.report()))?;
     }
-    let Gauges { leakage, drift } = session.gauges(layer).ok_or("the gauges are on")?;
+    let Gauges { leakage, drift, .. } = session.gauges(layer).ok_or("the gauges are on")?;
     let report = session.report();
     terminal.say(format!(
         "{} edits: {} applied, {} rejected, {} undone\nleakage tr(D C D^T)   {leakage:.6}\ndrift |D|_F           {drift:.6}",

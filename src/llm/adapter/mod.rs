@@ -1,26 +1,26 @@
 //! A language model as an adapter: keys and residuals of requests.
 
+mod batches;
+mod request_work;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::Result as Computed;
 use faer::{Mat, MatMut, MatRef};
 
-use super::block::{Opened, TokenBatch, columns};
 use super::failed;
 use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
 use super::prompt::{FactToken, Request};
-use super::request_work::{RequestPart, RequestWork};
-use super::surroundings::{Asked, KeyKind, KeyRow, Nearest, Surroundings, further_keys, names_beside, own_key};
-use super::target::{Site, TargetSearch};
+use super::surroundings::{Asked, Nearest, Surroundings, further_keys, own_key};
+use super::target::{Sensitivity, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::{Adapter, Companions};
 use crate::error::{Error, ModelError, NumericsError, Result};
 use crate::update::{Orientation, Update};
 use crate::util::validate;
+use request_work::{AtRest, RequestWork};
 
 /// A language model behind the [`Adapter`] seam.
 ///
@@ -43,12 +43,15 @@ pub struct ModelAdapter {
     surroundings: Surroundings,
     nearest: Nearest,
     search: TargetSearch,
+    sensitivity: Option<Sensitivity>,
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
     /// Targets that are held while requests are asked about in parts, and the names that may stand beside all of these requests.
     held: HashMap<Request, Vec<f32>>,
     beside_held: OnceLock<HashSet<&'static str>>,
     batch: Option<RequestWork>,
+    /// Batches that take turns while targets are held.
+    at_rest: AtRest,
 }
 
 impl fmt::Debug for ModelAdapter {
@@ -61,9 +64,6 @@ impl fmt::Debug for ModelAdapter {
         shown.finish_non_exhaustive()
     }
 }
-
-/// Requests that are run at once.
-const AT_ONCE: usize = 16;
 
 impl ModelAdapter {
     /// An adapter that edits some layers of a model.
@@ -90,9 +90,20 @@ impl ModelAdapter {
             return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
         model.down(layers[layers.len() - 1])?;
-        let (nearest, known, held) = (Nearest::default(), HashMap::new(), HashMap::new());
-        let beside_held = OnceLock::new();
-        Ok(Self { model, tokenizer, surroundings, nearest, search, layers, known, held, beside_held, batch: None })
+        Ok(Self {
+            model,
+            tokenizer,
+            surroundings,
+            nearest: Nearest::default(),
+            search,
+            sensitivity: None,
+            layers,
+            known: HashMap::new(),
+            held: HashMap::new(),
+            beside_held: OnceLock::new(),
+            batch: None,
+            at_rest: AtRest::default(),
+        })
     }
 
     /// Uses known targets for some requests, for example targets found on the unedited model, and searches only for the others.
@@ -106,6 +117,18 @@ impl ModelAdapter {
             validate::finite("target", target)?;
         }
         self.known = known;
+        Ok(self)
+    }
+
+    /// Seeks targets away from where the model is sensitive.
+    ///
+    /// * `sensitivity`: of the outputs of the last edited layer
+    ///
+    /// # Errors
+    /// A sensitivity of another size than the model's.
+    pub fn with_sensitivity(mut self, sensitivity: Sensitivity) -> Result<Self> {
+        sensitivity.check(&self.model)?;
+        self.sensitivity = Some(sensitivity);
         Ok(self)
     }
 
@@ -179,111 +202,11 @@ impl ModelAdapter {
         }
     }
 
-    /// The state of a batch, opened at a layer.
-    fn at(&mut self, layer: usize, requests: &[Request]) -> Result<&mut RequestWork> {
-        self.check_layer(layer)?;
-        if requests.is_empty() {
-            return Err(NumericsError::Empty { argument: "requests", item: "request" }.into());
-        }
-        let goes_on = |work: &RequestWork| {
-            work.requests == requests && work.layer <= layer && work.changed.is_none_or(|changed| changed < layer)
-        };
-        let mut work = match self.batch.take().filter(goes_on) {
-            Some(work) => work,
-            None => self.begin(requests)?,
-        };
-        for at in work.layer..layer {
-            for part in &mut work.parts {
-                let (this, next) = (&self.model.blocks[at], &self.model.blocks[at + 1]);
-                let advance = || -> Computed<Opened> {
-                    let x = this.close(&part.opened, self.model.par)?;
-                    next.open(self.model.frame(), &x, &part.batch, vec![])
-                };
-                part.opened = advance().map_err(failed)?;
-            }
-            work.layer = at + 1;
-        }
-        Ok(self.batch.insert(work))
-    }
-
-    /// All requests, opened at the first layer.
-    fn begin(&self, requests: &[Request]) -> Result<RequestWork> {
-        let contrast = self.contrast(requests)?;
-        let parts = (0..requests.len()).step_by(AT_ONCE).map(|start| {
-            let range = start..(start + AT_ONCE).min(requests.len());
-            let asked = |request| self.surroundings.asked(&self.tokenizer, request, usize::MAX, None);
-            let asked = requests[range.clone()].iter().map(asked).collect::<Result<Vec<_>>>()?;
-            asked.iter().flatten().try_for_each(|(asked, _)| self.model.check_tokens(&asked.tokens))?;
-            self.open(range.clone(), &asked, &contrast[range]).map_err(failed)
-        });
-        let parts = parts.collect::<Result<_>>()?;
-        Ok(RequestWork { requests: requests.to_vec(), layer: 0, changed: None, parts, targets: None })
-    }
-
-    /// The tokens about the contrast subjects of each request. While targets are held, no subject is in any of their requests.
-    fn contrast(&self, requests: &[Request]) -> Result<Vec<Vec<Vec<u32>>>> {
-        let Self { model, tokenizer, nearest, layers, held, beside_held, .. } = self;
-        let count = self.surroundings.contrast;
-        if count == 0 {
-            return Ok(vec![vec![]; requests.len()]);
-        }
-        let about = |names| nearest.about((model, tokenizer), layers[0], requests, names, count).map_err(failed);
-        match held.is_empty() {
-            true => about(&names_beside(requests)),
-            false => about(beside_held.get_or_init(|| names_beside(held.keys()))),
-        }
-    }
-
-    /// Lays out the places of some requests and the tokens about their contrast subjects.
-    fn open(
-        &self,
-        requests: Range<usize>,
-        asked: &[Vec<(Asked, f32)>],
-        contrast: &[Vec<Vec<u32>>],
-    ) -> Computed<RequestPart> {
-        // Many facts that are written together share what is to stay.
-        let contrast_weight = self.surroundings.contrast_weight_among(self.held.len()) as f32;
-        let mut inputs: Vec<&[u32]> = vec![];
-        let (mut keys, mut first, mut rows) = (vec![], vec![], 0);
-        for (asked, contrast) in asked.iter().zip(contrast) {
-            // Nothing after the fact's last token matters to what is asked here.
-            let facts = asked.iter().map(|(one, weight)| (&one.tokens[..=one.last()], *weight, KeyKind::Fact));
-            let others = contrast.iter().map(|tokens| (&tokens[..], contrast_weight, KeyKind::Contrast));
-            first.push(rows..rows + asked[0].0.first() + 1);
-            let mut places = vec![];
-            for (tokens, weight, kind) in facts.chain(others) {
-                inputs.push(tokens);
-                rows += tokens.len();
-                places.push(KeyRow { row: rows - 1, weight, kind });
-            }
-            keys.push(places);
-        }
-        let batch = TokenBatch::new(&self.model.config, inputs.iter().map(|tokens| (0, tokens.len())));
-        let x = self.model.embed(&inputs.concat(), &batch)?;
-        let opened = self.model.blocks[0].open(self.model.frame(), &x, &batch, vec![])?;
-        Ok(RequestPart { requests, batch, keys, first, opened })
-    }
-
-    /// The output of the last edited layer at the fact's token in the first places, a column for each request.
-    fn outputs(&self, layer: usize, part: &RequestPart) -> Computed<Mat<f32>> {
-        let batch = TokenBatch::new(&self.model.config, part.first.iter().map(|rows| (0, rows.len())));
-        let rows: Vec<usize> = part.first.iter().cloned().flatten().collect();
-        let (mut at, mut opened) = (&self.model.blocks[layer], part.opened.rows(&rows)?);
-        for next in &self.model.blocks[layer + 1..=self.layers[self.layers.len() - 1]] {
-            let x = at.close(&opened, self.model.par)?;
-            (at, opened) = (next, next.open(self.model.frame(), &x, &batch, vec![])?);
-        }
-        let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
-        let opened = opened.rows(&last)?;
-        columns(&match self.search.site {
-            Site::Block => at.close(&opened, self.model.par)?,
-            Site::Mlp | Site::MlpAndAttention => at.mlp(&opened, self.model.par)?,
-        })
-    }
-
     /// The target of a request, which must be better than what there is.
     fn sought(&self, layer: usize, request: &Request) -> Result<Vec<f32>> {
-        let found = self.search.run(&self.model, &self.tokenizer, &self.surroundings, layer, request)?;
+        let Self { model, tokenizer, surroundings, .. } = self;
+        let sensitivity = self.sensitivity.as_ref();
+        let found = self.search.run_within(model, tokenizer, surroundings, layer, request, sensitivity)?;
         if found.value == found.start && f64::from(found.likelihood) >= self.search.enough {
             let (target, likelihood) = (request.target(), found.likelihood);
             let problem = format!(
@@ -328,7 +251,7 @@ impl Adapter for ModelAdapter {
         let rule = self.surroundings.keys;
         let mut keys = Mat::zeros(d_in, requests.len());
         for part in &self.at(layer, requests)?.parts {
-            with_rows([&part.opened.keys], |[rows]| {
+            with_rows([&part.state.opened.keys], |[rows]| {
                 for (request, places) in part.requests.clone().zip(&part.keys) {
                     for (at, weight) in own_key(places, rule) {
                         keys.col_mut(request).iter_mut().zip(rows.row(at)).for_each(|(key, x)| *key += weight * x);
@@ -345,7 +268,7 @@ impl Adapter for ModelAdapter {
         let rule = self.surroundings.keys;
         let (mut columns, mut of) = (vec![], vec![]);
         for part in &self.at(layer, requests)?.parts {
-            with_rows([&part.opened.keys], |[rows]| {
+            with_rows([&part.state.opened.keys], |[rows]| {
                 for (request, places) in part.requests.clone().zip(&part.keys) {
                     for (at, scale, times) in further_keys(places, rule) {
                         columns.push(rows.row(at).iter().map(|x| scale * x).collect::<Vec<f32>>());
@@ -390,7 +313,7 @@ impl Adapter for ModelAdapter {
         validate::finite("weight", weight)?;
         let par = self.model.par;
         copy(self.weight_mut(layer).matrix_mut(), weight, par);
-        self.batch = None;
+        self.forget_batches();
         Ok(())
     }
 
@@ -423,12 +346,14 @@ impl Adapter for ModelAdapter {
         let columns = targets.col_iter().map(|target| target.iter().copied().collect());
         self.held.extend(requests.iter().cloned().zip(columns));
         self.beside_held.take();
+        self.forget_batches();
         Ok(())
     }
 
     fn release_targets(&mut self) {
         self.held.clear();
         self.beside_held.take();
+        self.forget_batches();
     }
 
     fn apply(&mut self, layer: usize, update: &Update<f32>) -> Result<()> {
@@ -436,10 +361,8 @@ impl Adapter for ModelAdapter {
         update.check_shape("update", rows, cols)?;
         let par = self.model.par;
         update.apply_to(self.weight_mut(layer).matrix_mut(), Orientation::OutputsByInputs, par)?;
-        self.batch = self.batch.take().filter(|work| work.layer <= layer);
-        if let Some(work) = &mut self.batch {
-            work.changed = work.changed.max(Some(layer));
-        }
+        self.batch.take_if(|work| !work.outlives_change_of(layer));
+        self.at_rest.change(layer);
         Ok(())
     }
 }
