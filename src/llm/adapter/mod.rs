@@ -29,8 +29,9 @@ use request_work::{AtRest, RequestWork};
 /// instead. The residual at any layer is the difference between the target and the output of the **last** edited layer, at the fact's token
 /// in the first place, usually the bare prompt. The caller divides it among the layers that are left.
 ///
-/// The search's [`Site`] decides which output this is. At [`Site::Block`] it is the output of the block, the sum of everything written
-/// below it, so what one layer has written is no longer missing at the next. At [`Site::Mlp`] and [`Site::MlpAndAttention`] it is the
+/// The search's [`Site`](super::Site) decides which output this is. At [`Site::Block`](super::Site::Block) it is the output of the block,
+/// the sum of everything written below it, so what one layer has written is no longer missing at the next. At
+/// [`Site::Mlp`](super::Site::Mlp) and [`Site::MlpAndAttention`](super::Site::MlpAndAttention) it is the
 /// output of the MLP, `W k` (plus the bias, if there is one). The layers below reach it only through `k`, so every layer is asked for
 /// nearly the whole residual again, as in the published program of PMET.
 ///
