@@ -12,7 +12,7 @@ use crate::util::validate;
 /// The growth of the model's loss that one update is expected to cause, `tr(G Delta C Deltaᵀ) / 2`, in nats a token: leakage, weighted by
 /// how sensitive the model is to the directions that leak.
 ///
-/// `G` is the second moment of the gradients of the loss by the layer's output, as [`GradientCollector`](crate::llm::GradientCollector)
+/// `G` is the second moment of the gradients of the loss by the layer's output, as `llm::GradientCollector`
 /// collects it. Leakage and drift do not say how much a model suffers. This does: what was measured is 1.0 to 1.7 times what was expected
 /// (`docs/experiments.md`). The layers' numbers add up.
 ///
