@@ -117,7 +117,15 @@ fn every_type_of_language_models_is_shown_and_shared() {
     all!(llm::RotaryScaling, llm::Positions, llm::Pairing, llm::NormKind, llm::MlpKind, llm::HeadNorms);
     all!(llm::Window, llm::Bias, llm::Biases, llm::Message, llm::Role);
     all!(llm::Arrangement, llm::Activation, llm::Families, llm::StoredTensor, llm::Request, llm::FactToken);
-    all!(llm::Contexts, llm::Sampler, llm::Collector<'_>, llm::CollectionProgress, llm::ModelAdapter);
+    all!(
+        llm::Contexts,
+        llm::Sampler,
+        llm::Collector<'_>,
+        llm::GradientCollector<'_>,
+        llm::Sensitivity,
+        llm::CollectionProgress,
+        llm::ModelAdapter
+    );
     all!(llm::Target, llm::TargetSearch, llm::Descent, llm::Site, llm::Wording, llm::Anchor<'_>);
     all!(llm::Steering<'_>, llm::Steered<'_>, llm::SteeredEvaluation);
     all!(llm::Surroundings, llm::Place, llm::Places, llm::KeyRule);

@@ -11,7 +11,7 @@ use super::block::{TokenBatch, columns};
 use super::failed;
 use super::model::Model;
 use super::tokenizer::Tokenizer;
-use super::windows::Reader;
+use super::windows::WindowReader;
 use crate::error::{NumericsError, Result};
 use crate::second_moment::SecondMoment;
 use crate::util::validate;
@@ -26,7 +26,7 @@ use crate::util::validate;
 /// Cost: a pass through the blocks, and `d_in²` multiply-adds in `f64` for each token and layer. Memory: one `d_in x d_in` matrix of
 /// `f64` for each layer.
 pub struct Collector<'a> {
-    reader: Reader<'a>,
+    reader: WindowReader<'a>,
     moments: BTreeMap<usize, SecondMoment>,
     windows: Range<usize>,
 }
@@ -64,7 +64,7 @@ impl<'a> Collector<'a> {
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;
-        Ok(Self { reader: Reader::new(model, tokenizer), moments, windows: 0..0 })
+        Ok(Self { reader: WindowReader::new(model, tokenizer), moments, windows: 0..0 })
     }
 
     /// Reads sentences of the texts also in chats, by the model's template: a user begins a sentence, and the model says the whole of it.

@@ -13,7 +13,7 @@ use super::failed;
 use super::model::Model;
 use super::ops::{Objective, Op, Term};
 use super::tokenizer::Tokenizer;
-use super::windows::Reader;
+use super::windows::WindowReader;
 use crate::error::{ModelError, NumericsError, Result};
 use crate::second_moment::SecondMoment;
 use crate::util::validate;
@@ -34,7 +34,7 @@ use crate::util::validate;
 /// The second moments of output gradients are those of Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
 /// Curvature", ICML 2015, with the tokens of the text for labels.
 pub struct GradientCollector<'a> {
-    reader: Reader<'a>,
+    reader: WindowReader<'a>,
     moments: BTreeMap<usize, SecondMoment>,
 }
 
@@ -59,7 +59,7 @@ impl<'a> GradientCollector<'a> {
             return Err(ModelError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() }.into());
         }
         let moments = layers.iter().map(|&layer| (layer, SecondMoment::new(model.config.hidden))).collect();
-        Ok(Self { reader: Reader::new(model, tokenizer), moments })
+        Ok(Self { reader: WindowReader::new(model, tokenizer), moments })
     }
 
     /// Reads sentences of the texts also in chats, see [`Collector::with_chats`](super::Collector::with_chats).

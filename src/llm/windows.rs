@@ -12,14 +12,14 @@ const WINDOW: usize = 256;
 
 /// What reads texts in windows, and their sentences in chats.
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'a> {
+pub(super) struct WindowReader<'a> {
     pub(super) model: &'a Model,
     pub(super) tokenizer: &'a Tokenizer,
     /// The share of the tokens that are read in chats.
     chats: f64,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> WindowReader<'a> {
     pub(super) fn new(model: &'a Model, tokenizer: &'a Tokenizer) -> Self {
         Self { model, tokenizer, chats: 0.0 }
     }
@@ -51,7 +51,7 @@ impl<'a> Reader<'a> {
 
 /// The windows of texts.
 pub(super) struct Windows<'a, I> {
-    reader: Reader<'a>,
+    reader: WindowReader<'a>,
     texts: I,
     /// Those of the present text.
     of_text: std::vec::IntoIter<Vec<u32>>,
@@ -84,14 +84,14 @@ impl<I: Iterator<Item: AsRef<str>>> Iterator for Windows<'_, I> {
 
 impl<I> Windows<'_, I> {
     fn open(&mut self, text: &str) -> Result<()> {
-        let Reader { model, tokenizer, .. } = self.reader;
+        let WindowReader { model, tokenizer, .. } = self.reader;
         self.of_text = tokenizer.windows(text, WINDOW.min(model.config.context))?.into_iter();
         Ok(())
     }
 
     /// Queues a window, and so many chats about its sentences that their share is reached, if it has enough sentences.
     fn queue(&mut self, window: Vec<u32>) -> Result<()> {
-        let Reader { model, tokenizer, chats } = self.reader;
+        let WindowReader { model, tokenizer, chats } = self.reader;
         self.of_texts += window.len();
         let wanted = self.of_texts as f64 * chats / (1.0 - chats);
         let mut about = vec![];
