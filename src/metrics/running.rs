@@ -14,7 +14,7 @@ use crate::util::validate;
 
 /// The sum `D` of all updates, with its leakage and drift kept up to date, and its expected loss if there are gradients.
 ///
-/// A dense `tr(D C Dᵀ)` costs `2 d_out d_in²` flops. Here both quantities are updated:
+/// A dense `tr(D C Dᵀ)` costs `2 d_out d_in²` flops. Here all quantities are updated:
 /// `leak(D + Delta) = leak(D) + 2 tr(D C Deltaᵀ) + leak(Delta)`. A measurement takes one pass over `C` and two over
 /// `D`, about the cost of the edit itself. With a stride, updates are gathered and share the passes.
 ///
@@ -219,10 +219,10 @@ impl RunningTotal {
         let D = self.total.as_ref();
         let CR = self.moment.product(R, par)?;
         let LL = linalg::product(L.transpose(), L, par);
-        let of_change = |X: MatRef<'_, f64>| {
-            linalg::clamped(linalg::inner(LL.as_ref(), linalg::product(R.transpose(), X, par).as_ref()))
-        };
-        let (update_norm_squared, update_leakage) = (of_change(R), of_change(CR.as_ref()));
+        let RCR = linalg::product(R.transpose(), CR.as_ref(), par);
+        let RR = linalg::product(R.transpose(), R, par);
+        let weighted = |X: &Mat<f64>| linalg::clamped(linalg::inner(LL.as_ref(), X.as_ref()));
+        let (update_norm_squared, update_leakage) = (weighted(&RR), weighted(&RCR));
         // One pass over D for both cross terms, <D, L Rᵀ> and <D C, L Rᵀ>.
         let DX = linalg::product(D, linalg::side_by_side(R, CR.as_ref()).as_ref(), par);
         let interference = linalg::inner(L, DX.as_ref().subcols(0, n));
@@ -232,7 +232,6 @@ impl RunningTotal {
             None => None,
             Some(gradients) => {
                 let GL = gradients.product(L, par)?;
-                let RCR = linalg::product(R.transpose(), CR.as_ref(), par);
                 let of_update = linalg::inner(linalg::product(L.transpose(), GL.as_ref(), par).as_ref(), RCR.as_ref());
                 let cross = linalg::inner(GL.as_ref(), DX.as_ref().subcols(n, n));
                 Some(linalg::clamped(self.expected_loss + cross + 0.5 * of_update))

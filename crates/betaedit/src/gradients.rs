@@ -8,6 +8,7 @@ use betaedit_core::SecondMoment;
 use betaedit_core::format::{Fingerprint, Statistics};
 use betaedit_core::llm::{GradientCollector, Model};
 
+use crate::stats::pieces;
 use crate::terminal::{Done, Terminal};
 
 /// Collects gradients by the outputs of the layers of some fingerprints, unless an earlier run has.
@@ -29,7 +30,7 @@ pub fn collect(
         return Ok(());
     }
     let bar = terminal.bar(enough, "gradients");
-    collector.read(texts, enough, |progress| {
+    collector.read(texts.iter().flat_map(|text| pieces(text)), enough, |progress| {
         bar.set_position(progress.tokens);
         ControlFlow::Continue(())
     })?;

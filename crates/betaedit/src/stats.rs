@@ -149,7 +149,7 @@ pub fn collect(
 }
 
 /// A text in parts of whole lines, so that only the part of a long text that is read is tokenized.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
+pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
     const BYTES: usize = 1 << 16;
     let mut rest = text;
     std::iter::from_fn(move || {
