@@ -116,7 +116,15 @@ fn every_type_of_language_models_is_shown_and_shared() {
     all!(llm::Model, llm::Trace, llm::Continuation, llm::Tokenizer, llm::Config, llm::Sizes, llm::Rotary);
     all!(llm::RotaryScaling, llm::Positions, llm::Pairing, llm::NormKind, llm::MlpKind, llm::HeadNorms);
     all!(llm::Window, llm::Bias, llm::Biases, llm::Message, llm::Role);
-    all!(llm::Arrangement, llm::Activation, llm::Families, llm::StoredTensor, llm::Request, llm::FactToken);
+    all!(
+        llm::Arrangement,
+        llm::Activation,
+        llm::Families,
+        llm::StoredTensor,
+        llm::StoredNumbers,
+        llm::Request,
+        llm::FactToken
+    );
     all!(
         llm::Contexts,
         llm::Sampler,

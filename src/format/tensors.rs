@@ -191,27 +191,28 @@ impl<R: Read + Seek> TensorFile<R> {
         }
     }
 
-    /// Shape and numbers of a tensor of any number of dimensions, in the order of the file, rounded to `f32`. They may be
-    /// infinite or NaN.
+    /// Shape and number type of a tensor of any number of dimensions.
     #[cfg(feature = "llm")]
-    pub(crate) fn numbers(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
+    pub(crate) fn described(&self, name: &str) -> Result<(Vec<usize>, Precision)> {
         let info = self.info(name)?;
-        let (shape, (start, end)) = (info.shape.clone(), info.data_offsets);
-        let precision = self.precision(name, info.dtype)?;
+        Ok((info.shape.clone(), self.precision(name, info.dtype)?))
+    }
+
+    /// Reads the bytes of a tensor in the order of the file, in pieces of whole numbers.
+    #[cfg(feature = "llm")]
+    pub(crate) fn read_pieces(&mut self, name: &str, mut piece: impl FnMut(&[u8])) -> Result<()> {
+        let (start, end) = self.info(name)?.data_offsets;
         let io = io_error(&self.path);
         self.reader.seek(SeekFrom::Start(self.start + start as u64)).map_err(io)?;
-        let mut numbers = Vec::with_capacity((end - start) / precision.bytes());
-        let (mut bytes, mut decoded) = (vec![0; BUFFER], vec![0.0; BUFFER / precision.bytes()]);
+        let mut bytes = vec![0; BUFFER];
         let mut left = end - start;
         while left > 0 {
             let bytes = &mut bytes[..left.min(BUFFER)];
             self.reader.read_exact(bytes).map_err(io)?;
-            let decoded = &mut decoded[..bytes.len() / precision.bytes()];
-            precision.decode(bytes, decoded);
-            numbers.extend(decoded.iter().map(|&x| f32::from_f64(x)));
+            piece(bytes);
             left -= bytes.len();
         }
-        Ok((shape, numbers))
+        Ok(())
     }
 
     /// As [`matrix`](Self::matrix), of a given shape.
@@ -303,23 +304,38 @@ impl<R: Read + Seek> TensorFile<R> {
     }
 }
 
-/// A tensor to be written. `rows` has the layout of the file.
+/// A tensor to be written.
 pub(crate) struct NewTensor<'a, T: Scalar> {
     name: String,
     shape: Vec<usize>,
-    rows: MatRef<'a, T>,
+    rows: NewRows<'a, T>,
     precision: Precision,
+}
+
+/// The rows of a tensor, in the layout of the file.
+enum NewRows<'a, T: Scalar> {
+    There(MatRef<'a, T>),
+    /// Made when it is written, so that only one is in memory; as columns.
+    #[cfg(feature = "llm")]
+    Later(Box<dyn Fn() -> Mat<T> + 'a>),
 }
 
 impl<'a, T: Scalar> NewTensor<'a, T> {
     pub(crate) fn matrix(name: impl Into<String>, rows: MatRef<'a, T>, precision: Precision) -> Self {
-        Self { name: name.into(), shape: vec![rows.nrows(), rows.ncols()], rows, precision }
+        Self { name: name.into(), shape: vec![rows.nrows(), rows.ncols()], rows: NewRows::There(rows), precision }
     }
 
+    /// A tensor of this shape that is made when it is written.
+    ///
+    /// * `make`: the rows of the file, as columns
     #[cfg(feature = "llm")]
-    pub(crate) fn vector(name: impl Into<String>, numbers: &'a [T], precision: Precision) -> Self {
-        let rows = MatRef::from_row_major_slice(numbers, 1, numbers.len());
-        Self { name: name.into(), shape: vec![numbers.len()], rows, precision }
+    pub(crate) fn later(
+        name: impl Into<String>,
+        shape: Vec<usize>,
+        precision: Precision,
+        make: impl Fn() -> Mat<T> + 'a,
+    ) -> Self {
+        Self { name: name.into(), shape, rows: NewRows::Later(Box::new(make)), precision }
     }
 }
 
@@ -358,15 +374,19 @@ pub(crate) fn write<T: Scalar>(
         file.write_all(&(text.len() as u64).to_le_bytes()).map_err(io)?;
         file.write_all(&text).map_err(io)?;
         let mut bytes = Vec::new();
-        for tensor in tensors {
-            for row in tensor.rows.row_iter() {
+        let mut write_rows = |rows: MatRef<'_, T>, precision: Precision| {
+            rows.row_iter().try_for_each(|row| {
                 bytes.clear();
                 for x in row.iter() {
-                    tensor.precision.encode(x.to_f64(), &mut bytes);
+                    precision.encode(x.to_f64(), &mut bytes);
                 }
-                file.write_all(&bytes).map_err(io)?;
-            }
-        }
-        Ok(())
+                file.write_all(&bytes).map_err(io)
+            })
+        };
+        tensors.iter().try_for_each(|tensor| match &tensor.rows {
+            NewRows::There(rows) => write_rows(*rows, tensor.precision),
+            #[cfg(feature = "llm")]
+            NewRows::Later(make) => write_rows(make().transpose(), tensor.precision),
+        })
     })
 }

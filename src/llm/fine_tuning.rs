@@ -113,7 +113,7 @@ impl FineTuning {
         let mut tuned = model.clone();
         let opened = model.blocks[layer].open(model.frame(), &x, &task.batch, vec![])?;
         let K = columns(&opened.keys)?;
-        let start = model.blocks[layer].down.weight.matrix().to_owned();
+        let start = model.blocks[layer].down.weight.to_matrix(model.par);
         let mut change = vec![0.0_f32; start.nrows() * start.ncols()];
         let mut adam = Adam::new(change.len(), self.learning_rate as f32);
         let mut losses = vec![];
@@ -209,7 +209,7 @@ impl LowRankTuning {
         validate::in_range("fine-tuning", &losses.iter().copied().map(f64::from).collect::<Vec<_>>())?;
         for block in &tuned.blocks {
             for linear in [&block.query, &block.value] {
-                validate::finite("the fine-tuned weight", linear.weight.matrix())?;
+                validate::finite("the fine-tuned weight", linear.weight.to_matrix(model.par).as_ref())?;
             }
         }
         *model = tuned;

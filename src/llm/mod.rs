@@ -1,6 +1,6 @@
 //! Language models: everything that an editor needs from one.
 //!
-//! A [`Model`] is a decoder in `f32` in main memory, read from a directory in the Hugging Face layout or from a GGUF file. It provides
+//! A [`Model`] is a decoder in main memory, read from a directory in the Hugging Face layout or from a GGUF file. It provides
 //! what an editor needs:
 //!
 //! | what | type |
@@ -65,6 +65,7 @@ pub mod families;
 mod fine_tuning;
 mod gradients;
 mod model;
+mod numbers;
 mod ops;
 mod patterns;
 mod prompt;
@@ -93,6 +94,7 @@ pub use families::{Families, Family};
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};
 pub use gradients::GradientCollector;
 pub use model::{Continuation, Model, Trace};
+pub use numbers::StoredNumbers;
 pub use prompt::{Contexts, FactToken, Request};
 pub use sampling::Sampler;
 #[cfg(feature = "facts")]

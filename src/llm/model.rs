@@ -14,7 +14,10 @@ use super::ops::{Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
 use crate::error::{ModelError, NumericsError, Result, Shape};
 use crate::update::Orientation;
 
-/// A decoder-only language model in `f32`, in main memory.
+/// A decoder-only language model in main memory.
+///
+/// Its matrices stay in the type of their file (`f32`, `f16`, `bf16`, or quantized) and are widened to `f32` panel by panel when they
+/// are multiplied. A matrix that is changed is held in `f32` from then on. Arithmetic is in `f32`.
 ///
 /// [`Model::open`] reads one from a directory in the Hugging Face layout or from a GGUF file. [`Model::open_with`] also knows families
 /// that you add, and [`Model::from_source`] takes the weights from any [`Source`](super::Source).
@@ -218,11 +221,11 @@ impl Model {
     /// Embeddings of a batch's tokens.
     pub(super) fn embed(&self, tokens: &[u32], batch: &TokenBatch) -> Computed<Tensor> {
         let hidden = self.config.hidden;
-        let row = |weight: &'_ Parameter, i: usize| weight.numbers()[i * hidden..(i + 1) * hidden].to_vec();
-        let mut x: Vec<f32> = tokens.iter().flat_map(|&token| row(&self.embedding, token as usize)).collect();
+        let row = |token: u32| self.embedding.row(token as usize).into_owned();
+        let mut x: Vec<f32> = tokens.iter().flat_map(|&token| row(token)).collect();
         if let Some(learned) = &self.positions {
             for (x, position) in x.chunks_exact_mut(hidden).zip(positions(&batch.spans)) {
-                x.iter_mut().zip(row(learned, position)).for_each(|(x, p)| *x += p);
+                x.iter_mut().zip(&*learned.row(position)).for_each(|(x, p)| *x += p);
             }
         }
         Tensor::from_vec(x, (tokens.len(), hidden), &Device::Cpu)

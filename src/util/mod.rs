@@ -13,3 +13,4 @@ pub(crate) mod shown;
 #[cfg(any(feature = "facts", feature = "llm"))]
 pub(crate) mod text;
 pub(crate) mod validate;
+pub(crate) mod vectorized;

@@ -4,6 +4,7 @@ use faer::{ColRef, MatRef};
 
 use crate::error::numerics::{NumericsError, Result, Shape};
 use crate::scalar::Scalar;
+use crate::util::vectorized::vectorized;
 
 pub(crate) fn shape<T>(argument: &'static str, matrix: MatRef<'_, T>, rows: usize, cols: usize) -> Result<()> {
     let expected = Shape { rows, cols };
@@ -40,7 +41,7 @@ pub(crate) fn along_memory<T>(matrix: MatRef<'_, T>) -> MatRef<'_, T> {
 pub(crate) fn finite<T: Scalar>(argument: &'static str, matrix: MatRef<'_, T>) -> Result<()> {
     // Along contiguous memory, and without an early exit, this runs in vector registers.
     let all_finite = |line: ColRef<'_, T>| match line.try_as_col_major() {
-        Some(line) => pulp::Arch::new().dispatch(
+        Some(line) => vectorized(
             #[inline(always)]
             || {
                 let mut all = true;

@@ -304,7 +304,7 @@ impl Adapter for ModelAdapter {
     fn read_weight(&self, layer: usize, weight: MatMut<'_, f32>) -> Result<()> {
         let (rows, cols) = self.weight_shape(layer)?;
         validate::shape("weight", weight.as_ref(), rows, cols)?;
-        copy(weight, self.model.down(layer)?.matrix(), self.model.par);
+        self.model.down(layer)?.copy_to(weight, self.model.par);
         Ok(())
     }
 

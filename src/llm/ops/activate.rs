@@ -2,9 +2,10 @@
 
 use faer::Par;
 
-use super::elementwise::{exp, vectorized};
+use super::elementwise::exp;
 use super::{Function, Rows};
 use crate::llm::config::Activation;
+use crate::util::vectorized::vectorized;
 
 impl Activation {
     /// Value and derivative.
@@ -41,7 +42,7 @@ fn in_parts<const N: usize, const M: usize>(
     if matches!(par, Par::Seq) || n <= CHUNK {
         return vectorized(
             #[inline(always)]
-            || work(from, to),
+            || work(from, to.each_mut().map(|to| &mut **to)),
         );
     }
     let middle = n / 2;

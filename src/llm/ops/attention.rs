@@ -7,8 +7,9 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::elementwise::{exp, largest, sum, vectorized};
+use super::elementwise::{exp, largest, sum};
 use super::{Function, Rows};
+use crate::util::vectorized::vectorized;
 
 /// The rows of one sequence, and the position of its first row, which is the number of tokens before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +156,7 @@ fn softmax(row: &mut [f32]) {
                 *x = exp(*x - largest);
             }
             let total = sum([row], |[x]| x);
-            for x in row {
+            for x in row.iter_mut() {
                 *x /= total;
             }
         },

@@ -1,12 +1,4 @@
-//! Loops over many numbers, with the processor's widest vector instructions.
-
-use pulp::Arch;
-
-/// Runs loops with the processor's vector instructions. The closure needs `#[inline(always)]`. Use `for` loops in it: inner
-/// closures that are not inlined, such as those of `for_each`, are compiled without these instructions.
-pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(f)
-}
+//! Functions of many numbers, written so that the compiler can use vector instructions.
 
 /// `e^x` to two units in the last place, as straight-line code that the compiler can vectorise. Calling the standard library for
 /// every number takes five times as long. `x` is clamped to -87.33 to 88.37. NaN stays NaN.

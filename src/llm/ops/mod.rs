@@ -9,6 +9,7 @@ mod attention;
 mod elementwise;
 mod norm;
 mod objective;
+mod parameter;
 mod project;
 mod rotate;
 
@@ -17,7 +18,8 @@ pub(super) use attention::{Attention, Past, Span};
 pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;
 pub(super) use objective::{Objective, Term, log_sum_exp};
-pub(super) use project::{Parameter, Project, copy};
+pub(super) use parameter::{Parameter, copy};
+pub(super) use project::Project;
 pub(super) use rotate::{Angles, Rotate};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Error, Layout, Result, Shape, Storage, Tensor};

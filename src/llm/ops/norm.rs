@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::elementwise::{sum, vectorized};
+use super::elementwise::sum;
 use super::{Function, Rows};
 use crate::llm::config::NormKind;
+use crate::util::vectorized::vectorized;
 
 #[derive(Clone)]
 pub(in crate::llm) struct Normalize {

@@ -1,7 +1,8 @@
 //! The objective of the search for a target.
 
-use super::elementwise::{exp, largest, sum, vectorized};
+use super::elementwise::{exp, largest, sum};
 use super::{Function, Rows};
+use crate::util::vectorized::vectorized;
 
 /// The term of one row of logits.
 pub(in crate::llm) enum Term {

@@ -5,11 +5,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use half::{bf16, f16};
+
 use super::source::{Source, StoredTensor};
 use crate::error::Result;
 use crate::format::checkpoint::contents::{self, CONVERT};
 use crate::format::tensors::TensorFile;
-use crate::format::{Checkpoint, malformed};
+use crate::format::{Checkpoint, Precision, malformed};
 use crate::llm::config::Config;
 use crate::llm::families::{ConfigFile, Families, Family};
 
@@ -66,10 +68,29 @@ pub(super) fn describe(path: &Path, families: &Families) -> Result<(Arc<dyn Fami
     Ok((family.clone(), config))
 }
 
+/// The numbers of a tensor, of `N` bytes each.
+fn read<const N: usize, T>(
+    shard: &mut TensorFile<File>,
+    name: &str,
+    length: usize,
+    number: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>> {
+    let mut numbers = Vec::with_capacity(length);
+    shard.read_pieces(name, |bytes| numbers.extend(bytes.as_chunks().0.iter().map(|&bytes| number(bytes))))?;
+    Ok(numbers)
+}
+
 impl Source for Directory {
     fn tensor(&mut self, name: &str) -> Result<Option<StoredTensor>> {
         let Some(shard) = self.places.get(name).and_then(|place| self.shards.get_mut(place)) else { return Ok(None) };
-        let (shape, numbers) = shard.numbers(name)?;
+        let (shape, precision) = shard.described(name)?;
+        let length = shape.iter().product();
+        let numbers = match precision {
+            Precision::F16 => read::<2, _>(shard, name, length, f16::from_le_bytes)?.into(),
+            Precision::Bf16 => read::<2, _>(shard, name, length, bf16::from_le_bytes)?.into(),
+            Precision::F32 => read::<4, _>(shard, name, length, f32::from_le_bytes)?.into(),
+            Precision::F64 => read::<8, _>(shard, name, length, |bytes| f64::from_le_bytes(bytes) as f32)?.into(),
+        };
         Ok(Some(StoredTensor { shape, numbers }))
     }
 

@@ -1,13 +1,16 @@
 //! GGUF files: weights, shape and tokenizer in one file, or in the parts of one.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Result as Computed};
+use half::{bf16, f16};
 
 use super::gguf_tokenizer;
 use super::source::{Source, StoredTensor};
@@ -15,6 +18,7 @@ use crate::error::Result;
 use crate::format::{lfs_pointer, malformed};
 use crate::llm::config::{Config, Pairing};
 use crate::llm::families::{AttentionNames, Families, Family, GgufLayout, GgufMetadata, Name, TensorLayout, whole};
+use crate::llm::numbers::StoredNumbers;
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::atomic_file::io_error;
 
@@ -191,13 +195,9 @@ impl Source for Gguf {
         let heads = self.interleaved_heads(name);
         let GgufPart { path, file, content } = &mut self.parts[place];
         let shape = content.tensor_infos[name].shape.dims().to_vec();
-        let numbers: Vec<f32> = (content.tensor(file, name, &Device::Cpu))
-            .and_then(|tensor| tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1())
+        let numbers = (content.tensor(file, name, &Device::Cpu))
+            .and_then(|tensor| numbers(&tensor, heads))
             .map_err(|error| malformed(path, format!("tensor `{name}`: {}", brief(&error))))?;
-        let numbers = match heads {
-            Some(heads) if shape[0].is_multiple_of(2 * heads) => halves(&numbers, heads, shape[0] / heads),
-            _ => numbers,
-        };
         Ok(Some(StoredTensor { shape, numbers }))
     }
 
@@ -210,12 +210,35 @@ impl Source for Gguf {
     }
 }
 
-/// Rows `2i, 2i + 1` of every head to rows `i, i + head_dim / 2`.
-fn halves(numbers: &[f32], heads: usize, head_dim: usize) -> Vec<f32> {
-    let cols = numbers.len() / (heads * head_dim);
+/// The numbers of a tensor. `heads` is the number of heads whose rows are in the order of interleaved pairs.
+fn numbers(tensor: &QTensor, heads: Option<usize>) -> Computed<StoredNumbers> {
+    let (rows, cols) = match tensor.shape().dims() {
+        [length] => (*length, 1),
+        [rows, others @ ..] => (*rows, others.iter().product()),
+        [] => (1, 1),
+    };
+    let bytes = match (tensor.data()?, heads) {
+        (bytes, Some(heads)) if rows.is_multiple_of(2 * heads) => Cow::Owned(halves(&bytes, heads, rows / heads)),
+        (bytes, _) => bytes,
+    };
+    Ok(match tensor.dtype() {
+        GgmlDType::F32 => decoded(&bytes, f32::from_le_bytes).into(),
+        GgmlDType::F16 => decoded(&bytes, f16::from_le_bytes).into(),
+        GgmlDType::BF16 => decoded(&bytes, bf16::from_le_bytes).into(),
+        kind => StoredNumbers::quantized(kind, bytes, rows, cols)?,
+    })
+}
+
+fn decoded<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks().0.iter().map(|&bytes| number(bytes)).collect()
+}
+
+/// Rows `2i, 2i + 1` of every head to rows `i, i + head_dim / 2`. Every row has as many bytes.
+fn halves(bytes: &[u8], heads: usize, head_dim: usize) -> Vec<u8> {
+    let row_bytes = bytes.len() / (heads * head_dim);
     let order = (0..heads).flat_map(|head| {
         let of = move |parity| (0..head_dim / 2).map(move |i| head * head_dim + 2 * i + parity);
         of(0).chain(of(1))
     });
-    order.flat_map(|row| numbers[row * cols..(row + 1) * cols].iter().copied()).collect()
+    order.flat_map(|row| bytes[row * row_bytes..(row + 1) * row_bytes].iter().copied()).collect()
 }

@@ -1,5 +1,6 @@
 //! Models read from their tensors.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::llm::block::{Block, Linear};
 use crate::llm::config::{Arrangement, Bias, Biases, Config, HeadNorms, MlpKind, NormKind, Positions};
 use crate::llm::families::{AttentionNames, Families, Family, Name, TensorLayout, numbered};
 use crate::llm::model::Model;
+use crate::llm::numbers::StoredNumbers;
 use crate::llm::ops::{Normalize, Parameter};
 use crate::llm::tokenizer::Tokenizer;
 use crate::update::Orientation;
@@ -23,8 +25,8 @@ use crate::update::Orientation;
 impl Model {
     /// Reads a model and its tokenizer: from a directory with `config.json`, `model.safetensors` (or shards with
     /// `model.safetensors.index.json`) and `tokenizer.json`, or from a `.gguf` file or all parts of a split one, which may have a
-    /// `tokenizer.json` with the same vocabulary beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantised; they
-    /// are held in `f32`. What is read and what is refused is listed in `docs/models.md`.
+    /// `tokenizer.json` with the same vocabulary beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantised; matrices
+    /// are held in the type of the file. What is read and what is refused is listed in `docs/models.md`.
     ///
     /// # Errors
     /// A file that is missing or cannot be read, an unknown architecture, an entry of the configuration that could change what the
@@ -114,6 +116,8 @@ struct Loader<'a> {
     there: BTreeSet<String>,
     read: BTreeSet<String>,
     fingerprint: blake3::Hasher,
+    /// Of numbers that are being hashed.
+    bytes: Vec<u8>,
 }
 
 /// Whether a tensor counts in the fingerprint.
@@ -126,7 +130,8 @@ enum InFingerprint {
 impl<'a> Loader<'a> {
     fn new(config: &'a Config, layout: &'a TensorLayout, source: &'a mut dyn Source) -> Self {
         let there = source.names().into_iter().collect();
-        Self { config, layout, source, there, read: BTreeSet::new(), fingerprint: blake3::Hasher::new() }
+        let (read, fingerprint) = (BTreeSet::new(), blake3::Hasher::new());
+        Self { config, layout, source, there, read, fingerprint, bytes: vec![] }
     }
 
     /// The embedding. A tied model may be stored under the name of the head.
@@ -152,10 +157,10 @@ impl<'a> Loader<'a> {
         let weight = match self.read(&name, &[rows, cols], counted)? {
             None if self.config.tied => embedding.clone(),
             None => return Err(self.missing(&name)),
-            Some(numbers) if self.config.tied && numbers == embedding.numbers() => embedding.clone(),
+            Some(numbers) if self.config.tied && numbers == *embedding.numbers() => embedding.clone(),
             Some(numbers) => {
                 if counted == InFingerprint::No {
-                    self.count(&numbers);
+                    widened(&numbers, cols).for_each(|(_, part)| self.count(&part));
                 }
                 Arc::new(Parameter::new(numbers, rows, cols, Orientation::OutputsByInputs))
             }
@@ -246,13 +251,13 @@ impl<'a> Loader<'a> {
     /// Embeddings, which all families store with a row for each token or position.
     fn table(&mut self, name: &Name, rows: usize) -> Result<Parameter> {
         let cols = self.config.hidden;
-        let numbers = self.numbers(&format!("{name}.weight"), &[rows, cols])?;
+        let numbers = self.matrix(&format!("{name}.weight"), &[rows, cols])?;
         Ok(Parameter::new(numbers, rows, cols, Orientation::OutputsByInputs))
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: Bias) -> Result<Linear> {
         let shape = self.stored_shape(outputs, inputs);
-        let numbers = self.numbers(&format!("{name}.weight"), &shape)?;
+        let numbers = self.matrix(&format!("{name}.weight"), &shape)?;
         let bias = self.bias(name, outputs, bias)?;
         let weight = Arc::new(Parameter::new(numbers, outputs, inputs, self.layout.orientation));
         Ok(Linear { weight, bias, low_rank: None })
@@ -263,17 +268,15 @@ impl<'a> Loader<'a> {
         let all: usize = outputs.iter().sum();
         let orientation = self.layout.orientation;
         let shape = self.stored_shape(all, inputs);
-        let numbers = self.numbers(&format!("{name}.weight"), &shape)?;
+        let numbers = self.matrix(&format!("{name}.weight"), &shape)?;
         let bias = self.bias(name, all, self.config.biases.attention_inputs)?;
         let mut start = 0;
         Ok(outputs.map(|outputs| {
             let part = start..start + outputs;
             start = part.end;
             let numbers = match orientation {
-                Orientation::OutputsByInputs => numbers[part.start * inputs..part.end * inputs].to_vec(),
-                Orientation::InputsByOutputs => {
-                    numbers.chunks_exact(all).flat_map(|row| row[part.clone()].iter().copied()).collect()
-                }
+                Orientation::OutputsByInputs => numbers.rows_of(part.clone(), inputs),
+                Orientation::InputsByOutputs => numbers.columns_of(part.clone(), all),
             };
             Linear {
                 weight: Arc::new(Parameter::new(numbers, outputs, inputs, orientation)),
@@ -293,30 +296,35 @@ impl<'a> Loader<'a> {
     fn norm(&mut self, name: &str, length: usize) -> Result<Normalize> {
         let bias = match self.config.norm {
             NormKind::Rms => None,
-            NormKind::Layer => Some(self.numbers(&format!("{name}.bias"), &[length])?.into()),
+            NormKind::Layer => Some(self.vector(&format!("{name}.bias"), length)?),
         };
         Ok(Normalize {
             kind: self.config.norm,
             epsilon: self.config.norm_epsilon as f32,
-            gain: self.numbers(&format!("{name}.weight"), &[length])?.into(),
+            gain: self.vector(&format!("{name}.weight"), length)?,
             bias,
         })
     }
 
-    fn numbers(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn matrix(&mut self, name: &str, shape: &[usize; 2]) -> Result<StoredNumbers> {
         self.read(name, shape, InFingerprint::Yes)?.ok_or_else(|| self.missing(name))
+    }
+
+    fn vector(&mut self, name: &str, length: usize) -> Result<Arc<[f32]>> {
+        let numbers = self.read(name, &[length], InFingerprint::Yes)?.ok_or_else(|| self.missing(name))?;
+        Ok(numbers.to_vec().into())
     }
 
     fn bias(&mut self, projection: &str, length: usize, bias: Bias) -> Result<Option<Arc<[f32]>>> {
         let name = format!("{projection}.bias");
         match bias {
             Bias::Absent => Ok(None),
-            Bias::Required => Ok(Some(self.numbers(&name, &[length])?.into())),
-            Bias::AsStored => Ok(self.read(&name, &[length], InFingerprint::Yes)?.map(Into::into)),
+            Bias::Required => Ok(Some(self.vector(&name, length)?)),
+            Bias::AsStored => Ok(self.read(&name, &[length], InFingerprint::Yes)?.map(|bias| bias.to_vec().into())),
         }
     }
 
-    fn read(&mut self, name: &str, shape: &[usize], counted: InFingerprint) -> Result<Option<Vec<f32>>> {
+    fn read(&mut self, name: &str, shape: &[usize], counted: InFingerprint) -> Result<Option<StoredNumbers>> {
         let mut found = self.source.tensor(name)?;
         let mut stored = name;
         if let (None, Some(bare)) = (&found, self.layout.without_prefix(name)) {
@@ -324,28 +332,41 @@ impl<'a> Loader<'a> {
         }
         self.read.insert(stored.to_owned());
         let Some(StoredTensor { shape: found, numbers }) = found else { return Ok(None) };
-        let refuse = |problem| Err(malformed(self.source.path(), problem));
+        let path = self.source.path().to_owned();
+        let refuse = |problem| Err(malformed(&path, problem));
         if found != shape {
             return refuse(format!("tensor `{name}` has the shape {found:?}, expected {shape:?}"));
         }
         if found.iter().product::<usize>() != numbers.len() {
             return refuse(format!("tensor `{name}` has the shape {found:?}, and {} numbers", numbers.len()));
         }
-        if let Some(at) = numbers.iter().position(|x| !x.is_finite()) {
-            let (value, place) = (numbers[at], place(at, shape));
-            return refuse(format!("tensor `{name}` holds {value} at {place:?} (from 0): every number must be finite"));
-        }
-        if counted == InFingerprint::Yes {
-            self.count(&numbers);
+        for (start, part) in widened(&numbers, shape.get(1..).unwrap_or_default().iter().product()) {
+            if let Some(at) = part.iter().position(|x| !x.is_finite()) {
+                let (value, place) = (part[at], place(start + at, shape));
+                return refuse(format!(
+                    "tensor `{name}` holds {value} at {place:?} (from 0): every number must be finite"
+                ));
+            }
+            if counted == InFingerprint::Yes {
+                self.count(&part);
+            }
         }
         Ok(Some(numbers))
     }
 
     fn count(&mut self, numbers: &[f32]) {
-        for part in numbers.chunks(1 << 16) {
-            self.fingerprint.update(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-        }
+        self.bytes.clear();
+        self.bytes.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+        self.fingerprint.update(&self.bytes);
     }
+}
+
+/// All numbers in `f32`, in parts of whole rows, each with the place of its first.
+fn widened(numbers: &StoredNumbers, cols: usize) -> impl Iterator<Item = (usize, Cow<'_, [f32]>)> {
+    const PART: usize = 1 << 16;
+    let cols = cols.max(1);
+    let (rows, height) = (numbers.len() / cols, PART.div_ceil(cols));
+    (0..rows).step_by(height).map(move |row| (row * cols, numbers.rows(row..(row + height).min(rows), cols)))
 }
 
 /// The indices of a number of a tensor, by its place in the file, the last index fastest.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use faer::MatRef;
+use faer::{Mat, Par};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::format::tensors::{self, NewTensor};
 use crate::format::{Checkpoint, Precision, Rounding, malformed};
 use crate::llm::block::{Block, Linear};
-use crate::llm::config::{Bias, Biases, Config};
+use crate::llm::config::{Bias, Biases};
 use crate::llm::families::{AttentionNames, ConfigFile, TensorLayout, numbered};
 use crate::llm::model::Model;
 use crate::llm::ops::{Normalize, Parameter};
@@ -33,14 +33,12 @@ impl Model {
         let directory = directory.as_ref();
         std::fs::create_dir_all(directory).map_err(io_error(directory))?;
         let layout = self.family.layout();
-        let joined = self.joined(&layout);
         let path = directory.join("model.safetensors");
         let mut config = self.family.config_json(&self.config);
         tokenizer.special_ids().into_iter().for_each(|(name, id)| config[name] = id);
         let config_path = directory.join("config.json");
         let biases = self.family.config(&ConfigFile::parse(&config_path, &config.to_string())?)?.biases;
-        let zeros = vec![0.0; self.widest()];
-        let mut tensors = Tensors { layout: &layout, path: &path, biases, zeros: &zeros, tensors: vec![] };
+        let mut tensors = Tensors { layout: &layout, path: &path, biases, par: self.par, tensors: vec![] };
         tensors.table(&layout.embedding, &self.embedding);
         if let Some(positions) = &self.positions {
             tensors.table(tensors.named(&layout.positions, "the positions")?, positions);
@@ -49,9 +47,14 @@ impl Model {
         if !self.config.tied {
             tensors.table(&layout.head, &self.head.weight);
         }
-        tensors.bias(&layout.head, self.head.bias.as_deref(), self.config.vocabulary, biases.head)?;
+        tensors.bias(
+            &layout.head,
+            self.head.bias.as_deref().map(<[f32]>::to_vec),
+            self.config.vocabulary,
+            biases.head,
+        )?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            tensors.block(block, layer, joined.get(layer))?;
+            tensors.block(block, layer)?;
         }
         tensors::write(&path, tensors::kind("pt"), &tensors.tensors)?;
         tokenizer.save(directory.join("tokenizer.json"))?;
@@ -63,12 +66,6 @@ impl Model {
             tokenizer.special_ids().into_iter().map(|(name, id)| (name.to_owned(), id)).collect();
         write("generation_config.json", &generation.into())?;
         write("config.json", &config)
-    }
-
-    /// The largest number of outputs of a projection.
-    fn widest(&self) -> usize {
-        let Config { hidden, intermediate, heads, head_dim, vocabulary, .. } = self.config;
-        [hidden, intermediate, 3 * heads * head_dim, vocabulary].into_iter().max().unwrap_or(0)
     }
 
     /// Writes the edited weights of some layers into a copy of the checkpoint that the model was read from. All other tensors stay as they
@@ -83,54 +80,9 @@ impl Model {
             let (name, _) = self.edited_tensor(layer)?;
             let bare = layout.without_prefix(&name).filter(|_| checkpoint.names().all(|there| there != name));
             let name = bare.unwrap_or(&name).to_owned();
-            weights.insert(name, self.down(layer)?.matrix());
+            weights.insert(name, self.down(layer)?);
         }
-        checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_owned()))
-    }
-
-    /// Queries, keys and values side by side, where the family's files have them so; nothing otherwise.
-    fn joined(&self, layout: &TensorLayout) -> Vec<Joined> {
-        match layout.attention {
-            AttentionNames::Joined(_) => {
-                self.blocks.iter().map(|block| Joined::new(block, layout.orientation)).collect()
-            }
-            AttentionNames::Separate { .. } => vec![],
-        }
-    }
-}
-
-/// A matrix, as files have it.
-fn stored(weight: &Parameter, orientation: Orientation) -> MatRef<'_, f32> {
-    match orientation {
-        Orientation::OutputsByInputs => weight.matrix(),
-        Orientation::InputsByOutputs => weight.matrix().transpose(),
-    }
-}
-
-/// Queries, keys and values in one matrix, as it is stored.
-struct Joined {
-    rows: usize,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl Joined {
-    fn new(block: &Block, orientation: Orientation) -> Self {
-        let parts = [&block.query, &block.key, &block.value];
-        let (inputs, outputs) = (block.query.weight.shape().1, parts.iter().map(|part| part.weight.shape().0).sum());
-        let stored = parts.map(|part| stored(&part.weight, orientation));
-        let (rows, weight) = match orientation {
-            Orientation::OutputsByInputs => {
-                let rows = stored.into_iter().flat_map(|part| part.row_iter());
-                (outputs, rows.flat_map(|row| row.iter().copied()).collect())
-            }
-            Orientation::InputsByOutputs => {
-                let row = |row| stored.into_iter().flat_map(move |part| part.row(row).iter().copied());
-                (inputs, (0..inputs).flat_map(row).collect())
-            }
-        };
-        let bias = parts.iter().filter_map(|part| part.bias.as_deref()).flatten().copied().collect();
-        Self { rows, weight, bias }
+        checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_matrix(self.par)))
     }
 }
 
@@ -140,8 +92,7 @@ struct Tensors<'a> {
     path: &'a Path,
     /// Which projections have a bias in the family's files.
     biases: Biases,
-    /// As many as any bias has.
-    zeros: &'a [f32],
+    par: Par,
     tensors: Vec<NewTensor<'a, f32>>,
 }
 
@@ -151,23 +102,23 @@ impl<'a> Tensors<'a> {
         name.as_ref().ok_or_else(|| malformed(self.path, format!("the model's family has no name for {what}")))
     }
 
-    fn block(&mut self, block: &'a Block, layer: usize, joined: Option<&'a Joined>) -> Result<()> {
+    fn block(&mut self, block: &'a Block, layer: usize) -> Result<()> {
         let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
         let Biases { attention_inputs: inputs, attention_output: output, mlp, .. } = self.biases;
         self.norm(&name(&layout.attention_norm), &block.attention_norm);
-        match (&layout.attention, joined) {
-            (AttentionNames::Separate { query, key, value }, _) => {
+        match &layout.attention {
+            AttentionNames::Separate { query, key, value } => {
                 self.linear(&name(query), &block.query, inputs)?;
                 self.linear(&name(key), &block.key, inputs)?;
                 self.linear(&name(value), &block.value, inputs)?;
             }
-            (AttentionNames::Joined(whole), Some(Joined { rows, weight, bias })) => {
-                self.rows(&name(whole), MatRef::from_row_major_slice(weight, *rows, weight.len() / rows));
-                let bias = Some(&bias[..]).filter(|bias| !bias.is_empty());
-                let outputs = [&block.query, &block.key, &block.value].iter().map(|part| part.weight.shape().0).sum();
-                self.bias(&name(whole), bias, outputs, inputs)?;
+            AttentionNames::Joined(whole) => {
+                let parts = [&block.query, &block.key, &block.value];
+                self.rows(&name(whole), parts.map(|part| &*part.weight).into(), layout.orientation);
+                let bias: Vec<f32> = parts.iter().filter_map(|part| part.bias.as_deref()).flatten().copied().collect();
+                let outputs = parts.iter().map(|part| part.weight.shape().0).sum();
+                self.bias(&name(whole), Some(bias).filter(|bias| !bias.is_empty()), outputs, inputs)?;
             }
-            (AttentionNames::Joined(_), None) => {}
         }
         if let Some([q, k]) = &block.head_norms {
             let [q_name, k_name] = self.named(&layout.head_norms, "the norms of the heads")?;
@@ -186,12 +137,12 @@ impl<'a> Tensors<'a> {
     }
 
     fn linear(&mut self, name: &str, linear: &'a Linear, bias: Bias) -> Result<()> {
-        self.rows(name, stored(&linear.weight, self.layout.orientation));
-        self.bias(name, linear.bias.as_deref(), linear.weight.shape().0, bias)
+        self.rows(name, vec![&linear.weight], self.layout.orientation);
+        self.bias(name, linear.bias.as_deref().map(<[f32]>::to_vec), linear.weight.shape().0, bias)
     }
 
     /// The bias of a projection, as the family's files have it.
-    fn bias(&mut self, name: &str, bias: Option<&'a [f32]>, length: usize, stored: Bias) -> Result<()> {
+    fn bias(&mut self, name: &str, bias: Option<Vec<f32>>, length: usize, stored: Bias) -> Result<()> {
         let name = format!("{name}.bias");
         match (bias, stored) {
             (Some(_), Bias::Absent) => {
@@ -201,29 +152,52 @@ impl<'a> Tensors<'a> {
                 ));
             }
             (Some(bias), _) => self.vector(&name, bias),
-            (None, Bias::Required) => self.vector(&name, &self.zeros[..length]),
+            (None, Bias::Required) => self.vector(&name, vec![0.0; length]),
             (None, Bias::AsStored | Bias::Absent) => {}
         }
         Ok(())
     }
 
     fn norm(&mut self, name: &str, norm: &'a Normalize) {
-        self.vector(&format!("{name}.weight"), &norm.gain);
+        self.vector(&format!("{name}.weight"), norm.gain.to_vec());
         if let Some(bias) = &norm.bias {
-            self.vector(&format!("{name}.bias"), bias);
+            self.vector(&format!("{name}.bias"), bias.to_vec());
         }
     }
 
     /// Embeddings or a head, a row a token or position.
     fn table(&mut self, name: &str, table: &'a Parameter) {
-        self.rows(name, table.matrix());
+        self.rows(name, vec![table], Orientation::OutputsByInputs);
     }
 
-    fn rows(&mut self, name: &str, rows: MatRef<'a, f32>) {
-        self.tensors.push(NewTensor::matrix(format!("{name}.weight"), rows, Precision::F32));
+    /// Matrices with the same inputs, their outputs side by side.
+    fn rows(&mut self, name: &str, parts: Vec<&'a Parameter>, orientation: Orientation) {
+        let (outputs, inputs) = (parts.iter().map(|part| part.shape().0).sum(), parts[0].shape().1);
+        let (rows, cols) = match orientation {
+            Orientation::OutputsByInputs => (outputs, inputs),
+            Orientation::InputsByOutputs => (inputs, outputs),
+        };
+        let par = self.par;
+        let make = move || {
+            let mut columns = Mat::zeros(cols, rows);
+            let mut start = 0;
+            for part in &parts {
+                let count = part.shape().0;
+                let place = match orientation {
+                    Orientation::OutputsByInputs => columns.as_mut().subcols_mut(start, count).transpose_mut(),
+                    Orientation::InputsByOutputs => columns.as_mut().subrows_mut(start, count),
+                };
+                part.copy_to(place, par);
+                start += count;
+            }
+            columns
+        };
+        self.tensors.push(NewTensor::later(format!("{name}.weight"), vec![rows, cols], Precision::F32, make));
     }
 
-    fn vector(&mut self, name: &str, numbers: &'a [f32]) {
-        self.tensors.push(NewTensor::vector(name, numbers, Precision::F32));
+    fn vector(&mut self, name: &str, numbers: Vec<f32>) {
+        let length = numbers.len();
+        let make = move || Mat::from_fn(length, 1, |i, _| numbers[i]);
+        self.tensors.push(NewTensor::later(name, vec![length], Precision::F32, make));
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::llm::numbers::StoredNumbers;
 
 /// A tensor as it is stored.
 #[derive(Clone, PartialEq)]
@@ -12,12 +13,12 @@ pub struct StoredTensor {
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its numbers, the last index fastest.
-    pub numbers: Vec<f32>,
+    pub numbers: StoredNumbers,
 }
 
 impl fmt::Debug for StoredTensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredTensor").field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("StoredTensor").field("shape", &self.shape).field("numbers", &self.numbers).finish()
     }
 }
 

@@ -1,0 +1,243 @@
+//! The numbers of a tensor, in the type of its file.
+
+mod blocks;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QuantizedType};
+use candle_core::{CpuStorage, Error, Result as Computed};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use blocks::BlockType;
+
+/// The numbers of a tensor, in the type in which they are stored. They are widened to `f32` when they are used, some rows at a
+/// time.
+///
+/// ```
+/// use betaedit_core::update::half::f16;
+/// use betaedit_core::llm::StoredNumbers;
+///
+/// let numbers = StoredNumbers::from(vec![f16::from_f32(0.5), f16::ONE]);
+/// assert_eq!(numbers.len(), 2);
+/// assert_eq!(numbers.to_vec(), [0.5_f32, 1.0]);
+/// ```
+#[derive(Clone)]
+pub struct StoredNumbers(Held);
+
+#[derive(Clone)]
+enum Held {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+    Quantized(QuantizedRows),
+}
+
+/// Some rows of a quantized matrix.
+#[derive(Clone)]
+struct QuantizedRows {
+    kind: GgmlDType,
+    blocks: Arc<Blocks>,
+    /// Rows of the whole matrix.
+    all: usize,
+    cols: usize,
+    rows: Range<usize>,
+}
+
+/// Blocks of quantized numbers.
+enum Blocks {
+    /// Of a type that is widened here.
+    Own(BlockType, Vec<u8>),
+    /// Of another, which candle widens.
+    Other(Box<dyn QuantizedType>),
+}
+
+impl QuantizedRows {
+    fn widened(&self, rows: Range<usize>) -> Vec<f32> {
+        let rows = self.rows.start + rows.start..self.rows.start + rows.end;
+        let length = rows.len() * self.cols;
+        match &*self.blocks {
+            Blocks::Own(kind, bytes) => {
+                let (size, count) = kind.sizes();
+                let row = self.cols / count * size;
+                let mut numbers = vec![0.0; length];
+                kind.widen(&bytes[rows.start * row..rows.end * row], &mut numbers);
+                numbers
+            }
+            Blocks::Other(blocks) => {
+                let ids: Vec<u32> = rows.map(|row| row as u32).collect();
+                match blocks.embedding(&ids, self.all, self.cols) {
+                    Ok(CpuStorage::F32(numbers)) => numbers,
+                    // The shape was checked, so this cannot be. Whatever is computed with these numbers is refused.
+                    _ => vec![f32::NAN; length],
+                }
+            }
+        }
+    }
+}
+
+impl From<Vec<f32>> for StoredNumbers {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self(Held::F32(numbers))
+    }
+}
+
+impl From<Vec<f16>> for StoredNumbers {
+    fn from(numbers: Vec<f16>) -> Self {
+        Self(Held::F16(numbers))
+    }
+}
+
+impl From<Vec<bf16>> for StoredNumbers {
+    fn from(numbers: Vec<bf16>) -> Self {
+        Self(Held::Bf16(numbers))
+    }
+}
+
+impl fmt::Debug for StoredNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoredNumbers").field("len", &self.len()).field("type", &self.type_name()).finish()
+    }
+}
+
+impl PartialEq for StoredNumbers {
+    /// Whether the numbers are the same, of whatever types they are.
+    fn eq(&self, other: &Self) -> bool {
+        let cols = self.cols().or(other.cols()).unwrap_or(1);
+        let rows = self.len() / cols;
+        let parts = (0..rows).step_by(PART.div_ceil(cols)).map(|row| row..(row + PART.div_ceil(cols)).min(rows));
+        self.len() == other.len()
+            && parts.into_iter().all(|part| self.rows(part.clone(), cols) == other.rows(part, cols))
+    }
+}
+
+/// How many numbers are widened at once where all of them are.
+const PART: usize = 1 << 16;
+
+impl StoredNumbers {
+    /// The blocks of a quantized matrix, row by row.
+    ///
+    /// # Errors
+    /// Rows that are not whole blocks, or another number of them.
+    pub(super) fn quantized(kind: GgmlDType, blocks: Cow<'_, [u8]>, rows: usize, cols: usize) -> Computed<Self> {
+        let (size, count) = (kind.type_size(), kind.block_size());
+        if !cols.is_multiple_of(count) || blocks.len() != rows * (cols / count) * size {
+            let found = blocks.len();
+            return Err(Error::Msg(format!(
+                "{rows} rows of {cols} numbers of type {kind:?} do not take {found} bytes"
+            )));
+        }
+        let blocks = match BlockType::of(kind) {
+            Some(own) => Blocks::Own(own, blocks.into_owned()),
+            None => Blocks::Other(kind.from_data(blocks)),
+        };
+        Ok(Self(Held::Quantized(QuantizedRows { kind, blocks: blocks.into(), all: rows, cols, rows: 0..rows })))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Held::F32(numbers) => numbers.len(),
+            Held::F16(numbers) => numbers.len(),
+            Held::Bf16(numbers) => numbers.len(),
+            Held::Quantized(part) => part.rows.len() * part.cols,
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The name of their type.
+    #[must_use]
+    pub fn type_name(&self) -> String {
+        match &self.0 {
+            Held::F32(_) => "F32".into(),
+            Held::F16(_) => "F16".into(),
+            Held::Bf16(_) => "BF16".into(),
+            // As the format of the files has it: Q4_0, Q4_K.
+            Held::Quantized(part) => {
+                let name = format!("{:?}", part.kind);
+                if name.contains('_') { name } else { name.replace('K', "_K") }
+            }
+        }
+    }
+
+    /// All of them, widened.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<f32> {
+        let cols = self.cols().unwrap_or(1);
+        self.rows(0..self.len() / cols, cols).into_owned()
+    }
+
+    /// Some rows of a matrix of so many columns, widened.
+    pub(super) fn rows(&self, rows: Range<usize>, cols: usize) -> Cow<'_, [f32]> {
+        let part = rows.start * cols..rows.end * cols;
+        match &self.0 {
+            Held::F32(numbers) => Cow::Borrowed(&numbers[part]),
+            Held::F16(numbers) => Cow::Owned(numbers[part].to_f32_vec()),
+            Held::Bf16(numbers) => Cow::Owned(blocks::widen_bf16(&numbers[part])),
+            Held::Quantized(quantized) => Cow::Owned(quantized.widened(rows)),
+        }
+    }
+
+    /// Some rows of a matrix of so many columns, in the same type.
+    pub(super) fn rows_of(&self, rows: Range<usize>, cols: usize) -> Self {
+        let part = rows.start * cols..rows.end * cols;
+        Self(match &self.0 {
+            Held::F32(numbers) => Held::F32(numbers[part].to_vec()),
+            Held::F16(numbers) => Held::F16(numbers[part].to_vec()),
+            Held::Bf16(numbers) => Held::Bf16(numbers[part].to_vec()),
+            Held::Quantized(quantized) => {
+                let start = quantized.rows.start;
+                Held::Quantized(QuantizedRows { rows: start + rows.start..start + rows.end, ..quantized.clone() })
+            }
+        })
+    }
+
+    /// Some columns of a matrix of so many columns, in the same type; of a quantized one in `f32`.
+    pub(super) fn columns_of(&self, columns: Range<usize>, cols: usize) -> Self {
+        fn select<T: Copy>(numbers: &[T], columns: &Range<usize>, cols: usize) -> Vec<T> {
+            numbers.chunks_exact(cols).flat_map(|row| &row[columns.clone()]).copied().collect()
+        }
+        match &self.0 {
+            Held::F32(numbers) => select(numbers, &columns, cols).into(),
+            Held::F16(numbers) => select(numbers, &columns, cols).into(),
+            Held::Bf16(numbers) => select(numbers, &columns, cols).into(),
+            Held::Quantized(_) => select(&self.to_vec(), &columns, cols).into(),
+        }
+    }
+
+    /// The numbers, if they are stored in `f32`.
+    pub(super) fn as_f32(&self) -> Option<&[f32]> {
+        match &self.0 {
+            Held::F32(numbers) => Some(numbers),
+            _ => None,
+        }
+    }
+
+    /// The numbers in `f32`, in which they are stored from now on.
+    pub(super) fn make_f32(&mut self) -> &mut [f32] {
+        if self.as_f32().is_none() {
+            self.0 = Held::F32(self.to_vec());
+        }
+        match &mut self.0 {
+            Held::F32(numbers) => numbers,
+            _ => &mut [],
+        }
+    }
+
+    /// The length of a row, where the type depends on it.
+    pub(super) fn cols(&self) -> Option<usize> {
+        match &self.0 {
+            Held::Quantized(part) => Some(part.cols),
+            _ => None,
+        }
+    }
+}
