@@ -12,7 +12,7 @@ mod objective;
 mod project;
 mod rotate;
 
-pub(super) use activate::{Activate, Gate};
+pub(super) use activate::{Activate, Cap, Gate};
 pub(super) use attention::{Attention, Past, Span};
 pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;

@@ -33,7 +33,7 @@ impl Model {
         let directory = directory.as_ref();
         std::fs::create_dir_all(directory).map_err(io_error(directory))?;
         let layout = self.family.layout();
-        let joined = self.joined(&layout);
+        let joined: Vec<JoinedParts> = self.blocks.iter().map(|block| self.joined(block, &layout)).collect();
         let path = directory.join("model.safetensors");
         let mut config = self.family.config_json(&self.config);
         tokenizer.special_ids().into_iter().for_each(|(name, id)| config[name] = id);
@@ -51,7 +51,7 @@ impl Model {
         }
         tensors.bias(&layout.head, self.head.bias.as_deref(), self.config.vocabulary, biases.head)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            tensors.block(block, layer, joined.get(layer))?;
+            tensors.block(block, layer, &joined[layer])?;
         }
         tensors::write(&path, tensors::kind("pt"), &tensors.tensors)?;
         tokenizer.save(directory.join("tokenizer.json"))?;
@@ -68,7 +68,7 @@ impl Model {
     /// The largest number of outputs of a projection.
     fn widest(&self) -> usize {
         let Config { hidden, intermediate, heads, head_dim, vocabulary, .. } = self.config;
-        [hidden, intermediate, 3 * heads * head_dim, vocabulary].into_iter().max().unwrap_or(0)
+        [hidden, 2 * intermediate, 3 * heads * head_dim, vocabulary].into_iter().max().unwrap_or(0)
     }
 
     /// Writes the edited weights of some layers into a copy of the checkpoint that the model was read from. All other tensors stay as they
@@ -88,13 +88,20 @@ impl Model {
         checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_owned()))
     }
 
-    /// Queries, keys and values side by side, where the family's files have them so; nothing otherwise.
-    fn joined(&self, layout: &TensorLayout) -> Vec<Joined> {
-        match layout.attention {
-            AttentionNames::Joined(_) => {
-                self.blocks.iter().map(|block| Joined::new(block, layout.orientation)).collect()
-            }
-            AttentionNames::Separate { .. } => vec![],
+    /// The projections of a block that the family's files have side by side.
+    fn joined(&self, block: &Block, layout: &TensorLayout) -> JoinedParts {
+        let attention = [&block.query, &block.key, &block.value];
+        let join = |parts: &[&Linear], groups| Joined::new(parts, groups, layout.orientation);
+        JoinedParts {
+            attention: match layout.attention {
+                AttentionNames::Separate { .. } => None,
+                AttentionNames::Joined(_) => Some(join(&attention, 1)),
+                AttentionNames::ByHeads(_) => Some(join(&attention, self.config.kv_heads)),
+            },
+            gate_and_up: match (&layout.gate_and_up, &block.gate) {
+                (Some(_), Some(gate)) => Some(join(&[gate, &block.up], 1)),
+                _ => None,
+            },
         }
     }
 }
@@ -107,30 +114,42 @@ fn stored(weight: &Parameter, orientation: Orientation) -> MatRef<'_, f32> {
     }
 }
 
-/// Queries, keys and values in one matrix, as it is stored.
+/// The matrices of a block that hold several projections.
+struct JoinedParts {
+    attention: Option<Joined>,
+    gate_and_up: Option<Joined>,
+}
+
+/// Projections in one matrix, as it is stored.
 struct Joined {
+    outputs: usize,
     rows: usize,
     weight: Vec<f32>,
-    bias: Vec<f32>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Joined {
-    fn new(block: &Block, orientation: Orientation) -> Self {
-        let parts = [&block.query, &block.key, &block.value];
-        let (inputs, outputs) = (block.query.weight.shape().1, parts.iter().map(|part| part.weight.shape().0).sum());
-        let stored = parts.map(|part| stored(&part.weight, orientation));
+    /// * `groups`: the outputs are so many groups, each with its share of every projection
+    fn new(parts: &[&Linear], groups: usize, orientation: Orientation) -> Self {
+        let (outputs, inputs) = (parts.iter().map(|part| part.weight.shape().0).sum(), parts[0].weight.shape().1);
+        // Which part and which of its outputs stands where.
+        let order: Vec<(&Linear, usize)> = (0..groups)
+            .flat_map(|group| parts.iter().map(move |part| (*part, group, part.weight.shape().0 / groups)))
+            .flat_map(|(part, group, share)| (group * share..(group + 1) * share).map(move |row| (part, row)))
+            .collect();
         let (rows, weight) = match orientation {
             Orientation::OutputsByInputs => {
-                let rows = stored.into_iter().flat_map(|part| part.row_iter());
-                (outputs, rows.flat_map(|row| row.iter().copied()).collect())
+                let row = |(part, row): &(&Linear, usize)| part.weight.matrix().row(*row).iter().copied().collect();
+                (outputs, order.iter().flat_map(|place| -> Vec<f32> { row(place) }).collect())
             }
             Orientation::InputsByOutputs => {
-                let row = |row| stored.into_iter().flat_map(move |part| part.row(row).iter().copied());
+                let row = |input| order.iter().map(move |(part, row)| part.weight.matrix()[(*row, input)]);
                 (inputs, (0..inputs).flat_map(row).collect())
             }
         };
-        let bias = parts.iter().filter_map(|part| part.bias.as_deref()).flatten().copied().collect();
-        Self { rows, weight, bias }
+        let bias = |(part, row): &(&Linear, usize)| part.bias.as_ref().map_or(0.0, |bias| bias[*row]);
+        let has_bias = parts.iter().any(|part| part.bias.is_some());
+        Self { outputs, rows, weight, bias: has_bias.then(|| order.iter().map(bias).collect()) }
     }
 }
 
@@ -151,38 +170,53 @@ impl<'a> Tensors<'a> {
         name.as_ref().ok_or_else(|| malformed(self.path, format!("the model's family has no name for {what}")))
     }
 
-    fn block(&mut self, block: &'a Block, layer: usize, joined: Option<&'a Joined>) -> Result<()> {
+    fn block(&mut self, block: &'a Block, layer: usize, joined: &'a JoinedParts) -> Result<()> {
         let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
         let Biases { attention_inputs: inputs, attention_output: output, mlp, .. } = self.biases;
-        self.norm(&name(&layout.attention_norm), &block.attention_norm);
-        match (&layout.attention, joined) {
-            (AttentionNames::Separate { query, key, value }, _) => {
+        if let Some(norm) = &block.attention_norm {
+            self.norm(&name(&layout.attention_norm), norm);
+        }
+        match &layout.attention {
+            AttentionNames::Separate { query, key, value } => {
                 self.linear(&name(query), &block.query, inputs)?;
                 self.linear(&name(key), &block.key, inputs)?;
                 self.linear(&name(value), &block.value, inputs)?;
             }
-            (AttentionNames::Joined(whole), Some(Joined { rows, weight, bias })) => {
-                self.rows(&name(whole), MatRef::from_row_major_slice(weight, *rows, weight.len() / rows));
-                let bias = Some(&bias[..]).filter(|bias| !bias.is_empty());
-                let outputs = [&block.query, &block.key, &block.value].iter().map(|part| part.weight.shape().0).sum();
-                self.bias(&name(whole), bias, outputs, inputs)?;
+            AttentionNames::Joined(whole) | AttentionNames::ByHeads(whole) => {
+                self.joined(&name(whole), joined.attention.as_ref(), inputs)?;
             }
-            (AttentionNames::Joined(_), None) => {}
         }
         if let Some([q, k]) = &block.head_norms {
             let [q_name, k_name] = self.named(&layout.head_norms, "the norms of the heads")?;
             self.norm(&name(q_name), q);
             self.norm(&name(k_name), k);
         }
+        if let Some(norm) = &block.attention_post_norm {
+            self.norm(&name(self.named(&layout.attention_post_norm, "the norm behind the attention")?), norm);
+        }
         self.linear(&name(&layout.attention_output), &block.attention_output, output)?;
         if let Some(norm) = &block.mlp_norm {
             self.norm(&name(self.named(&layout.mlp_norm, "the norm in front of the MLP")?), norm);
         }
-        if let Some(gate) = &block.gate {
-            self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate, mlp)?;
+        match (&block.gate, &layout.gate_and_up) {
+            (Some(_), Some(both)) => self.joined(&name(both), joined.gate_and_up.as_ref(), mlp)?,
+            (Some(gate), None) => {
+                self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate, mlp)?;
+                self.linear(&name(&layout.up), &block.up, mlp)?;
+            }
+            (None, _) => self.linear(&name(&layout.up), &block.up, mlp)?,
         }
-        self.linear(&name(&layout.up), &block.up, mlp)?;
-        self.linear(&name(&layout.down), &block.down, mlp)
+        self.linear(&name(&layout.down), &block.down, mlp)?;
+        if let Some(norm) = &block.mlp_post_norm {
+            self.norm(&name(self.named(&layout.mlp_post_norm, "the norm behind the MLP")?), norm);
+        }
+        Ok(())
+    }
+
+    fn joined(&mut self, name: &str, joined: Option<&'a Joined>, bias: Bias) -> Result<()> {
+        let Some(Joined { outputs, rows, weight, bias: stored }) = joined else { return Ok(()) };
+        self.rows(name, MatRef::from_row_major_slice(weight, *rows, weight.len() / rows));
+        self.bias(name, stored.as_deref(), *outputs, bias)
     }
 
     fn linear(&mut self, name: &str, linear: &'a Linear, bias: Bias) -> Result<()> {
