@@ -4,6 +4,7 @@ mod directory;
 mod gguf;
 mod gguf_tokenizer;
 mod load;
+mod pieces;
 mod save;
 mod source;
 mod tokenizer_files;
