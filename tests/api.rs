@@ -133,7 +133,8 @@ fn every_type_of_language_models_is_shown_and_shared() {
     all!(families::Llama, families::Mistral, families::Qwen2, families::Qwen3, families::Gpt2, families::GptJ);
     all!(families::ConfigFile, families::TensorLayout, families::AttentionNames, families::GgufLayout);
     all!(families::GgufMetadata<'_>, families::Gains, families::Phi3, families::Gemma2, families::Gemma3);
-    all!(families::Olmo2, families::GptNeoX, families::StableLm);
+    all!(families::Olmo2, families::GptNeoX, families::StableLm, families::Gemma, families::Phi);
+    all!(families::Falcon, families::StarCoder2);
     #[cfg(feature = "facts")]
     all!(llm::Scoring<'_>, betaedit_core::facts::metrics::TokenScore);
 }

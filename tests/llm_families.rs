@@ -42,6 +42,11 @@ fn fingerprints_are_those_of_earlier_versions() {
         ("olmo2", "Olmo2 fb28b1c1f35da40434eb632dcf8b51191d272c3f3b56c3e4967829458b20edd2"),
         ("gpt_neox", "GptNeoX e5535fdc2932fa9f8490feae09936a55935dc9115aca06aafcac90b719ea3589"),
         ("stablelm", "StableLm 211b4b743138861d61b8c8214e7423ad59288b7fb206cdca189322928d394dab"),
+        ("gemma", "Gemma "),
+        ("phi", "Phi "),
+        ("falcon", "Falcon "),
+        ("falcon-grouped", "Falcon "),
+        ("starcoder2", "StarCoder2 "),
     ];
     assert_eq!(expected.map(|(family, _)| family), FAMILIES);
     let found = FAMILIES.map(|family| (family, open(family).0.fingerprint().to_owned()));
@@ -201,7 +206,7 @@ fn what_a_family_cannot_say_is_refused_by_name() {
     assert_eq!(
         refused,
         "config.json: `model_type` is own, choose one of: llama, mistral, qwen2, qwen3, gpt2, gptj, phi3, gemma2, gemma3_text, olmo2, gpt_neox, \
-         stablelm"
+         stablelm, gemma, phi, falcon, starcoder2"
     );
     let without_gate = Families::built_in().with(Own { without_gate: true, ..OWN });
     assert!(problem(folder.path(), &without_gate).ends_with("the model's family has no name for the gate of the MLP"));

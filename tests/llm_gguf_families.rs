@@ -40,6 +40,13 @@ fn names(family: &str) -> Vec<(&'static str, &'static str)> {
             ("pre_feedforward_layernorm", "ffn_norm"),
             ("post_feedforward_layernorm", "post_ffw_norm"),
         ],
+        "phi" => &[
+            ("model.final_layernorm", "output_norm"),
+            ("self_attn.dense", "attn_output"),
+            ("mlp.fc1", "ffn_up"),
+            ("mlp.fc2", "ffn_down"),
+        ],
+        "starcoder2" => &[("post_attention_layernorm", "ffn_norm"), ("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")],
         _ => &[("post_attention_layernorm", "ffn_norm")],
     };
     match family {
@@ -54,6 +61,17 @@ fn names(family: &str) -> Vec<(&'static str, &'static str)> {
             ("attn.c_proj", "attn_output"),
             ("mlp.c_fc", "ffn_up"),
             ("mlp.c_proj", "ffn_down"),
+        ],
+        "falcon" => vec![
+            ("transformer.word_embeddings", "token_embd"),
+            ("transformer.ln_f", "output_norm"),
+            ("lm_head", "output"),
+            ("transformer.h", "blk"),
+            ("input_layernorm", "attn_norm"),
+            ("self_attention.query_key_value", "attn_qkv"),
+            ("self_attention.dense", "attn_output"),
+            ("mlp.dense_h_to_4h", "ffn_up"),
+            ("mlp.dense_4h_to_h", "ffn_down"),
         ],
         "gpt_neox" => vec![
             ("gpt_neox.embed_in", "token_embd"),
@@ -97,7 +115,7 @@ fn tensors(family: &str, config: &Json) -> Vec<(String, Tensor)> {
         }
         // llama.cpp scales by the length of a head, whatever the model does: the rest goes into the queries.
         let into = if family == "gemma2" { "attn_q.weight" } else { "attn_q_norm.weight" };
-        if family.starts_with("gemma") && name.ends_with(into) {
+        if config["query_pre_attn_scalar"].is_number() && name.ends_with(into) {
             let (length, scalar) = (config["head_dim"].as_f64(), config["query_pre_attn_scalar"].as_f64());
             tensor = (tensor * (length.unwrap() / scalar.unwrap()).sqrt()).unwrap();
         }
@@ -118,16 +136,21 @@ fn entries(family: &str, architecture: &str, config: &Json) -> Entries {
     let (hidden, heads) =
         (number(&["hidden_size", "n_embd"]).unwrap(), number(&["num_attention_heads", "n_head"]).unwrap());
     let head_dim = number(&["head_dim"]).unwrap_or(hidden / heads);
+    let kv_heads = if family == "falcon" { 1.0 } else { number(&["num_key_value_heads"]).unwrap_or(heads) };
     let mut entries = vec![
         ("context_length", size(&["max_position_embeddings", "n_positions"])),
         ("embedding_length", size(&["hidden_size", "n_embd"])),
         ("block_count", size(&["num_hidden_layers", "n_layer"])),
-        ("feed_forward_length", Value::U32(number(&["intermediate_size"]).unwrap_or(4.0 * hidden) as u32)),
+        (
+            "feed_forward_length",
+            Value::U32(number(&["intermediate_size", "ffn_hidden_size"]).unwrap_or(4.0 * hidden) as u32),
+        ),
         ("attention.head_count", size(&["num_attention_heads", "n_head"])),
-        ("attention.head_count_kv", Value::U32(number(&["num_key_value_heads"]).unwrap_or(heads) as u32)),
+        ("attention.head_count_kv", Value::U32(kv_heads as u32)),
     ];
-    let epsilon = Value::F32(number(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"]).unwrap() as f32);
-    let layer = matches!(family, "gpt2" | "gpt_neox" | "stablelm");
+    let epsilon =
+        Value::F32(number(&["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"]).unwrap() as f32);
+    let layer = matches!(family, "gpt2" | "gpt_neox" | "stablelm" | "phi" | "falcon" | "starcoder2");
     entries.push((if layer { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" }, epsilon));
     let rope = &config["rope_parameters"];
     let full = if rope["full_attention"].is_object() { &rope["full_attention"] } else { rope };
@@ -196,7 +219,7 @@ fn with_tokens(mut entries: Entries) -> Entries {
     entries
 }
 
-const ARCHITECTURES: [(&str, &str); 7] = [
+const ARCHITECTURES: [(&str, &str); 11] = [
     ("gpt2", "gpt2"),
     ("phi3", "phi3"),
     ("gemma2", "gemma2"),
@@ -204,6 +227,10 @@ const ARCHITECTURES: [(&str, &str); 7] = [
     ("olmo2", "olmo2"),
     ("gpt_neox", "gptneox"),
     ("stablelm", "stablelm"),
+    ("gemma", "gemma"),
+    ("phi", "phi2"),
+    ("falcon", "falcon"),
+    ("starcoder2", "starcoder2"),
 ];
 
 #[test]

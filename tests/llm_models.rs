@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 13] = [
+pub const FAMILIES: [&str; 18] = [
     "llama",
     "llama-untied",
     "mistral",
@@ -25,13 +25,18 @@ pub const FAMILIES: [&str; 13] = [
     "olmo2",
     "gpt_neox",
     "stablelm",
+    "gemma",
+    "phi",
+    "falcon",
+    "falcon-grouped",
+    "starcoder2",
 ];
 
 /// Families with a norm behind the MLP.
 pub const NORM_BEHIND_MLP: [&str; 3] = ["gemma2", "gemma3", "olmo2"];
 
 /// Families whose MLP does not read the attention.
-pub const PARALLEL: [&str; 2] = ["gptj", "gpt_neox"];
+pub const PARALLEL: [&str; 5] = ["gptj", "gpt_neox", "phi", "falcon", "falcon-grouped"];
 
 /// A search at the block's output, or at the MLP's where a norm stands behind it.
 pub fn search(model: &Model) -> TargetSearch {

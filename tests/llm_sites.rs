@@ -156,7 +156,7 @@ fn outputs_are_those_of_the_parts() {
     }
 }
 
-/// Without a vector at the attention's output, and in GPT-J and GPT-NeoX with one as well, there is one vector.
+/// Without a vector at the attention's output, and in GPT-J, say, with one as well, there is one vector.
 #[test]
 fn two_vectors_are_one_where_the_mlp_does_not_read_the_attention() {
     for family in FAMILIES.into_iter().filter(|family| !NORM_BEHIND_MLP.contains(family)) {

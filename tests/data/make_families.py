@@ -18,6 +18,7 @@ LAYERS, LAYER, V = 4, 1, 384
 SIZES = dict(vocab_size=V, hidden_size=32, intermediate_size=40, num_hidden_layers=LAYERS, num_attention_heads=4, bos_token_id=0,
              eos_token_id=0, pad_token_id=None)
 KV = dict(num_key_value_heads=2)
+FALCON = {name: value for name, value in SIZES.items() if name != "intermediate_size"} | dict(ffn_hidden_size=40, max_position_embeddings=128)
 SHORT, LONG = [1.0, 1.3, 2.1], [1.5, 4.0, 9.0]
 BY_TURNS = ["sliding_attention", "full_attention"] * 2
 
@@ -44,6 +45,15 @@ FAMILIES = {
                  partial_rotary_factor=0.25))),
     "stablelm": (hf.StableLmConfig, dict(SIZES, **KV, max_position_embeddings=128, use_qkv_bias=True, tie_word_embeddings=True),
                  "model.layers.{}.mlp.down_proj", dict(use_parallel_residual=True)),
+    "gemma": (hf.GemmaConfig, dict(SIZES, **KV, head_dim=16, max_position_embeddings=128), "model.layers.{}.mlp.down_proj", {}),
+    "phi": (hf.PhiConfig, dict(SIZES, **KV, max_position_embeddings=128, rope_parameters=dict(rope_type="default", rope_theta=1e4,
+            partial_rotary_factor=0.5)), "model.layers.{}.mlp.fc2", dict(rope_parameters=dict(rope_type="default", rope_theta=1e4,
+            partial_rotary_factor=1.0))),
+    "falcon": (hf.FalconConfig, dict(FALCON, multi_query=True), "transformer.h.{}.mlp.dense_4h_to_h", {}),
+    "falcon-grouped": (hf.FalconConfig, dict(FALCON, new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1, bias=True),
+                       "transformer.h.{}.mlp.dense_4h_to_h", {}),
+    "starcoder2": (hf.Starcoder2Config, dict(SIZES, **KV, max_position_embeddings=128, sliding_window=6), "model.layers.{}.mlp.c_proj",
+                   dict(sliding_window=None)),
 }
 # Where a norm stands behind the MLP, vectors are added in front of it.
 NORM_BEHIND_MLP = ["gemma2", "gemma3", "olmo2"]

@@ -23,10 +23,14 @@ from safetensors.torch import load_file
 MODELS = Path(__file__).parent.parent / "data" / "tiny-models"
 FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2", "phi3": "phi3", "gemma2": "gemma2"}
 FAMILIES |= {"gemma3": "gemma3", "olmo2": "olmo2", "gpt_neox": "gptneox", "stablelm": "stablelm"}
+FAMILIES |= {"gemma": "gemma", "phi": "phi2", "falcon": "falcon", "starcoder2": "starcoder2"}
 TOLERANCE = 1e-4
+SILU = ("llama", "qwen2", "qwen3", "phi3", "olmo2", "stablelm")
 # llama.cpp looks GELU up in a table of f16.
 BY_TABLE = 3e-3
-WINDOW_OF_PHI3 = 6
+# llama.cpp passes the windows of some families over: the first tokens have none.
+WITHOUT_WINDOW, WINDOW = ("phi3", "starcoder2"), 6
+LAYER_NORMS = ("gpt2", "gpt_neox", "stablelm", "phi", "falcon", "starcoder2")
 
 # Ends of names in directories and in GGUF files.
 LLAMA = {
@@ -78,7 +82,20 @@ GPT_NEOX = {
     "mlp.dense_h_to_4h": "ffn_up",
     "mlp.dense_4h_to_h": "ffn_down",
 }
-NAMES = {"gpt2": GPT2, "gpt_neox": GPT_NEOX}
+FALCON = {
+    "transformer.word_embeddings": "token_embd",
+    "transformer.ln_f": "output_norm",
+    "lm_head": "output",
+    "transformer.h": "blk",
+    "input_layernorm": "attn_norm",
+    "self_attention.query_key_value": "attn_qkv",
+    "self_attention.dense": "attn_output",
+    "mlp.dense_h_to_4h": "ffn_up",
+    "mlp.dense_4h_to_h": "ffn_down",
+}
+PHI = {"model.final_layernorm": "output_norm", "self_attn.dense": "attn_output", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down"}
+STARCODER2 = {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+NAMES = {"gpt2": GPT2, "gpt_neox": GPT_NEOX, "falcon": FALCON, "phi": LLAMA | PHI, "starcoder2": LLAMA | AFTER | STARCODER2}
 NAMES |= {family: LLAMA | BEHIND for family in ("gemma2", "gemma3", "olmo2")}
 
 
@@ -121,19 +138,19 @@ def entries(family, architecture, config, put):
     put.add_context_length(get("max_position_embeddings", "n_positions"))
     put.add_embedding_length(hidden)
     put.add_block_count(get("num_hidden_layers", "n_layer"))
-    put.add_feed_forward_length(get("intermediate_size", "n_inner") or 4 * hidden)
+    put.add_feed_forward_length(get("intermediate_size", "n_inner", "ffn_hidden_size") or 4 * hidden)
     put.add_head_count(heads)
-    put.add_head_count_kv(get("num_key_value_heads") or heads)
-    layer_norms = family in ("gpt2", "gpt_neox", "stablelm")
+    put.add_head_count_kv(1 if family == "falcon" else get("num_key_value_heads") or heads)
+    layer_norms = family in LAYER_NORMS
     if layer_norms:
-        put.add_layer_norm_eps(get("layer_norm_eps", "layer_norm_epsilon"))
+        put.add_layer_norm_eps(get("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"))
     else:
         put.add_layer_norm_rms_eps(get("rms_norm_eps"))
-    if family in ("qwen3", "gemma2", "gemma3"):
+    if family in ("qwen3", "gemma", "gemma2", "gemma3"):
         put.add_key_length(head_dim)
         put.add_value_length(head_dim)
     full = rope.get("full_attention", rope)
-    if family not in ("gpt2", "gpt_neox", "stablelm") and "rope_theta" in full:
+    if family not in ("gpt2", "gpt_neox", "stablelm", "phi") and "rope_theta" in full:
         put.add_rope_freq_base(full["rope_theta"])
     if "partial_rotary_factor" in rope:
         put.add_rope_dimension_count(int(head_dim * rope["partial_rotary_factor"]))
@@ -208,11 +225,10 @@ def main():
         path = out / f"{family}.gguf"
         write(family, architecture, path)
         expected = load_file(MODELS / family / "expected.safetensors")
-        # llama.cpp passes the window of Phi-3 over: the first tokens have none.
-        seen = WINDOW_OF_PHI3 if family == "phi3" else None
+        seen = WINDOW if family in WITHOUT_WINDOW else None
         found, wanted = logits_of(path, expected["input_ids"].tolist())[:seen], expected["logits"].numpy()[:seen]
         error = numpy.abs(found - wanted).max() / numpy.abs(wanted).max()
-        tolerance = BY_TABLE if family in ("gpt2", "gpt_neox", "gemma2", "gemma3") else TOLERANCE
+        tolerance = TOLERANCE if family in SILU else BY_TABLE
         failed += error > tolerance
         print(f"{family:9} off by {error:.1e}{'' if error <= tolerance else '   FAILED'}", flush=True)
     sys.exit(1 if failed else 0)

@@ -5,6 +5,8 @@
 //! [`Model::open_with`](super::Model::open_with) chooses from.
 
 mod config_file;
+mod falcon;
+mod gemma;
 mod gemma2;
 mod gemma3;
 mod gguf;
@@ -16,11 +18,13 @@ mod layout;
 mod llama;
 mod mistral;
 mod olmo2;
+mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod rotary;
 mod stablelm;
+mod starcoder2;
 mod unread;
 
 use std::fmt::Debug;
@@ -29,6 +33,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use config_file::ConfigFile;
+pub use falcon::Falcon;
+pub use gemma::Gemma;
 pub use gemma2::Gemma2;
 pub use gemma3::Gemma3;
 pub(super) use gguf::{DIVISORS, whole};
@@ -41,10 +47,12 @@ pub use layout::{AttentionNames, Name, TensorLayout};
 pub use llama::Llama;
 pub use mistral::Mistral;
 pub use olmo2::Olmo2;
+pub use phi::Phi;
 pub use phi3::Phi3;
 pub use qwen2::Qwen2;
 pub use qwen3::Qwen3;
 pub use stablelm::StableLm;
+pub use starcoder2::StarCoder2;
 
 use super::config::Config;
 use crate::error::Result;
@@ -93,7 +101,8 @@ pub trait Family: Debug + Send + Sync {
 ///
 /// let known: Vec<_> = Families::built_in().iter().map(|family| family.model_type().to_owned()).collect();
 /// assert_eq!(known[..6], ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gptj"]);
-/// assert_eq!(known[6..], ["phi3", "gemma2", "gemma3_text", "olmo2", "gpt_neox", "stablelm"]);
+/// assert_eq!(known[6..12], ["phi3", "gemma2", "gemma3_text", "olmo2", "gpt_neox", "stablelm"]);
+/// assert_eq!(known[12..], ["gemma", "phi", "falcon", "starcoder2"]);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Families(Vec<Arc<dyn Family>>);
@@ -115,6 +124,10 @@ impl Families {
             Arc::new(Olmo2),
             Arc::new(GptNeoX),
             Arc::new(StableLm),
+            Arc::new(Gemma),
+            Arc::new(Phi),
+            Arc::new(Falcon),
+            Arc::new(StarCoder2),
         ])
     }
 
