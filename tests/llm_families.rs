@@ -42,11 +42,11 @@ fn fingerprints_are_those_of_earlier_versions() {
         ("olmo2", "Olmo2 fb28b1c1f35da40434eb632dcf8b51191d272c3f3b56c3e4967829458b20edd2"),
         ("gpt_neox", "GptNeoX e5535fdc2932fa9f8490feae09936a55935dc9115aca06aafcac90b719ea3589"),
         ("stablelm", "StableLm 211b4b743138861d61b8c8214e7423ad59288b7fb206cdca189322928d394dab"),
-        ("gemma", "Gemma "),
-        ("phi", "Phi "),
-        ("falcon", "Falcon "),
-        ("falcon-grouped", "Falcon "),
-        ("starcoder2", "StarCoder2 "),
+        ("gemma", "Gemma dec825ad45336806e1c2855f88ecdf9102448fb0c24639a0859a5b4c816e6ed7"),
+        ("phi", "Phi 7ad35262925f62c677da6330c4e71fc498c288b949084a98d6e233bf29aeda65"),
+        ("falcon", "Falcon ab00c1b318e1346773710bb51d943af955a6a2a8e7a1de2558906031e332ecce"),
+        ("falcon-grouped", "Falcon cb5d198933bc1eaffb3845426a9fb1277c768a16fc940711a49c40f9320c078f"),
+        ("starcoder2", "StarCoder2 97545b460cd7dcd775699d6d379c84237623762ece2cdd842edd8d2847175dea"),
     ];
     assert_eq!(expected.map(|(family, _)| family), FAMILIES);
     let found = FAMILIES.map(|family| (family, open(family).0.fingerprint().to_owned()));

@@ -1,4 +1,5 @@
-//! Tokenizers of the kind of SentencePiece in GGUF files, against llama.cpp (`tests/data/make_pieces.py`).
+//! Tokenizers in GGUF files, against llama.cpp: of the kind of SentencePiece (`tests/data/make_pieces.py`), and byte-level ones of all kinds
+//! (`tests/data/make_words.py`).
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use serde_json::Value as Json;
 
 /// A file of a model with this tokenizer, changed as asked for.
 fn write(kind: &Json, path: &Path, changes: &[(&str, Option<Value>)]) {
-    let list = |name: &str| kind[name].as_array().unwrap().iter();
+    let list = |name: &str| kind[name].as_array().into_iter().flatten();
     let tokens: Vec<Value> = list("tokens").map(|text| Value::String(text.as_str().unwrap().into())).collect();
     let vocabulary = tokens.len();
     let sizes = [("context_length", 2048), ("embedding_length", 32), ("block_count", 1), ("feed_forward_length", 32)];
@@ -30,7 +31,7 @@ fn write(kind: &Json, path: &Path, changes: &[(&str, Option<Value>)]) {
             "tokenizer.ggml.token_type".into(),
             Value::Array(list("types").map(|kind| Value::I32(kind.as_i64().unwrap() as i32)).collect()),
         ),
-        ("tokenizer.ggml.add_space_prefix".into(), Value::Bool(kind["add_space_prefix"].as_bool().unwrap())),
+        ("tokenizer.ggml.add_space_prefix".into(), Value::Bool(kind["add_space_prefix"] == true)),
         ("tokenizer.ggml.bos_token_id".into(), Value::U32(1)),
         ("tokenizer.ggml.eos_token_id".into(), Value::U32(2)),
     ]);
@@ -55,7 +56,11 @@ fn write(kind: &Json, path: &Path, changes: &[(&str, Option<Value>)]) {
 }
 
 fn kinds() -> Json {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pieces.json");
+    recorded("pieces.json")
+}
+
+fn recorded(name: &str) -> Json {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
@@ -111,5 +116,31 @@ fn entries_count_and_what_is_missing_is_refused_by_name() {
     ] {
         let error = opened(llama, &[(name, value)]).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("tokenizer.json"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn words_of_all_kinds_are_cut_as_by_llama_cpp() {
+    let recorded = recorded("words.json");
+    let strings = |name: &str| recorded[name].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+    let merges = Value::Array(strings("merges").map(|merge| Value::String(merge.into())).collect());
+    let types = strings("tokens").enumerate().map(|(id, _)| Value::I32(if id == 0 { 3 } else { 1 })).collect();
+    let changes = [
+        ("tokenizer.ggml.model", Some(Value::String("gpt2".into()))),
+        ("tokenizer.ggml.merges", Some(merges)),
+        ("tokenizer.ggml.token_type", Some(Value::Array(types))),
+        ("tokenizer.ggml.bos_token_id", Some(Value::U32(0))),
+        ("tokenizer.ggml.eos_token_id", Some(Value::U32(0))),
+    ];
+    for group in recorded["groups"].as_array().unwrap() {
+        for kind in group["kinds"].as_array().unwrap().iter().map(|kind| kind.as_str().unwrap()) {
+            let mut changes = changes.to_vec();
+            changes.push(("tokenizer.ggml.pre", Some(Value::String(kind.into()))));
+            let (_, tokenizer) = opened(&recorded, &changes).unwrap();
+            for (text, ids) in strings("texts").zip(group["ids"].as_array().unwrap()) {
+                let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+                assert_eq!(tokenizer.encode(text).unwrap(), ids, "{kind}: {text:?}");
+            }
+        }
     }
 }

@@ -190,6 +190,43 @@ fn other_variants_are_refused_by_name() {
     }
 }
 
+/// Files as they are published have entries that their classes pass over.
+#[test]
+fn published_entries_are_known() {
+    for (family, more) in [
+        (
+            "phi3",
+            json!({"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": false, "attention_bias": false, "embd_pdrop": 0.0}),
+        ),
+        ("gemma2", json!({"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"})),
+        ("gemma3", json!({"cache_implementation": "hybrid"})),
+        ("gemma", json!({"hidden_activation": "gelu_pytorch_tanh"})),
+        ("gpt_neox", json!({"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "is_decoder": true})),
+        ("falcon", json!({"apply_residual_connection_post_layernorm": false, "auto_map": {"AutoConfig": "a--b.C"}})),
+        (
+            "starcoder2",
+            json!({
+                "activation_function": "gelu", "attention_softmax_in_fp32": true, "layer_norm_epsilon": 1e-5, "mlp_type": "default",
+                "norm_type": "layer_norm", "scale_attention_softmax_in_fp32": true, "scale_attn_weights": true
+            }),
+        ),
+    ] {
+        let folder = directory(family);
+        change(folder.path(), &more);
+        Model::open(folder.path(), Par::Seq).unwrap();
+    }
+    // A context in which the frequencies are what they are.
+    let folder = directory("phi3");
+    let (model, _) = Model::open(folder.path(), Par::Seq).unwrap();
+    assert_eq!(model.config().context, 256);
+    assert!(model.trace(&[1; 257]).is_err() && model.trace(&[1; 256]).is_ok());
+    // Experts are told apart from an unknown model.
+    let folder = directory("llama");
+    change(folder.path(), &json!({"model_type": "mixtral", "num_local_experts": 8}));
+    let error = Model::open(folder.path(), Par::Seq).unwrap_err().to_string();
+    assert!(error.contains("`model_type` is mixtral") && error.contains("experts"), "{error}");
+}
+
 /// Entries that change nothing do no harm.
 #[test]
 fn harmless_entries_are_passed_over() {

@@ -41,6 +41,8 @@ impl Family for Phi3 {
         let config = llama::config(file, defaults)?;
         // Files name it for other kinds of positions too, where it does nothing.
         let _ = file.entry("original_max_position_embeddings");
+        // Of the model's first program; `transformers` passes it over.
+        file.only("full_attn_mod", &json!(1))?;
         let window = file.optional_size("sliding_window")?;
         Ok(Config { window: window.map(|tokens| Window { tokens, full: vec![] }), ..config })
     }

@@ -32,6 +32,13 @@ impl Family for StarCoder2 {
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
         let bias = if file.flag_or("use_bias", true)? { Bias::Required } else { Bias::Absent };
+        // Published files have entries of the program before `transformers`, which passes over some of them.
+        for name in ["activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"] {
+            let _ = file.entry(name);
+        }
+        file.check_alias("norm_epsilon", "layer_norm_epsilon")?;
+        file.only("norm_type", &json!("layer_norm"))?;
+        file.only("scale_attn_weights", &json!(true))?;
         let window = file.optional_size("sliding_window")?;
         Ok(Config {
             norm: NormKind::Layer,

@@ -8,5 +8,6 @@ mod pieces;
 mod save;
 mod source;
 mod tokenizer_files;
+mod words;
 
 pub use source::{Source, StoredTensor};
