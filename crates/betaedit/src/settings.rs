@@ -349,7 +349,20 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use betaedit_core::llm::Sizes;
+
     use super::*;
+
+    #[test]
+    fn where_a_norm_stands_behind_the_mlp_one_layer_is_edited_at_its_output() {
+        let sizes = Sizes { layers: 30, hidden: 64, intermediate: 96, heads: 4, vocabulary: 10, context: 64 };
+        let mut config = Config::new(sizes);
+        let plan = Plan::usual(&config);
+        assert_eq!((plan.layers.0, plan.target), ((5..=10).collect(), Site::Block));
+        config.block_norms = BlockNorms::BeforeAndAfter;
+        let plan = Plan::usual(&config);
+        assert_eq!((plan.layers.0, plan.target), (vec![10], Site::Mlp));
+    }
 
     /// A plan of a version that knew neither descents nor margins nor wordings goes on as that version did.
     #[test]
