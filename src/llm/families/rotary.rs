@@ -185,8 +185,9 @@ pub(super) fn scaling_json(scaling: &RotaryScaling) -> Value {
             "attention_factor": attention,
             ORIGINAL: original_context,
         }),
-        RotaryScaling::LongRope { short, long, original_context, attention, .. } => json!({
+        RotaryScaling::LongRope { short, long, original_context, longest_context, attention } => json!({
             "rope_type": "longrope",
+            "factor": *longest_context as f64 / *original_context as f64,
             "short_factor": short.to_vec(),
             "long_factor": long.to_vec(),
             "attention_factor": attention,
