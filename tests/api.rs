@@ -115,16 +115,9 @@ fn every_type_of_language_models_is_shown_and_shared() {
     use betaedit_core::llm::{self, families};
     all!(llm::Model, llm::Trace, llm::Continuation, llm::Tokenizer, llm::Config, llm::Sizes, llm::Rotary);
     all!(llm::RotaryScaling, llm::Positions, llm::Pairing, llm::NormKind, llm::MlpKind, llm::HeadNorms);
-    all!(llm::Window, llm::Bias, llm::Biases, llm::Message, llm::Role);
-    all!(
-        llm::Arrangement,
-        llm::Activation,
-        llm::Families,
-        llm::StoredTensor,
-        llm::StoredNumbers,
-        llm::Request,
-        llm::FactToken
-    );
+    all!(llm::Window, llm::Bias, llm::Biases, llm::BlockNorms, llm::Message, llm::Role);
+    all!(llm::Arrangement, llm::Activation, llm::Families, llm::StoredTensor, llm::StoredNumbers, llm::Request);
+    all!(llm::FactToken);
     all!(
         llm::Contexts,
         llm::Sampler,
@@ -140,7 +133,9 @@ fn every_type_of_language_models_is_shown_and_shared() {
     all!(llm::FineTuning, llm::LowRankTuning, llm::Supervision, llm::Tuned);
     all!(families::Llama, families::Mistral, families::Qwen2, families::Qwen3, families::Gpt2, families::GptJ);
     all!(families::ConfigFile, families::TensorLayout, families::AttentionNames, families::GgufLayout);
-    all!(families::GgufMetadata<'_>);
+    all!(families::GgufMetadata<'_>, families::Gains, families::Phi3, families::Gemma2, families::Gemma3);
+    all!(families::Olmo2, families::GptNeoX, families::StableLm, families::Gemma, families::Phi);
+    all!(families::Falcon, families::StarCoder2);
     #[cfg(feature = "facts")]
     all!(llm::Scoring<'_>, betaedit_core::facts::metrics::TokenScore);
 }

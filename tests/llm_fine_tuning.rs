@@ -2,12 +2,10 @@
 
 use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::Mat;
-use betaedit_core::llm::{
-    Contexts, FineTuning, LowRankTuning, Model, ModelAdapter, Request, Supervision, TargetSearch, Tokenizer,
-};
+use betaedit_core::llm::{Contexts, FineTuning, LowRankTuning, Model, ModelAdapter, Request, Supervision, Tokenizer};
 use betaedit_core::{Adapter, Error};
 
-use crate::llm_models::{FAMILIES, open};
+use crate::llm_models::{FAMILIES, open, search};
 
 const LAYER: usize = 1;
 
@@ -40,7 +38,8 @@ fn loss(model: &Model, tokenizer: &Tokenizer) -> f32 {
 /// The edited matrix of a layer.
 fn weight(model: &Model, tokenizer: &Tokenizer, layer: usize) -> Mat<f32> {
     let (model, tokenizer, contexts) = (model.clone(), tokenizer.clone(), Contexts::default());
-    let adapter = ModelAdapter::new(model, tokenizer, vec![layer], contexts, TargetSearch::default()).unwrap();
+    let search = search(&model);
+    let adapter = ModelAdapter::new(model, tokenizer, vec![layer], contexts, search).unwrap();
     let (rows, cols) = adapter.weight_shape(layer).unwrap();
     let mut weight = Mat::zeros(rows, cols);
     adapter.read_weight(layer, weight.as_mut()).unwrap();
@@ -49,7 +48,8 @@ fn weight(model: &Model, tokenizer: &Tokenizer, layer: usize) -> Mat<f32> {
 
 fn with_weight(model: &Model, tokenizer: &Tokenizer, weight: &Mat<f32>) -> Model {
     let (model, tokenizer, contexts) = (model.clone(), tokenizer.clone(), Contexts::default());
-    let mut adapter = ModelAdapter::new(model, tokenizer, vec![LAYER], contexts, TargetSearch::default()).unwrap();
+    let search = search(&model);
+    let mut adapter = ModelAdapter::new(model, tokenizer, vec![LAYER], contexts, search).unwrap();
     adapter.write_weight(LAYER, weight.as_ref()).unwrap();
     adapter.model().clone()
 }
@@ -58,7 +58,7 @@ fn with_weight(model: &Model, tokenizer: &Tokenizer, weight: &Mat<f32>) -> Model
 /// rounding.
 #[test]
 fn one_step_goes_down_the_slope_of_every_entry() {
-    for family in ["llama", "gptj"] {
+    for family in ["llama", "gptj", "gemma2"] {
         let (model, tokenizer) = open(family);
         let (mut tuned, mut tuning) = (model.clone(), tuning());
         tuning.steps = 1;

@@ -135,12 +135,13 @@ fn entries_that_could_change_the_computation_are_refused_by_name() {
         ("llama.attention.scale", Value::F32(0.5), "llama.attention.scale"),
         ("llama.expert_count", Value::U32(8), "llama.expert_count"),
         ("llama.attention.sliding_window", Value::U32(64), "llama.attention.sliding_window"),
-        ("llama.rope.scaling.type", Value::String("yarn".into()), "rope.scaling"),
+        ("llama.rope.scaling.type", Value::String("other".into()), "rope.scaling"),
         ("llama.rope.dimension_count", Value::U32(8), "llama.rope.dimension_count"),
         ("llama.attention.value_length", Value::U32(8), "llama.attention.value_length"),
         ("llama.block_count", Value::String("4".into()), "llama.block_count"),
         ("tokenizer.ggml.pre", Value::String("poro-chat".into()), "tokenizer.ggml.pre"),
-        ("tokenizer.ggml.model", Value::String("llama".into()), "tokenizer.ggml.model"),
+        ("tokenizer.ggml.model", Value::String("llama".into()), "tokenizer.ggml.scores"),
+        ("tokenizer.ggml.model", Value::String("t5".into()), "tokenizer.ggml.model"),
     ] {
         let (_directory, path) = changed("llama", |(entries, _)| set(entries, name, Some(value)));
         let error = refusal(&path);

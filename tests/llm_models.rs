@@ -6,12 +6,45 @@ use std::path::{Path, PathBuf};
 use betaedit_core::Error;
 use betaedit_core::error::FileError;
 use betaedit_core::faer::{Mat, MatRef, Par};
-use betaedit_core::llm::{Model, Tokenizer};
+use betaedit_core::llm::{BlockNorms, Model, Site, TargetSearch, Tokenizer};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 7] = ["llama", "llama-untied", "mistral", "qwen2", "qwen3", "gpt2", "gptj"];
+pub const FAMILIES: [&str; 18] = [
+    "llama",
+    "llama-untied",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt2",
+    "gptj",
+    "phi3",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "gpt_neox",
+    "stablelm",
+    "gemma",
+    "phi",
+    "falcon",
+    "falcon-grouped",
+    "starcoder2",
+];
+
+/// Families with a norm behind the MLP.
+pub const NORM_BEHIND_MLP: [&str; 3] = ["gemma2", "gemma3", "olmo2"];
+
+/// Families whose MLP does not read the attention.
+pub const PARALLEL: [&str; 5] = ["gptj", "gpt_neox", "phi", "falcon", "falcon-grouped"];
+
+/// A search at the block's output, or at the MLP's where a norm stands behind it.
+pub fn search(model: &Model) -> TargetSearch {
+    TargetSearch::default().with_site(match model.config().block_norms {
+        BlockNorms::Before => Site::Block,
+        _ => Site::Mlp,
+    })
+}
 
 /// A directory as a user has it: the models share one tokenizer, which is stored once.
 pub fn directory(family: &str) -> tempfile::TempDir {
@@ -152,7 +185,7 @@ fn a_directory_that_is_not_in_order_is_refused_by_name() {
             .contains("`model_type` is mamba, choose one of: llama")
     );
     assert!(changed(r#""hidden_act": "silu""#, r#""hidden_act": "tanh""#).contains("`hidden_act` is tanh"));
-    assert!(changed(r#""rope_type": "default""#, r#""rope_type": "yarn""#).contains("`yarn` is not supported"));
+    assert!(changed(r#""rope_type": "default""#, r#""rope_type": "mrope""#).contains("`mrope` is not supported"));
     assert!(changed(r#""hidden_size": 64"#, r#""hidden_size": 65"#).contains("model.embed_tokens.weight"));
     assert!(
         changed(r#""num_hidden_layers": 4"#, r#""num_hidden_layers": 5"#)

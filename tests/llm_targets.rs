@@ -11,7 +11,7 @@ use betaedit_core::llm::{
 use betaedit_core::{Adapter, Error, SecondMoment, Update};
 
 use crate::llm_editing::{contexts, request, telling};
-use crate::llm_models::{Expected, FAMILIES, open};
+use crate::llm_models::{Expected, FAMILIES, NORM_BEHIND_MLP, open, search};
 
 #[test]
 fn the_gradient_by_a_vector_added_to_a_block_is_that_of_transformers() {
@@ -24,7 +24,10 @@ fn the_gradient_by_a_vector_added_to_a_block_is_that_of_transformers() {
         tokens.push(u32::try_from(number("target_id")).unwrap());
         let positions = [number("subject_last_position")];
         let one = Steered::new(&tokens, &positions, tokens.len() - 1);
-        let steering = Steering::new(&model, number("delta_block"), Site::Block, &[one], None).unwrap();
+        // In front of a norm behind the MLP, if there is one.
+        let site = if facts["site"] == "mlp" { Site::Mlp } else { Site::Block };
+        assert_eq!(site, search(&model).site, "{family}");
+        let steering = Steering::new(&model, number("delta_block"), site, &[one], None).unwrap();
         let found = steering.evaluate(&vec![0.0; model.config().hidden]).unwrap();
         let nll = facts["nll"].as_f64().unwrap();
         assert!((f64::from(found.likelihood) - nll).abs() < 1e-4 * nll, "{family}: {} for {nll}", found.likelihood);
@@ -93,12 +96,14 @@ fn known_targets_are_not_sought() {
 fn a_target_makes_the_model_say_it() {
     for family in FAMILIES {
         let (model, tokenizer) = open(family);
-        let search = TargetSearch::default().with_clamp(20.0).with_steps(40);
-        let found = search.run(&model, &tokenizer, contexts(), 2, &telling()).unwrap();
-        assert!(found.likelihood < 0.8 * found.losses[0], "{family}: {:?}", found.losses);
+        let search = search(&model);
+        let longer = search.with_clamp(20.0).with_steps(40);
+        let found = longer.run(&model, &tokenizer, contexts(), 2, &telling()).unwrap();
+        // A norm behind the MLP bounds what the MLP can add.
+        let enough = if NORM_BEHIND_MLP.contains(&family) { 0.9 } else { 0.8 };
+        assert!(found.likelihood < enough * found.losses[0], "{family}: {:?}", found.losses);
         // A bound is a bound.
-        let bounded =
-            TargetSearch::default().with_clamp(0.1).run(&model, &tokenizer, contexts(), 2, &telling()).unwrap();
+        let bounded = search.with_clamp(0.1).run(&model, &tokenizer, contexts(), 2, &telling()).unwrap();
         let norm = |x: &[f32]| x.iter().map(|x| x * x).sum::<f32>().sqrt();
         let moved: Vec<f32> = bounded.value.iter().zip(&bounded.start).map(|(z, v)| z - v).collect();
         assert!(norm(&moved) < 0.1001 * norm(&bounded.start));

@@ -55,7 +55,11 @@ mod llm_fine_tuning;
 #[cfg(feature = "llm")]
 mod llm_gguf;
 #[cfg(feature = "llm")]
+mod llm_gguf_families;
+#[cfg(feature = "llm")]
 mod llm_models;
+#[cfg(feature = "llm")]
+mod llm_pieces;
 #[cfg(feature = "llm")]
 mod llm_sites;
 #[cfg(all(feature = "llm", feature = "facts", feature = "session"))]

@@ -33,6 +33,13 @@ pub enum ModelError {
         problem: String,
     },
 
+    /// The model's shape does not allow what is asked for.
+    #[error("{problem}")]
+    Unsupported {
+        /// What is asked for, why it cannot be done, and what can.
+        problem: String,
+    },
+
     /// The adapter does not do what its trait asks for.
     #[error("the adapter breaks its contract at layer {layer}: {problem}")]
     Contract {

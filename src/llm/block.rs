@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result as Computed, Tensor};
 use faer::{Mat, MatRef, Par};
 
-use super::config::{Config, Positions};
+use super::config::{Arrangement, Config, Positions};
 use super::ops::{Activate, Angles, Attention, Gate, Normalize, Op, Parameter, Past, Project, Rotate, Span, with_rows};
 
 /// What all blocks of a model share.
@@ -37,19 +37,24 @@ pub(super) struct LowRank {
 /// One block.
 #[derive(Clone)]
 pub(super) struct Block {
-    pub(super) attention_norm: Normalize,
+    /// None where the attention reads the hidden state as it is.
+    pub(super) attention_norm: Option<Normalize>,
     pub(super) query: Linear,
     pub(super) key: Linear,
     pub(super) value: Linear,
-    /// Norms of every head of the queries and of the keys.
+    /// Norms of the queries and of the keys, over every head or over all of them.
     pub(super) head_norms: Option<[Normalize; 2]>,
     pub(super) attention_output: Linear,
-    /// None where the MLP stands beside the attention and shares its norm.
+    /// The norm behind the attention.
+    pub(super) attention_post_norm: Option<Normalize>,
+    /// None where the MLP stands beside the attention and shares its norm, or reads the hidden state as it is.
     pub(super) mlp_norm: Option<Normalize>,
     pub(super) gate: Option<Linear>,
     pub(super) up: Linear,
     /// The matrix that edits change.
     pub(super) down: Linear,
+    /// The norm behind the MLP.
+    pub(super) mlp_post_norm: Option<Normalize>,
     /// How many tokens a token sees; `None` is all.
     pub(super) window: Option<usize>,
 }
@@ -59,6 +64,8 @@ pub(super) struct Block {
 pub(super) struct TokenBatch {
     pub(super) spans: Arc<[Span]>,
     angles: Option<Arc<Angles>>,
+    /// In layers with a window, where they differ.
+    window_angles: Option<Arc<Angles>>,
 }
 
 /// A block up to its MLP's output projection, and what it takes to finish it.
@@ -91,11 +98,18 @@ impl TokenBatch {
             spans.push(Span { rows: rows..rows + tokens, start });
             rows += tokens;
         }
-        let angles = match &config.positions {
+        let rotary = match &config.positions {
             Positions::Learned => None,
-            Positions::Rotary(rotary) => Some(Arc::new(Angles::new(rotary, positions(&spans)))),
+            Positions::Rotary(rotary) => Some(rotary),
         };
-        Self { spans: spans.into(), angles }
+        let [angles, window_angles] = [rotary, config.window_rotary.as_ref()]
+            .map(|rotary| rotary.map(|rotary| Arc::new(Angles::new(rotary, positions(&spans)))));
+        Self { spans: spans.into(), angles, window_angles }
+    }
+
+    /// The angles of a layer with this window.
+    fn angles(&self, window: Option<usize>) -> Option<&Arc<Angles>> {
+        window.and(self.window_angles.as_ref()).or(self.angles.as_ref())
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -105,6 +119,11 @@ impl TokenBatch {
 
 pub(super) fn positions(spans: &[Span]) -> impl Iterator<Item = usize> {
     spans.iter().flat_map(|span| span.start..span.start + span.rows.len())
+}
+
+/// What a norm makes of rows, or the rows where there is none.
+fn normalized(x: &Tensor, norm: Option<&Normalize>) -> Computed<Tensor> {
+    norm.map_or_else(|| Ok(x.clone()), |norm| x.apply_op1(Op(norm.clone())))
 }
 
 /// Some rows of a matrix.
@@ -128,15 +147,15 @@ impl Block {
         past: Vec<Arc<Past>>,
     ) -> Computed<Opened> {
         let Frame { config, par } = frame;
-        let h = x.apply_op1(Op(self.attention_norm.clone()))?;
+        let h = normalized(x, self.attention_norm.as_ref())?;
         let v = self.value.forward(&h, par)?;
         let [q, k] = [(&self.query, 0), (&self.key, 1)].map(|(linear, which)| {
             let mut x = linear.forward(&h, par)?;
             if let Some(norms) = &self.head_norms {
-                let shape = x.dims2()?;
-                x = x.reshape(((), config.head_dim))?.apply_op1(Op(norms[which].clone()))?.reshape(shape)?;
+                let (shape, norm) = (x.dims2()?, &norms[which]);
+                x = x.reshape(((), norm.gain.len()))?.apply_op1(Op(norm.clone()))?.reshape(shape)?;
             }
-            match &batch.angles {
+            match batch.angles(self.window) {
                 Some(angles) => x.apply_op1(Op(Rotate { angles: angles.clone(), head_dim: config.head_dim })),
                 None => Ok(x),
             }
@@ -148,24 +167,29 @@ impl Block {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            scale: config.attention_scale.map_or_else(|| 1.0 / (config.head_dim as f32).sqrt(), |scale| scale as f32),
+            cap: config.attention_cap.map(|cap| cap as f32),
             window: self.window,
             par,
         };
         let attended = q.apply_op3(&k, &v, Op(attention))?;
-        let residual = (x + self.attention_output.forward(&attended, par)?)?;
-        let keys = match &self.mlp_norm {
-            Some(norm) => self.keys(frame, &residual.apply_op1(Op(norm.clone()))?)?,
-            None => self.keys(frame, &h)?,
+        let attended = self.attention_output.forward(&attended, par)?;
+        let residual = (x + normalized(&attended, self.attention_post_norm.as_ref())?)?;
+        let read = match config.arrangement {
+            Arrangement::Sequential => normalized(&residual, self.mlp_norm.as_ref())?,
+            Arrangement::ParallelNorms => normalized(x, self.mlp_norm.as_ref())?,
+            Arrangement::Parallel => h,
         };
+        let keys = self.keys(frame, &read)?;
         Ok(Opened { keys, residual, attended: [k, v] })
     }
 
     /// The block with more in its attention's output. Where the MLP stands beside the attention, its keys stay.
     pub(super) fn shifted(&self, frame: Frame<'_>, opened: &Opened, more: &Tensor) -> Computed<Opened> {
         let residual = (&opened.residual + more)?;
-        let keys = match &self.mlp_norm {
-            Some(norm) => self.keys(frame, &residual.apply_op1(Op(norm.clone()))?)?,
-            None => opened.keys.clone(),
+        let keys = match frame.config.arrangement {
+            Arrangement::Sequential => self.keys(frame, &normalized(&residual, self.mlp_norm.as_ref())?)?,
+            Arrangement::Parallel | Arrangement::ParallelNorms => opened.keys.clone(),
         };
         Ok(Opened { keys, residual, attended: opened.attended.clone() })
     }
@@ -180,14 +204,19 @@ impl Block {
         }
     }
 
-    /// The MLP's output.
+    /// The output of the MLP's output projection.
     pub(super) fn mlp(&self, opened: &Opened, par: Par) -> Computed<Tensor> {
         self.down.forward(&opened.keys, par)
     }
 
     /// The block's output.
     pub(super) fn close(&self, opened: &Opened, par: Par) -> Computed<Tensor> {
-        &opened.residual + self.mlp(opened, par)?
+        self.close_with(opened, &self.mlp(opened, par)?)
+    }
+
+    /// The block's output for some output of the MLP's output projection.
+    pub(super) fn close_with(&self, opened: &Opened, mlp: &Tensor) -> Computed<Tensor> {
+        &opened.residual + normalized(mlp, self.mlp_post_norm.as_ref())?
     }
 }
 

@@ -1,6 +1,7 @@
 //! The shape of a decoder.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::malformed;
@@ -10,12 +11,14 @@ use crate::format::malformed;
 pub enum NormKind {
     /// `x / rms(x)`, with a gain.
     Rms,
+    /// `x / rms(x)`, with a gain that is stored as its difference from 1.
+    RmsFromOne,
     /// `(x - mean) / deviation`, with a gain and a bias.
     Layer,
 }
 
 /// How positions enter the model.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
     /// A learned vector is added to the embedding.
     Learned,
@@ -24,7 +27,7 @@ pub enum Positions {
 }
 
 /// Rotary positions: pair `i` of the first `dims` numbers of a head is rotated by `position * theta^(-2i / dims)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rotary {
     /// Base of the frequencies.
     pub theta: f64,
@@ -46,7 +49,7 @@ pub enum Pairing {
 }
 
 /// How rotary frequencies are scaled for long contexts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RotaryScaling {
     /// Not scaled.
     None,
@@ -63,6 +66,38 @@ pub enum RotaryScaling {
         /// The context length before scaling.
         original_context: f64,
     },
+    /// Dynamic NTK: the base grows with texts that are longer than the model's context. Such texts are not run, so nothing is scaled.
+    Dynamic {
+        /// Says how fast the base grows.
+        factor: f64,
+    },
+    /// YaRN: low frequencies are divided by `factor`, high ones stay, those between are blended, and queries and keys are multiplied by
+    /// `attention`.
+    Yarn {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// A pair that turns more often than this in the original context keeps its frequency.
+        fast: f64,
+        /// A pair that turns less often than this in the original context has a low frequency.
+        slow: f64,
+        /// The context length before scaling.
+        original_context: f64,
+        /// Factor of the rotated parts of queries and keys.
+        attention: f64,
+    },
+    /// `LongRoPE`: every frequency is divided by a factor of its own, and queries and keys are multiplied by `attention`.
+    LongRope {
+        /// The divisors in texts up to the original context, one for each pair.
+        short: Arc<[f64]>,
+        /// The divisors in longer texts. Such texts are not run: the [context](Config::context) is at most the original one.
+        long: Arc<[f64]>,
+        /// The context length before scaling.
+        original_context: usize,
+        /// The context length with the divisors of longer texts.
+        longest_context: usize,
+        /// Factor of the rotated parts of queries and keys.
+        attention: f64,
+    },
 }
 
 /// The nonlinearity of the MLP.
@@ -72,6 +107,8 @@ pub enum Activation {
     Silu,
     /// GELU in its tanh form (`gelu_new`).
     Gelu,
+    /// GELU by the error function (`gelu`).
+    GeluErf,
 }
 
 /// Whether the MLP of a block comes after the attention or beside it.
@@ -81,6 +118,8 @@ pub enum Arrangement {
     Sequential,
     /// The MLP reads what the attention reads, through the same norm.
     Parallel,
+    /// The MLP reads what the attention reads, through a norm of its own.
+    ParallelNorms,
 }
 
 /// How the MLP computes its keys from its input.
@@ -99,6 +138,19 @@ pub enum HeadNorms {
     None,
     /// One for the heads of the queries and one for the heads of the keys, before the rotation.
     QueriesAndKeys,
+    /// One over all heads of the queries together and one over all heads of the keys together, before the rotation.
+    WholeQueriesAndKeys,
+}
+
+/// Where the norms of a block stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockNorms {
+    /// In front of the attention and in front of the MLP.
+    Before,
+    /// Behind the attention and behind the MLP, before their outputs are added to the hidden state.
+    After,
+    /// In both places.
+    BeforeAndAfter,
 }
 
 /// A sliding window: how many tokens a token sees, itself included.
@@ -198,8 +250,20 @@ pub struct Config {
     pub norm_epsilon: f64,
     /// How positions enter.
     pub positions: Positions,
+    /// Rotary positions of the layers with a window, if they differ from those of the other layers.
+    pub window_rotary: Option<Rotary>,
+    /// Factor of the embeddings.
+    pub embedding_scale: f64,
+    /// Where the norms of a block stand.
+    pub block_norms: BlockNorms,
     /// Norms inside the attention.
     pub head_norms: HeadNorms,
+    /// Factor of the products of queries and keys; `None` is `1 / sqrt(head_dim)`.
+    pub attention_scale: Option<f64>,
+    /// A bound `c` on these products: `x` becomes `c tanh(x / c)`. `None` is no bound.
+    pub attention_cap: Option<f64>,
+    /// A bound on the logits, in the same way.
+    pub logit_cap: Option<f64>,
     /// Whether the MLP comes after the attention or beside it.
     pub arrangement: Arrangement,
     /// How the MLP computes its keys.
@@ -219,6 +283,22 @@ impl Rotary {
     #[must_use]
     pub fn new(theta: f64, dims: usize) -> Self {
         Self { theta, dims, pairing: Pairing::Halves, scaling: RotaryScaling::None }
+    }
+
+    /// Refuses what does not fit a head; `path` is for the message.
+    fn check(&self, head_dim: usize, path: &Path) -> Result<()> {
+        let pairs = self.dims / 2;
+        let scaled = match &self.scaling {
+            RotaryScaling::LongRope { short, long, .. } => {
+                [short, long].iter().all(|factors| factors.len() == pairs && factors.iter().all(|factor| *factor > 0.0))
+            }
+            _ => true,
+        };
+        let fits = self.dims != 0 && self.dims <= head_dim && self.dims.is_multiple_of(2) && self.theta > 0.0;
+        match fits && scaled {
+            true => Ok(()),
+            false => Err(malformed(path, format!("{self:?} does not fit a head of {head_dim}"))),
+        }
     }
 }
 
@@ -243,13 +323,28 @@ impl Config {
             norm: NormKind::Rms,
             norm_epsilon: 1e-6,
             positions: Positions::Rotary(Rotary::new(10_000.0, head_dim)),
+            window_rotary: None,
+            embedding_scale: 1.0,
+            block_norms: BlockNorms::Before,
             head_norms: HeadNorms::None,
+            attention_scale: None,
+            attention_cap: None,
+            logit_cap: None,
             arrangement: Arrangement::Sequential,
             mlp: MlpKind::Gated,
             activation: Activation::Silu,
             window: None,
             biases: Biases::all(Bias::AsStored),
             tied: false,
+        }
+    }
+
+    /// Bounds the context to what the scaling of the rotary positions holds for.
+    pub(super) fn fit_context(&mut self) {
+        if let Positions::Rotary(Rotary { scaling: RotaryScaling::LongRope { original_context, .. }, .. }) =
+            &self.positions
+        {
+            self.context = self.context.min(*original_context);
         }
     }
 
@@ -273,13 +368,20 @@ impl Config {
         if self.window.as_ref().is_some_and(|window| window.tokens == 0) {
             return Err(malformed(path, "a sliding window of no token"));
         }
-        match self.positions {
-            Positions::Rotary(rotary)
-                if rotary.dims == 0 || rotary.dims > self.head_dim || rotary.dims % 2 == 1 || !(rotary.theta > 0.0) =>
-            {
-                Err(malformed(path, format!("{rotary:?} does not fit a head of {}", self.head_dim)))
+        let factors = [("embedding_scale", Some(self.embedding_scale)), ("attention_scale", self.attention_scale)];
+        let bounds = [("attention_cap", self.attention_cap), ("logit_cap", self.logit_cap)];
+        for (name, value) in factors.into_iter().chain(bounds) {
+            if let Some(value) = value.filter(|value| !(*value > 0.0 && value.is_finite())) {
+                return Err(malformed(path, format!("`{name}` is {value}, expected a positive number")));
             }
-            _ => Ok(()),
         }
+        if self.arrangement != Arrangement::Sequential && self.block_norms != BlockNorms::Before {
+            return Err(malformed(path, "an MLP beside the attention, with norms behind them"));
+        }
+        let rotary = match &self.positions {
+            Positions::Rotary(rotary) => Some(rotary),
+            Positions::Learned => None,
+        };
+        rotary.into_iter().chain(&self.window_rotary).try_for_each(|rotary| rotary.check(self.head_dim, path))
     }
 }

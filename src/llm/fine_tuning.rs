@@ -121,8 +121,8 @@ impl FineTuning {
             let D = MatRef::from_column_major_slice(&change, start.nrows(), start.ncols());
             let W = &start + D;
             copy(Arc::make_mut(&mut tuned.blocks[layer].down.weight).matrix_mut(), W.as_ref(), model.par);
-            let output = Var::from_tensor(&tuned.blocks[layer].close(&opened, model.par)?)?;
-            let mut x = output.as_tensor().clone();
+            let output = Var::from_tensor(&tuned.blocks[layer].mlp(&opened, model.par)?)?;
+            let mut x = tuned.blocks[layer].close_with(&opened, output.as_tensor())?;
             for block in &tuned.blocks[layer + 1..] {
                 x = block.close(&block.open(tuned.frame(), &x, &task.batch, vec![])?, model.par)?;
             }

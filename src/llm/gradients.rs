@@ -22,7 +22,8 @@ use crate::util::validate;
 ///
 /// Let `g` be the gradient of the sum of `-log p` over a window's tokens, by the output of a block at a token. The mean `G` of `g gᵀ`
 /// (`hidden x hidden`) says in which directions of its output the model is sensitive: if the outputs of the tokens are changed by `u`, the
-/// loss grows by about half the mean of `uᵀ G u`. [`Sensitivity`](super::Sensitivity) makes use of it in the search for a target,
+/// loss grows by about half the mean of `uᵀ G u`. In blocks with a norm behind the MLP, the output is that of the MLP before the norm:
+/// what an edit of the layer changes. [`Sensitivity`](super::Sensitivity) makes use of it in the search for a target,
 /// [`expected_loss`](crate::metrics::expected_loss) in a gauge.
 ///
 /// Texts are read in windows, as by [`Collector`](super::Collector).
@@ -133,12 +134,17 @@ impl<'a> GradientCollector<'a> {
         let mut x = model.embed(&window[..rows], &batch)?;
         let mut changes = vec![];
         for (layer, block) in model.blocks.iter().enumerate() {
-            x = block.close(&block.open(model.frame(), &x, &batch, vec![])?, model.par)?;
-            if self.moments.contains_key(&layer) {
-                let change = Var::zeros((rows, model.config.hidden), DType::F32, &Device::Cpu)?;
-                x = (x + change.as_tensor())?;
-                changes.push(change);
+            let opened = block.open(model.frame(), &x, &batch, vec![])?;
+            if !self.moments.contains_key(&layer) {
+                x = block.close(&opened, model.par)?;
+                continue;
             }
+            let change = Var::zeros((rows, model.config.hidden), DType::F32, &Device::Cpu)?;
+            x = match block.mlp_post_norm {
+                None => (block.close(&opened, model.par)? + change.as_tensor())?,
+                Some(_) => block.close_with(&opened, &(block.mlp(&opened, model.par)? + change.as_tensor())?)?,
+            };
+            changes.push(change);
         }
         let terms: Vec<Term> = window[1..].iter().map(|&token| Term::Likelihood { token, weight: 1.0 }).collect();
         let loss = model.logits(&x)?.apply_op1(Op(Objective(terms.into())))?.sum_all()?;

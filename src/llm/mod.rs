@@ -87,8 +87,8 @@ pub use adapter::ModelAdapter;
 pub use chat::{Message, Role};
 pub use collector::{CollectionProgress, Collector};
 pub use config::{
-    Activation, Arrangement, Bias, Biases, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions, Rotary,
-    RotaryScaling, Sizes, Window,
+    Activation, Arrangement, Bias, Biases, BlockNorms, Config, HeadNorms, MlpKind, NormKind, Pairing, Positions,
+    Rotary, RotaryScaling, Sizes, Window,
 };
 pub use families::{Families, Family};
 pub use fine_tuning::{FineTuning, LowRankTuning, Supervision, Tuned};

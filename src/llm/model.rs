@@ -10,7 +10,7 @@ use super::block::{Block, Frame, Linear, TokenBatch, columns, positions, select}
 use super::config::Config;
 use super::failed;
 use super::families::{Family, numbered};
-use super::ops::{Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
+use super::ops::{Cap, Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
 use crate::error::{ModelError, NumericsError, Result, Shape};
 use crate::update::Orientation;
 
@@ -223,6 +223,10 @@ impl Model {
         let hidden = self.config.hidden;
         let row = |token: u32| self.embedding.row(token as usize).into_owned();
         let mut x: Vec<f32> = tokens.iter().flat_map(|&token| row(token)).collect();
+        if self.config.embedding_scale != 1.0 {
+            let scale = self.config.embedding_scale as f32;
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
         if let Some(learned) = &self.positions {
             for (x, position) in x.chunks_exact_mut(hidden).zip(positions(&batch.spans)) {
                 x.iter_mut().zip(&*learned.row(position)).for_each(|(x, p)| *x += p);
@@ -233,7 +237,11 @@ impl Model {
 
     /// Logits of some rows of the last block's output.
     pub(super) fn logits(&self, x: &Tensor) -> Computed<Tensor> {
-        self.head.forward(&x.apply_op1(Op(self.norm.clone()))?, self.par)
+        let logits = self.head.forward(&x.apply_op1(Op(self.norm.clone()))?, self.par)?;
+        match self.config.logit_cap {
+            Some(cap) => logits.apply_op1(Op(Cap(cap as f32, self.par))),
+            None => Ok(logits),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use betaedit_core::editor::method;
 use betaedit_core::llm::{
-    Arrangement, Config, Contexts, Descent, FactToken, KeyRule, Places, Positions, Site, Surroundings, TargetSearch,
-    Wording,
+    Arrangement, BlockNorms, Config, Contexts, Descent, FactToken, KeyRule, Places, Positions, Site, Surroundings,
+    TargetSearch, Wording,
 };
 use betaedit_core::session::{ConflictPolicy, Guards};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -247,7 +247,7 @@ impl Plan {
     /// The defaults for a model: the published layers and weights for models of a published shape, else layers at the same
     /// relative depth. `docs/experiments.md` has the runs behind the defaults for small models.
     pub fn usual(model: &Config) -> Self {
-        let layers = match (model.positions, model.arrangement, model.layers) {
+        let layers = match (&model.positions, model.arrangement, model.layers) {
             // GPT-2 XL.
             (Positions::Learned, _, 48) => 13..=17,
             // GPT-J.
@@ -256,6 +256,9 @@ impl Plan {
             // Six of 30 layers, at 17 to 33 % of the depth, like most published choices.
             (_, _, n) => n / 6..=(n / 3).min(n - 1),
         };
+        // Behind a norm, a block's output is not what is written, and cannot be divided among layers.
+        let behind_norms = model.block_norms != BlockNorms::Before;
+        let layers = if behind_norms { *layers.end()..=*layers.end() } else { layers };
         // The published weights suit the keys of models with billions of parameters.
         let small = model.hidden < 1600;
         let search = TargetSearch::default();
@@ -283,6 +286,7 @@ impl Plan {
             enough: search.enough,
             margin: search.margin,
             min_written: Guards::default().written_share.unwrap_or_default(),
+            target: if behind_norms { Site::Mlp } else { Site::Block },
             ..Self::of_earlier_versions()
         }
     }
@@ -345,7 +349,20 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use betaedit_core::llm::Sizes;
+
     use super::*;
+
+    #[test]
+    fn where_a_norm_stands_behind_the_mlp_one_layer_is_edited_at_its_output() {
+        let sizes = Sizes { layers: 30, hidden: 64, intermediate: 96, heads: 4, vocabulary: 10, context: 64 };
+        let mut config = Config::new(sizes);
+        let plan = Plan::usual(&config);
+        assert_eq!((plan.layers.0, plan.target), ((5..=10).collect(), Site::Block));
+        config.block_norms = BlockNorms::BeforeAndAfter;
+        let plan = Plan::usual(&config);
+        assert_eq!((plan.layers.0, plan.target), (vec![10], Site::Mlp));
+    }
 
     /// A plan of a version that knew neither descents nor margins nor wordings goes on as that version did.
     #[test]

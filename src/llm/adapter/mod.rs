@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use faer::{Mat, MatMut, MatRef};
 
+use super::config::BlockNorms;
 use super::failed;
 use super::model::Model;
 use super::ops::{Parameter, copy, with_rows};
@@ -73,7 +74,8 @@ impl ModelAdapter {
     ///   [`Contexts`](super::Contexts), for the rule of the published programs
     ///
     /// # Errors
-    /// No layer, a layer that the model does not have, or layers that do not ascend.
+    /// No layer, a layer that the model does not have, layers that do not ascend, or, in a model with norms behind its MLPs, several layers
+    /// or the site [`Block`](super::Site::Block).
     pub fn new(
         model: Model,
         tokenizer: Tokenizer,
@@ -90,7 +92,17 @@ impl ModelAdapter {
             let (parameter, allowed) = ("layers", "ascending numbers");
             return Err(NumericsError::Parameter { parameter, value: pair[1] as f64, allowed }.into());
         }
-        model.down(layers[layers.len() - 1])?;
+        let last = layers[layers.len() - 1];
+        model.down(last)?;
+        search.site.check(&model, last)?;
+        if layers.len() > 1 && model.config.block_norms != BlockNorms::Before {
+            let family = model.family().model_type();
+            let problem = format!(
+                "in a model of type {family} a norm stands behind every MLP, so what is missing in one layer cannot be divided among \
+                 several: edit one layer, and not {layers:?}"
+            );
+            return Err(ModelError::Unsupported { problem }.into());
+        }
         Ok(Self {
             model,
             tokenizer,

@@ -12,6 +12,15 @@ use crate::format::{lfs_pointer, malformed};
 use crate::llm::config::Activation;
 use crate::util::atomic_file::io_error;
 
+/// The name of a nonlinearity in `transformers`.
+pub(super) fn activation_name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu_pytorch_tanh",
+        Activation::GeluErf => "gelu",
+    }
+}
+
 /// A `config.json`. Its errors name the file.
 ///
 /// The file remembers which entries it was asked for. After [`Family::config`](super::Family::config),
@@ -176,8 +185,9 @@ impl ConfigFile {
             None => Ok(default),
             Some("silu" | "swish") => Ok(Activation::Silu),
             Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::Gelu),
+            Some("gelu" | "gelu_python") => Ok(Activation::GeluErf),
             Some(other) => {
-                Err(self.refuse(format!("`{name}` is {other}, choose one of: silu, gelu_new, gelu_pytorch_tanh")))
+                Err(self.refuse(format!("`{name}` is {other}, choose one of: silu, gelu, gelu_new, gelu_pytorch_tanh")))
             }
         }
     }

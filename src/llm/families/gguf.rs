@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::Value;
 use super::layout::{AttentionNames, Name, TensorLayout};
 use crate::error::{Error, Result};
 use crate::format::malformed;
-use crate::llm::config::{Config, Pairing, Positions, Rotary, Sizes};
+use crate::llm::config::{Config, NormKind, Pairing, Positions, Rotary, RotaryScaling, Sizes};
 
 /// A family in GGUF files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,24 @@ pub struct GgufLayout {
     pub tensors: TensorLayout,
     /// The order of the rows of queries and keys: rows that are rotated together are side by side, or half a head apart.
     pub pairing: Pairing,
+    /// How the gains of norms are stored.
+    pub gains: Gains,
 }
+
+/// How the gains of norms are stored in GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gains {
+    /// As in safetensors files.
+    AsInSafetensors,
+    /// 1 more than in safetensors files.
+    PlusOne,
+}
+
+/// Tensors that hold divisors of rotary frequencies, one a pair: of all texts, of short and of long ones.
+pub(in crate::llm) const DIVISORS: [&str; 3] = [ALL, SHORT, LONG];
+const ALL: &str = "rope_freqs.weight";
+const SHORT: &str = "rope_factors_short.weight";
+const LONG: &str = "rope_factors_long.weight";
 
 impl GgufLayout {
     /// The names that llama.cpp uses, with the rows of queries and keys in the same order as in safetensors files.
@@ -41,7 +58,7 @@ impl GgufLayout {
             down: "blk.{}.ffn_down".into(),
             ..TensorLayout::llama()
         };
-        Self { architecture: architecture.into(), tensors, pairing: Pairing::Halves }
+        Self { architecture: architecture.into(), tensors, pairing: Pairing::Halves, gains: Gains::AsInSafetensors }
     }
 }
 
@@ -54,6 +71,7 @@ impl GgufLayout {
 pub struct GgufMetadata<'a> {
     entries: &'a HashMap<String, Value>,
     tensors: &'a BTreeMap<String, Vec<usize>>,
+    divisors: &'a BTreeMap<&'static str, Vec<f64>>,
     layout: &'a GgufLayout,
     path: &'a Path,
     read: &'a Mutex<BTreeSet<String>>,
@@ -73,15 +91,17 @@ const HARMLESS: [&str; 2] = ["vocab_size", "tensor_data_layout"];
 
 impl<'a> GgufMetadata<'a> {
     /// * `tensors`: the shapes of all tensors, outputs by inputs
+    /// * `divisors`: the numbers of those of [`DIVISORS`] that are there
     /// * `read`: where the names of the entries go that are asked for
     pub(in crate::llm) fn new(
         entries: &'a HashMap<String, Value>,
         tensors: &'a BTreeMap<String, Vec<usize>>,
+        divisors: &'a BTreeMap<&'static str, Vec<f64>>,
         layout: &'a GgufLayout,
         path: &'a Path,
         read: &'a Mutex<BTreeSet<String>>,
     ) -> Self {
-        Self { entries, tensors, layout, path, read }
+        Self { entries, tensors, divisors, layout, path, read }
     }
 
     /// An error that names this file and says why it is refused.
@@ -105,8 +125,12 @@ impl<'a> GgufMetadata<'a> {
     fn entry(&self, name: &str) -> Option<&'a Value> {
         let name = self.full(name);
         let value = self.entries.get(&name);
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        self.note(name);
         value
+    }
+
+    fn note(&self, name: String) {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
     }
 
     /// An entry that is a size.
@@ -150,18 +174,48 @@ impl<'a> GgufMetadata<'a> {
         number.map_err(|_| self.refuse(format!("the metadata's `{}` is no number", self.full(name))))
     }
 
-    /// A decoder of Llama's shape.
+    /// An entry that is true or false, or a default if there is none.
     ///
     /// # Errors
-    /// A missing or invalid entry, or rotary positions that are scaled or over a part of the head.
+    /// Anything else.
+    pub fn flag_or(&self, name: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.entry(name) else { return Ok(default) };
+        value
+            .to_bool()
+            .map_err(|_| self.refuse(format!("the metadata's `{}` is neither true nor false", self.full(name))))
+    }
+
+    /// The number of tokens in a sliding window; `None` if there is none.
+    ///
+    /// # Errors
+    /// An entry that is not a whole number.
+    pub fn window(&self) -> Result<Option<usize>> {
+        Ok(self.optional_size("attention.sliding_window")?.filter(|&tokens| tokens > 0))
+    }
+
+    /// A decoder of Llama's shape, or with layer norms if the file has their epsilon.
+    ///
+    /// # Errors
+    /// A missing or invalid entry, a rotation of a part of the head, or a scaling of rotary positions that is not known.
     pub fn decoder(&self) -> Result<Config> {
-        let (hidden, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
-        let scaling = self.entry("rope.scaling.type").map(|kind| kind.to_string().map_or("", String::as_str));
-        if scaling.is_some_and(|kind| kind != "none") || self.has_tensor("rope_freqs.weight") {
-            let problem = "scaled rotary positions (`rope.scaling`, `rope_freqs`) are not supported in GGUF files; use the model's \
-                           safetensors";
-            return Err(self.refuse(problem));
+        let config = self.decoder_of_parts()?;
+        match &config.positions {
+            Positions::Rotary(rotary) if rotary.dims != config.head_dim => Err(self.refuse(format!(
+                "the metadata's `{}` is {}, and only the length of a head, {}, is supported",
+                self.full("rope.dimension_count"),
+                rotary.dims,
+                config.head_dim
+            ))),
+            _ => Ok(config),
         }
+    }
+
+    /// As [`decoder`](Self::decoder), also with a rotation of a part of the head.
+    ///
+    /// # Errors
+    /// As [`decoder`](Self::decoder).
+    pub fn decoder_of_parts(&self) -> Result<Config> {
+        let (hidden, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
         let mut config = Config::new(Sizes {
             layers: self.size("block_count")?,
             hidden,
@@ -172,27 +226,98 @@ impl<'a> GgufMetadata<'a> {
         });
         config.head_dim = self.size_or("attention.key_length", config.head_dim)?;
         config.kv_heads = self.size_or("attention.head_count_kv", heads)?;
-        config.norm_epsilon = self.number("attention.layer_norm_rms_epsilon")?;
+        (config.norm, config.norm_epsilon) = match self.has("attention.layer_norm_epsilon") {
+            true => (NormKind::Layer, self.number("attention.layer_norm_epsilon")?),
+            false => (NormKind::Rms, self.number("attention.layer_norm_rms_epsilon")?),
+        };
+        if self.layout.gains == Gains::PlusOne {
+            config.norm = NormKind::RmsFromOne;
+        }
         if self.entry("attention.causal").is_some_and(|causal| causal.to_bool().is_ok_and(|causal| !causal)) {
             return Err(self.refuse(format!(
                 "the metadata's `{}` is false, which is not supported",
                 self.full("attention.causal")
             )));
         }
-        for name in ["attention.value_length", "rope.dimension_count"] {
-            let (length, head) = (self.size_or(name, config.head_dim)?, config.head_dim);
-            if length != head {
+        let (length, head) = (self.size_or("attention.value_length", config.head_dim)?, config.head_dim);
+        if length != head {
+            let name = self.full("attention.value_length");
+            let problem =
+                format!("the metadata's `{name}` is {length}, and only the length of a head, {head}, is supported");
+            return Err(self.refuse(problem));
+        }
+        if self.layout.tensors.positions.is_some() {
+            config.positions = Positions::Learned;
+        } else {
+            let theta = self.number_or("rope.freq_base", 10_000.0)?;
+            let dims = self.size_or("rope.dimension_count", head)?;
+            let scaling = self.scaling(config.context)?;
+            config.positions = Positions::Rotary(Rotary { scaling, ..Rotary::new(theta, dims) });
+            config.fit_context();
+        }
+        config.tied = !self.has_tensor(&format!("{}.weight", self.layout.tensors.head));
+        Ok(config)
+    }
+
+    /// The scaling of rotary frequencies, as llama.cpp computes it.
+    fn scaling(&self, context: usize) -> Result<RotaryScaling> {
+        // Says how the model was trained, and nothing else.
+        self.note(self.full("rope.scaling.finetuned"));
+        let kind = self.entry("rope.scaling.type").map(|kind| kind.to_string().map_or("", String::as_str));
+        let [all, short, long] = DIVISORS.map(|name| self.divisors_of(name));
+        let original = self.size_or("rope.scaling.original_context_length", context)?;
+        let attention = self.number_or("rope.scaling.attn_factor", 1.0)?;
+        let factor = || self.number_or("rope.scaling.factor", 1.0);
+        let scaling = match (kind.unwrap_or("none"), all, short.zip(long)) {
+            ("none", None, None) => RotaryScaling::None,
+            ("none", Some(all), None) => RotaryScaling::LongRope {
+                short: all.into(),
+                long: all.into(),
+                original_context: context,
+                longest_context: context,
+                attention,
+            },
+            ("none" | "longrope", None, Some((short, long))) => RotaryScaling::LongRope {
+                short: short.into(),
+                long: long.into(),
+                original_context: original,
+                longest_context: context,
+                attention,
+            },
+            ("linear", None, None) => RotaryScaling::Linear(factor()?),
+            ("yarn", None, None) => {
+                let (factor, number) = (factor()?, |name, usual| self.number_or(name, usual));
+                RotaryScaling::Yarn {
+                    factor,
+                    fast: number("rope.scaling.yarn_beta_fast", 32.0)?,
+                    slow: number("rope.scaling.yarn_beta_slow", 1.0)?,
+                    original_context: original as f64,
+                    attention: attention * (1.0 + 0.1 * factor.max(1.0).ln()),
+                }
+            }
+            (kind, ..) => {
+                let there: Vec<&str> = DIVISORS.into_iter().filter(|name| self.divisors.contains_key(name)).collect();
+                let with = if there.is_empty() { String::new() } else { format!(" with `{}`", there.join("`, `")) };
                 let problem = format!(
-                    "the metadata's `{}` is {length}, and only the length of a head, {head}, is supported",
-                    self.full(name)
+                    "rotary positions of kind `{kind}`{with} (`rope.scaling`, `rope_freqs`) are not supported in GGUF files; use the \
+                     model's safetensors"
                 );
                 return Err(self.refuse(problem));
             }
+        };
+        match scaling {
+            RotaryScaling::None | RotaryScaling::Linear(_) if attention != 1.0 => {
+                let name = self.full("rope.scaling.attn_factor");
+                Err(self
+                    .refuse(format!("the metadata's `{name}` is {attention}, which only yarn and longrope have here")))
+            }
+            scaling => Ok(scaling),
         }
-        let theta = self.number_or("rope.freq_base", 10_000.0)?;
-        config.positions = Positions::Rotary(Rotary::new(theta, config.head_dim));
-        config.tied = !self.has_tensor(&format!("{}.weight", self.layout.tensors.head));
-        Ok(config)
+    }
+
+    fn divisors_of(&self, name: &'static str) -> Option<&'a [f64]> {
+        self.note(name.to_owned());
+        self.divisors.get(name).map(Vec::as_slice)
     }
 
     fn embedding_rows(&self) -> Result<usize> {
@@ -214,6 +339,7 @@ impl<'a> GgufMetadata<'a> {
             short.is_some_and(|short| !HARMLESS.contains(&short)) && !read.contains(*name) && !switches_off(name, value)
         };
         let mut unread: Vec<&str> = self.entries.iter().filter(matters).map(|(name, _)| name.as_str()).collect();
+        unread.extend(self.divisors.keys().filter(|name| !read.contains(**name)));
         if unread.is_empty() {
             return Ok(());
         }

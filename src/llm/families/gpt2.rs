@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{AttentionNames, ConfigFile, Family, TensorLayout};
+use super::config_file::activation_name;
+use super::{AttentionNames, ConfigFile, Family, GgufLayout, GgufMetadata, TensorLayout};
 use crate::error::Result;
 use crate::llm::config::{Activation, Bias, Biases, Config, MlpKind, NormKind, Positions, Sizes};
 use crate::update::Orientation;
@@ -42,15 +43,36 @@ impl Family for Gpt2 {
             attention: AttentionNames::Joined("transformer.h.{}.attn.c_attn".into()),
             head_norms: None,
             attention_output: "transformer.h.{}.attn.c_proj".into(),
+            attention_post_norm: None,
             mlp_norm: Some("transformer.h.{}.ln_2".into()),
             gate: None,
             up: "transformer.h.{}.mlp.c_fc".into(),
+            gate_and_up: None,
             down: "transformer.h.{}.mlp.c_proj".into(),
+            mlp_post_norm: None,
             orientation: Orientation::InputsByOutputs,
             // Early files hold the decoder without the head, and omit its name.
             optional_prefix: Some("transformer.".into()),
             unused: vec![".attn.bias".into(), ".attn.masked_bias".into()],
         }
+    }
+
+    fn gguf(&self) -> Option<GgufLayout> {
+        let mut layout = GgufLayout::llama_cpp("gpt2");
+        layout.tensors.positions = Some("position_embd".into());
+        layout.tensors.attention = AttentionNames::Joined("blk.{}.attn_qkv".into());
+        layout.tensors.gate = None;
+        Some(layout)
+    }
+
+    fn config_from_gguf(&self, metadata: &GgufMetadata<'_>) -> Result<Config> {
+        Ok(Config {
+            positions: Positions::Learned,
+            mlp: MlpKind::Plain,
+            activation: Activation::Gelu,
+            biases: Biases { head: Bias::Absent, ..Biases::all(Bias::Required) },
+            ..metadata.decoder()?
+        })
     }
 }
 
@@ -86,8 +108,8 @@ pub(super) fn config(file: &ConfigFile) -> Result<Config> {
 /// The entries that GPT-2 and GPT-J have in common.
 pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str) -> Value {
     let activation = match config.activation {
-        Activation::Silu => "silu",
         Activation::Gelu => "gelu_new",
+        other => activation_name(other),
     };
     json!({
         "model_type": model_type,

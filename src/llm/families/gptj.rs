@@ -45,7 +45,7 @@ impl Family for GptJ {
 
     fn config_json(&self, config: &Config) -> Value {
         let mut json = gpt2::config_json(config, self.model_type(), "GPTJForCausalLM");
-        if let Positions::Rotary(rotary) = config.positions {
+        if let Positions::Rotary(rotary) = &config.positions {
             json["rotary_dim"] = json!(rotary.dims);
         }
         json

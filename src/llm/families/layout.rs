@@ -26,18 +26,24 @@ pub struct TensorLayout {
     pub attention_norm: Name,
     /// Queries, keys and values.
     pub attention: AttentionNames,
-    /// Norms of the heads of queries and of keys, if there are any.
+    /// Norms of queries and of keys, if there are any.
     pub head_norms: Option<[Name; 2]>,
     /// The attention's output projection.
     pub attention_output: Name,
+    /// The norm behind the attention, if there is one.
+    pub attention_post_norm: Option<Name>,
     /// The norm before the MLP, if the MLP has one of its own.
     pub mlp_norm: Option<Name>,
     /// The MLP's gate, if there is one.
     pub gate: Option<Name>,
     /// The MLP's input projection.
     pub up: Name,
+    /// Gate and input projection in one matrix, in place of [`gate`](Self::gate) and [`up`](Self::up): the outputs of the gate first.
+    pub gate_and_up: Option<Name>,
     /// The MLP's output projection: the matrix that edits change.
     pub down: Name,
+    /// The norm behind the MLP, if there is one.
+    pub mlp_post_norm: Option<Name>,
     /// How the projections of the blocks are stored. Embeddings and output head always have a row for each token.
     pub orientation: Orientation,
     /// A prefix of the names that some files omit.
@@ -60,6 +66,9 @@ pub enum AttentionNames {
     },
     /// Side by side in one matrix: the outputs of the queries, then those of the keys, then those of the values.
     Joined(Name),
+    /// In one matrix, by the heads of keys: for each, the outputs of the queries that share it, then those of the key, then those of the
+    /// value.
+    ByHeads(Name),
 }
 
 impl AttentionNames {
@@ -87,10 +96,13 @@ impl TensorLayout {
             ),
             head_norms: None,
             attention_output: "model.layers.{}.self_attn.o_proj".into(),
+            attention_post_norm: None,
             mlp_norm: Some("model.layers.{}.post_attention_layernorm".into()),
             gate: Some("model.layers.{}.mlp.gate_proj".into()),
             up: "model.layers.{}.mlp.up_proj".into(),
+            gate_and_up: None,
             down: "model.layers.{}.mlp.down_proj".into(),
+            mlp_post_norm: None,
             orientation: Orientation::OutputsByInputs,
             optional_prefix: None,
             unused: vec![".rotary_emb.inv_freq".into()],

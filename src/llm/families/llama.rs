@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::config_file::activation_name;
+use super::rotary::RotaryEntries;
 use super::{ConfigFile, Family, GgufLayout, TensorLayout};
 use crate::error::Result;
-use crate::llm::config::{Activation, Bias, Biases, Config, Pairing, Positions, RotaryScaling, Sizes};
+use crate::llm::config::{Activation, Bias, Biases, Config, Pairing, Positions, Sizes};
 
 /// Llama 2 and 3, SmolLM2, and other models of type `llama`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +22,7 @@ impl Family for Llama {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        let mut config = config(file, Defaults::default())?;
+        let mut config = config(file, Defaults::LLAMA)?;
         config.biases = Biases { mlp: flagged(file, "mlp_bias")?, ..attention_biases(file)? };
         Ok(config)
     }
@@ -42,13 +44,33 @@ impl Family for Llama {
     }
 }
 
-/// What `transformers` takes for entries that are not there, where its classes differ.
-#[derive(Clone, Copy, Default)]
+/// The names of entries, and what `transformers` takes for those that are not there, where its classes differ.
+#[derive(Clone, Copy)]
 pub(super) struct Defaults {
     /// The length of a head; `None` is `hidden / heads`.
     pub(super) head_dim: Option<usize>,
     /// Heads of keys and values; `None` is as many as of queries.
     pub(super) kv_heads: Option<usize>,
+    /// The norms' epsilon.
+    pub(super) epsilon: (&'static str, f64),
+    /// The nonlinearity.
+    pub(super) activation: (&'static str, Activation),
+    /// Whether the head is the embedding.
+    pub(super) tied: bool,
+    /// Rotary positions; `None` if the family reads them itself.
+    pub(super) rotary: Option<RotaryEntries>,
+}
+
+impl Defaults {
+    /// Those of Llama.
+    pub(super) const LLAMA: Self = Self {
+        head_dim: None,
+        kv_heads: None,
+        epsilon: ("rms_norm_eps", 1e-6),
+        activation: ("hidden_act", Activation::Silu),
+        tied: false,
+        rotary: Some(RotaryEntries::LLAMA),
+    };
 }
 
 /// The shape of a model whose `config.json` has Llama's entries, without its biases.
@@ -67,11 +89,14 @@ pub(super) fn config(file: &ConfigFile, defaults: Defaults) -> Result<Config> {
         (None, Some(default)) => default,
         _ => file.size_or("num_key_value_heads", config.heads)?,
     };
-    config.norm_epsilon = file.number_or("rms_norm_eps", 1e-6)?;
-    config.positions = Positions::Rotary(file.rotary(config.head_dim, config.context)?);
-    config.activation = file.activation("hidden_act", Activation::Silu)?;
+    config.norm_epsilon = file.number_or(defaults.epsilon.0, defaults.epsilon.1)?;
+    if let Some(entries) = defaults.rotary {
+        config.positions = Positions::Rotary(entries.read(file, config.head_dim, config.context)?);
+        config.fit_context();
+    }
+    config.activation = file.activation(defaults.activation.0, defaults.activation.1)?;
     config.biases = Biases::all(Bias::Absent);
-    config.tied = file.flag_or("tie_word_embeddings", false)?;
+    config.tied = file.flag_or("tie_word_embeddings", defaults.tied)?;
     Ok(config)
 }
 
@@ -93,10 +118,6 @@ pub(super) fn has_attention_bias(config: &Config) -> bool {
 
 /// A `config.json` with Llama's entries.
 pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str) -> Value {
-    let activation = match config.activation {
-        Activation::Silu => "silu",
-        Activation::Gelu => "gelu_pytorch_tanh",
-    };
     let mut json = json!({
         "model_type": model_type,
         "architectures": [architecture],
@@ -108,24 +129,13 @@ pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str)
         "head_dim": config.head_dim,
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.norm_epsilon,
-        "hidden_act": activation,
+        "hidden_act": activation_name(config.activation),
         "vocab_size": config.vocabulary,
         "tie_word_embeddings": config.tied,
         "torch_dtype": "float32",
     });
-    if let Positions::Rotary(rotary) = config.positions {
-        json["rope_theta"] = json!(rotary.theta);
-        json["rope_scaling"] = match rotary.scaling {
-            RotaryScaling::None => Value::Null,
-            RotaryScaling::Linear(factor) => json!({ "rope_type": "linear", "factor": factor }),
-            RotaryScaling::Llama3 { factor, low, high, original_context } => json!({
-                "rope_type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": original_context,
-            }),
-        };
+    if let Positions::Rotary(rotary) = &config.positions {
+        RotaryEntries::LLAMA.write(&mut json, rotary, config.head_dim);
     }
     json
 }

@@ -25,7 +25,7 @@ impl Family for Mistral {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        let config = llama::config(file, Defaults { head_dim: None, kv_heads: Some(KV_HEADS) })?;
+        let config = llama::config(file, Defaults { kv_heads: Some(KV_HEADS), ..Defaults::LLAMA })?;
         let window = match file.entry("sliding_window") {
             None => Some(WINDOW),
             Some(_) => file.optional_size("sliding_window")?,

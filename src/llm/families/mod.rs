@@ -5,15 +5,26 @@
 //! [`Model::open_with`](super::Model::open_with) chooses from.
 
 mod config_file;
+mod falcon;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod gguf;
 mod gpt2;
+mod gpt_neox;
 mod gptj;
+mod layer_types;
 mod layout;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod rotary;
+mod stablelm;
+mod starcoder2;
 mod unread;
 
 use std::fmt::Debug;
@@ -22,16 +33,26 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use config_file::ConfigFile;
-pub(super) use gguf::whole;
-pub use gguf::{GgufLayout, GgufMetadata};
+pub use falcon::Falcon;
+pub use gemma::Gemma;
+pub use gemma2::Gemma2;
+pub use gemma3::Gemma3;
+pub(super) use gguf::{DIVISORS, whole};
+pub use gguf::{Gains, GgufLayout, GgufMetadata};
+pub use gpt_neox::GptNeoX;
 pub use gpt2::Gpt2;
 pub use gptj::GptJ;
 pub(super) use layout::numbered;
 pub use layout::{AttentionNames, Name, TensorLayout};
 pub use llama::Llama;
 pub use mistral::Mistral;
+pub use olmo2::Olmo2;
+pub use phi::Phi;
+pub use phi3::Phi3;
 pub use qwen2::Qwen2;
 pub use qwen3::Qwen3;
+pub use stablelm::StableLm;
+pub use starcoder2::StarCoder2;
 
 use super::config::Config;
 use crate::error::Result;
@@ -79,7 +100,9 @@ pub trait Family: Debug + Send + Sync {
 /// use betaedit_core::llm::Families;
 ///
 /// let known: Vec<_> = Families::built_in().iter().map(|family| family.model_type().to_owned()).collect();
-/// assert_eq!(known, ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gptj"]);
+/// assert_eq!(known[..6], ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gptj"]);
+/// assert_eq!(known[6..12], ["phi3", "gemma2", "gemma3_text", "olmo2", "gpt_neox", "stablelm"]);
+/// assert_eq!(known[12..], ["gemma", "phi", "falcon", "starcoder2"]);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Families(Vec<Arc<dyn Family>>);
@@ -88,7 +111,24 @@ impl Families {
     /// The families of this crate.
     #[must_use]
     pub fn built_in() -> Self {
-        Self(vec![Arc::new(Llama), Arc::new(Mistral), Arc::new(Qwen2), Arc::new(Qwen3), Arc::new(Gpt2), Arc::new(GptJ)])
+        Self(vec![
+            Arc::new(Llama),
+            Arc::new(Mistral),
+            Arc::new(Qwen2),
+            Arc::new(Qwen3),
+            Arc::new(Gpt2),
+            Arc::new(GptJ),
+            Arc::new(Phi3),
+            Arc::new(Gemma2),
+            Arc::new(Gemma3),
+            Arc::new(Olmo2),
+            Arc::new(GptNeoX),
+            Arc::new(StableLm),
+            Arc::new(Gemma),
+            Arc::new(Phi),
+            Arc::new(Falcon),
+            Arc::new(StarCoder2),
+        ])
     }
 
     /// Adds a family. If files have the same name for two families, the one added last is used.

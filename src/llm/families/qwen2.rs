@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{self, Defaults};
-use super::{ConfigFile, Family, GgufLayout, TensorLayout};
+use super::{ConfigFile, Family, GgufLayout, TensorLayout, layer_types};
 use crate::error::Result;
 use crate::llm::config::{Bias, Biases, Config, Window};
 
@@ -15,10 +15,6 @@ pub struct Qwen2;
 const KV_HEADS: usize = 32;
 const WINDOW: usize = 4096;
 const MAX_WINDOW_LAYERS: usize = 28;
-
-/// The names of the kinds of attention in `layer_types`.
-const SLIDING: &str = "sliding_attention";
-const FULL: &str = "full_attention";
 
 impl Family for Qwen2 {
     fn name(&self) -> &str {
@@ -48,17 +44,16 @@ impl Family for Qwen2 {
 }
 
 pub(super) fn config(file: &ConfigFile, head_dim: Option<usize>) -> Result<Config> {
-    let config = llama::config(file, Defaults { head_dim, kv_heads: Some(KV_HEADS) })?;
+    let config = llama::config(file, Defaults { head_dim, kv_heads: Some(KV_HEADS), ..Defaults::LLAMA })?;
     Ok(Config { window: window(file, config.layers)?, ..config })
 }
 
 pub(super) fn config_json(config: &Config, model_type: &str, architecture: &str) -> Value {
     let mut json = llama::config_json(config, model_type, architecture);
     json["use_sliding_window"] = json!(config.window.is_some());
-    if let Some(Window { tokens, full }) = &config.window {
-        let kind = |layer| if full.contains(&layer) { FULL } else { SLIDING };
-        json["sliding_window"] = json!(tokens);
-        json["layer_types"] = (0..config.layers).map(kind).collect();
+    if let Some(window) = &config.window {
+        json["sliding_window"] = json!(window.tokens);
+        json["layer_types"] = layer_types::kinds(Some(window), config.layers);
         json["max_window_layers"] = json!(0);
     }
     json
@@ -72,30 +67,13 @@ fn window(file: &ConfigFile, layers: usize) -> Result<Option<Window>> {
         (true, None) => Some(WINDOW),
         (true, Some(_)) => file.optional_size("sliding_window")?,
     };
-    let full: Vec<usize> = match file.entry("layer_types") {
-        None | Some(Value::Null) => (0..from.min(layers)).collect(),
-        Some(types) => full_layers(file, types, layers)?,
-    };
+    let full = layer_types::full_layers(file, layers)?.unwrap_or_else(|| (0..from.min(layers)).collect());
     match tokens {
-        Some(tokens) => Ok(Some(Window { tokens, full }).filter(|window| window.full.len() < layers)),
+        Some(tokens) => Ok(layer_types::window(tokens, full, layers)),
         None if file.json()["layer_types"].is_array() && full.len() < layers => {
             let problem = "`layer_types` has layers of `sliding_attention`, but `use_sliding_window` and `sliding_window` give no window";
             Err(file.refuse(problem))
         }
         None => Ok(None),
     }
-}
-
-fn full_layers(file: &ConfigFile, types: &Value, layers: usize) -> Result<Vec<usize>> {
-    let list = types.as_array().filter(|list| list.len() == layers);
-    let list = list.ok_or_else(|| file.refuse(format!("`layer_types` is no list of {layers} kinds, one a layer")))?;
-    let mut full = vec![];
-    for (layer, kind) in list.iter().enumerate() {
-        match kind.as_str() {
-            Some(FULL) => full.push(layer),
-            Some(SLIDING) => {}
-            _ => return Err(file.refuse(format!("`layer_types` has {kind}; known are {FULL} and {SLIDING}"))),
-        }
-    }
-    Ok(full)
 }

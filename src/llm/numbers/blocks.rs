@@ -37,18 +37,6 @@ impl BlockType {
         }
     }
 
-    /// Bytes and numbers of a block.
-    pub(super) fn sizes(self) -> (usize, usize) {
-        match self {
-            Self::Q4_0 => (18, SMALL),
-            Self::Q4_1 => (20, SMALL),
-            Self::Q8_0 => (34, SMALL),
-            Self::Q4K => (144, LARGE),
-            Self::Q5K => (176, LARGE),
-            Self::Q6K => (210, LARGE),
-        }
-    }
-
     /// Widens whole blocks.
     pub(super) fn widen(self, bytes: &[u8], to: &mut [f32]) {
         match self {
@@ -259,8 +247,7 @@ mod tests {
         use GgmlDType as Type;
         for kind in [Type::Q4_0, Type::Q4_1, Type::Q8_0, Type::Q4K, Type::Q5K, Type::Q6K] {
             let blocks = BlockType::of(kind).unwrap();
-            let (size, count) = blocks.sizes();
-            assert_eq!((size, count), (kind.type_size(), kind.block_size()));
+            let (size, count) = (kind.type_size(), kind.block_size());
             let bytes: Vec<u8> = (0..999 * size).map(|_| random()).collect();
             let mut found = vec![0.0; 999 * count];
             blocks.widen(&bytes, &mut found);

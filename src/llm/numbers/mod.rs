@@ -36,46 +36,58 @@ enum Held {
     Quantized(QuantizedRows),
 }
 
-/// Some rows of a quantized matrix.
+/// Rows of a quantized matrix.
 #[derive(Clone)]
 struct QuantizedRows {
     kind: GgmlDType,
-    blocks: Arc<Blocks>,
-    /// Rows of the whole matrix.
-    all: usize,
+    rows: usize,
     cols: usize,
-    rows: Range<usize>,
+    blocks: Blocks,
 }
 
 /// Blocks of quantized numbers.
+#[derive(Clone)]
 enum Blocks {
     /// Of a type that is widened here.
-    Own(BlockType, Vec<u8>),
-    /// Of another, which candle widens.
-    Other(Box<dyn QuantizedType>),
+    Own(BlockType, Arc<[u8]>),
+    /// Of another, which candle widens: a matrix of so many rows, and which of them these are.
+    Other(Arc<dyn QuantizedType>, usize, Arc<[u32]>),
 }
 
 impl QuantizedRows {
+    fn row_bytes(&self) -> usize {
+        self.cols / self.kind.block_size() * self.kind.type_size()
+    }
+
     fn widened(&self, rows: Range<usize>) -> Vec<f32> {
-        let rows = self.rows.start + rows.start..self.rows.start + rows.end;
         let length = rows.len() * self.cols;
-        match &*self.blocks {
+        match &self.blocks {
             Blocks::Own(kind, bytes) => {
-                let (size, count) = kind.sizes();
-                let row = self.cols / count * size;
                 let mut numbers = vec![0.0; length];
-                kind.widen(&bytes[rows.start * row..rows.end * row], &mut numbers);
+                kind.widen(&bytes[rows.start * self.row_bytes()..rows.end * self.row_bytes()], &mut numbers);
                 numbers
             }
-            Blocks::Other(blocks) => {
-                let ids: Vec<u32> = rows.map(|row| row as u32).collect();
-                match blocks.embedding(&ids, self.all, self.cols) {
-                    Ok(CpuStorage::F32(numbers)) => numbers,
-                    // The shape was checked, so this cannot be. Whatever is computed with these numbers is refused.
-                    _ => vec![f32::NAN; length],
-                }
-            }
+            Blocks::Other(blocks, all, which) => match blocks.embedding(&which[rows], *all, self.cols) {
+                Ok(CpuStorage::F32(numbers)) => numbers,
+                // The shape was checked, so this cannot be. Whatever is computed with these numbers is refused.
+                _ => vec![f32::NAN; length],
+            },
         }
+    }
+
+    fn rows_of(&self, parts: impl Iterator<Item = Range<usize>> + Clone) -> Self {
+        let row = self.row_bytes();
+        let blocks = match &self.blocks {
+            Blocks::Own(kind, bytes) => {
+                let parts = parts.clone().flat_map(|part| &bytes[part.start * row..part.end * row]);
+                Blocks::Own(*kind, parts.copied().collect())
+            }
+            Blocks::Other(blocks, all, which) => {
+                let which = parts.clone().flat_map(|part| which[part].iter().copied()).collect();
+                Blocks::Other(blocks.clone(), *all, which)
+            }
+        };
+        Self { rows: parts.map(|part| part.len()).sum(), blocks, ..*self }
     }
 }
 
@@ -131,10 +143,10 @@ impl StoredNumbers {
             )));
         }
         let blocks = match BlockType::of(kind) {
-            Some(own) => Blocks::Own(own, blocks.into_owned()),
-            None => Blocks::Other(kind.from_data(blocks)),
+            Some(own) => Blocks::Own(own, blocks.into()),
+            None => Blocks::Other(kind.from_data(blocks).into(), rows, (0..rows as u32).collect()),
         };
-        Ok(Self(Held::Quantized(QuantizedRows { kind, blocks: blocks.into(), all: rows, cols, rows: 0..rows })))
+        Ok(Self(Held::Quantized(QuantizedRows { kind, rows, cols, blocks })))
     }
 
     /// How many there are.
@@ -144,7 +156,7 @@ impl StoredNumbers {
             Held::F32(numbers) => numbers.len(),
             Held::F16(numbers) => numbers.len(),
             Held::Bf16(numbers) => numbers.len(),
-            Held::Quantized(part) => part.rows.len() * part.cols,
+            Held::Quantized(part) => part.rows * part.cols,
         }
     }
 
@@ -188,29 +200,28 @@ impl StoredNumbers {
     }
 
     /// Some rows of a matrix of so many columns, in the same type.
-    pub(super) fn rows_of(&self, rows: Range<usize>, cols: usize) -> Self {
-        let part = rows.start * cols..rows.end * cols;
-        Self(match &self.0 {
-            Held::F32(numbers) => Held::F32(numbers[part].to_vec()),
-            Held::F16(numbers) => Held::F16(numbers[part].to_vec()),
-            Held::Bf16(numbers) => Held::Bf16(numbers[part].to_vec()),
-            Held::Quantized(quantized) => {
-                let start = quantized.rows.start;
-                Held::Quantized(QuantizedRows { rows: start + rows.start..start + rows.end, ..quantized.clone() })
-            }
-        })
+    pub(super) fn rows_of(&self, parts: impl Iterator<Item = Range<usize>> + Clone, cols: usize) -> Self {
+        fn select<T: Copy>(numbers: &[T], parts: impl Iterator<Item = Range<usize>>, cols: usize) -> Vec<T> {
+            parts.flat_map(|part| &numbers[part.start * cols..part.end * cols]).copied().collect()
+        }
+        match &self.0 {
+            Held::F32(numbers) => select(numbers, parts, cols).into(),
+            Held::F16(numbers) => select(numbers, parts, cols).into(),
+            Held::Bf16(numbers) => select(numbers, parts, cols).into(),
+            Held::Quantized(quantized) => Self(Held::Quantized(quantized.rows_of(parts))),
+        }
     }
 
     /// Some columns of a matrix of so many columns, in the same type; of a quantized one in `f32`.
-    pub(super) fn columns_of(&self, columns: Range<usize>, cols: usize) -> Self {
-        fn select<T: Copy>(numbers: &[T], columns: &Range<usize>, cols: usize) -> Vec<T> {
-            numbers.chunks_exact(cols).flat_map(|row| &row[columns.clone()]).copied().collect()
+    pub(super) fn columns_of(&self, parts: impl Iterator<Item = Range<usize>> + Clone, cols: usize) -> Self {
+        fn select<T: Copy>(numbers: &[T], parts: impl Iterator<Item = Range<usize>> + Clone, cols: usize) -> Vec<T> {
+            numbers.chunks_exact(cols).flat_map(|row| parts.clone().flat_map(|part| &row[part])).copied().collect()
         }
         match &self.0 {
-            Held::F32(numbers) => select(numbers, &columns, cols).into(),
-            Held::F16(numbers) => select(numbers, &columns, cols).into(),
-            Held::Bf16(numbers) => select(numbers, &columns, cols).into(),
-            Held::Quantized(_) => select(&self.to_vec(), &columns, cols).into(),
+            Held::F32(numbers) => select(numbers, parts, cols).into(),
+            Held::F16(numbers) => select(numbers, parts, cols).into(),
+            Held::Bf16(numbers) => select(numbers, parts, cols).into(),
+            Held::Quantized(_) => select(&self.to_vec(), parts, cols).into(),
         }
     }
 

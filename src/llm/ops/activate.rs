@@ -2,7 +2,7 @@
 
 use faer::Par;
 
-use super::elementwise::exp;
+use super::elementwise::{capped, erf, exp};
 use super::{Function, Rows};
 use crate::llm::config::Activation;
 use crate::util::vectorized::vectorized;
@@ -23,6 +23,12 @@ impl Activation {
                 let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * a * (x + b * x * x * x)));
                 let slope = (1.0 - tanh * tanh) * a * (1.0 + 3.0 * b * x * x);
                 (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * slope)
+            }
+            Self::GeluErf => {
+                // The distribution function of a normal variable, and its density.
+                let below = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+                let density = 0.398_942_3 * exp(-0.5 * x * x);
+                (x * below, below + x * density)
             }
         }
     }
@@ -129,5 +135,71 @@ impl Function<2> for Gate {
             },
         );
         [dx, dy]
+    }
+}
+
+/// `bound tanh(x / bound)`.
+pub(in crate::llm) struct Cap(pub(in crate::llm) f32, pub(in crate::llm) Par);
+
+impl Function<1> for Cap {
+    const NAME: &'static str = "cap";
+
+    fn value(&self, [x]: [Rows<'_>; 1]) -> (Vec<f32>, usize) {
+        let mut result = vec![0.0; x.numbers.len()];
+        in_parts(
+            [x.numbers],
+            [&mut result],
+            self.1,
+            #[inline(always)]
+            |[x], [y]| {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = capped(*x, self.0);
+                }
+            },
+        );
+        (result, x.cols)
+    }
+
+    fn gradient(&self, [x]: [Rows<'_>; 1], g: Rows<'_>) -> [Vec<f32>; 1] {
+        let mut dx = vec![0.0; x.numbers.len()];
+        in_parts(
+            [x.numbers, g.numbers],
+            [&mut dx],
+            self.1,
+            #[inline(always)]
+            |[x, g], [dx]| {
+                for ((dx, x), g) in dx.iter_mut().zip(x).zip(g) {
+                    let tanh = capped(*x, self.0) / self.0;
+                    *dx = g * (1.0 - tanh * tanh);
+                }
+            },
+        );
+        [dx]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the error function by its series, and slopes by differences.
+    #[test]
+    fn gelu_is_that_of_the_error_function() {
+        let exact = |x: f64| {
+            let t = x / std::f64::consts::SQRT_2;
+            let (mut term, mut sum) = (t, t);
+            for n in 1..200 {
+                term *= -t * t / f64::from(n);
+                sum += term / f64::from(2 * n + 1);
+            }
+            x * 0.5 * (1.0 + sum * 2.0 / std::f64::consts::PI.sqrt())
+        };
+        for i in -500..=500 {
+            let x = f64::from(i) / 100.0;
+            let (value, slope) = Activation::GeluErf.at(x as f32);
+            assert!((f64::from(value) - exact(x)).abs() < 2e-6, "{x}: {value} for {}", exact(x));
+            let difference = (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4;
+            assert!((f64::from(slope) - difference).abs() < 2e-6, "{x}: {slope} for {difference}");
+        }
     }
 }

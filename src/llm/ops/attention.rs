@@ -7,7 +7,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::elementwise::{exp, largest, sum};
+use super::elementwise::{capped, exp, largest, sum};
 use super::{Function, Rows};
 use crate::util::vectorized::vectorized;
 
@@ -32,6 +32,10 @@ pub(in crate::llm) struct Attention {
     pub(in crate::llm) heads: usize,
     pub(in crate::llm) kv_heads: usize,
     pub(in crate::llm) head_dim: usize,
+    /// Factor of the scores.
+    pub(in crate::llm) scale: f32,
+    /// Bound on the scores: `x` becomes `cap tanh(x / cap)`.
+    pub(in crate::llm) cap: Option<f32>,
     pub(in crate::llm) window: Option<usize>,
     pub(in crate::llm) par: Par,
 }
@@ -61,10 +65,6 @@ fn product(dst: MatMut<'_, f32>, accumulate: Accum, lhs: MatRef<'_, f32>, rhs: M
 }
 
 impl HeadTask<'_> {
-    fn scale(&self) -> f32 {
-        1.0 / (self.attention.head_dim as f32).sqrt()
-    }
-
     fn heads(&self) -> Range<usize> {
         let group = self.attention.heads / self.attention.kv_heads;
         self.kv_head * group..(self.kv_head + 1) * group
@@ -74,16 +74,34 @@ impl HeadTask<'_> {
         head_of(self.queries, self.span.rows.clone(), head, self.attention.head_dim)
     }
 
-    /// The probabilities of a head: `tokens x (past + tokens)`, row by row.
-    fn probabilities(&self, head: usize) -> Vec<f32> {
+    /// The scores of a head, bounded, also of what is not seen: `tokens x (past + tokens)`, row by row.
+    fn scores(&self, head: usize) -> Vec<f32> {
         let (past, tokens) = (self.span.start, self.span.rows.len());
         let all = past + tokens;
         let mut scores = vec![0.0; tokens * all];
         let mut view = MatMut::from_row_major_slice_mut(&mut scores, tokens, all);
         let (before, own) = view.as_mut().split_at_col_mut(past);
         for (part, keys) in [before, own].into_iter().zip(self.keys) {
-            product(part, Accum::Replace, self.query(head), keys.transpose(), self.scale());
+            product(part, Accum::Replace, self.query(head), keys.transpose(), self.attention.scale);
         }
+        if let Some(cap) = self.attention.cap {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for x in &mut scores {
+                        *x = capped(*x, cap);
+                    }
+                },
+            );
+        }
+        scores
+    }
+
+    /// The probabilities of a head: `tokens x (past + tokens)`, row by row.
+    fn probabilities(&self, head: usize) -> Vec<f32> {
+        let past = self.span.start;
+        let all = past + self.span.rows.len();
+        let mut scores = self.scores(head);
         for (i, row) in scores.chunks_exact_mut(all).enumerate() {
             let end = past + i + 1;
             let seen = self.attention.window.map_or(0, |window| end.saturating_sub(window))..end;
@@ -134,14 +152,20 @@ impl HeadTask<'_> {
                 let mean: f32 = d.iter().zip(p).map(|(d, p)| d * p).sum();
                 d.iter_mut().zip(p).for_each(|(d, p)| *d = p * (*d - mean));
             }
+            // The slope of c tanh(x / c) is 1 - tanh².
+            if let Some(cap) = self.attention.cap {
+                for (d, bounded) in scores.iter_mut().zip(self.scores(head)) {
+                    *d *= 1.0 - (bounded / cap) * (bounded / cap);
+                }
+            }
 
             let (before, own) = MatRef::from_row_major_slice(&scores, tokens, all).split_at_col(past);
             let mut dq = MatMut::from_row_major_slice_mut(dq, tokens, head_dim);
             for (part, keys) in [before, own].into_iter().zip(self.keys) {
-                product(dq.as_mut(), Accum::Add, part, keys, self.scale());
+                product(dq.as_mut(), Accum::Add, part, keys, self.attention.scale);
             }
             let dk = MatMut::from_row_major_slice_mut(&mut dk, tokens, head_dim);
-            product(dk, Accum::Add, own.transpose(), self.query(head), self.scale());
+            product(dk, Accum::Add, own.transpose(), self.query(head), self.attention.scale);
         }
         [dq, dk, dv]
     }

@@ -1,11 +1,12 @@
 //! Rotary position embeddings.
 
+use std::f64::consts::TAU;
 use std::sync::Arc;
 
 use super::{Function, Rows};
 use crate::llm::config::{Pairing, Rotary, RotaryScaling};
 
-/// The angles of some positions: cosine and sine of every pair, one position after the other.
+/// The angles of some positions: cosine and sine of every pair, times the factor of the scaling, one position after the other.
 pub(in crate::llm) struct Angles {
     turns: Vec<(f32, f32)>,
     pairs: usize,
@@ -16,11 +17,15 @@ impl Angles {
     pub(in crate::llm) fn new(rotary: &Rotary, positions: impl Iterator<Item = usize>) -> Self {
         let pairs = rotary.dims / 2;
         let frequencies: Vec<f64> = (0..pairs).map(|i| frequency(rotary, i)).collect();
+        let factor = match rotary.scaling {
+            RotaryScaling::Yarn { attention, .. } | RotaryScaling::LongRope { attention, .. } => attention,
+            _ => 1.0,
+        };
         let mut turns = vec![];
         for position in positions {
             turns.extend(frequencies.iter().map(|frequency| {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
-                (cos as f32, sin as f32)
+                ((factor * cos) as f32, (factor * sin) as f32)
             }));
         }
         Self { turns, pairs, pairing: rotary.pairing }
@@ -29,11 +34,22 @@ impl Angles {
 
 fn frequency(rotary: &Rotary, pair: usize) -> f64 {
     let plain = rotary.theta.powf(-2.0 * pair as f64 / rotary.dims as f64);
-    match rotary.scaling {
-        RotaryScaling::None => plain,
+    match &rotary.scaling {
+        RotaryScaling::None | RotaryScaling::Dynamic { .. } => plain,
         RotaryScaling::Linear(factor) => plain / factor,
+        RotaryScaling::LongRope { short, .. } => plain / short[pair],
+        RotaryScaling::Yarn { factor, fast, slow, original_context, .. } => {
+            // The pair that turns so often in the original context.
+            let pair_of =
+                |turns: f64| rotary.dims as f64 * (original_context / (turns * TAU)).ln() / (2.0 * rotary.theta.ln());
+            let low = pair_of(*fast).floor().max(0.0);
+            let high = pair_of(*slow).ceil().min(rotary.dims as f64 - 1.0);
+            let length = if low == high { 0.001 } else { high - low };
+            let scaled = ((pair as f64 - low) / length).clamp(0.0, 1.0);
+            scaled * plain / factor + (1.0 - scaled) * plain
+        }
         RotaryScaling::Llama3 { factor, low, high, original_context } => {
-            let waves = original_context * plain / std::f64::consts::TAU;
+            let waves = original_context * plain / TAU;
             let kept = ((waves - low) / (high - low)).clamp(0.0, 1.0);
             kept * plain + (1.0 - kept) * plain / factor
         }
@@ -47,7 +63,7 @@ pub(in crate::llm) struct Rotate {
 }
 
 impl Rotate {
-    /// `sense` is 1, or -1 for the inverse rotation.
+    /// `sense` is 1, or -1 for the transposed rotation.
     fn turned(&self, x: Rows<'_>, sense: f32) -> Vec<f32> {
         let Angles { turns, pairs, pairing } = &*self.angles;
         let mut y = x.numbers.to_vec();

@@ -17,7 +17,10 @@ use crate::util::validate;
 /// The outputs of a block that vectors are added to, one vector an output.
 ///
 /// Let `x` be the block's input, `a` the attention's output, and `m` the function from the residual stream to the MLP's output `W k`.
-/// Then the output of the block is `x + a + m(x + a)`. (In GPT-J, where the MLP is beside the attention, it is `x + a + m(x)`.)
+/// Then the output of the block is `x + a + m(x + a)`. (In GPT-J and GPT-NeoX, where the MLP is beside the attention, it is `x + a + m(x)`.)
+///
+/// In Gemma 2 and 3 and OLMo 2, a norm `n` stands behind the MLP: the output is `x + a + n(m(x + a))`. It is not linear in the edited matrix,
+/// so [`Block`](Self::Block) is refused there. At the other sites, `v` is added to `m(x + a)`, in front of the norm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
@@ -36,6 +39,21 @@ pub enum Site {
 named!(Site, "site of a target", { Block => "block", Mlp => "mlp", MlpAndAttention => "pmet" });
 
 impl Site {
+    /// Refuses outputs that are not linear in the edited matrix.
+    pub(in crate::llm) fn check(self, model: &Model, layer: usize) -> Result<()> {
+        match (self, &model.blocks[layer].mlp_post_norm) {
+            (Self::Block, Some(_)) => {
+                let family = model.family().model_type();
+                let problem = format!(
+                    "in a model of type {family} a norm stands behind the MLP, so an output of a block cannot be written into the MLP's \
+                     matrix: seek outputs of the MLP (target `mlp`)"
+                );
+                Err(ModelError::Unsupported { problem }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The number of outputs, and so of vectors.
     fn count(self) -> usize {
         match self {
@@ -207,6 +225,7 @@ impl<'a> Steering<'a> {
         if layer >= model.blocks.len() {
             return Err(ModelError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() }.into());
         }
+        site.check(model, layer)?;
         for sequence in sequences {
             model.check_tokens(sequence.tokens)?;
             sequence.check()?;
@@ -241,7 +260,7 @@ impl<'a> Steering<'a> {
         }
         let opened = model.blocks[layer].open(model.frame(), &x, &whole, vec![])?;
         let mlp = model.blocks[layer].mlp(&opened, model.par)?;
-        let output = (&opened.residual + &mlp)?;
+        let output = model.blocks[layer].close_with(&opened, &mlp)?;
 
         // What comes before the positions, and the anchor whole, in the blocks above.
         let ends = |i: usize, position: usize| if i < sequences.len() { position } else { position + 1 };
@@ -259,9 +278,9 @@ impl<'a> Steering<'a> {
 
         let rows_after = |(span, (_, position)): (&Span, &(_, usize))| span.rows.start + position..span.rows.end;
         let rows: Vec<usize> = whole.spans.iter().zip(&inputs).flat_map(rows_after).collect();
-        let below = match site {
-            Site::Block | Site::Mlp => Below::Closed(select(&output, &rows)?),
-            Site::MlpAndAttention => Below::Opened(opened.rows(&rows)?),
+        let below = match (site, &model.blocks[layer].mlp_post_norm) {
+            (Site::Block | Site::Mlp, None) => Below::Closed(select(&output, &rows)?),
+            (Site::MlpAndAttention, _) | (_, Some(_)) => Below::Opened(opened.rows(&rows)?),
         };
         let places: Vec<usize> = whole.spans.iter().zip(&kept).map(|(span, kept)| span.rows.start + kept).collect();
         let outputs = match site {
@@ -333,11 +352,14 @@ impl<'a> Steering<'a> {
         let (block, par) = (&self.model.blocks[self.layer], self.model.par);
         let vectors = Var::from_slice(vectors, (self.site.count(), self.hidden()), &Device::Cpu)?;
         let added = |which: usize| self.places.broadcast_mul(&vectors.narrow(0, which, 1)?);
-        let x = match &self.below {
-            Below::Closed(output) => output.clone(),
-            Below::Opened(opened) => block.close(&block.shifted(self.model.frame(), opened, &added(1)?)?, par)?,
+        let mut x = match (&self.below, self.site) {
+            (Below::Closed(output), _) => (output + added(0)?)?,
+            (Below::Opened(opened), Site::MlpAndAttention) => {
+                let opened = block.shifted(self.model.frame(), opened, &added(1)?)?;
+                block.close_with(&opened, &(block.mlp(&opened, par)? + added(0)?)?)?
+            }
+            (Below::Opened(opened), _) => block.close_with(opened, &(block.mlp(opened, par)? + added(0)?)?)?,
         };
-        let mut x = (x + added(0)?)?;
         for (block, past) in self.model.blocks[self.layer + 1..].iter().zip(&self.past) {
             x = block.close(&block.open(self.model.frame(), &x, &self.batch, past.clone())?, par)?;
         }

@@ -60,7 +60,7 @@ pub(super) fn describe(path: &Path, families: &Families) -> Result<(Arc<dyn Fami
     let file = ConfigFile::open(&path)?;
     let model_type = file.text("model_type")?.unwrap_or("(none)");
     let family = families.by_model_type(model_type).ok_or_else(|| {
-        file.refuse(format!("`model_type` is {model_type}, choose one of: {}", families.model_types()))
+        file.refuse(format!("`model_type` is {model_type}, choose one of: {}{}", families.model_types(), hint(&file)))
     })?;
     let config = family.config(&file)?;
     file.check_all_read()?;
@@ -78,6 +78,19 @@ fn read<const N: usize, T>(
     let mut numbers = Vec::with_capacity(length);
     shard.read_pieces(name, |bytes| numbers.extend(bytes.as_chunks().0.iter().map(|&bytes| number(bytes))))?;
     Ok(numbers)
+}
+
+/// What is known about a model of another type.
+fn hint(file: &ConfigFile) -> &'static str {
+    let has =
+        |part: &str| file.json().as_object().is_some_and(|entries| entries.keys().any(|name| name.contains(part)));
+    if has("expert") {
+        "; this model has experts: a token is in a few of many MLPs, and no one matrix holds what is edited"
+    } else if has("text_config") {
+        "; this model has a text model in it (`text_config`): save that alone, by its class in transformers"
+    } else {
+        ""
+    }
 }
 
 impl Source for Directory {

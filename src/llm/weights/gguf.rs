@@ -17,7 +17,9 @@ use super::source::{Source, StoredTensor};
 use crate::error::Result;
 use crate::format::{lfs_pointer, malformed};
 use crate::llm::config::{Config, Pairing};
-use crate::llm::families::{AttentionNames, Families, Family, GgufLayout, GgufMetadata, Name, TensorLayout, whole};
+use crate::llm::families::{
+    AttentionNames, DIVISORS, Families, Family, Gains, GgufLayout, GgufMetadata, Name, TensorLayout, whole,
+};
 use crate::llm::numbers::StoredNumbers;
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::atomic_file::io_error;
@@ -53,11 +55,21 @@ impl GgufPart {
     fn size(&self, name: &str) -> Option<usize> {
         whole(self.content.metadata.get(name)?)
     }
+
+    /// The numbers of a tensor of this part.
+    ///
+    /// * `heads`: the number of heads whose rows are in the order of interleaved pairs, if they are
+    fn numbers(&mut self, name: &str, heads: Option<usize>) -> Result<StoredNumbers> {
+        let Self { path, file, content } = self;
+        (content.tensor(file, name, &Device::Cpu))
+            .and_then(|tensor| numbers(&tensor, heads))
+            .map_err(|error| malformed(path, format!("tensor `{name}`: {}", brief(&error))))
+    }
 }
 
 impl Gguf {
     pub(super) fn open(path: &Path, families: &Families) -> Result<Self> {
-        let parts = parts(path)?;
+        let mut parts = parts(path)?;
         let path = parts[0].path.clone();
         let (mut places, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for (i, part) in parts.iter().enumerate() {
@@ -72,10 +84,16 @@ impl Gguf {
             let found = places.len();
             return Err(malformed(&path, format!("the parts hold {found} tensors, {expected} are announced")));
         }
+        let mut divisors = BTreeMap::new();
+        for name in DIVISORS {
+            if let Some(&place) = places.get(name) {
+                divisors.insert(name, parts[place].numbers(name, None)?.to_vec().into_iter().map(f64::from).collect());
+            }
+        }
         let entries = &parts[0].content.metadata;
         let (family, layout) = recognise(entries, &path, families)?;
         let read = Mutex::new(BTreeSet::new());
-        let metadata = GgufMetadata::new(entries, &shapes, &layout, &path, &read);
+        let metadata = GgufMetadata::new(entries, &shapes, &divisors, &layout, &path, &read);
         let config = family.config_from_gguf(&metadata)?;
         metadata.check_all_read()?;
         config.check(&path)?;
@@ -193,11 +211,11 @@ impl Source for Gguf {
     fn tensor(&mut self, name: &str) -> Result<Option<StoredTensor>> {
         let Some(&place) = self.places.get(name) else { return Ok(None) };
         let heads = self.interleaved_heads(name);
-        let GgufPart { path, file, content } = &mut self.parts[place];
-        let shape = content.tensor_infos[name].shape.dims().to_vec();
-        let numbers = (content.tensor(file, name, &Device::Cpu))
-            .and_then(|tensor| numbers(&tensor, heads))
-            .map_err(|error| malformed(path, format!("tensor `{name}`: {}", brief(&error))))?;
+        let shape = self.parts[place].content.tensor_infos[name].shape.dims().to_vec();
+        let mut numbers = self.parts[place].numbers(name, heads)?;
+        if self.layout.gains == Gains::PlusOne && name.ends_with("norm.weight") {
+            numbers.make_f32().iter_mut().for_each(|gain| *gain -= 1.0);
+        }
         Ok(Some(StoredTensor { shape, numbers }))
     }
 
@@ -206,11 +224,11 @@ impl Source for Gguf {
     }
 
     fn names(&self) -> Vec<String> {
-        self.places.keys().cloned().collect()
+        // The divisors of rotary frequencies were read with the metadata.
+        self.places.keys().filter(|name| !DIVISORS.contains(&name.as_str())).cloned().collect()
     }
 }
 
-/// The numbers of a tensor. `heads` is the number of heads whose rows are in the order of interleaved pairs.
 fn numbers(tensor: &QTensor, heads: Option<usize>) -> Computed<StoredNumbers> {
     let (rows, cols) = match tensor.shape().dims() {
         [length] => (*length, 1),

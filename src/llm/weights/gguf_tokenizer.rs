@@ -6,14 +6,11 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::tokenizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
+use super::pieces::Pieces;
+use super::words::Words;
 use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::families::whole;
@@ -49,6 +46,9 @@ const ENDS: [&str; 17] = [
     "<|end_of_text|>",
     "<end_of_utterance>",
 ];
+
+/// The special tokens of Phi-3 that leave the spaces behind them.
+const PHI3_KEEPS: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// Reads the tokenizer of a file: `tokenizer.json` beside it, if that has the same vocabulary, or else the one inside.
 pub(super) fn read(entries: &HashMap<String, Value>, path: &Path) -> Result<Tokenizer> {
@@ -110,57 +110,100 @@ impl Stored<'_> {
         malformed(self.path, format!("{problem}; put the model's tokenizer.json beside the file"))
     }
 
-    fn kind(&self) -> Result<Kind> {
+    fn words(&self) -> Result<Words> {
         let name = self.text("pre").ok_or_else(|| {
             self.refuse(
                 "the file does not say how its tokenizer cuts text into words (`tokenizer.ggml.pre` is missing)",
             )
         })?;
-        Kind::of(name)
+        Words::of(name)
             .ok_or_else(|| self.refuse(format!("`tokenizer.ggml.pre` is `{name}`, a kind that is not known here")))
     }
 
     fn tokenizer(&self) -> Result<Inner> {
-        match self.text("model") {
-            Some("gpt2") => {}
+        let tokens = self.texts("tokens")?;
+        let (mut inner, usual_bos) = match self.text("model") {
+            Some("gpt2") => (self.byte_level(&tokens)?, self.words()?.starts_with_bos()),
+            Some("llama") => (self.sentence_pieces(&tokens)?, true),
             other => {
                 let found = other.unwrap_or("missing");
-                return Err(self.refuse(format!("`tokenizer.ggml.model` is {found}, and only `gpt2` is supported")));
+                let problem = format!("`tokenizer.ggml.model` is {found}, and only `gpt2` and `llama` are supported");
+                return Err(self.refuse(problem));
             }
-        }
-        let failed = |error: tokenizers::Error| self.refuse(format!("the file's tokenizer cannot be used ({error})"));
-        let kind = self.kind()?;
-        let tokens = self.texts("tokens")?;
-        let vocabulary: Vocab = tokens.iter().zip(0..).map(|(&token, id)| (token.to_owned(), id)).collect();
-        let pair = |merge: &&str| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
-        let merges: Option<Merges> = self.texts("merges")?.iter().map(pair).collect();
-        let merges = merges.ok_or_else(|| self.refuse("`tokenizer.ggml.merges` has an entry that is no pair"))?;
-        let model = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(kind.keeps_whole_words());
-        let mut inner = Inner::new(model.build().map_err(failed)?);
-        inner.with_pre_tokenizer(Some(kind.words().ok_or_else(|| self.refuse("the kind of words cannot be built"))?));
-        inner.with_decoder(Some(ByteLevelDecoder::new(false, false, false)));
-        inner.add_tokens(self.added(&tokens)?).map_err(failed)?;
+        };
+        inner.add_tokens(self.added(&tokens)?).map_err(|error| self.unusable(&error))?;
         let adds =
             |name, default: bool| -> Result<bool> { Ok(self.flag(&format!("add_{name}_token"))?.unwrap_or(default)) };
-        let (bos, eos) = (adds("bos", kind.starts_with_bos())?, adds("eos", false)?);
+        let (bos, eos) = (adds("bos", usual_bos)?, adds("eos", false)?);
         if bos || eos {
             inner.with_post_processor(Some(self.template(&tokens, bos, eos)?));
         }
         Ok(inner)
     }
 
+    fn unusable(&self, error: &tokenizers::Error) -> Error {
+        self.refuse(format!("the file's tokenizer cannot be used ({error})"))
+    }
+
+    fn byte_level(&self, tokens: &[&str]) -> Result<Inner> {
+        let words = self.words()?;
+        let vocabulary: Vocab = tokens.iter().zip(0..).map(|(&token, id)| (token.to_owned(), id)).collect();
+        let pair = |merge: &&str| merge.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let merges: Option<Merges> = self.texts("merges")?.iter().map(pair).collect();
+        let merges = merges.ok_or_else(|| self.refuse("`tokenizer.ggml.merges` has an entry that is no pair"))?;
+        let model = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(words.keeps_whole_words());
+        let mut inner = Inner::new(model.build().map_err(|error| self.unusable(&error))?);
+        inner.with_pre_tokenizer(Some(
+            words.pre_tokenizer().ok_or_else(|| self.refuse("the kind of words cannot be built"))?,
+        ));
+        inner.with_decoder(Some(ByteLevelDecoder::new(false, false, false)));
+        Ok(inner)
+    }
+
+    /// A tokenizer of the kind of SentencePiece.
+    fn sentence_pieces(&self, tokens: &[&str]) -> Result<Inner> {
+        if self.entry("precompiled_charsmap").is_some() {
+            return Err(self.refuse("`tokenizer.ggml.precompiled_charsmap` is not supported"));
+        }
+        let types = self.types_of(tokens)?;
+        let scores =
+            self.entry("scores").and_then(|list| list.to_vec().ok()?.iter().map(|x| x.to_f32().ok()).collect());
+        let scores: Vec<f32> = scores.unwrap_or_default();
+        if scores.len() != tokens.len() || scores.iter().any(|score| score.is_nan()) {
+            return Err(self.refuse("`tokenizer.ggml.scores` does not give a score for each token"));
+        }
+        // Control tokens and bytes are no parts of words.
+        let words = types.iter().map(|kind| [NORMAL, USER_DEFINED].contains(kind));
+        let pieces = Pieces { tokens, scores: &scores, words: words.collect() };
+        let unknown = types.iter().position(|kind| *kind == UNKNOWN).map(|id| tokens[id]);
+        let space = self.flag("add_space_prefix")?.unwrap_or(true);
+        pieces.tokenizer(unknown, space).map_err(|error| self.unusable(&error))
+    }
+
+    /// The types of the tokens, one a token.
+    fn types_of(&self, tokens: &[&str]) -> Result<Vec<usize>> {
+        let types = self.types().filter(|types| types.len() == tokens.len());
+        types.ok_or_else(|| self.refuse("`tokenizer.ggml.token_type` does not give a type for each token"))
+    }
+
     /// The tokens that are found in a text before it is cut into words. Those for control are special: they are no text.
     fn added(&self, tokens: &[&str]) -> Result<Vec<AddedToken>> {
-        let types = self.types().filter(|types| types.len() == tokens.len());
-        let types =
-            types.ok_or_else(|| self.refuse("`tokenizer.ggml.token_type` does not give a type for each token"))?;
-        let added = tokens.iter().zip(types).filter_map(|(&token, kind)| match kind {
-            _ if ENDS.contains(&token) => Some(AddedToken::from(token, true)),
-            CONTROL | UNKNOWN => Some(AddedToken::from(token, true)),
+        let strips = self.strips_behind();
+        let special = |token: &str| AddedToken::from(token, true).rstrip(strips && !PHI3_KEEPS.contains(&token));
+        let added = tokens.iter().zip(self.types_of(tokens)?).filter_map(|(&token, kind)| match kind {
+            _ if ENDS.contains(&token) => Some(special(token)),
+            CONTROL | UNKNOWN => Some(special(token)),
             USER_DEFINED => Some(AddedToken::from(token, false).normalized(false)),
             _ => None,
         });
         Ok(added.collect())
+    }
+
+    /// Whether special tokens take the spaces behind them: llama.cpp knows such models by their name.
+    fn strips_behind(&self) -> bool {
+        let name = self.entries.get("general.name").and_then(|name| name.to_string().ok());
+        let name = name.map(|name| name.to_lowercase()).unwrap_or_default();
+        ["phi-3", "phi3"].iter().any(|part| name.contains(part))
     }
 
     fn template(&self, tokens: &[&str], bos: bool, eos: bool) -> Result<TemplateProcessing> {
@@ -242,62 +285,5 @@ impl Stored<'_> {
         let chat_template =
             self.entries.get("tokenizer.chat_template").and_then(|text| Some(text.to_string().ok()?.clone()));
         Ok(SpecialTokens { bos: self.id("bos")?, ends, chat_template, named: vec![] })
-    }
-}
-
-/// How a byte-level tokenizer cuts a text into words: the groups of llama.cpp (`llama-vocab.cpp`).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Default,
-    Gpt2,
-    SmolLm,
-    Llama3,
-    Qwen2,
-}
-
-impl Kind {
-    fn of(name: &str) -> Option<Self> {
-        Some(match name {
-            "default" => Self::Default,
-            "gpt-2" | "phi-2" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de" | "gigachat" | "a.x-4.0"
-            | "mellum" => Self::Gpt2,
-            "smollm" => Self::SmolLm,
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2" => {
-                Self::Llama3
-            }
-            "qwen2" | "deepseek-r1-qwen" | "kormo" => Self::Qwen2,
-            _ => return None,
-        })
-    }
-
-    /// Whether texts start with a token of their own unless the file says otherwise.
-    fn starts_with_bos(self) -> bool {
-        self == Self::Llama3
-    }
-
-    /// Whether a word of the vocabulary is one token, whatever the merges give.
-    fn keeps_whole_words(self) -> bool {
-        self == Self::Llama3
-    }
-
-    fn words(self) -> Option<PreTokenizerWrapper> {
-        const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
-        let modern = |digits: &str| {
-            format!(
-                r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-            )
-        };
-        let patterns = match self {
-            Self::Default => [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"].map(str::to_owned).to_vec(),
-            Self::Gpt2 => vec![GPT2.to_owned()],
-            Self::SmolLm => vec![r"\p{N}".to_owned(), GPT2.to_owned()],
-            Self::Llama3 => vec![modern(r"\p{N}{1,3}")],
-            Self::Qwen2 => vec![modern(r"\p{N}")],
-        };
-        let split = |pattern: String| Split::new(SplitPattern::Regex(pattern), SplitDelimiterBehavior::Isolated, false);
-        let mut steps =
-            patterns.into_iter().map(|pattern| Some(split(pattern).ok()?.into())).collect::<Option<Vec<_>>>()?;
-        steps.push(ByteLevel::new(false, false, false).into());
-        Some(Sequence::new(steps).into())
     }
 }

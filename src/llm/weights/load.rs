@@ -14,7 +14,7 @@ use super::tokenizer_files;
 use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::block::{Block, Linear};
-use crate::llm::config::{Arrangement, Bias, Biases, Config, HeadNorms, MlpKind, NormKind, Positions};
+use crate::llm::config::{Arrangement, Bias, Biases, BlockNorms, Config, HeadNorms, MlpKind, NormKind, Positions};
 use crate::llm::families::{AttentionNames, Families, Family, Name, TensorLayout, numbered};
 use crate::llm::model::Model;
 use crate::llm::numbers::StoredNumbers;
@@ -197,50 +197,92 @@ impl<'a> Loader<'a> {
 
     fn block(&mut self, layer: usize) -> Result<Block> {
         let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
-        let Config { hidden, intermediate, heads, kv_heads, head_dim, biases, .. } = *self.config;
-        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        let [query, key, value] = match &layout.attention {
-            AttentionNames::Separate { query, key, value } => [
-                self.linear(&name(query), q, hidden, biases.attention_inputs)?,
-                self.linear(&name(key), kv, hidden, biases.attention_inputs)?,
-                self.linear(&name(value), kv, hidden, biases.attention_inputs)?,
-            ],
-            AttentionNames::Joined(joined) => self.joined(&name(joined), [q, kv, kv], hidden)?,
+        let Config { hidden, intermediate, heads, head_dim, biases, arrangement, block_norms, .. } = *self.config;
+        let [query, key, value] = self.queries_keys_values(layer)?;
+        let head_norms = self.head_norms(layer)?;
+        let before = block_norms != BlockNorms::After;
+        let mlp_norm = match before && arrangement != Arrangement::Parallel {
+            true => Some(self.block_norm(layout.mlp_norm.as_ref(), layer, "the norm in front of the MLP")?),
+            false => None,
         };
-        let head_norms = match self.config.head_norms {
-            HeadNorms::QueriesAndKeys => {
-                let [q, k] = self.named(layout.head_norms.as_ref(), "the norms of the heads")?;
-                Some([self.norm(&name(q), head_dim)?, self.norm(&name(k), head_dim)?])
+        let joined = layout.gate_and_up.as_ref().filter(|_| self.config.mlp == MlpKind::Gated);
+        let (gate, joined_up) = match (self.config.mlp, joined) {
+            (MlpKind::Plain, _) => (None, None),
+            (MlpKind::Gated, Some(both)) => {
+                let [gate, up] = self.joined(&name(both), [intermediate; 2], 1, biases.mlp)?;
+                (Some(gate), Some(up))
             }
-            HeadNorms::None => None,
-        };
-        let mlp_norm = match self.config.arrangement {
-            Arrangement::Parallel => None,
-            Arrangement::Sequential => {
-                let norm = self.named(layout.mlp_norm.as_ref(), "the norm in front of the MLP")?;
-                Some(self.norm(&name(norm), hidden)?)
-            }
-        };
-        let gate = match self.config.mlp {
-            MlpKind::Plain => None,
-            MlpKind::Gated => {
+            (MlpKind::Gated, None) => {
                 let gate = self.named(layout.gate.as_ref(), "the gate of the MLP")?;
-                Some(self.linear(&name(gate), intermediate, hidden, biases.mlp)?)
+                (Some(self.linear(&name(gate), intermediate, hidden, biases.mlp)?), None)
             }
         };
+        let attention_norm = match before {
+            true => Some(self.norm(&name(&layout.attention_norm), hidden)?),
+            false => None,
+        };
+        let attention_output =
+            self.linear(&name(&layout.attention_output), hidden, heads * head_dim, biases.attention_output)?;
+        let up = match joined_up {
+            Some(up) => up,
+            None => self.linear(&name(&layout.up), intermediate, hidden, biases.mlp)?,
+        };
+        let down = self.linear(&name(&layout.down), hidden, intermediate, biases.mlp)?;
+        let [attention_post_norm, mlp_post_norm] = match block_norms {
+            BlockNorms::Before => [None, None],
+            BlockNorms::After | BlockNorms::BeforeAndAfter => [
+                Some(self.block_norm(layout.attention_post_norm.as_ref(), layer, "the norm behind the attention")?),
+                Some(self.block_norm(layout.mlp_post_norm.as_ref(), layer, "the norm behind the MLP")?),
+            ],
+        };
+        let window = self.config.window_of(layer);
         Ok(Block {
-            attention_norm: self.norm(&name(&layout.attention_norm), hidden)?,
+            attention_norm,
             query,
             key,
             value,
             head_norms,
-            attention_output: self.linear(&name(&layout.attention_output), hidden, q, biases.attention_output)?,
+            attention_output,
+            attention_post_norm,
             mlp_norm,
             gate,
-            up: self.linear(&name(&layout.up), intermediate, hidden, biases.mlp)?,
-            down: self.linear(&name(&layout.down), hidden, intermediate, biases.mlp)?,
-            window: self.config.window_of(layer),
+            up,
+            down,
+            mlp_post_norm,
+            window,
         })
+    }
+
+    fn queries_keys_values(&mut self, layer: usize) -> Result<[Linear; 3]> {
+        let Config { hidden, heads, kv_heads, head_dim, .. } = *self.config;
+        let (q, kv, bias) = (heads * head_dim, kv_heads * head_dim, self.config.biases.attention_inputs);
+        let name = |name: &str| numbered(name, layer);
+        match &self.layout.attention {
+            AttentionNames::Separate { query, key, value } => Ok([
+                self.linear(&name(query), q, hidden, bias)?,
+                self.linear(&name(key), kv, hidden, bias)?,
+                self.linear(&name(value), kv, hidden, bias)?,
+            ]),
+            AttentionNames::Joined(joined) => self.joined(&name(joined), [q, kv, kv], 1, bias),
+            AttentionNames::ByHeads(joined) => self.joined(&name(joined), [q, kv, kv], kv_heads, bias),
+        }
+    }
+
+    fn head_norms(&mut self, layer: usize) -> Result<Option<[Normalize; 2]>> {
+        let Config { heads, kv_heads, head_dim, .. } = *self.config;
+        let [queries, keys] = match self.config.head_norms {
+            HeadNorms::None => return Ok(None),
+            HeadNorms::QueriesAndKeys => [head_dim; 2],
+            HeadNorms::WholeQueriesAndKeys => [heads, kv_heads].map(|heads| heads * head_dim),
+        };
+        let [q, k] = self.named(self.layout.head_norms.as_ref(), "the norms of the heads")?;
+        Ok(Some([self.norm(&numbered(q, layer), queries)?, self.norm(&numbered(k, layer), keys)?]))
+    }
+
+    /// A norm of a block, which the shape requires.
+    fn block_norm(&mut self, name: Option<&'a Name>, layer: usize, what: &str) -> Result<Normalize> {
+        let name = self.named(name, what)?;
+        self.norm(&numbered(name, layer), self.config.hidden)
     }
 
     /// A name that the shape requires.
@@ -263,24 +305,31 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight, bias, low_rank: None })
     }
 
-    /// Queries, keys and values in one matrix.
-    fn joined<const N: usize>(&mut self, name: &str, outputs: [usize; N], inputs: usize) -> Result<[Linear; N]> {
-        let all: usize = outputs.iter().sum();
+    /// Projections of the hidden state in one matrix. Its outputs are so many groups, each with its share of every projection.
+    fn joined<const N: usize>(
+        &mut self,
+        name: &str,
+        outputs: [usize; N],
+        groups: usize,
+        bias: Bias,
+    ) -> Result<[Linear; N]> {
+        let (all, inputs): (usize, _) = (outputs.iter().sum(), self.config.hidden);
         let orientation = self.layout.orientation;
         let shape = self.stored_shape(all, inputs);
         let numbers = self.matrix(&format!("{name}.weight"), &shape)?;
-        let bias = self.bias(name, all, self.config.biases.attention_inputs)?;
+        let bias = self.bias(name, all, bias)?;
         let mut start = 0;
         Ok(outputs.map(|outputs| {
-            let part = start..start + outputs;
-            start = part.end;
+            let share = start..start + outputs / groups;
+            start = share.end;
+            let parts = (0..groups).map(|group| group * all / groups).map(|at| at + share.start..at + share.end);
             let numbers = match orientation {
-                Orientation::OutputsByInputs => numbers.rows_of(part.clone(), inputs),
-                Orientation::InputsByOutputs => numbers.columns_of(part.clone(), all),
+                Orientation::OutputsByInputs => numbers.rows_of(parts.clone(), inputs),
+                Orientation::InputsByOutputs => numbers.columns_of(parts.clone(), all),
             };
             Linear {
                 weight: Arc::new(Parameter::new(numbers, outputs, inputs, orientation)),
-                bias: bias.as_ref().map(|bias| bias[part].into()),
+                bias: bias.as_ref().map(|bias| parts.flat_map(|part| &bias[part]).copied().collect()),
                 low_rank: None,
             }
         }))
@@ -295,7 +344,7 @@ impl<'a> Loader<'a> {
 
     fn norm(&mut self, name: &str, length: usize) -> Result<Normalize> {
         let bias = match self.config.norm {
-            NormKind::Rms => None,
+            NormKind::Rms | NormKind::RmsFromOne => None,
             NormKind::Layer => Some(self.vector(&format!("{name}.bias"), length)?),
         };
         Ok(Normalize {

@@ -4,8 +4,10 @@ mod directory;
 mod gguf;
 mod gguf_tokenizer;
 mod load;
+mod pieces;
 mod save;
 mod source;
 mod tokenizer_files;
+mod words;
 
 pub use source::{Source, StoredTensor};

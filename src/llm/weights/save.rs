@@ -13,7 +13,7 @@ use crate::llm::block::{Block, Linear};
 use crate::llm::config::{Bias, Biases};
 use crate::llm::families::{AttentionNames, ConfigFile, TensorLayout, numbered};
 use crate::llm::model::Model;
-use crate::llm::ops::{Normalize, Parameter};
+use crate::llm::ops::{Normalize, Parameter, copy};
 use crate::llm::tokenizer::Tokenizer;
 use crate::update::Orientation;
 use crate::util::atomic_file::{self, io_error};
@@ -38,7 +38,8 @@ impl Model {
         tokenizer.special_ids().into_iter().for_each(|(name, id)| config[name] = id);
         let config_path = directory.join("config.json");
         let biases = self.family.config(&ConfigFile::parse(&config_path, &config.to_string())?)?.biases;
-        let mut tensors = Tensors { layout: &layout, path: &path, biases, par: self.par, tensors: vec![] };
+        let (par, kv_heads) = (self.par, self.config.kv_heads);
+        let mut tensors = Tensors { layout: &layout, path: &path, biases, kv_heads, par, tensors: vec![] };
         tensors.table(&layout.embedding, &self.embedding);
         if let Some(positions) = &self.positions {
             tensors.table(tensors.named(&layout.positions, "the positions")?, positions);
@@ -47,12 +48,8 @@ impl Model {
         if !self.config.tied {
             tensors.table(&layout.head, &self.head.weight);
         }
-        tensors.bias(
-            &layout.head,
-            self.head.bias.as_deref().map(<[f32]>::to_vec),
-            self.config.vocabulary,
-            biases.head,
-        )?;
+        let head_bias = self.head.bias.as_deref().map(<[f32]>::to_vec);
+        tensors.bias(&layout.head, head_bias, self.config.vocabulary, biases.head)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             tensors.block(block, layer)?;
         }
@@ -92,6 +89,7 @@ struct Tensors<'a> {
     path: &'a Path,
     /// Which projections have a bias in the family's files.
     biases: Biases,
+    kv_heads: usize,
     par: Par,
     tensors: Vec<NewTensor<'a, f32>>,
 }
@@ -105,7 +103,9 @@ impl<'a> Tensors<'a> {
     fn block(&mut self, block: &'a Block, layer: usize) -> Result<()> {
         let (layout, name) = (self.layout, |name: &str| numbered(name, layer));
         let Biases { attention_inputs: inputs, attention_output: output, mlp, .. } = self.biases;
-        self.norm(&name(&layout.attention_norm), &block.attention_norm);
+        if let Some(norm) = &block.attention_norm {
+            self.norm(&name(&layout.attention_norm), norm);
+        }
         match &layout.attention {
             AttentionNames::Separate { query, key, value } => {
                 self.linear(&name(query), &block.query, inputs)?;
@@ -113,11 +113,10 @@ impl<'a> Tensors<'a> {
                 self.linear(&name(value), &block.value, inputs)?;
             }
             AttentionNames::Joined(whole) => {
-                let parts = [&block.query, &block.key, &block.value];
-                self.rows(&name(whole), parts.map(|part| &*part.weight).into(), layout.orientation);
-                let bias: Vec<f32> = parts.iter().filter_map(|part| part.bias.as_deref()).flatten().copied().collect();
-                let outputs = parts.iter().map(|part| part.weight.shape().0).sum();
-                self.bias(&name(whole), Some(bias).filter(|bias| !bias.is_empty()), outputs, inputs)?;
+                self.joined(&name(whole), &[&block.query, &block.key, &block.value], 1, inputs)?;
+            }
+            AttentionNames::ByHeads(whole) => {
+                self.joined(&name(whole), &[&block.query, &block.key, &block.value], self.kv_heads, inputs)?;
             }
         }
         if let Some([q, k]) = &block.head_norms {
@@ -125,19 +124,48 @@ impl<'a> Tensors<'a> {
             self.norm(&name(q_name), q);
             self.norm(&name(k_name), k);
         }
+        if let Some(norm) = &block.attention_post_norm {
+            self.norm(&name(self.named(&layout.attention_post_norm, "the norm behind the attention")?), norm);
+        }
         self.linear(&name(&layout.attention_output), &block.attention_output, output)?;
         if let Some(norm) = &block.mlp_norm {
             self.norm(&name(self.named(&layout.mlp_norm, "the norm in front of the MLP")?), norm);
         }
-        if let Some(gate) = &block.gate {
-            self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate, mlp)?;
+        match (&block.gate, &layout.gate_and_up) {
+            (Some(gate), Some(both)) => self.joined(&name(both), &[gate, &block.up], 1, mlp)?,
+            (Some(gate), None) => {
+                self.linear(&name(self.named(&layout.gate, "the gate of the MLP")?), gate, mlp)?;
+                self.linear(&name(&layout.up), &block.up, mlp)?;
+            }
+            (None, _) => self.linear(&name(&layout.up), &block.up, mlp)?,
         }
-        self.linear(&name(&layout.up), &block.up, mlp)?;
-        self.linear(&name(&layout.down), &block.down, mlp)
+        self.linear(&name(&layout.down), &block.down, mlp)?;
+        if let Some(norm) = &block.mlp_post_norm {
+            self.norm(&name(self.named(&layout.mlp_post_norm, "the norm behind the MLP")?), norm);
+        }
+        Ok(())
+    }
+
+    /// Projections in one matrix.
+    ///
+    /// * `groups`: the outputs are so many groups, each with its share of every projection
+    fn joined(&mut self, name: &str, parts: &[&'a Linear], groups: usize, bias: Bias) -> Result<()> {
+        let weights: Vec<&Parameter> = parts.iter().map(|part| &*part.weight).collect();
+        let outputs = weights.iter().map(|weight| weight.shape().0).sum();
+        let stored = parts.iter().any(|part| part.bias.is_some()).then(|| {
+            let of_part = |part: &&Linear, group: usize| -> Vec<f32> {
+                let share = part.weight.shape().0 / groups;
+                let range = group * share..(group + 1) * share;
+                part.bias.as_ref().map_or_else(|| vec![0.0; share], |bias| bias[range].to_vec())
+            };
+            (0..groups).flat_map(|group| parts.iter().flat_map(move |part| of_part(part, group))).collect()
+        });
+        self.rows(name, weights, groups, self.layout.orientation);
+        self.bias(name, stored, outputs, bias)
     }
 
     fn linear(&mut self, name: &str, linear: &'a Linear, bias: Bias) -> Result<()> {
-        self.rows(name, vec![&linear.weight], self.layout.orientation);
+        self.rows(name, vec![&linear.weight], 1, self.layout.orientation);
         self.bias(name, linear.bias.as_deref().map(<[f32]>::to_vec), linear.weight.shape().0, bias)
     }
 
@@ -167,11 +195,11 @@ impl<'a> Tensors<'a> {
 
     /// Embeddings or a head, a row a token or position.
     fn table(&mut self, name: &str, table: &'a Parameter) {
-        self.rows(name, vec![table], Orientation::OutputsByInputs);
+        self.rows(name, vec![table], 1, Orientation::OutputsByInputs);
     }
 
-    /// Matrices with the same inputs, their outputs side by side.
-    fn rows(&mut self, name: &str, parts: Vec<&'a Parameter>, orientation: Orientation) {
+    /// Matrices with the same inputs, their outputs side by side, group by group.
+    fn rows(&mut self, name: &str, parts: Vec<&'a Parameter>, groups: usize, orientation: Orientation) {
         let (outputs, inputs) = (parts.iter().map(|part| part.shape().0).sum(), parts[0].shape().1);
         let (rows, cols) = match orientation {
             Orientation::OutputsByInputs => (outputs, inputs),
@@ -180,15 +208,18 @@ impl<'a> Tensors<'a> {
         let par = self.par;
         let make = move || {
             let mut columns = Mat::zeros(cols, rows);
-            let mut start = 0;
+            let mut before = 0;
             for part in &parts {
-                let count = part.shape().0;
-                let place = match orientation {
-                    Orientation::OutputsByInputs => columns.as_mut().subcols_mut(start, count).transpose_mut(),
-                    Orientation::InputsByOutputs => columns.as_mut().subrows_mut(start, count),
-                };
-                part.copy_to(place, par);
-                start += count;
+                let (share, matrix) = (part.shape().0 / groups, part.to_matrix(par));
+                for group in 0..groups {
+                    let start = group * (outputs / groups) + before;
+                    let place = match orientation {
+                        Orientation::OutputsByInputs => columns.as_mut().subcols_mut(start, share).transpose_mut(),
+                        Orientation::InputsByOutputs => columns.as_mut().subrows_mut(start, share),
+                    };
+                    copy(place, matrix.as_ref().subrows(group * share, share), par);
+                }
+                before += share;
             }
             columns
         };
