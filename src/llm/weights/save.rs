@@ -6,7 +6,7 @@ use std::path::Path;
 use faer::MatRef;
 use serde_json::{Map, Value};
 
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::format::tensors::{self, NewTensor};
 use crate::format::{Checkpoint, Precision, Rounding, malformed};
 use crate::llm::block::{Block, Linear};
@@ -86,6 +86,18 @@ impl Model {
             weights.insert(name, self.down(layer)?.matrix());
         }
         checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_owned()))
+    }
+
+    /// Name of the weight that edits of a layer change in the model's GGUF files, and their `general.architecture`. It is `d_out x d_in`
+    /// there.
+    ///
+    /// # Errors
+    /// No such layer, or a family that has no GGUF files.
+    pub fn edited_tensor_in_gguf(&self, layer: usize) -> Result<(String, String)> {
+        self.down(layer)?;
+        let family = || ModelError::NoNames { family: self.family.name().to_owned(), format: "GGUF" };
+        let layout = self.family.gguf().ok_or_else(family)?;
+        Ok((format!("{}.weight", numbered(&layout.tensors.down, layer)), layout.architecture.into_owned()))
     }
 
     /// Queries, keys and values side by side, where the family's files have them so; nothing otherwise.
