@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::matrices::{merge, project, solve};
 use crate::research::Research;
-use crate::{ask, consolidate, demo, edit, eval, inspect, stats, tokens, undo};
+use crate::{ask, consolidate, demo, edit, eval, export, inspect, stats, tokens, undo};
 
 /// Edits facts in a language model by rewriting one matrix in each of a few layers, in closed form, without training.
 ///
@@ -52,6 +52,8 @@ pub enum Command {
     Ask(ask::Arguments),
     /// Undo edits of a session
     Undo(undo::Arguments),
+    /// Write the edits of a session as a model or an adapter
+    Export(export::Arguments),
     /// Derive the weights of a session anew from the unedited model and all of its facts
     Consolidate(Box<consolidate::Arguments>),
     /// Show statistics (spectrum, capacity) or a session (edits, leakage, drift)

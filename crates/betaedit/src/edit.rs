@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::files::{self, replace};
 use crate::generated;
 use crate::html::{self, Said};
+use crate::outputs::Outputs;
 use crate::probes;
 use crate::progress::Follow;
 use crate::report::{self, Reports, Seconds};
@@ -21,7 +22,6 @@ use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
 use crate::terminal::{Done, Terminal, shortened, table};
-use crate::weights::Outputs;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -93,10 +93,12 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let answers = &arguments.generated.answers;
     files::check(&[report, &page, plot, answers], &inputs)?;
     arguments.check_session(&[report, &page, plot, answers], &inputs)?;
-    let places = arguments.outputs.check(&inputs, &[report, html, plot, answers, &arguments.session])?;
+    let places =
+        arguments.outputs.check(&arguments.model, &inputs, &[report, html, plot, answers, &arguments.session])?;
     let (facts, zsre_target) = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
+    arguments.outputs.check_model(&opened.0)?;
     let settings = arguments.generated.settings(&opened.1)?;
     let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
     let bar = terminal.bar(facts.len() as u64, "edits");
@@ -157,7 +159,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     if run.held().is_empty() {
         arguments.outputs.note_nothing(terminal);
     } else {
-        arguments.outputs.write(&places, &run, terminal)?;
+        result["outputs"] = arguments.outputs.write(&places, &mut run, terminal)?;
     }
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;

@@ -199,8 +199,7 @@ impl Cursor<'_> {
         if dimensions > DIMENSIONS {
             return Err(self.malformed(format!("tensor `{name}` has {dimensions} dimensions")));
         }
-        let dimensions =
-            (0..dimensions).map(|_| Ok(u64::from_le_bytes(self.bytes()?))).collect::<Result<Vec<_>>>()?;
+        let dimensions = (0..dimensions).map(|_| Ok(u64::from_le_bytes(self.bytes()?))).collect::<Result<Vec<_>>>()?;
         let id = u32::from_le_bytes(self.bytes()?);
         Ok(GgufEntry { name, dimensions, id, offset: u64::from_le_bytes(self.bytes()?) })
     }
@@ -213,21 +212,8 @@ pub(in crate::format) const STRING: u32 = 8;
 const ARRAY: u32 = 9;
 
 /// Bytes of the types of entries, by their numbers; none for those of any length.
-const SIZES: [Option<u64>; 13] = [
-    Some(1),
-    Some(1),
-    Some(2),
-    Some(2),
-    Some(4),
-    Some(4),
-    Some(4),
-    Some(1),
-    None,
-    None,
-    Some(8),
-    Some(8),
-    Some(8),
-];
+const SIZES: [Option<u64>; 13] =
+    [Some(1), Some(1), Some(2), Some(2), Some(4), Some(4), Some(4), Some(1), None, None, Some(8), Some(8), Some(8)];
 
 impl GgufEntry {
     /// The entry as it is in the list.

@@ -75,7 +75,8 @@ impl Importance {
                     continue;
                 }
                 #[expect(clippy::cast_possible_truncation, reason = "clamped to a code")]
-                let code = (f64::from(line.code) - gradient / curvature).clamp(least.into(), most.into()).round() as i32;
+                let code =
+                    (f64::from(line.code) - gradient / curvature).clamp(least.into(), most.into()).round() as i32;
                 let by = f64::from(code - line.code);
                 let gain = -by * (2.0 * gradient + by * curvature);
                 if gain > best.0 {
@@ -95,7 +96,6 @@ impl Importance {
 
 /// Moves of the codes of a row at most, for each of them.
 const MOVES: usize = 16;
-
 
 /// The nearest code of each number by itself.
 pub(super) fn round(row: &mut [Line], (least, most): (i32, i32), wanted: impl Iterator<Item = f64>) {

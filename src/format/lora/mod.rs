@@ -96,10 +96,7 @@ pub fn write<T: Scalar>(
 }
 
 /// Updates by the names of their modules, and their largest rank.
-fn modules<'a, T: Scalar>(
-    place: &Path,
-    updates: &'a Updates<T>,
-) -> Result<(BTreeMap<&'a str, &'a Update<T>>, usize)> {
+fn modules<'a, T: Scalar>(place: &Path, updates: &'a Updates<T>) -> Result<(BTreeMap<&'a str, &'a Update<T>>, usize)> {
     let mut modules = BTreeMap::new();
     for (parameter, update) in updates {
         let module = parameter.strip_suffix(".weight").filter(|module| !module.is_empty()).ok_or_else(|| {
