@@ -1,5 +1,6 @@
 //! The beginning of a GGUF file: its metadata, which is passed over, and the list of its tensors.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub(super) struct GgufHeader {
     pub(super) start: u64,
     pub(super) alignment: u64,
     pub(super) length: u64,
+    offsets: BTreeSet<u64>,
 }
 
 /// A tensor in the list of a file.
@@ -74,7 +76,8 @@ impl GgufHeader {
         let tensors = (0..count).map(|_| cursor.tensor()).collect::<Result<Vec<_>>>()?;
         let Cursor { reader, at, alignment, .. } = cursor;
         let start = at.next_multiple_of(alignment);
-        let header = Self { path: path.to_owned(), reader, list, tensors, start, alignment, length };
+        let offsets = tensors.iter().map(|tensor| tensor.offset).collect();
+        let header = Self { path: path.to_owned(), reader, list, tensors, start, alignment, length, offsets };
         header.check()?;
         Ok(header)
     }
@@ -90,8 +93,8 @@ impl GgufHeader {
 
     /// Where a tensor ends at the latest, in the file.
     pub(super) fn limit(&self, tensor: &GgufEntry) -> u64 {
-        let next = self.tensors.iter().map(|other| other.offset).filter(|&offset| offset > tensor.offset).min();
-        next.map_or(self.length, |next| self.start + next)
+        let next = self.offsets.range(tensor.offset.saturating_add(1)..).next();
+        next.map_or(self.length, |next| self.start.saturating_add(*next).min(self.length))
     }
 
     fn check(&self) -> Result<()> {

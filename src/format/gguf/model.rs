@@ -193,7 +193,9 @@ fn copy(
         let mut moved = tensor.clone();
         moved.offset = tensor.offset.wrapping_add_signed(shift);
         if let Some(&kind) = kinds.get(&*tensor.name) {
-            let numbers: u64 = tensor.dimensions.iter().product();
+            // Beyond all numbers, the weight does not fit, which is found before it is written.
+            let numbers =
+                tensor.dimensions.iter().fold(1u64, |product, n| product.saturating_mul(*n)).min(header.length << 8);
             let bytes = numbers / kind.block() as u64 * kind.bytes() as u64;
             let room = header.limit(tensor) - header.start - tensor.offset;
             let needed = if moved.id == kind.id() { room } else { bytes.next_multiple_of(header.alignment) };

@@ -27,7 +27,7 @@ shown!([] Importance, "Importance", self => { "keys": Shown::from(self.keys.shap
 impl Importance {
     /// * `keys`: `d_in x n`, of the edits
     /// * `moment`: of the keys of a text
-    /// * `text`: as many keys of the edits as the text counts for, by the mean of their squared lengths; a quarter of `d_in` suits language
+    /// * `text`: as many keys of the edits as the text counts for, by the mean of their squared lengths; a sixteenth of `d_in` suits language
     ///   models
     ///
     /// # Errors

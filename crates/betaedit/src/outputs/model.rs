@@ -51,7 +51,7 @@ pub fn copy_directory(source: &Path, out: &Path) -> Done {
 }
 
 /// The text counts as many keys of edits as this share of the length of a key.
-const TEXT: f64 = 0.25;
+const TEXT: f64 = 1.0 / 16.0;
 
 /// Copies the model's GGUF file with the edited weights, and says how much of the edits is left.
 pub fn write_gguf(
