@@ -23,7 +23,8 @@ def server(model, lora):
     parameters.n_gpu_layers = 0
     parameters.warmup = False
     parameters.fit_params = False
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = os.cpu_count()
+    # More threads than idle cores would wait for each other.
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     if lora:
         adapter = xllamacpp.CommonAdapterLoraInfo()
         adapter.path, adapter.scale = lora, 1.0

@@ -59,7 +59,7 @@ pub(super) fn encoded(
         return Err(refused("its rows are not whole blocks of its type".to_owned()));
     };
     let old = header.read(header.start + tensor.offset, bytes)?;
-    let mut rows = Rows::read(own, &old, d_out, d_in);
+    let mut rows = GridRows::read(own, &old, d_out, d_in);
     let before = rows.numbers();
     if !linalg::largest(before.as_ref()).is_finite() {
         return Err(refused("it holds NaN or infinity".to_owned()));
@@ -83,12 +83,12 @@ pub(super) fn encoded(
 }
 
 /// The rows of a weight, as numbers on the grids of their blocks. Numbers that are stored as they are have a grid of one point each.
-struct Rows {
+struct GridRows {
     kind: GgufType,
     rows: Vec<Vec<Line>>,
 }
 
-impl Rows {
+impl GridRows {
     fn read(kind: GgufType, bytes: &[u8], d_out: usize, d_in: usize) -> Self {
         let row_bytes = d_in / kind.block() * kind.bytes();
         let row = |bytes: &[u8]| -> Vec<Line> {
