@@ -20,6 +20,12 @@ TOKENS = 8
 ALIKE, KEPT = 0.98, 0.95
 
 
+def alike(one, other):
+    """Whether two answers are the same as far as both go: the command's are of various lengths."""
+    short, long = sorted([one.rstrip(), other.rstrip()], key=len)
+    return long.startswith(short)
+
+
 def says(answer, wanted):
     return answer.strip().startswith(wanted.strip())
 
@@ -58,8 +64,7 @@ def main(model, adapter, edited, answers, folder):
         facts = [(line, text) for line, text in zip(ours, texts) if line["purpose"] == "fact"]
         result[name] = {
             "prompts": len(ours),
-            # Some answers of the command are shorter.
-            "alike": sum(text.startswith(line["answer"].rstrip()) for text, line in zip(texts, ours)) / len(ours),
+            "alike": sum(alike(text, line["answer"]) for text, line in zip(texts, ours)) / len(ours),
             "efficacy": sum(says(text, line["wanted"]) for line, text in facts) / len(facts),
             "efficacy_of_command": sum(says(line["answer"], line["wanted"]) for line, _ in facts) / len(facts),
         }

@@ -23,6 +23,9 @@ def server(model, lora):
     parameters.n_gpu_layers = 0
     parameters.warmup = False
     parameters.fit_params = False
+    # Keys and values as exact as everything else.
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     # More threads than idle cores would wait for each other.
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     if lora:

@@ -20,6 +20,7 @@ use crate::{ask, consolidate, demo, edit, eval, export, inspect, stats, tokens, 
 ///   betaedit edit --model M --facts FACTS.json --stats stats --layers 5-10 --session run-1 --out edited --report report.json
 ///   betaedit ask --model M --edited edited "The Eiffel Tower is in"
 ///   betaedit undo --session run-1 17 --out edited
+///   betaedit export --session run-1 --gguf-lora edits.gguf
 #[derive(Parser)]
 #[command(
     name = "betaedit",

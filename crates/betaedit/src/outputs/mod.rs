@@ -74,34 +74,23 @@ impl Outputs {
     /// * `others`: other paths that the command writes; the directories are replaced as a whole, so nothing else may be in them
     pub fn check(&self, model: &Path, inputs: &[&Path], others: &[&Option<PathBuf>]) -> Done<OutputPlaces> {
         let Self { out, lora, mlx, gguf_lora, .. } = self;
-        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let named = [("--out", out), ("--lora", lora), ("--mlx", mlx), ("--gguf-lora", gguf_lora)];
-        for (name, directory) in named.iter().take(3) {
-            let Some(directory) = directory.as_ref().map(absolute) else { continue };
-            let beside = named.iter().filter(|(other, _)| other != name).map(|(_, path)| *path);
-            let inside =
-                others.iter().copied().chain(beside).flatten().find(|path| absolute(path).starts_with(&directory));
-            if let Some(path) = inside {
-                let path = path.display();
-                return Err(
-                    format!("{name} is replaced as a whole: `{path}` cannot be in it, give it another place").into()
-                );
-            }
-        }
+        let file = out.as_ref().filter(|out| is_gguf(out) && !out.is_dir()).cloned();
+        let directory = out.as_ref().filter(|_| file.is_none()).cloned();
+        let named = [("--out", &directory), ("--lora", lora), ("--mlx", mlx)];
+        check_inside(&named, &[others, &[&file, gguf_lora]].concat())?;
         if self.rank.is_some() && [lora, mlx, gguf_lora].into_iter().all(Option::is_none) {
             return Err("--rank is the rank of an adapter: give --lora, --mlx or --gguf-lora with it".into());
         }
-        let file = out.as_ref().filter(|out| is_gguf(out) && !out.is_dir());
-        if let Some(out) = file {
+        if let Some(out) = &file {
             check_file(out, model)?;
         } else if self.gguf_type != GgufStorage::Own {
             return Err("--gguf-type is the type of the tensors of a file: give --out FILE.gguf with it".into());
         }
-        files::check(&[&file.cloned(), gguf_lora], inputs)?;
+        files::check(&[&file, gguf_lora], inputs)?;
         let place = |out: &Option<PathBuf>, kind| out.as_ref().map(|out| Place::check(out, kind, inputs)).transpose();
         let model = match file {
             Some(_) => Some(ModelPlace::File),
-            None => place(out, Kind::Model)?.map(ModelPlace::Directory),
+            None => place(&directory, Kind::Model)?.map(ModelPlace::Directory),
         };
         Ok(OutputPlaces { model, peft: place(lora, Kind::Adapter)?, mlx: place(mlx, Kind::Adapter)? })
     }
@@ -160,6 +149,29 @@ impl Outputs {
         let rounded = matches!(places.model, Some(ModelPlace::File)) && self.gguf_type == GgufStorage::Own;
         let cut = self.rank.is_some_and(|rank| totals.values().any(|total| total.rank() > rank.get()));
         !totals.is_empty() && (rounded || cut)
+    }
+}
+
+/// Refuses directories that other outputs are in, and files that others write.
+///
+/// * `directories`: with their flags
+fn check_inside(directories: &[(&str, &Option<PathBuf>)], others: &[&Option<PathBuf>]) -> Done {
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    for (name, directory) in directories {
+        let Some(directory) = directory.as_ref().map(absolute) else { continue };
+        let beside = directories.iter().filter(|(other, _)| other != name).map(|(_, path)| *path);
+        let inside = others.iter().copied().chain(beside).flatten().find(|path| absolute(path).starts_with(&directory));
+        if let Some(path) = inside {
+            let path = path.display();
+            return Err(
+                format!("{name} is replaced as a whole: `{path}` cannot be in it, give it another place").into()
+            );
+        }
+    }
+    let others: Vec<PathBuf> = others.iter().copied().flatten().map(absolute).collect();
+    match others.iter().enumerate().find(|(i, path)| others[..*i].contains(path)) {
+        Some((_, path)) => Err(format!("{}: two outputs cannot have the same path", path.display()).into()),
+        None => Ok(()),
     }
 }
 
