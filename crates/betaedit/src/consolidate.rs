@@ -89,11 +89,15 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
             "layer": layer.layer, "leakage": layer.leakage, "expected_loss": layer.expected_loss, "drift": layer.drift,
         })).collect::<Vec<_>>(),
     });
+    // Before the outputs: it is not lost if the disk has no room for the model.
     if let Some(path) = report {
         write_json(path, &result)?;
     }
     asked.write(&columns)?;
     result["outputs"] = arguments.outputs.write(&places, &mut run, terminal)?;
+    if let Some(path) = report {
+        write_json(path, &result)?;
+    }
     terminal.result(&result);
     Ok(())
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::files::{self, replace};
 use crate::generated;
 use crate::html::{self, Said};
-use crate::outputs::Outputs;
+use crate::outputs::{OutputPlaces, Outputs};
 use crate::probes;
 use crate::progress::Follow;
 use crate::report::{self, Reports, Seconds};
@@ -156,14 +156,29 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     // The report first: it is not lost if the disk has no room for the model.
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
     arguments.generated.write(&[("before", &before), ("after", &after)])?;
-    if run.held().is_empty() {
-        arguments.outputs.note_nothing(terminal);
-    } else {
-        result["outputs"] = arguments.outputs.write(&places, &mut run, terminal)?;
-    }
+    write_outputs(arguments, &places, &mut run, &mut result, terminal)?;
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
+}
+
+/// Writes the model and the adapters, and then the report again, with what was lost.
+fn write_outputs(
+    arguments: &Arguments,
+    places: &OutputPlaces,
+    run: &mut Run,
+    result: &mut Value,
+    terminal: Terminal,
+) -> Done {
+    if run.held().is_empty() {
+        arguments.outputs.note_nothing(terminal);
+        return Ok(());
+    }
+    result["outputs"] = arguments.outputs.write(places, run, terminal)?;
+    match &arguments.reports.report {
+        Some(path) => report::write_json(path, result),
+        None => Ok(()),
+    }
 }
 
 /// Where the time of the edits went.
