@@ -17,7 +17,7 @@ use crate::util::atomic_file;
 /// * `base_model`: name or path of the model
 ///
 /// # Errors
-/// As [`write`](super::write).
+/// As [`write`](super::write()).
 ///
 /// # Examples
 /// ```

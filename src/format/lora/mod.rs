@@ -2,7 +2,7 @@
 //!
 //! | for | written by |
 //! |---|---|
-//! | PEFT, transformers, vLLM | [`write`], and read by [`LoraAdapter`] |
+//! | PEFT, transformers, vLLM | [`write()`], and read by [`LoraAdapter`] |
 //! | MLX | [`write_mlx`] |
 //! | llama.cpp, Ollama | [`write_gguf`] |
 //!
