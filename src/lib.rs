@@ -154,7 +154,7 @@
 //! * `llm`: language models (Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-J, and families of your own) from Hugging Face directories
 //!   and GGUF files
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
-//! * `safetensors`: checkpoints, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
+//! * `safetensors`: checkpoints, GGUF models, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
 //! * `npz`: numpy matrices (`.npy`), and layer statistics of the MEMIT family
 //! * `files`: the state of the engine as a file; every feature that handles files enables it
 //! * `half`: updates of weights in half precision, `f16` or `bf16`

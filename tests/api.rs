@@ -62,6 +62,8 @@ fn every_type_of_files_is_shown_and_shared() {
     use betaedit_core::{adapter, format};
     all!(format::Checkpoint, format::Statistics, format::Fingerprint, format::Precision, format::Rounding);
     all!(format::lora::LoraAdapter);
+    all!(format::gguf::GgufModel, format::gguf::GgufStorage, format::gguf::GgufType, format::gguf::EditedWeight);
+    all!(format::gguf::Importance, format::gguf::Survival);
     all!(adapter::RecordedStream<f32>);
 }
 

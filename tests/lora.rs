@@ -7,6 +7,7 @@ use betaedit_core::faer::{Mat, MatRef, Par, Scale};
 use betaedit_core::format::Updates;
 use betaedit_core::format::lora::{self, LoraAdapter};
 use betaedit_core::projector::ProjectorBuilder;
+use betaedit_core::update::Compression;
 use betaedit_core::{Orientation, Projector, Spectrum, Threshold, Update, metrics};
 use half::f16;
 use safetensors::Dtype;
@@ -202,4 +203,30 @@ fn adapters_that_are_something_else_are_refused() {
     let mut two = with("alpha_pattern", json!({ "a": 1, "m.a": 2 }));
     two["rank_pattern"] = json!({});
     refuse(&two, &pair("m.a", 2, 1, Dtype::F32), "adapter_config.json", "two entries");
+}
+
+/// `U Uᵀ Delta` with the first left singular vectors of `Delta K`: no update of that rank is nearer at the keys.
+#[test]
+fn a_cut_at_keys_is_the_best_of_its_rank() {
+    let mut random = Random::new(11);
+    let (left, right): (Mat<f64>, Mat<f64>) = (random.matrix(7, 6), random.matrix(6, 12));
+    let keys: Mat<f64> = random.matrix(12, 5);
+    let update = Update::from_factors(left, right).unwrap();
+    let asked = update.product(keys.as_ref(), SEQ).unwrap();
+    let singular = asked.singular_values().unwrap();
+    for rank in 1..=6 {
+        let cut = update.compressed_at(rank, keys.as_ref(), SEQ).unwrap();
+        let found = (cut.update.product(keys.as_ref(), SEQ).unwrap() - &asked).norm_l2();
+        let best = singular.iter().skip(rank).map(|s| s * s).sum::<f64>().sqrt();
+        assert!(cut.update.rank() <= rank, "{rank}");
+        assert!(
+            (found - best).abs() < 1e-12 * singular[0] && (found - cut.error).abs() < 1e-12 * singular[0],
+            "{rank}"
+        );
+        let plain = update.compressed(Compression::Rank(rank), SEQ).unwrap().update;
+        let lost = (plain.product(keys.as_ref(), SEQ).unwrap() - &asked).norm_l2();
+        assert!(found <= lost + 1e-12 * singular[0], "{rank}: {found} {lost}");
+    }
+    assert!(update.compressed_at(0, keys.as_ref(), SEQ).is_err());
+    assert!(update.compressed_at(2, random.matrix::<f64>(3, 1).as_ref(), SEQ).is_err());
 }

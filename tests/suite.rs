@@ -33,6 +33,8 @@ mod family;
 #[cfg(feature = "safetensors")]
 mod files;
 mod forgetting;
+#[cfg(feature = "llm")]
+mod gguf;
 mod golden;
 mod guides;
 #[cfg(feature = "half")]

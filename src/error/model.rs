@@ -49,6 +49,15 @@ pub enum ModelError {
         problem: String,
     },
 
+    /// Files in this format have no names for the tensors of the family.
+    #[error("models of the family {family} have no names in {format} files here: write the edits in another format")]
+    NoNames {
+        /// The family.
+        family: String,
+        /// The format.
+        format: &'static str,
+    },
+
     /// The model failed: a computation inside it, its tokenizer, or its files.
     #[error("the model failed: {}", Causes(&**_0))]
     Failed(Box<dyn std::error::Error + Send + Sync>),

@@ -6,7 +6,8 @@
 //! | matrices of numpy, `.npy` | `npy` | `npz` |
 //! | layer statistics with a fingerprint, in parts that can be merged | `Statistics::read` | `safetensors` |
 //! | Hugging Face checkpoints, single or sharded, `f64` to `bf16` | `Checkpoint` | `safetensors` |
-//! | LoRA adapters in PEFT's layout | `lora` | `safetensors` |
+//! | LoRA adapters for PEFT and vLLM, MLX, llama.cpp | `lora` | `safetensors` |
+//! | models in GGUF files, copied with edited weights | `gguf` | `safetensors` |
 //! | updates, as factors | `delta` | `safetensors` |
 //! | eigendecompositions, dense projectors | `spectrum` | `safetensors` |
 //! | the engine's state | `engine` | `files` |
@@ -27,6 +28,8 @@ pub mod checkpoint;
 #[cfg(feature = "safetensors")]
 pub mod delta;
 pub mod engine;
+#[cfg(feature = "safetensors")]
+pub mod gguf;
 #[cfg(feature = "safetensors")]
 pub(crate) mod lfs_pointer;
 #[cfg(feature = "safetensors")]

@@ -1,6 +1,6 @@
 //! Many updates as one, and compression to a smaller rank.
 
-use faer::{Mat, Par};
+use faer::{Mat, MatRef, Par};
 
 use super::Update;
 use crate::error::numerics::{NumericsError, Result};
@@ -116,6 +116,52 @@ impl<T: Scalar> Update<T> {
         let error = L.scale * R.scale * (dropped[rank] + (2.0 * u + u * u) * kept);
         validate::in_range("the error of the compression", &[error])?;
         Ok(Compressed { update: Self::from_factors(left, right.transpose().to_owned())?, error })
+    }
+
+    /// The update of a smaller rank that is nearest at some keys: `|(Delta - Delta') K|_F` is the smallest that this rank allows.
+    ///
+    /// `Delta'` is `U Uᵀ Delta`, with the first left singular vectors of `Delta K`. What an update does at its keys takes a lower rank than
+    /// the update itself, so a cut costs less than with [`compressed`](Self::compressed).
+    ///
+    /// * `rank`: the new rank; an update of that rank or a smaller one stays as it is
+    /// * `keys`: `d_in x m`
+    ///
+    /// The error of the result is `|(Delta - Delta') K|_F`, before the factors are rounded to `T`.
+    ///
+    /// # Errors
+    /// A rank of 0, keys of another length, NaN or infinity, or a decomposition that fails its verification.
+    ///
+    /// # Examples
+    /// ```
+    /// use betaedit_core::{Update, faer::{mat, Par}};
+    ///
+    /// // The larger of two parts does nothing at the key.
+    /// let update = Update::from_factors(mat![[1.0, 0.0], [0.0, 9.0]], mat![[1.0, 0.0], [0.0, 1.0]])?;
+    /// let one = update.compressed_at(1, mat![[1.0], [0.0]].as_ref(), Par::Seq)?;
+    /// assert_eq!((one.update.rank(), one.error), (1, 0.0));
+    /// assert!((one.update.to_dense(Par::Seq)[(0, 0)] - 1.0).abs() < 1e-12);
+    /// # Ok::<(), betaedit_core::Error>(())
+    /// ```
+    pub fn compressed_at(&self, rank: usize, keys: MatRef<'_, T>, par: Par) -> Result<Compressed<T>> {
+        if rank == 0 {
+            return Err(NumericsError::Parameter { parameter: "rank", value: 0.0, allowed: "at least 1" });
+        }
+        validate::shape("keys", keys, self.d_in(), keys.ncols())?;
+        validate::not_empty("keys", keys)?;
+        validate::finite("keys", keys)?;
+        if self.rank() <= rank {
+            return Ok(Compressed { update: self.clone(), error: 0.0 });
+        }
+        let at_keys = linalg::product(self.right(), keys, par);
+        let outputs = Self::from_factors(self.left().to_owned(), at_keys)?;
+        let (U, S, _) = outputs.singular_values(par)?;
+        let rank = rank.min(S.len());
+        let U = U.subcols(0, rank);
+        let within = linalg::product(U.transpose(), cast::<T, f64>(self.left()).as_ref(), par);
+        let right = linalg::product(within.as_ref(), cast::<T, f64>(self.right()).as_ref(), par);
+        let (left, right) = (cast::<f64, T>(U), cast::<f64, T>(right.as_ref()));
+        let error = S[rank..].iter().fold(0.0_f64, |sum, s| sum.hypot(*s));
+        Ok(Compressed { update: Self::from_factors(left, right)?.for_edits(self.edits()), error })
     }
 
     /// Thin singular value decomposition `U diag(s) Vᵀ`, in descending order: `d_out x m`, `m` values, `d_in x m`.

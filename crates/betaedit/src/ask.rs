@@ -16,7 +16,7 @@ pub struct Arguments {
     #[arg(long, value_name = "M", required_unless_present = "session")]
     model: Option<PathBuf>,
     /// Edited model to ask as well, as written by `betaedit edit --out`
-    #[arg(long, value_name = "EDITED_DIR")]
+    #[arg(long, value_name = "EDITED")]
     edited: Option<PathBuf>,
     /// Session whose model is asked before and after its edits
     #[arg(long, value_name = "DIR", conflicts_with = "edited")]

@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::matrices::{merge, project, solve};
 use crate::research::Research;
-use crate::{ask, consolidate, demo, edit, eval, inspect, stats, tokens, undo};
+use crate::{ask, consolidate, demo, edit, eval, export, inspect, stats, tokens, undo};
 
 /// Edits facts in a language model by rewriting one matrix in each of a few layers, in closed form, without training.
 ///
@@ -20,6 +20,7 @@ use crate::{ask, consolidate, demo, edit, eval, inspect, stats, tokens, undo};
 ///   betaedit edit --model M --facts FACTS.json --stats stats --layers 5-10 --session run-1 --out edited --report report.json
 ///   betaedit ask --model M --edited edited "The Eiffel Tower is in"
 ///   betaedit undo --session run-1 17 --out edited
+///   betaedit export --session run-1 --gguf-lora edits.gguf
 #[derive(Parser)]
 #[command(
     name = "betaedit",
@@ -52,6 +53,8 @@ pub enum Command {
     Ask(ask::Arguments),
     /// Undo edits of a session
     Undo(undo::Arguments),
+    /// Write the edits of a session as a model or an adapter
+    Export(export::Arguments),
     /// Derive the weights of a session anew from the unedited model and all of its facts
     Consolidate(Box<consolidate::Arguments>),
     /// Show statistics (spectrum, capacity) or a session (edits, leakage, drift)

@@ -8,6 +8,7 @@ use betaedit_core::session::{Consolidation, LayerOutcome, Targets};
 use serde_json::json;
 
 use crate::generated;
+use crate::outputs::Outputs;
 use crate::progress::Steps;
 use crate::report::write_json;
 use crate::run::{Run, SessionArguments, check_beside};
@@ -15,7 +16,6 @@ use crate::scores::{self, Measured, Scores};
 use crate::settings::named;
 use crate::source::text;
 use crate::terminal::{Done, Terminal, table};
-use crate::weights::Outputs;
 use crate::{edit, files};
 
 #[derive(clap::Args)]
@@ -51,7 +51,8 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let inputs: Vec<&Path> = inputs.into_iter().chain([Path::new(&arguments.eval_text)]).collect();
     files::check(&[report, &asked.answers], &inputs)?;
     check_beside(session, [report, &asked.answers].into_iter().flatten().map(PathBuf::as_path))?;
-    let places = arguments.outputs.check(&inputs, &[report, &asked.answers, &Some(session.clone())])?;
+    let places = arguments.outputs.check(inputs[0], &inputs, &[report, &asked.answers, &Some(session.clone())])?;
+    arguments.outputs.check_model(&run.unedited)?;
     let held_out = text(&arguments.eval_text, shipped::HELD_OUT_TEXT)?;
     let facts = facts(&run)?;
     let evaluated = edit::sample(&facts, arguments.eval_limit);
@@ -81,18 +82,22 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let columns = [("unedited", &unedited), ("before", &before), ("after", &after)];
     terminal.say(format!("\n{}", table(&scores::rows(&columns, Some(&unedited)))));
     terminal.say(format!("\n{}", table(&layer_rows(&done.layers))));
-    let result = json!({
+    let mut result = json!({
         "edits": done.ids.len(), "seconds": seconds,
         "unedited": unedited.json(None), "before": before.json(Some(&unedited)), "after": after.json(Some(&unedited)),
         "layers": done.layers.iter().map(|layer| json!({
             "layer": layer.layer, "leakage": layer.leakage, "expected_loss": layer.expected_loss, "drift": layer.drift,
         })).collect::<Vec<_>>(),
     });
+    // Before the outputs: it is not lost if the disk has no room for the model.
     if let Some(path) = report {
         write_json(path, &result)?;
     }
     asked.write(&columns)?;
-    arguments.outputs.write(&places, &run, terminal)?;
+    result["outputs"] = arguments.outputs.write(&places, &mut run, terminal)?;
+    if let Some(path) = report {
+        write_json(path, &result)?;
+    }
     terminal.result(&result);
     Ok(())
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::files::{self, replace};
 use crate::generated;
 use crate::html::{self, Said};
+use crate::outputs::{OutputPlaces, Outputs};
 use crate::probes;
 use crate::progress::Follow;
 use crate::report::{self, Reports, Seconds};
@@ -21,7 +22,6 @@ use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
 use crate::source::{FactArguments, open_model, setting, text};
 use crate::terminal::{Done, Terminal, shortened, table};
-use crate::weights::Outputs;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -93,10 +93,12 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let answers = &arguments.generated.answers;
     files::check(&[report, &page, plot, answers], &inputs)?;
     arguments.check_session(&[report, &page, plot, answers], &inputs)?;
-    let places = arguments.outputs.check(&inputs, &[report, html, plot, answers, &arguments.session])?;
+    let places =
+        arguments.outputs.check(&arguments.model, &inputs, &[report, html, plot, answers, &arguments.session])?;
     let (facts, zsre_target) = arguments.facts.read(terminal)?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
+    arguments.outputs.check_model(&opened.0)?;
     let settings = arguments.generated.settings(&opened.1)?;
     let plan = arguments.settings.resolve(arguments.config.as_deref(), opened.0.config())?;
     let bar = terminal.bar(facts.len() as u64, "edits");
@@ -154,14 +156,29 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     // The report first: it is not lost if the disk has no room for the model.
     write_reports(&arguments.reports, &run, (&before, &after), &said, seconds, &result)?;
     arguments.generated.write(&[("before", &before), ("after", &after)])?;
-    if run.held().is_empty() {
-        arguments.outputs.note_nothing(terminal);
-    } else {
-        arguments.outputs.write(&places, &run, terminal)?;
-    }
+    write_outputs(arguments, &places, &mut run, &mut result, terminal)?;
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
+}
+
+/// Writes the model and the adapters, and then the report again, with what was lost.
+fn write_outputs(
+    arguments: &Arguments,
+    places: &OutputPlaces,
+    run: &mut Run,
+    result: &mut Value,
+    terminal: Terminal,
+) -> Done {
+    if run.held().is_empty() {
+        arguments.outputs.note_nothing(terminal);
+        return Ok(());
+    }
+    result["outputs"] = arguments.outputs.write(places, run, terminal)?;
+    match &arguments.reports.report {
+        Some(path) => report::write_json(path, result),
+        None => Ok(()),
+    }
 }
 
 /// Where the time of the edits went.

@@ -9,6 +9,7 @@ mod demo;
 mod directory;
 mod edit;
 mod eval;
+mod export;
 mod fetch;
 mod files;
 mod generated;
@@ -18,6 +19,7 @@ mod inspect;
 mod layers;
 mod matrices;
 mod methods;
+mod outputs;
 mod plan;
 mod plot;
 mod probes;
@@ -35,7 +37,6 @@ mod terminal;
 mod timed;
 mod tokens;
 mod undo;
-mod weights;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ fn run(command: Command, terminal: Terminal) -> Done<ExitCode> {
         Command::Eval(arguments) => eval::run(&arguments, terminal)?,
         Command::Ask(arguments) => ask::run(&arguments, terminal)?,
         Command::Undo(arguments) => undo::run(&arguments, terminal)?,
+        Command::Export(arguments) => export::run(&arguments, terminal)?,
         Command::Consolidate(arguments) => consolidate::run(&arguments, terminal)?,
         Command::Inspect(arguments) => inspect::run(&arguments, terminal)?,
         Command::Tokens(arguments) => tokens::run(&arguments, terminal)?,

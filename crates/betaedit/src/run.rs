@@ -90,6 +90,8 @@ pub struct Run {
     pub unedited: Model,
     pub session: Session<Timed>,
     pub entries: Vec<Entry>,
+    /// The statistics of its layers.
+    pub known: Vec<stats::Known>,
     directory: Option<PathBuf>,
 }
 
@@ -214,8 +216,8 @@ impl Run {
         if let Some(restraint) = plan.restraint() {
             builder = builder.restraint(restraint);
         }
-        for (layer, statistics) in known {
-            builder = builder.layer(layer, statistics);
+        for (layer, statistics) in &known {
+            builder = builder.layer(*layer, statistics.clone());
         }
         for (layer, moment) in gradients {
             builder = builder.gradients(layer, moment);
@@ -237,7 +239,7 @@ impl Run {
         }
         let entries =
             directory.map(|directory| entries(directory, session.processed())).transpose()?.unwrap_or_default();
-        Ok(Self { description, unedited, session, entries, directory: directory.map(Path::to_owned) })
+        Ok(Self { description, unedited, session, entries, known, directory: directory.map(Path::to_owned) })
     }
 
     pub fn adapter(&self) -> &ModelAdapter {

@@ -3,11 +3,11 @@
 use betaedit_core::session::EditId;
 use serde_json::json;
 
+use crate::outputs::Outputs;
 use crate::progress::Steps;
 use crate::run::{Run, SessionArguments};
 use crate::scores::completion;
 use crate::terminal::{Done, Terminal, shortened, table};
-use crate::weights::Outputs;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -27,7 +27,8 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let bar = terminal.bar(0, "consolidation");
     let mut run = arguments.of.open(Steps(bar.clone()), terminal)?;
     let inputs = [run.description.model.as_path(), &run.description.stats];
-    let places = arguments.outputs.check(&inputs, &[&Some(arguments.of.session.clone())])?;
+    let places = arguments.outputs.check(inputs[0], &inputs, &[&Some(arguments.of.session.clone())])?;
+    arguments.outputs.check_model(&run.unedited)?;
     let mut ids = arguments.edits.clone();
     if let Some(subject) = &arguments.subject {
         let held = run.held().into_iter();
@@ -48,12 +49,12 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
             ids = held;
         }
     }
-    let undone = match ids.is_empty() {
+    let mut undone = match ids.is_empty() {
         true => json!({ "undone": [], "rebuilt": false, "edits": run.held().len() }),
         false => take_back(&mut run, &ids, terminal)?,
     };
     bar.finish_and_clear();
-    arguments.outputs.write(&places, &run, terminal)?;
+    undone["outputs"] = arguments.outputs.write(&places, &mut run, terminal)?;
     terminal.result(&undone);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use faer::{Mat, Par};
 use serde_json::{Map, Value};
 
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::format::tensors::{self, NewTensor};
 use crate::format::{Checkpoint, Precision, Rounding, malformed};
 use crate::llm::block::{Block, Linear};
@@ -80,6 +80,18 @@ impl Model {
             weights.insert(name, self.down(layer)?);
         }
         checkpoint.replace_all(&weights, layout.orientation, |weight| Ok(weight.to_matrix(self.par)))
+    }
+
+    /// Name of the weight that edits of a layer change in the model's GGUF files, and their `general.architecture`. It is `d_out x d_in`
+    /// there.
+    ///
+    /// # Errors
+    /// No such layer, or a family that has no GGUF files.
+    pub fn edited_tensor_in_gguf(&self, layer: usize) -> Result<(String, String)> {
+        self.down(layer)?;
+        let family = || ModelError::NoNames { family: self.family.name().to_owned(), format: "GGUF" };
+        let layout = self.family.gguf().ok_or_else(family)?;
+        Ok((format!("{}.weight", numbered(&layout.tensors.down, layer)), layout.architecture.into_owned()))
     }
 }
 

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::short;
 use crate::directory::{Kind, Place};
+use crate::outputs::copy_directory;
 use crate::stats;
 use crate::terminal::{Done, Failure, Terminal, shortened, table};
-use crate::weights::copy_directory;
 
 #[derive(clap::Args)]
 #[command(

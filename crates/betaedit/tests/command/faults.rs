@@ -308,6 +308,13 @@ fn every_writer_survives_every_fault() {
         &["report.json"],
         Some("session"),
     );
+    survives(
+        "export",
+        "export --session session --out out --mlx mlx --gguf-lora edits.gguf",
+        &["out", "mlx", "edits.gguf"],
+        &[],
+        Some("session"),
+    );
     survives("eval", "eval --model model --facts facts.json --report report.json", &[], &["report.json"], None);
     survives(
         "merge",

@@ -4,8 +4,10 @@
 
 mod consolidating;
 mod editing;
+mod exporting;
 mod faults;
 mod generated;
+mod gguf_file;
 mod input;
 mod kill;
 mod matrices;

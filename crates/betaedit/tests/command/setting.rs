@@ -19,19 +19,25 @@ const FACTS: &str = r#"[
 pub struct Setting {
     pub folder: TempDir,
     pub model: TempDir,
+    /// A model file in place of the directory.
+    pub file: Option<PathBuf>,
 }
 
 impl Setting {
     pub fn new(family: &str) -> Self {
-        let setting = Self { folder: tempfile::tempdir().unwrap(), model: model_directory(family) };
+        let setting = Self { folder: tempfile::tempdir().unwrap(), model: model_directory(family), file: None };
         std::fs::write(setting.path("facts.json"), FACTS).unwrap();
         setting
     }
 
     pub fn with_statistics(family: &str) -> Self {
         let setting = Self::new(family);
-        done(setting.command("stats").args(["--layers", "1-2", "--tokens", "600", "--out"]).arg(setting.path("stats")));
+        setting.collect_statistics();
         setting
+    }
+
+    pub fn collect_statistics(&self) {
+        done(self.command("stats").args(["--layers", "1-2", "--tokens", "600", "--out"]).arg(self.path("stats")));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -40,7 +46,7 @@ impl Setting {
 
     pub fn command(&self, name: &str) -> Command {
         let mut command = betaedit();
-        command.arg(name).arg("--model").arg(self.model.path());
+        command.arg(name).arg("--model").arg(self.file.as_deref().unwrap_or(self.model.path()));
         command
     }
 
