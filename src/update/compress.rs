@@ -136,9 +136,9 @@ impl<T: Scalar> Update<T> {
     /// use betaedit_core::{Update, faer::{mat, Par}};
     ///
     /// // The larger of two parts does nothing at the key.
-    /// let update = Update::from_factors(mat![[1.0, 0.0], [0.0, 9.0]], mat![[1.0, 0.0], [0.0, 1.0]])?;
+    /// let update = Update::from_factors(mat![[1.0_f64, 0.0], [0.0, 9.0]], mat![[1.0, 0.0], [0.0, 1.0]])?;
     /// let one = update.compressed_at(1, mat![[1.0], [0.0]].as_ref(), Par::Seq)?;
-    /// assert_eq!((one.update.rank(), one.error), (1, 0.0));
+    /// assert!(one.update.rank() == 1 && one.error < 1e-12);
     /// assert!((one.update.to_dense(Par::Seq)[(0, 0)] - 1.0).abs() < 1e-12);
     /// # Ok::<(), betaedit_core::Error>(())
     /// ```
