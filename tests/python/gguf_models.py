@@ -754,7 +754,7 @@ def drawn(v):
     return {name: tensor.astype(numpy.float32) for name, tensor in tensors.items()}
 
 
-def quantised(matrix, kind):
+def quantized(matrix, kind):
     """A matrix in a type, by ggml, and its numbers."""
     if kind is Type.F32:
         return matrix, matrix
@@ -782,7 +782,7 @@ def make(v, folder):
         if columns % gguf.GGML_QUANT_SIZES[kind][0] != 0:
             kind = Type.F16
         kinds[name] = kind
-        stored, exact = quantised(numpy.ascontiguousarray(interleaved(name, tensor, v)), kind)
+        stored, exact = quantized(numpy.ascontiguousarray(interleaved(name, tensor, v)), kind)
         whole.append((name, stored, kind))
         twin.append((name, exact, Type.F32))
         numbers[name] = exact

@@ -3,7 +3,7 @@
     in_llama_cpp.py MODEL.gguf ADAPTER.gguf EDITED.gguf ANSWERS.jsonl FOLDER
 
 ANSWERS.jsonl is what `betaedit edit --answers` wrote. llama.cpp continues its prompts with the model and the adapter, and with
-the edited file. Where a matrix is quantised, llama.cpp rounds the activations as well, which the command does not. So the
+the edited file. Where a matrix is quantized, llama.cpp rounds the activations as well, which the command does not. So the
 model is also written into FOLDER with the same numbers in f32: with this file and the adapter, llama.cpp must continue 98 % of
 the prompts as the command did. With the files as they are, adapter and edited file must keep 95 % of the facts that the
 command wrote. Needs gguf, numpy and xllamacpp.

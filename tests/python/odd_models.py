@@ -1023,7 +1023,7 @@ def by_layer(v):
 
 
 @change("foreign")
-def quantised(v):
+def quantized(v):
     some = {"quant_method": "bitsandbytes", "load_in_8bit": True}, {"quant_method": "gptq", "bits": 4}, {"quant_method": "fp8"}
     v.put(quantization_config=v.rng.choice(some))
 

@@ -125,7 +125,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
 
     let (clock, mut rejections) = (Instant::now(), vec![]);
     // A run that was killed between a batch and its consolidation goes on with the consolidation.
-    run.consolidate_if_due(More::Follow)?;
+    run.consolidate_if_due(More::Follow, terminal)?;
     for batch in batches(&requests, done, run.description.plan.batch) {
         run.edit(batch, |outcome, batch| {
             if let Outcome::Rejected { ids, reason, .. } = outcome {
@@ -134,9 +134,9 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
                 ));
             }
         })?;
-        run.consolidate_if_due(More::Follow)?;
+        run.consolidate_if_due(More::Follow, terminal)?;
     }
-    run.consolidate_if_due(More::None)?;
+    run.consolidate_if_due(More::None, terminal)?;
     let editing = clock.elapsed();
     bar.finish_and_clear();
     if directory.is_some() {

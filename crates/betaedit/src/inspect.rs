@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::files;
+use crate::inspect_model;
 use crate::plot::{Curve, Panel};
 use crate::report::{self, draw};
 use crate::run::{Run, check_beside};
@@ -14,13 +15,13 @@ use crate::terminal::{Done, Terminal, shortened, table};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Directory with statistics to show
-    #[arg(long, value_name = "STATS_DIR", required_unless_present = "session")]
+    #[arg(long, value_name = "STATS_DIR", required_unless_present_any = ["session", "model"])]
     stats: Option<PathBuf>,
     /// Directory of a session to show
     #[arg(long, value_name = "DIR")]
     session: Option<PathBuf>,
-    /// Model of the session, if it has moved
-    #[arg(long, value_name = "M", requires = "session")]
+    /// Model, to show what would be edited by default, and what that takes; with --session: its model, if it has moved
+    #[arg(long, value_name = "M")]
     model: Option<PathBuf>,
     /// Eigenvalue below which directions may be edited, for the capacity
     #[arg(long, default_value_t = 0.02)]
@@ -36,8 +37,10 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     if let Some(folder) = &arguments.stats {
         result["statistics"] = statistics(folder, arguments, terminal)?;
     }
-    if let Some(directory) = &arguments.session {
-        result["session"] = session(directory, arguments, terminal)?;
+    match (&arguments.session, &arguments.model) {
+        (Some(directory), _) => result["session"] = session(directory, arguments, terminal)?,
+        (None, Some(model)) => result["model"] = inspect_model::inspect(model, terminal)?,
+        (None, None) => {}
     }
     terminal.result(&result);
     Ok(())

@@ -16,6 +16,7 @@ mod generated;
 mod gradients;
 mod html;
 mod inspect;
+mod inspect_model;
 mod layers;
 mod matrices;
 mod methods;
@@ -37,6 +38,7 @@ mod terminal;
 mod timed;
 mod tokens;
 mod undo;
+mod usual;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use betaedit_core::Result;
+use betaedit_core::error::{Error, SessionError};
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
 use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, SessionBuilder};
 use serde::{Deserialize, Serialize};
@@ -93,6 +94,8 @@ pub struct Run {
     /// The statistics of its layers.
     pub known: Vec<stats::Known>,
     directory: Option<PathBuf>,
+    /// From how many facts on another consolidation is tried, after one was rejected.
+    consolidate_from: u64,
 }
 
 impl Run {
@@ -239,7 +242,15 @@ impl Run {
         }
         let entries =
             directory.map(|directory| entries(directory, session.processed())).transpose()?.unwrap_or_default();
-        Ok(Self { description, unedited, session, entries, known, directory: directory.map(Path::to_owned) })
+        Ok(Self {
+            description,
+            unedited,
+            session,
+            entries,
+            known,
+            directory: directory.map(Path::to_owned),
+            consolidate_from: 0,
+        })
     }
 
     pub fn adapter(&self) -> &ModelAdapter {
@@ -283,8 +294,8 @@ impl Run {
     }
 
     /// Consolidates, if enough facts were written since the last time: as many as the settings say, and half of all while more are to come,
-    /// else a fifth.
-    pub fn consolidate_if_due(&mut self, more: More) -> Done {
+    /// else a fifth. If the guards reject what comes out, the facts stay as they were written.
+    pub fn consolidate_if_due(&mut self, more: More, terminal: Terminal) -> Done {
         let plan = &self.description.plan;
         let every = plan.consolidate_every as u64;
         let (new, all) = (self.session.unconsolidated(), self.session.applied());
@@ -292,10 +303,18 @@ impl Run {
             More::Follow => all.div_ceil(2),
             More::None => all.div_ceil(5),
         };
-        if every > 0 && new >= every.max(share) {
-            self.session.consolidate(&Consolidation::default().with_passes(plan.passes))?;
+        if every == 0 || new < every.max(share) || all < self.consolidate_from {
+            return Ok(());
         }
-        Ok(())
+        match self.session.consolidate(&Consolidation::default().with_passes(plan.passes)) {
+            Ok(_) => Ok(()),
+            Err(Error::Session(SessionError::Rejected(reason))) => {
+                self.consolidate_from = 2 * all;
+                terminal.note(format!("{all} facts are not consolidated, they stay as they were written: {reason}"));
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Edits that are in the model.
@@ -377,7 +396,8 @@ fn entries(directory: &Path, processed: u64) -> Done<Vec<Entry>> {
 
 fn same_plan(there: &Plan, here: &Plan, directory: &Path) -> Done {
     let (there, here) = (toml::Table::try_from(there)?, toml::Table::try_from(here)?);
-    let differing = there.iter().filter(|(name, value)| here.get(*name) != Some(value));
+    // When to consolidate may change from run to run.
+    let differing = there.iter().filter(|(name, value)| *name != "consolidate-every" && here.get(*name) != Some(value));
     let differing: Vec<String> = differing
         .map(|(name, value)| {
             format!("{name} is {value} there, {} here", here.get(name).map_or("".into(), ToString::to_string))

@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 use betaedit_core::editor::method;
 use betaedit_core::llm::{
-    Arrangement, BlockNorms, Config, Contexts, Descent, FactToken, KeyRule, Places, Positions, Site, Surroundings,
-    TargetSearch, Wording,
+    BlockNorms, Config, Contexts, Descent, FactToken, KeyRule, Places, Site, Surroundings, TargetSearch, Wording,
 };
 use betaedit_core::session::{ConflictPolicy, Guards};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -18,6 +17,7 @@ use crate::layers::Layers;
 use crate::methods;
 use crate::refresh::{Rule, Weighting};
 use crate::terminal::Done;
+use crate::usual::UsualLayers;
 
 /// The descent of the search for a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ settings! {
     #[arg(long, value_name = "N", help_heading = "Method")]
     batch: usize,
     /// Consolidate when at least N facts, and half of all (at the end a fifth), were written since the last time: derive the weights anew
-    /// from the unedited model and all facts; 0 = never
+    /// from the unedited model and all facts; 0 = never, the default of other methods than betaedit
     #[arg(long, value_name = "N", help_heading = "Method")]
     consolidate_every: usize,
     /// How often a consolidation adds at the last layer what is still missing of the facts
@@ -217,6 +217,10 @@ impl Settings {
         }
         said.extend(toml::Table::try_from(self)?);
         let mut table = toml::Table::try_from(Plan::usual(model))?;
+        // What other methods do, they do one by one.
+        if said.get("method").and_then(toml::Value::as_str).is_some_and(|name| name != "betaedit") {
+            table.insert("consolidate-every".into(), 0.into());
+        }
         // PMET consists half of its targets.
         if said.get("method").and_then(toml::Value::as_str).is_some_and(|name| name.starts_with("pmet")) {
             table.insert("target".into(), toml::Value::try_from(Site::MlpAndAttention)?);
@@ -244,23 +248,16 @@ impl Settings {
 }
 
 impl Plan {
+    /// The width below which a model is small.
+    pub const SMALL: usize = 1600;
+
     /// The defaults for a model: the published layers and weights for models of a published shape, else layers at the same
     /// relative depth. `docs/experiments.md` has the runs behind the defaults for small models.
     pub fn usual(model: &Config) -> Self {
-        let layers = match (&model.positions, model.arrangement, model.layers) {
-            // GPT-2 XL.
-            (Positions::Learned, _, 48) => 13..=17,
-            // GPT-J.
-            (_, Arrangement::Parallel, 28) => 3..=8,
-            (_, _, 32 | 36 | 28) => 4..=8,
-            // Six of 30 layers, at 17 to 33 % of the depth, like most published choices.
-            (_, _, n) => n / 6..=(n / 3).min(n - 1),
-        };
-        // Behind a norm, a block's output is not what is written, and cannot be divided among layers.
+        let UsualLayers { layers, .. } = UsualLayers::of(model);
         let behind_norms = model.block_norms != BlockNorms::Before;
-        let layers = if behind_norms { *layers.end()..=*layers.end() } else { layers };
         // The published weights suit the keys of models with billions of parameters.
-        let small = model.hidden < 1600;
+        let small = model.hidden < Self::SMALL;
         let search = TargetSearch::default();
         let surroundings = Surroundings::new(Contexts::default());
         Self {
@@ -273,6 +270,7 @@ impl Plan {
             keys: surroundings.keys,
             contrast: surroundings.contrast,
             contrast_weight: surroundings.contrast_weight,
+            consolidate_every: 100,
             contexts: 3,
             target_contexts: search.contexts,
             wording: Wording::Aside,
@@ -362,6 +360,19 @@ mod tests {
         config.block_norms = BlockNorms::BeforeAndAfter;
         let plan = Plan::usual(&config);
         assert_eq!((plan.layers.0, plan.target), (vec![10], Site::Mlp));
+    }
+
+    #[test]
+    fn only_betaedit_consolidates_by_itself() {
+        let sizes = Sizes { layers: 30, hidden: 64, intermediate: 96, heads: 4, vocabulary: 10, context: 64 };
+        let every = |settings: &str| {
+            let settings: Settings = toml::from_str(settings).unwrap();
+            settings.resolve(None, &Config::new(sizes)).unwrap().consolidate_every
+        };
+        assert_eq!(every(""), 100);
+        assert_eq!(every("method = 'memit-h'"), 0);
+        assert_eq!(every("method = 'memit-h'\nconsolidate-every = 50"), 50);
+        assert_eq!(every("method = 'betaedit'\nconsolidate-every = 0"), 0);
     }
 
     /// A plan of a version that knew neither descents nor margins nor wordings goes on as that version did.

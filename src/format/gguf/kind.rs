@@ -4,7 +4,7 @@ use half::f16;
 
 /// The number type of a tensor in a GGUF file.
 ///
-/// The quantised types hold numbers in blocks. A block has a step and perhaps an offset for each of its numbers, and a small whole number,
+/// The quantized types hold numbers in blocks. A block has a step and perhaps an offset for each of its numbers, and a small whole number,
 /// the code, for each: the number is `offset + step * code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
@@ -146,7 +146,7 @@ impl GgufType {
             Self::Q4_0 | Self::Q4_1 | Self::Q4K => Some((0, 15)),
             Self::Q5_0 | Self::Q5_1 | Self::Q5K => Some((0, 31)),
             Self::Q6K => Some((0, 63)),
-            // Quantisers leave out -128.
+            // Quantizers leave out -128.
             Self::Q8_0 => Some((1, 255)),
         }
     }
@@ -178,7 +178,7 @@ impl GgufType {
         if self == Self::Q8_0 { 128 } else { 0 }
     }
 
-    /// The numbers of a quantised block.
+    /// The numbers of a quantized block.
     pub(super) fn lines(self, block: &[u8]) -> Vec<Line> {
         let line = |j| {
             let Code { low, high } = self.code(j);

@@ -112,7 +112,7 @@ impl GgufModel {
 
     /// Copies the model with edited weights, in one pass over each part. One weight at a time is in memory, with its importance.
     ///
-    /// In its own quantised type, a weight keeps the steps and offsets of its blocks, and only codes change: see
+    /// In its own quantized type, a weight keeps the steps and offsets of its blocks, and only codes change: see
     /// [`Importance`](super::Importance).
     ///
     /// * `to`: the new file; for a model in parts, the name without their numbers. It may not be the model itself

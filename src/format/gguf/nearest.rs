@@ -1,4 +1,4 @@
-//! The codes of a quantised row that are nearest to a row of numbers, where it matters.
+//! The codes of a quantized row that are nearest to a row of numbers, where it matters.
 
 use faer::{Mat, MatRef, Par};
 
@@ -12,7 +12,7 @@ use crate::util::validate;
 
 /// Where the rounding of an edited weight matters: at the keys of its edits, and at the keys of the text of its statistics.
 ///
-/// A quantised weight lies on a grid that is wider than most entries of an edit. Rounded one by one, most of them fall back to where they
+/// A quantized weight lies on a grid that is wider than most entries of an edit. Rounded one by one, most of them fall back to where they
 /// were, and the edit with them. Instead, codes of a row are changed so that `|E K|² + w tr(E C Eᵀ)` falls for the error `E`, as long as
 /// any change makes it smaller. Errors of many entries then cancel at the keys. The row that is left is never worse than the unedited one.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use crate::util::validate;
 pub struct EditedWeight {
     /// `d_out x d_in`.
     pub weight: Mat<f32>,
-    /// Where its rounding to a quantised type matters. Without this, every number is rounded by itself, and small edits are lost.
+    /// Where its rounding to a quantized type matters. Without this, every number is rounded by itself, and small edits are lost.
     pub importance: Option<Importance>,
 }
 

@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 use crate::util::atomic_file::{io_error, write_with};
 
 /// Writes an adapter for llama.cpp, and for the programs on top of it such as Ollama, as one GGUF file in `f32`. It changes the model exactly
-/// as the edits did, also a quantised one.
+/// as the edits did, also a quantized one.
 ///
 /// * `updates`: by the names of the weights in the model's GGUF file, such as `blk.7.ffn_down.weight`. A language
 ///   model gives it by `Model::edited_tensor_in_gguf`

@@ -10,7 +10,7 @@ use crate::scalar::Scalar;
 use crate::util::atomic_file;
 
 /// Writes an adapter for `mlx_lm` into a folder, which is created if it does not exist: `adapters.safetensors` and
-/// `adapter_config.json`. It changes the model exactly as the edits did, also a quantised one.
+/// `adapter_config.json`. It changes the model exactly as the edits did, also a quantized one.
 ///
 /// * `updates`: by the names of the parameters in MLX, which end in `.weight`. For Llama, Mistral and Qwen they are those of the Hugging Face
 ///   files

@@ -25,7 +25,7 @@ use crate::update::Orientation;
 impl Model {
     /// Reads a model and its tokenizer: from a directory with `config.json`, `model.safetensors` (or shards with
     /// `model.safetensors.index.json`) and `tokenizer.json`, or from a `.gguf` file or all parts of a split one, which may have a
-    /// `tokenizer.json` with the same vocabulary beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantised; matrices
+    /// `tokenizer.json` with the same vocabulary beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantized; matrices
     /// are held in the type of the file. What is read and what is refused is listed in `docs/models.md`.
     ///
     /// # Errors

@@ -105,7 +105,10 @@ fn outputs_that_cannot_be_are_refused_by_name() {
     let edit = |flags: &[&str], paths: &[&Path], says: &[&str]| {
         refused(setting.edit().args(flags).args(paths), says);
     };
-    edit(&["--gguf-lora"], &[&file], &["edited.gguf", "Gpt2", "GGUF", "--lora"]);
+    // No program of GGUF files knows GPT-J.
+    let without = Setting::with_statistics("gptj");
+    let says = ["edited.gguf", "Gptj", "GGUF", "--lora"];
+    refused(without.edit().arg("--gguf-lora").arg(without.path("edited.gguf")), &says);
     edit(&["--out"], &[&file], &["edited.gguf", "is a directory", "--gguf-lora"]);
     edit(&["--rank", "2", "--out"], &[&setting.path("out")], &["--rank", "--lora"]);
     edit(&["--gguf-type", "f16", "--out"], &[&setting.path("out")], &["--gguf-type", "FILE.gguf"]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::setting::{betaedit, done, json, model_directory, refused, run};
+use crate::setting::{Setting, betaedit, done, json, model_directory, refused, run};
 
 #[test]
 fn usage_is_taught() {
@@ -58,4 +58,30 @@ fn a_demonstration_without_a_model() {
         .arg("demo");
     let err = refused(demo.current_dir(home.path()), &["--model", "SmolLM2-135M-Instruct", ".gguf", "pip"]);
     assert!(err.lines().count() < 12, "{err}");
+}
+
+/// What would be edited in a model, and why; one layer where a norm stands behind the MLP.
+#[test]
+fn a_model_is_shown_with_its_defaults() {
+    let look = |family: &str| {
+        let setting = Setting::new(family);
+        let said = done(&mut setting.command("inspect"));
+        let mut command = betaedit();
+        (said, json(command.args(["inspect", "--model"]).arg(setting.model.path()))["model"].clone())
+    };
+    let (said, llama) = look("llama");
+    assert!(said.contains("--layers") && said.contains("a sixth to a third of the depth"), "{said}");
+    let count = llama["layers"].as_u64().unwrap();
+    let layers: Vec<u64> = (count / 6..=(count / 3).min(count - 1)).collect();
+    let weights: Vec<&str> = llama["weights"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let expected: Vec<String> =
+        layers.iter().map(|layer| format!("model.layers.{layer}.mlp.down_proj.weight")).collect();
+    assert_eq!(weights, expected);
+    assert_eq!(llama["weights_in_gguf"][0], format!("blk.{}.ffn_down.weight", layers[0]));
+    let d = llama["intermediate"].as_u64().unwrap();
+    assert_eq!(llama["bytes_per_layer"]["statistics"], 4 * d * d);
+    let (said, gemma) = look("gemma2");
+    assert!(said.contains("a norm stands behind the MLP"), "{said}");
+    assert_eq!((gemma["weights"].as_array().unwrap().len(), &gemma["settings"]["target"]), (1, &"mlp".into()));
+    refused(betaedit().arg("inspect"), &["--stats", "--session"]);
 }
