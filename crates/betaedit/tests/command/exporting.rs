@@ -107,7 +107,7 @@ fn outputs_that_cannot_be_are_refused_by_name() {
     };
     // No program of GGUF files knows GPT-J.
     let without = Setting::with_statistics("gptj");
-    let says = ["edited.gguf", "Gptj", "GGUF", "--lora"];
+    let says = ["edited.gguf", "GptJ", "GGUF", "--lora"];
     refused(without.edit().arg("--gguf-lora").arg(without.path("edited.gguf")), &says);
     edit(&["--out"], &[&file], &["edited.gguf", "is a directory", "--gguf-lora"]);
     edit(&["--rank", "2", "--out"], &[&setting.path("out")], &["--rank", "--lora"]);
