@@ -6,7 +6,7 @@ use candle_core::{Device, Result as Computed, Tensor};
 use faer::{Mat, MatRef, Par};
 
 use super::config::{Arrangement, Config, Positions};
-use super::ops::{Activate, Angles, Attention, Gate, Normalize, Op, Parameter, Past, Project, Rotate, Span, with_rows};
+use super::ops::{Angles, Apply, Attention, Gate, Normalize, Op, Parameter, Past, Project, Rotate, Span, with_rows};
 
 /// What all blocks of a model share.
 #[derive(Clone, Copy)]
@@ -200,7 +200,7 @@ impl Block {
         let up = self.up.forward(h, par)?;
         match &self.gate {
             Some(gate) => gate.forward(h, par)?.apply_op2(&up, Op(Gate(activation, par))),
-            None => up.apply_op1(Op(Activate(activation, par))),
+            None => up.apply_op1(Op(Apply(activation, par))),
         }
     }
 

@@ -10,7 +10,7 @@ use super::block::{Block, Frame, Linear, TokenBatch, columns, positions, select}
 use super::config::Config;
 use super::failed;
 use super::families::{Family, numbered};
-use super::ops::{Cap, Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
+use super::ops::{Apply, Cap, Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
 use crate::error::{ModelError, NumericsError, Result, Shape};
 use crate::update::Orientation;
 
@@ -239,7 +239,7 @@ impl Model {
     pub(super) fn logits(&self, x: &Tensor) -> Computed<Tensor> {
         let logits = self.head.forward(&x.apply_op1(Op(self.norm.clone()))?, self.par)?;
         match self.config.logit_cap {
-            Some(cap) => logits.apply_op1(Op(Cap(cap as f32, self.par))),
+            Some(cap) => logits.apply_op1(Op(Apply(Cap(cap as f32), self.par))),
             None => Ok(logits),
         }
     }

@@ -7,11 +7,11 @@ that users defined). For each there are the entries of a GGUF file and the token
 sentencepiece and of the tokenizer that transformers converts the model to, where a text has no special tokens. Needs sentencepiece, gguf,
 numpy, tokenizers, transformers, xllamacpp.
 """
-import ctypes, io, json, os, sys, tempfile
-import gguf, numpy, sentencepiece
+import io, json, os, sys
+import sentencepiece
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "python"))
-from gguf_models import library
+from by_llama_cpp import tokens_of
 from odd_texts import TEXTS, TRAINED_ON
 
 CORPUS = [line for text in [*TRAINED_ON, *TEXTS[:40]] for line in text.splitlines() if line.strip()] * 3
@@ -42,30 +42,10 @@ def entries(pieces):
     return tokens, scores, types
 
 def by_llama_cpp(tokens, scores, types, space, texts):
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.gguf")
-        put = gguf.GGUFWriter(path, "llama")
-        put.add_context_length(64); put.add_embedding_length(32); put.add_block_count(1); put.add_feed_forward_length(32)
-        put.add_head_count(1); put.add_layer_norm_rms_eps(1e-5)
+    def tokenizer(put):
         put.add_tokenizer_model("llama"); put.add_tokenizer_pre("default"); put.add_token_list(tokens); put.add_token_scores(scores)
         put.add_token_types(types); put.add_add_space_prefix(space); put.add_bos_token_id(1); put.add_eos_token_id(2); put.add_unk_token_id(0)
-        put.add_tensor("token_embd.weight", numpy.zeros((len(tokens), 32), numpy.float32))
-        for tensor in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-            put.add_tensor(f"{tensor}.weight", numpy.ones(32, numpy.float32))
-        for tensor in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-            put.add_tensor(f"blk.0.{tensor}.weight", numpy.zeros((32, 32), numpy.float32))
-        put.write_header_to_file(); put.write_kv_data_to_file(); put.write_tensors_to_file(); put.close()
-        so = library()
-        silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
-        so.llama_log_set(silent, None); so.llama_backend_init()
-        model = so.llama_model_load_from_file(path.encode(), so.llama_model_default_params())
-        assert model
-        vocabulary, out = so.llama_model_get_vocab(model), []
-        for text in texts:
-            room = (ctypes.c_int32 * 4096)()
-            count = so.llama_tokenize(vocabulary, text.encode(), len(text.encode()), room, len(room), True, True)
-            out.append(list(room[:count]))
-        return out
+    return tokens_of(texts, tokenizer, len(tokens))
 
 def main():
     out = {}

@@ -6,12 +6,11 @@ One byte-level vocabulary, whose tokens go over the borders of words and are who
 whether words of the vocabulary are kept. For each kind there are the tokens of some texts by llama.cpp, with a start token if the kind has
 one by default. Needs gguf, numpy, tokenizers, xllamacpp.
 """
-import ctypes, json, os, sys, tempfile
-import gguf, numpy
+import json, os, sys
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "python"))
-from gguf_models import library
+from by_llama_cpp import tokens_of
 from odd_texts import TEXTS, TRAINED_ON
 
 # Those that the crate reads.
@@ -35,31 +34,10 @@ def vocabulary():
     return tokens, [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
 
 def by_llama_cpp(kind, tokens, merges, texts):
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.gguf")
-        put = gguf.GGUFWriter(path, "llama")
-        put.add_context_length(64); put.add_embedding_length(32); put.add_block_count(1); put.add_feed_forward_length(32)
-        put.add_head_count(1); put.add_layer_norm_rms_eps(1e-5)
+    def tokenizer(put):
         put.add_tokenizer_model("gpt2"); put.add_tokenizer_pre(kind); put.add_token_list(tokens); put.add_token_merges(merges)
         put.add_token_types([3] + [1] * (len(tokens) - 1)); put.add_bos_token_id(0); put.add_eos_token_id(0)
-        put.add_tensor("token_embd.weight", numpy.zeros((len(tokens), 32), numpy.float32))
-        for tensor in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-            put.add_tensor(f"{tensor}.weight", numpy.ones(32, numpy.float32))
-        for tensor in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-            put.add_tensor(f"blk.0.{tensor}.weight", numpy.zeros((32, 32), numpy.float32))
-        put.write_header_to_file(); put.write_kv_data_to_file(); put.write_tensors_to_file(); put.close()
-        so = library()
-        silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
-        so.llama_log_set(silent, None); so.llama_backend_init()
-        model = so.llama_model_load_from_file(path.encode(), so.llama_model_default_params())
-        if not model:
-            return None
-        name, out = so.llama_model_get_vocab(model), []
-        for text in texts:
-            room = (ctypes.c_int32 * 4096)()
-            count = so.llama_tokenize(name, text.encode(), len(text.encode()), room, len(room), True, True)
-            out.append(list(room[:count]))
-        return out
+    return tokens_of(texts, tokenizer, len(tokens))
 
 def main():
     tokens, merges = vocabulary()

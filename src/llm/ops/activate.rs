@@ -7,10 +7,19 @@ use super::{Function, Rows};
 use crate::llm::config::Activation;
 use crate::util::vectorized::vectorized;
 
-impl Activation {
+/// A function of one number.
+pub(in crate::llm) trait Pointwise: Send + Sync + 'static {
+    const NAME: &'static str;
+
     /// Value and derivative.
+    fn at(&self, x: f32) -> (f32, f32);
+}
+
+impl Pointwise for Activation {
+    const NAME: &'static str = "activate";
+
     #[inline(always)]
-    fn at(self, x: f32) -> (f32, f32) {
+    fn at(&self, x: f32) -> (f32, f32) {
         match self {
             Self::Silu => {
                 let sigmoid = 1.0 / (1.0 + exp(-x));
@@ -59,11 +68,25 @@ fn in_parts<const N: usize, const M: usize>(
     );
 }
 
-/// `f(x)`.
-pub(in crate::llm) struct Activate(pub(in crate::llm) Activation, pub(in crate::llm) Par);
+/// `bound tanh(x / bound)`.
+pub(in crate::llm) struct Cap(pub(in crate::llm) f32);
 
-impl Function<1> for Activate {
-    const NAME: &'static str = "activate";
+impl Pointwise for Cap {
+    const NAME: &'static str = "cap";
+
+    #[inline(always)]
+    fn at(&self, x: f32) -> (f32, f32) {
+        let value = capped(x, self.0);
+        let tanh = value / self.0;
+        (value, 1.0 - tanh * tanh)
+    }
+}
+
+/// `f(x)`.
+pub(in crate::llm) struct Apply<F>(pub(in crate::llm) F, pub(in crate::llm) Par);
+
+impl<F: Pointwise> Function<1> for Apply<F> {
+    const NAME: &'static str = F::NAME;
 
     fn value(&self, [x]: [Rows<'_>; 1]) -> (Vec<f32>, usize) {
         let mut result = vec![0.0; x.numbers.len()];
@@ -135,46 +158,6 @@ impl Function<2> for Gate {
             },
         );
         [dx, dy]
-    }
-}
-
-/// `bound tanh(x / bound)`.
-pub(in crate::llm) struct Cap(pub(in crate::llm) f32, pub(in crate::llm) Par);
-
-impl Function<1> for Cap {
-    const NAME: &'static str = "cap";
-
-    fn value(&self, [x]: [Rows<'_>; 1]) -> (Vec<f32>, usize) {
-        let mut result = vec![0.0; x.numbers.len()];
-        in_parts(
-            [x.numbers],
-            [&mut result],
-            self.1,
-            #[inline(always)]
-            |[x], [y]| {
-                for (y, x) in y.iter_mut().zip(x) {
-                    *y = capped(*x, self.0);
-                }
-            },
-        );
-        (result, x.cols)
-    }
-
-    fn gradient(&self, [x]: [Rows<'_>; 1], g: Rows<'_>) -> [Vec<f32>; 1] {
-        let mut dx = vec![0.0; x.numbers.len()];
-        in_parts(
-            [x.numbers, g.numbers],
-            [&mut dx],
-            self.1,
-            #[inline(always)]
-            |[x, g], [dx]| {
-                for ((dx, x), g) in dx.iter_mut().zip(x).zip(g) {
-                    let tanh = capped(*x, self.0) / self.0;
-                    *dx = g * (1.0 - tanh * tanh);
-                }
-            },
-        );
-        [dx]
     }
 }
 

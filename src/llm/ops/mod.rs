@@ -13,7 +13,7 @@ mod parameter;
 mod project;
 mod rotate;
 
-pub(super) use activate::{Activate, Cap, Gate};
+pub(super) use activate::{Apply, Cap, Gate};
 pub(super) use attention::{Attention, Past, Span};
 pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;
