@@ -21,7 +21,7 @@ pub(crate) fn check(path: &Path, beginning: &[u8]) -> Result<()> {
 }
 
 /// As [`check`], by the first bytes of a file. What cannot be read is no pointer.
-#[cfg(feature = "llm")]
+#[cfg(feature = "safetensors")]
 pub(crate) fn check_file(path: &Path) -> Result<()> {
     use std::io::Read;
     let mut beginning = Vec::new();
