@@ -40,9 +40,9 @@ impl BlockType {
     /// Widens whole blocks.
     pub(super) fn widen(self, bytes: &[u8], to: &mut [f32]) {
         match self {
-            Self::Q4_0 => each::<Q4_0, 18, SMALL>(bytes, to),
-            Self::Q4_1 => each::<Q4_1, 20, SMALL>(bytes, to),
-            Self::Q8_0 => each::<Q8_0, 34, SMALL>(bytes, to),
+            Self::Q4_0 => each::<Q40, 18, SMALL>(bytes, to),
+            Self::Q4_1 => each::<Q41, 20, SMALL>(bytes, to),
+            Self::Q8_0 => each::<Q80, 34, SMALL>(bytes, to),
             Self::Q4K => each::<Q4K, 144, LARGE>(bytes, to),
             Self::Q5K => each::<Q5K, 176, LARGE>(bytes, to),
             Self::Q6K => each::<Q6K, 210, LARGE>(bytes, to),
@@ -107,9 +107,9 @@ fn in_eights(bytes: &[u8], y: &mut [f32; SMALL], f: impl Fn(u8) -> f32) {
     }
 }
 
-struct Q4_0;
+struct Q40;
 
-impl Block<18, SMALL> for Q4_0 {
+impl Block<18, SMALL> for Q40 {
     #[inline(always)]
     fn widen(block: &[u8; 18], y: &mut [f32; SMALL]) {
         let d = half([block[0], block[1]]);
@@ -122,9 +122,9 @@ impl Block<18, SMALL> for Q4_0 {
     }
 }
 
-struct Q4_1;
+struct Q41;
 
-impl Block<20, SMALL> for Q4_1 {
+impl Block<20, SMALL> for Q41 {
     #[inline(always)]
     fn widen(block: &[u8; 20], y: &mut [f32; SMALL]) {
         let (d, m) = (half([block[0], block[1]]), half([block[2], block[3]]));
@@ -137,9 +137,9 @@ impl Block<20, SMALL> for Q4_1 {
     }
 }
 
-struct Q8_0;
+struct Q80;
 
-impl Block<34, SMALL> for Q8_0 {
+impl Block<34, SMALL> for Q80 {
     #[inline(always)]
     fn widen(block: &[u8; 34], y: &mut [f32; SMALL]) {
         let d = half([block[0], block[1]]);
