@@ -7,6 +7,7 @@ mod durability;
 mod expected_loss;
 mod family;
 mod histories;
+mod ledger;
 mod model;
 mod openness;
 mod small;
