@@ -151,8 +151,8 @@
 //! None is on by default.
 //!
 //! * `session`: sessions, many layers with undo that survive a crash
-//! * `llm`: language models (Llama, Mistral, Qwen2, Qwen3, GPT-2, GPT-J, and families of your own) from Hugging Face directories
-//!   and GGUF files
+//! * `llm`: language models (Llama, Mistral, Qwen2, Qwen3, Phi, Gemma, OLMo 2, GPT-NeoX, Falcon, StableLM, StarCoder2, GPT-2, GPT-J,
+//!   and families of your own) from Hugging Face directories and GGUF files
 //! * `facts`: files of facts to edit, a set of facts, and the metrics efficacy, generality, specificity and perplexity
 //! * `safetensors`: checkpoints, GGUF models, LoRA adapters, deltas, statistics, spectra and recorded edit streams as files
 //! * `npz`: numpy matrices (`.npy`), and layer statistics of the MEMIT family

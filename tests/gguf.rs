@@ -59,6 +59,37 @@ fn model(path: &Path, kind: GgmlDType, entries: &[(&str, &Value)]) {
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
+/// Writes a file again, with its tensors at multiples of a number, which candle's writer does not do.
+fn align(path: &Path, alignment: u32) {
+    let mut file = std::fs::File::open(path).unwrap();
+    let content = Content::read(&mut file).unwrap();
+    let mut tensors: Vec<_> = content.tensor_infos.iter().collect();
+    tensors.sort_by_key(|(_, info)| info.offset);
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let multiple = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(alignment as usize), 0);
+    let (mut list, mut data) = (vec![], vec![]);
+    for (name, info) in &tensors {
+        let tensor = content.tensor(&mut file, name, &Device::Cpu).unwrap();
+        list.extend([text(name), (info.shape.rank() as u32).to_le_bytes().into()].concat());
+        info.shape.dims().iter().rev().for_each(|n| list.extend((*n as u64).to_le_bytes()));
+        let id: u32 = if tensor.dtype() == GgmlDType::F32 { 0 } else { 12 };
+        list.extend(id.to_le_bytes());
+        list.extend((data.len() as u64).to_le_bytes());
+        data.extend(&*tensor.data().unwrap());
+        multiple(&mut data);
+    }
+    let mut bytes =
+        [b"GGUF", &3_u32.to_le_bytes(), &(tensors.len() as u64).to_le_bytes()[..], &3_u64.to_le_bytes()].concat();
+    for (name, value) in [("general.architecture", "llama"), ("a.list", "a list")] {
+        bytes.extend([text(name), 8_u32.to_le_bytes().into(), text(value)].concat());
+    }
+    bytes.extend([text("general.alignment"), 4_u32.to_le_bytes().into(), alignment.to_le_bytes().into()].concat());
+    bytes.extend(list);
+    multiple(&mut bytes);
+    bytes.extend(data);
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// A weight as `candle` reads it, and its type.
 fn read(path: &Path, name: &str) -> (Mat<f32>, GgmlDType) {
     let mut file = std::fs::File::open(path).unwrap();
@@ -165,10 +196,11 @@ fn rounding_keeps_an_edit_at_its_keys() {
 fn edited_weights_are_stored_in_larger_types() {
     let folder = TempDir::new().unwrap();
     let (path, out) = (at(&folder, "model.gguf"), at(&folder, "out.gguf"));
-    // What candle writes, whatever the entry says.
-    let alignment = Value::U32(32);
-    for entries in [&[][..], &[("general.alignment", &alignment)][..]] {
-        model(&path, GgmlDType::Q4K, entries);
+    for alignment in [None, Some(128)] {
+        model(&path, GgmlDType::Q4K, &[]);
+        if let Some(alignment) = alignment {
+            align(&path, alignment);
+        }
         let model = GgufModel::open(&path).unwrap();
         for (storage, kind, most) in [(GgufStorage::F16, GgmlDType::F16, 1e-3), (GgufStorage::F32, GgmlDType::F32, 0.0)]
         {

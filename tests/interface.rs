@@ -121,14 +121,13 @@ fn declared() -> Vec<Declared> {
 const LITERALS: [&str; 6] = ["Anchors", "Case", "Contest", "Slack", "TokenScore", "SpectralGap"];
 
 /// What was measured, and is stored and read back: nobody sets a field.
-const MEASURED: [&str; 12] = [
+const MEASURED: [&str; 11] = [
     "GenerationSummary",
     "KnownAnswer",
     "ProbeAnswer",
     "ProbeRates",
     "ProbeReplies",
     "ProbeReply",
-    "Survival",
     "Rate",
     "Replies",
     "Reply",

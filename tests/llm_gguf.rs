@@ -41,23 +41,7 @@ fn vector(numbers: Vec<f32>) -> QTensor {
 fn parts(family: &str, architecture: &str) -> Parts {
     let bytes = std::fs::read(data().join(family).join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let names = [
-        ("model.embed_tokens", "token_embd"),
-        ("lm_head", "output"),
-        ("model.norm", "output_norm"),
-        ("model.layers.", "blk."),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.q_proj", "attn_q"),
-        ("self_attn.k_proj", "attn_k"),
-        ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.q_norm", "attn_q_norm"),
-        ("self_attn.k_norm", "attn_k_norm"),
-        ("mlp.gate_proj", "ffn_gate"),
-        ("mlp.up_proj", "ffn_up"),
-        ("mlp.down_proj", "ffn_down"),
-    ];
+    let names = crate::llm_gguf_families::names(family);
     let config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(data().join(family).join("config.json")).unwrap()).unwrap();
     let size = |name: &str| config[name].as_u64().map(|n| n as usize);

@@ -15,7 +15,7 @@ use crate::llm_models::{Expected, data, open};
 type Entries = Vec<(String, Value)>;
 
 /// The names of tensors in directories and in GGUF files, in the order in which they are replaced.
-fn names(family: &str) -> Vec<(&'static str, &'static str)> {
+pub fn names(family: &str) -> Vec<(&'static str, &'static str)> {
     let llama = [
         ("model.embed_tokens", "token_embd"),
         ("lm_head", "output"),
@@ -196,14 +196,19 @@ fn entries(family: &str, architecture: &str, config: &Json) -> Entries {
     all
 }
 
-fn write(path: &Path, entries: &Entries, tensors: &[(String, Tensor)]) {
+/// A file of tensors in `f32`.
+pub fn write(path: &Path, entries: &Entries, tensors: &[(String, Tensor)]) {
     let stored: Vec<QTensor> =
         tensors.iter().map(|(_, tensor)| QTensor::quantize(tensor, GgmlDType::F32).unwrap()).collect();
     let tensors: Vec<(&str, &QTensor)> =
         tensors.iter().zip(&stored).map(|((name, _), tensor)| (&**name, tensor)).collect();
     let entries: Vec<(&str, &Value)> = entries.iter().map(|(name, value)| (&**name, value)).collect();
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &entries, &tensors).unwrap();
-    // The tokenizer beside the file is that of all tiny models.
+}
+
+/// As [`write`], with the tokenizer of all tiny models beside the file.
+fn write_with_tokenizer(path: &Path, entries: &Entries, tensors: &[(String, Tensor)]) {
+    write(path, entries, tensors);
     std::fs::copy(data().join("tokenizer.json"), path.with_file_name("tokenizer.json")).unwrap();
 }
 
@@ -238,7 +243,7 @@ fn files_of_all_architectures_are_the_same_models() {
     for (family, architecture) in ARCHITECTURES {
         let folder = tempfile::tempdir().unwrap();
         let (path, config) = (folder.path().join("model.gguf"), config(family));
-        write(&path, &with_tokens(entries(family, architecture, &config)), &tensors(family, &config));
+        write_with_tokenizer(&path, &with_tokens(entries(family, architecture, &config)), &tensors(family, &config));
         let (model, tokenizer) = Model::open(&path, Par::Seq).unwrap();
         let expected = Expected::of(family);
         println!("{family}");
@@ -261,7 +266,7 @@ fn scaled_positions_are_read() {
         let (mut entries, mut tensors) = (entries("qwen2", "qwen2", &config), tensors("qwen2", &config));
         entries.extend(more.into_iter().map(|(name, value)| (format!("qwen2.rope.scaling.{name}"), value)));
         tensors.extend(freqs.map(|freqs| ("rope_freqs.weight".to_owned(), Tensor::new(freqs, &Device::Cpu).unwrap())));
-        write(&path, &with_tokens(entries), &tensors);
+        write_with_tokenizer(&path, &with_tokens(entries), &tensors);
         Model::open(&path, Par::Seq).map(|(model, _)| model)
     };
     let text = |text: &str| Value::String(text.into());

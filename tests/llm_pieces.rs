@@ -5,8 +5,7 @@ use std::path::Path;
 
 use betaedit_core::faer::Par;
 use betaedit_core::llm::{Model, Tokenizer};
-use candle_core::quantized::gguf_file::{self, Value};
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value as Json;
 
@@ -47,12 +46,7 @@ fn write(kind: &Json, path: &Path, changes: &[(&str, Option<Value>)]) {
     for name in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"] {
         tensors.push((format!("blk.0.{name}.weight"), ones(&[32, 32])));
     }
-    let stored: Vec<QTensor> =
-        tensors.iter().map(|(_, tensor)| QTensor::quantize(tensor, GgmlDType::F32).unwrap()).collect();
-    let tensors: Vec<(&str, &QTensor)> =
-        tensors.iter().zip(&stored).map(|((name, _), tensor)| (&**name, tensor)).collect();
-    let entries: Vec<(&str, &Value)> = entries.iter().map(|(name, value)| (&**name, value)).collect();
-    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &entries, &tensors).unwrap();
+    crate::llm_gguf_families::write(path, &entries, &tensors);
 }
 
 fn kinds() -> Json {

@@ -27,7 +27,8 @@ use crate::{ask, consolidate, demo, edit, eval, export, inspect, stats, tokens, 
     version,
     verbatim_doc_comment,
     after_help = "A model M is a directory in the layout of the Hugging Face hub (config.json, model.safetensors or its shards, \
-                  tokenizer.json) or a .gguf file: Llama, SmolLM2, Mistral, Qwen2, Qwen3, GPT-2, GPT-J.\n\n\
+                  tokenizer.json) or a .gguf file: Llama, Mistral, Qwen2, Qwen3, Phi, Gemma, OLMo 2, GPT-NeoX, Falcon, StableLM, \
+                  StarCoder2, GPT-2, GPT-J.\n\n\
                   Exit codes: 0 success; 1 failure, with the reason on standard error; 2 wrong usage; 3 all edits were rejected."
 )]
 pub struct Cli {

@@ -5,7 +5,7 @@ pub(super) mod header;
 mod kind;
 mod model;
 mod nearest;
-mod parts;
+pub(crate) mod parts;
 mod weight;
 
 pub use kind::GgufType;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::format::malformed;
 
 /// All parts of a model, whichever of them is given. A file whose name has no number is the only one.
-pub(super) fn of(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn of(path: &Path) -> Result<Vec<PathBuf>> {
     let Some((start, count)) = numbered(path) else { return Ok(vec![path.to_owned()]) };
     let parts: Vec<PathBuf> = (1..=count).map(|i| path.with_file_name(part(start, i, count))).collect();
     match parts.iter().find(|part| !part.exists()) {

@@ -1,6 +1,6 @@
 //! An edited weight in the number type of its tensor.
 
-use faer::{Mat, MatRef, Par};
+use faer::{Mat, Par};
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 
 use super::header::{GgufEntry, GgufHeader};
@@ -22,7 +22,7 @@ pub struct EditedWeight {
 
 /// How much of the edits of a weight is left in its number type.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Survival {
     /// The number type of the stored weight.
@@ -65,14 +65,15 @@ pub(super) fn encoded(
         return Err(refused("it holds NaN or infinity".to_owned()));
     }
     let wanted = Mat::from_fn(d_out, d_in, |i, j| f64::from(new.weight[(i, j)]));
+    let change = &wanted - &before;
     let (stored, bytes) = match (kind == own).then(|| own.codes()).flatten() {
         Some(codes) => {
-            rows.settle(codes, &wanted, new.importance.as_ref(), par);
+            rows.settle(codes, &wanted, &change, new.importance.as_ref(), par);
             (rows.numbers(), rows.encoded(&old))
         }
         None => plain(kind, &wanted).map_err(|error| refused(error.to_string()))?,
     };
-    let (change, error) = (&wanted - &before, &stored - &wanted);
+    let error = &stored - &wanted;
     let at_keys = |importance: &Importance| {
         let norm = |E: &Mat<f64>| linalg::product(E.as_ref(), importance.keys(), par).norm_l2();
         let (lost, asked) = (norm(&error), norm(&change));
@@ -109,12 +110,17 @@ impl GridRows {
         Mat::from_fn(self.rows.len(), d_in, |i, j| self.rows[i][j].number())
     }
 
-    /// Brings the codes to those of the wanted numbers.
-    fn settle(&mut self, codes: (i32, i32), wanted: &Mat<f64>, importance: Option<&Importance>, par: Par) {
-        let weighed = importance.map(|importance| {
-            let error = self.numbers() - wanted;
-            (importance, importance.weighed(error.as_ref(), par))
-        });
+    /// Brings the codes to those of the wanted numbers, which are those of the rows and a change.
+    fn settle(
+        &mut self,
+        codes: (i32, i32),
+        wanted: &Mat<f64>,
+        change: &Mat<f64>,
+        importance: Option<&Importance>,
+        par: Par,
+    ) {
+        // Before any code changes, the error is the change that is missing.
+        let weighed = importance.map(|importance| (importance, -importance.weighed(change.as_ref(), par)));
         let settle = |(i, row): (usize, &mut Vec<Line>)| match &weighed {
             None => nearest::round(row, codes, wanted.row(i).iter().copied()),
             Some((importance, weighed)) => {
@@ -153,13 +159,10 @@ fn plain(kind: GgufType, wanted: &Mat<f64>) -> Result<(Mat<f64>, Vec<u8>), Numer
     let precision = precision(kind).unwrap_or(Precision::F32);
     let mut bytes = Vec::with_capacity(wanted.nrows() * wanted.ncols() * precision.bytes());
     let mut stored = Mat::zeros(wanted.nrows(), wanted.ncols());
-    let round = |i: usize, row: MatRef<'_, f64>, bytes: &mut Vec<u8>, stored: &mut Mat<f64>| {
-        for j in 0..row.ncols() {
-            stored[(i, j)] = precision.encode(row[(0, j)], bytes);
-        }
-    };
     for i in 0..wanted.nrows() {
-        round(i, wanted.as_ref().subrows(i, 1), &mut bytes, &mut stored);
+        for j in 0..wanted.ncols() {
+            stored[(i, j)] = precision.encode(wanted[(i, j)], &mut bytes);
+        }
     }
     match linalg::largest(stored.as_ref()).is_finite() {
         true => Ok((stored, bytes)),

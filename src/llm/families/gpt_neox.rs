@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::llama;
 use super::rotary::{RotaryEntries, Rotated};
 use super::{AttentionNames, ConfigFile, Family, GgufLayout, GgufMetadata, TensorLayout, config_file};
 use crate::error::Result;
-use crate::llm::config::{Activation, Arrangement, Bias, Biases, Config, MlpKind, NormKind, Positions, Sizes};
+use crate::llm::config::{Activation, Arrangement, Bias, Biases, Config, MlpKind, NormKind, Positions};
 
 /// GPT-NeoX and Pythia: layer norms, attention and MLP side by side with a norm each, and a rotation of a part of each head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,14 +33,7 @@ impl Family for GptNeoX {
     }
 
     fn config(&self, file: &ConfigFile) -> Result<Config> {
-        let mut config = Config::new(Sizes {
-            layers: file.size("num_hidden_layers")?,
-            hidden: file.size("hidden_size")?,
-            intermediate: file.size("intermediate_size")?,
-            heads: file.size("num_attention_heads")?,
-            vocabulary: file.size("vocab_size")?,
-            context: file.size("max_position_embeddings")?,
-        });
+        let mut config = Config::new(llama::sizes(file)?);
         config.norm = NormKind::Layer;
         config.norm_epsilon = file.number_or("layer_norm_eps", 1e-5)?;
         config.mlp = MlpKind::Plain;

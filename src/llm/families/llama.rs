@@ -73,16 +73,21 @@ impl Defaults {
     };
 }
 
-/// The shape of a model whose `config.json` has Llama's entries, without its biases.
-pub(super) fn config(file: &ConfigFile, defaults: Defaults) -> Result<Config> {
-    let mut config = Config::new(Sizes {
+/// Sizes under Llama's names.
+pub(super) fn sizes(file: &ConfigFile) -> Result<Sizes> {
+    Ok(Sizes {
         layers: file.size("num_hidden_layers")?,
         hidden: file.size("hidden_size")?,
         intermediate: file.size("intermediate_size")?,
         heads: file.size("num_attention_heads")?,
         vocabulary: file.size("vocab_size")?,
         context: file.size("max_position_embeddings")?,
-    });
+    })
+}
+
+/// The shape of a model whose `config.json` has Llama's entries, without its biases.
+pub(super) fn config(file: &ConfigFile, defaults: Defaults) -> Result<Config> {
+    let mut config = Config::new(sizes(file)?);
     config.head_dim = file.size_or("head_dim", defaults.head_dim.unwrap_or(config.head_dim))?;
     // Null is as many as there are heads of queries, an absent entry is the default of the class.
     config.kv_heads = match (file.entry("num_key_value_heads"), defaults.kv_heads) {

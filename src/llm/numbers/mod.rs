@@ -118,11 +118,11 @@ impl fmt::Debug for StoredNumbers {
 impl PartialEq for StoredNumbers {
     /// Whether the numbers are the same, of whatever types they are.
     fn eq(&self, other: &Self) -> bool {
-        let cols = self.cols().or(other.cols()).unwrap_or(1);
-        let rows = self.len() / cols;
-        let parts = (0..rows).step_by(PART.div_ceil(cols)).map(|row| row..(row + PART.div_ceil(cols)).min(rows));
-        self.len() == other.len()
-            && parts.into_iter().all(|part| self.rows(part.clone(), cols) == other.rows(part, cols))
+        let cols = match (self.cols(), other.cols()) {
+            (Some(one), Some(another)) if one != another => return self.to_vec() == other.to_vec(),
+            (one, another) => one.or(another).unwrap_or(1),
+        };
+        self.len() == other.len() && self.parts(cols).eq(other.parts(cols))
     }
 }
 
@@ -167,8 +167,7 @@ impl StoredNumbers {
     }
 
     /// The name of their type.
-    #[must_use]
-    pub fn type_name(&self) -> String {
+    fn type_name(&self) -> String {
         match &self.0 {
             Held::F32(_) => "F32".into(),
             Held::F16(_) => "F16".into(),
@@ -186,6 +185,13 @@ impl StoredNumbers {
     pub fn to_vec(&self) -> Vec<f32> {
         let cols = self.cols().unwrap_or(1);
         self.rows(0..self.len() / cols, cols).into_owned()
+    }
+
+    /// All numbers of a matrix of so many columns, widened, in parts of whole rows, each with the place of its first.
+    pub(super) fn parts(&self, cols: usize) -> impl Iterator<Item = (usize, Cow<'_, [f32]>)> {
+        let cols = cols.max(1);
+        let (rows, height) = (self.len() / cols, PART.div_ceil(cols));
+        (0..rows).step_by(height).map(move |row| (row * cols, self.rows(row..(row + height).min(rows), cols)))
     }
 
     /// Some rows of a matrix of so many columns, widened.

@@ -61,12 +61,15 @@ impl Parameter {
         self.numbers.rows(i..i + 1, self.stored_shape().1)
     }
 
-    /// The rows of each panel, as many panels for each thread.
+    /// The stored rows of each panel, as many panels for each thread.
     pub(super) fn panels(&self, threads: usize) -> Vec<Range<usize>> {
-        let (rows, cols) = self.stored_shape();
-        let count = (rows * cols).div_ceil(PANEL).next_multiple_of(threads.max(1));
-        let height = rows.div_ceil(count.max(1)).max(HEIGHT);
-        (0..rows).step_by(height).map(|start| start..(start + height).min(rows)).collect()
+        self.panels_of(0..self.stored_shape().0, threads)
+    }
+
+    fn panels_of(&self, rows: Range<usize>, threads: usize) -> Vec<Range<usize>> {
+        let count = (rows.len() * self.stored_shape().1).div_ceil(PANEL).next_multiple_of(threads.max(1));
+        let height = rows.len().div_ceil(count.max(1)).max(HEIGHT);
+        rows.clone().step_by(height).map(|start| start..(start + height).min(rows.end)).collect()
     }
 
     /// Calls `f` with some of the stored rows in `f32`.
@@ -92,16 +95,29 @@ impl Parameter {
     }
 
     /// As [`to_matrix`](Self::to_matrix), into a matrix that is there.
-    pub(in crate::llm) fn copy_to(&self, mut dst: MatMut<'_, f32>, par: Par) {
+    pub(in crate::llm) fn copy_to(&self, dst: MatMut<'_, f32>, par: Par) {
+        self.copy_outputs_to(0..self.outputs, dst, par);
+    }
+
+    /// As [`copy_to`](Self::copy_to), some outputs alone.
+    pub(in crate::llm) fn copy_outputs_to(&self, outputs: Range<usize>, mut dst: MatMut<'_, f32>, par: Par) {
         if let Some(matrix) = self.as_matrix() {
-            return copy(dst, matrix, par);
+            return copy(dst, matrix.subrows(outputs.start, outputs.len()), par);
         }
-        for rows in self.panels(1) {
-            let dst = match self.orientation {
-                Orientation::OutputsByInputs => dst.as_mut().subrows_mut(rows.start, rows.len()),
-                Orientation::InputsByOutputs => dst.as_mut().subcols_mut(rows.start, rows.len()).transpose_mut(),
-            };
-            self.with_panel(rows, |panel| copy(dst, panel, par));
+        match self.orientation {
+            Orientation::OutputsByInputs => {
+                for rows in self.panels_of(outputs.clone(), 1) {
+                    let dst = dst.as_mut().subrows_mut(rows.start - outputs.start, rows.len());
+                    self.with_panel(rows, |panel| copy(dst, panel, par));
+                }
+            }
+            Orientation::InputsByOutputs => {
+                for rows in self.panels(1) {
+                    let dst = dst.as_mut().subcols_mut(rows.start, rows.len()).transpose_mut();
+                    let outputs = outputs.clone();
+                    self.with_panel(rows, |panel| copy(dst, panel.subcols(outputs.start, outputs.len()), par));
+                }
+            }
         }
     }
 

@@ -32,19 +32,14 @@ fn add_product(mut result: MatMut<'_, f32>, lhs: MatRef<'_, f32>, rhs: MatRef<'_
     result += linalg::product(lhs, rhs, par);
 }
 
-/// The two products with a matrix `S` that is widened panel by panel, as it is stored.
-struct Panels<'a> {
-    of: &'a Parameter,
-    par: Par,
-}
-
-impl Panels<'_> {
+/// The two products with the weight as it is stored, `S`, which is widened panel by panel.
+impl Project {
     /// `result += x Sᵀ`. Every panel gives columns of the result.
     fn add_across(&self, mut result: MatMut<'_, f32>, x: MatRef<'_, f32>) {
-        let panels = self.of.panels(self.par.degree());
+        let panels = self.weight.panels(self.par.degree());
         let height = panels.first().map_or(1, Range::len);
         let one = |result: MatMut<'_, f32>, rows: &Range<usize>| {
-            self.of.with_panel(rows.clone(), |panel| add_product(result, x, panel.transpose(), Par::Seq));
+            self.weight.with_panel(rows.clone(), |panel| add_product(result, x, panel.transpose(), Par::Seq));
         };
         if self.par.degree() > 1 {
             result.par_col_chunks_mut(height).zip(panels.par_iter()).for_each(|(result, rows)| one(result, rows));
@@ -57,13 +52,13 @@ impl Panels<'_> {
 
     /// `result += x S`. Every panel takes columns of `x`; the threads have panels of their own, and a sum each.
     fn add_along(&self, result: &mut [f32], x: MatRef<'_, f32>) {
-        let (panels, cols) = (self.of.panels(self.par.degree()), self.of.stored_shape().1);
+        let (panels, cols) = (self.weight.panels(self.par.degree()), self.weight.stored_shape().1);
         let sum = |panels: &[Range<usize>]| {
             let mut sum = vec![0.0; x.nrows() * cols];
             for rows in panels {
                 let sum = MatMut::from_row_major_slice_mut(&mut sum, x.nrows(), cols).transpose_mut();
                 let x = x.subcols(rows.start, rows.len()).transpose();
-                self.of.with_panel(rows.clone(), |panel| {
+                self.weight.with_panel(rows.clone(), |panel| {
                     linalg::matmul(sum, Accum::Add, panel.transpose(), x, 1.0, Par::Seq);
                 });
             }
@@ -77,12 +72,6 @@ impl Panels<'_> {
         for sum in sums {
             result.iter_mut().zip(sum).for_each(|(result, x)| *result += x);
         }
-    }
-}
-
-impl Project {
-    fn panels(&self) -> Panels<'_> {
-        Panels { of: &self.weight, par: self.par }
     }
 }
 
@@ -112,8 +101,8 @@ impl Function<1> for Project {
                     add_product(result, x, weight.transpose(), self.par);
                 }
             }
-            (None, Orientation::OutputsByInputs) => self.panels().add_across(result, x),
-            (None, Orientation::InputsByOutputs) => self.panels().add_along(&mut y, x),
+            (None, Orientation::OutputsByInputs) => self.add_across(result, x),
+            (None, Orientation::InputsByOutputs) => self.add_along(&mut y, x),
         }
         (y, outputs)
     }
@@ -129,8 +118,8 @@ impl Function<1> for Project {
                 let result = result.transpose_mut();
                 linalg::matmul(result, Accum::Replace, matrix.transpose(), g.transpose(), 1.0, self.par);
             }
-            (None, Orientation::OutputsByInputs) => self.panels().add_along(&mut dx, g),
-            (None, Orientation::InputsByOutputs) => self.panels().add_across(result, g),
+            (None, Orientation::OutputsByInputs) => self.add_along(&mut dx, g),
+            (None, Orientation::InputsByOutputs) => self.add_across(result, g),
         }
         [dx]
     }

@@ -15,6 +15,7 @@ use half::{bf16, f16};
 use super::gguf_tokenizer;
 use super::source::{Source, StoredTensor};
 use crate::error::Result;
+use crate::format::gguf::parts;
 use crate::format::{lfs_pointer, malformed};
 use crate::llm::config::{Config, Pairing};
 use crate::llm::families::{
@@ -69,7 +70,7 @@ impl GgufPart {
 
 impl Gguf {
     pub(super) fn open(path: &Path, families: &Families) -> Result<Self> {
-        let mut parts = parts(path)?;
+        let mut parts = open_parts(path)?;
         let path = parts[0].path.clone();
         let (mut places, mut shapes) = (BTreeMap::new(), BTreeMap::new());
         for (i, part) in parts.iter().enumerate() {
@@ -159,37 +160,27 @@ const UNREAD_TYPES: [(u32, &str); 13] = [
 ];
 
 /// The file, or all parts of a split one, whichever of them is given.
-fn parts(path: &Path) -> Result<Vec<GgufPart>> {
+fn open_parts(path: &Path) -> Result<Vec<GgufPart>> {
     let given = GgufPart::open(path)?;
     let count = given.size("split.count").unwrap_or(1);
     if count <= 1 {
         return Ok(vec![given]);
     }
-    let pattern = || {
+    let paths = parts::of(path)?;
+    if paths.len() != count {
         let problem = format!(
             "this is a part of a model in {count} files: their names must end in -00001-of-{count:05}.gguf and so on"
         );
-        malformed(path, problem)
-    };
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(pattern)?;
-    let end = format!("-of-{count:05}.gguf");
-    let start = name
-        .strip_suffix(&end)
-        .and_then(|start| Some((start.get(..start.len().checked_sub(6)?)?, &start[start.len() - 6..])));
-    let Some((start, number)) = start else { return Err(pattern()) };
-    if !number.starts_with('-') || number[1..].parse::<usize>().is_err() {
-        return Err(pattern());
+        return Err(malformed(path, problem));
     }
-    (0..count)
-        .map(|i| {
-            let path = path.with_file_name(format!("{start}-{:05}{end}", i + 1));
-            let part = GgufPart::open(&path)?;
-            if part.size("split.count") != Some(count) || part.size("split.no") != Some(i) {
-                return Err(malformed(&path, format!("this is not part {} of {count}", i + 1)));
-            }
-            Ok(part)
-        })
-        .collect()
+    let open = |(i, path): (usize, &PathBuf)| {
+        let part = GgufPart::open(path)?;
+        if part.size("split.count") != Some(count) || part.size("split.no") != Some(i) {
+            return Err(malformed(path, format!("this is not part {} of {count}", i + 1)));
+        }
+        Ok(part)
+    };
+    paths.iter().enumerate().map(open).collect()
 }
 
 fn recognise(

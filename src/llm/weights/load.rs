@@ -1,6 +1,5 @@
 //! Models read from their tensors.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -160,7 +159,7 @@ impl<'a> Loader<'a> {
             Some(numbers) if self.config.tied && numbers == *embedding.numbers() => embedding.clone(),
             Some(numbers) => {
                 if counted == InFingerprint::No {
-                    widened(&numbers, cols).for_each(|(_, part)| self.count(&part));
+                    numbers.parts(cols).for_each(|(_, part)| self.count(&part));
                 }
                 Arc::new(Parameter::new(numbers, rows, cols, Orientation::OutputsByInputs))
             }
@@ -389,7 +388,7 @@ impl<'a> Loader<'a> {
         if found.iter().product::<usize>() != numbers.len() {
             return refuse(format!("tensor `{name}` has the shape {found:?}, and {} numbers", numbers.len()));
         }
-        for (start, part) in widened(&numbers, shape.get(1..).unwrap_or_default().iter().product()) {
+        for (start, part) in numbers.parts(shape.get(1..).unwrap_or_default().iter().product()) {
             if let Some(at) = part.iter().position(|x| !x.is_finite()) {
                 let (value, place) = (part[at], place(start + at, shape));
                 return refuse(format!(
@@ -408,14 +407,6 @@ impl<'a> Loader<'a> {
         self.bytes.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
         self.fingerprint.update(&self.bytes);
     }
-}
-
-/// All numbers in `f32`, in parts of whole rows, each with the place of its first.
-fn widened(numbers: &StoredNumbers, cols: usize) -> impl Iterator<Item = (usize, Cow<'_, [f32]>)> {
-    const PART: usize = 1 << 16;
-    let cols = cols.max(1);
-    let (rows, height) = (numbers.len() / cols, PART.div_ceil(cols));
-    (0..rows).step_by(height).map(move |row| (row * cols, numbers.rows(row..(row + height).min(rows), cols)))
 }
 
 /// The indices of a number of a tensor, by its place in the file, the last index fastest.

@@ -13,7 +13,7 @@ use crate::llm::block::{Block, Linear};
 use crate::llm::config::{Bias, Biases};
 use crate::llm::families::{AttentionNames, ConfigFile, TensorLayout, numbered};
 use crate::llm::model::Model;
-use crate::llm::ops::{Normalize, Parameter, copy};
+use crate::llm::ops::{Normalize, Parameter};
 use crate::llm::tokenizer::Tokenizer;
 use crate::update::Orientation;
 use crate::util::atomic_file::{self, io_error};
@@ -222,14 +222,14 @@ impl<'a> Tensors<'a> {
             let mut columns = Mat::zeros(cols, rows);
             let mut before = 0;
             for part in &parts {
-                let (share, matrix) = (part.shape().0 / groups, part.to_matrix(par));
+                let share = part.shape().0 / groups;
                 for group in 0..groups {
                     let start = group * (outputs / groups) + before;
                     let place = match orientation {
                         Orientation::OutputsByInputs => columns.as_mut().subcols_mut(start, share).transpose_mut(),
                         Orientation::InputsByOutputs => columns.as_mut().subrows_mut(start, share),
                     };
-                    copy(place, matrix.as_ref().subrows(group * share, share), par);
+                    part.copy_outputs_to(group * share..(group + 1) * share, place, par);
                 }
                 before += share;
             }

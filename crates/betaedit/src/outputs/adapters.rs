@@ -18,7 +18,7 @@ pub struct Factors {
     updates: Vec<(usize, Update<f32>)>,
     rank: usize,
     /// The share of the edits that is left at their keys, of each layer.
-    pub kept: Vec<(usize, f64)>,
+    kept: Vec<(usize, f64)>,
 }
 
 /// The least share of the edits of a layer that an adapter must hold.
@@ -28,7 +28,7 @@ impl Factors {
     /// Cuts the changes to a rank, so that the loss at the keys of the edits is the smallest.
     ///
     /// * `keys`: needed where a rank is given
-    /// * `out`: the place of the adapter, for the error
+    /// * `out`: the place of an adapter, for the error
     pub fn new(
         totals: &Totals,
         keys: &Keys,
@@ -64,8 +64,8 @@ impl Factors {
         Ok(rank.map(|rank| Self { updates, rank, kept }))
     }
 
-    fn named(self, name: impl Fn(usize) -> Done<String>) -> Done<Updates<f32>> {
-        self.updates.into_iter().map(|(layer, update)| Ok((name(layer)?, update))).collect()
+    fn named(&self, name: impl Fn(usize) -> Done<String>) -> Done<Updates<f32>> {
+        self.updates.iter().map(|(layer, update)| Ok((name(*layer)?, update.clone()))).collect()
     }
 }
 
@@ -80,7 +80,7 @@ pub fn write(
     out: &Path,
     place: &Place,
     layout: Layout,
-    factors: Option<Factors>,
+    factors: Option<&Factors>,
     run: &Run,
     terminal: Terminal,
 ) -> Done<Value> {
@@ -89,7 +89,7 @@ pub fn write(
         terminal.note(format!("nothing in the model is edited: no adapter is written to {}", out.display()));
         return Ok(Value::Null);
     };
-    let said = say(out, &factors, terminal);
+    let said = say(out, factors, terminal);
     let base = run.description.model.display().to_string();
     let (_, orientation) = run.unedited.edited_tensor(run.description.plan.layers.0[0])?;
     match layout {
@@ -105,13 +105,13 @@ pub fn write(
     Ok(said)
 }
 
-pub fn write_gguf(out: &Path, factors: Option<Factors>, run: &Run, terminal: Terminal) -> Done<Value> {
+pub fn write_gguf(out: &Path, factors: Option<&Factors>, run: &Run, terminal: Terminal) -> Done<Value> {
     let Some(factors) = factors else {
         let there = if out.exists() { ", and what is there stays" } else { "" };
         terminal.note(format!("nothing in the model is edited: no adapter is written to {}{there}", out.display()));
         return Ok(Value::Null);
     };
-    let said = say(out, &factors, terminal);
+    let said = say(out, factors, terminal);
     let (_, architecture) = run.unedited.edited_tensor_in_gguf(run.description.plan.layers.0[0])?;
     let updates = factors.named(|layer| Ok(run.unedited.edited_tensor_in_gguf(layer)?.0))?;
     lora::write_gguf(out, &updates, &architecture)?;

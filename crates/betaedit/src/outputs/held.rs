@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use betaedit_core::Adapter;
 use betaedit_core::Update;
-use betaedit_core::faer::Mat;
+use betaedit_core::faer::{Mat, MatRef};
 use betaedit_core::llm::Request;
 use betaedit_core::update::Compression;
 
 use crate::run::Run;
 use crate::terminal::{Done, Terminal};
 
-/// The sum of the edits of the layers that have any, as factors of the smallest rank.
+/// The sums of the edits, as factors of the smallest rank.
 pub type Totals = BTreeMap<usize, Update<f64>>;
 
 /// The keys of the edits in the model, of each layer: `d_in x n`.
@@ -20,13 +20,16 @@ pub type Keys = BTreeMap<usize, Mat<f32>>;
 /// The share of a sum of edits that counts as rounding, and that an adapter leaves out.
 const ROUNDING: f64 = 1e-6;
 
+/// The sum of the edits of each layer that has any.
+pub fn edited(run: &Run) -> Done<BTreeMap<usize, MatRef<'_, f64>>> {
+    let total = |&layer: &usize| Ok((layer, run.session.total(layer).ok_or("the session keeps no totals")?));
+    let totals = run.adapter().layers().iter().map(total).collect::<Done<BTreeMap<_, _>>>()?;
+    Ok(totals.into_iter().filter(|(_, total)| total.norm_l2() > 0.0).collect())
+}
+
 pub fn totals(run: &Run, terminal: Terminal) -> Done<Totals> {
     let mut totals = Totals::new();
-    for &layer in run.adapter().layers() {
-        let total = run.session.total(layer).ok_or("the session keeps no totals")?;
-        if total.norm_l2() == 0.0 {
-            continue;
-        }
+    for (layer, total) in edited(run)? {
         let whole = Update::from_factors(Mat::identity(total.nrows(), total.nrows()), total.to_owned())?;
         totals.insert(layer, whole.compressed(Compression::Tolerance(ROUNDING), terminal.par)?.update);
     }

@@ -118,11 +118,12 @@ impl Outputs {
     /// Writes all of them, and returns what was lost.
     pub fn write(&self, places: &OutputPlaces, run: &mut Run, terminal: Terminal) -> Done<Value> {
         let mut said = json!({});
-        let totals = if self.are_asked_for() { held::totals(run, terminal)? } else { Totals::new() };
+        let adapter = [&self.lora, &self.mlx, &self.gguf_lora].into_iter().flatten().next();
+        let totals = if adapter.is_some() { held::totals(run, terminal)? } else { Totals::new() };
         let keys = if self.needs_keys(places, &totals) { held::keys(run, terminal)? } else { Keys::new() };
         if let (Some(out), Some(place)) = (&self.out, &places.model) {
             said["out"] = match place {
-                ModelPlace::File => model::write_gguf(out, self.gguf_type, &totals, &keys, run, terminal)?,
+                ModelPlace::File => model::write_gguf(out, self.gguf_type, &keys, run, terminal)?,
                 ModelPlace::Directory(place) => {
                     place.fill(|folder| model::write_directory(folder, run, terminal))?;
                     terminal.say(format!("the edited model is in {}", out.display()));
@@ -130,16 +131,19 @@ impl Outputs {
                 }
             };
         }
-        let factors = |out: &Path| Factors::new(&totals, &keys, self.rank, out, terminal);
+        let Some(first) = adapter else { return Ok(said) };
+        // After the model: a rank that cannot hold the edits is an error.
+        let factors = Factors::new(&totals, &keys, self.rank, first, terminal)?;
+        let factors = factors.as_ref();
         let directories =
             [("lora", &self.lora, &places.peft, Layout::Peft), ("mlx", &self.mlx, &places.mlx, Layout::Mlx)];
         for (name, out, place, layout) in directories {
             if let (Some(out), Some(place)) = (out, place) {
-                said[name] = adapters::write(out, place, layout, factors(out)?, run, terminal)?;
+                said[name] = adapters::write(out, place, layout, factors, run, terminal)?;
             }
         }
         if let Some(out) = &self.gguf_lora {
-            said["gguf_lora"] = adapters::write_gguf(out, factors(out)?, run, terminal)?;
+            said["gguf_lora"] = adapters::write_gguf(out, factors, run, terminal)?;
         }
         Ok(said)
     }
@@ -148,7 +152,7 @@ impl Outputs {
     fn needs_keys(&self, places: &OutputPlaces, totals: &Totals) -> bool {
         let rounded = matches!(places.model, Some(ModelPlace::File)) && self.gguf_type == GgufStorage::Own;
         let cut = self.rank.is_some_and(|rank| totals.values().any(|total| total.rank() > rank.get()));
-        !totals.is_empty() && (rounded || cut)
+        rounded || cut
     }
 }
 

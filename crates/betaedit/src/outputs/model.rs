@@ -9,7 +9,7 @@ use betaedit_core::format::Checkpoint;
 use betaedit_core::format::gguf::{EditedWeight, GgufModel, GgufStorage, Importance, Survival};
 use serde_json::{Value, json};
 
-use super::held::{Keys, Totals};
+use super::held::{self, Keys};
 use crate::directory::MANIFEST;
 use crate::files;
 use crate::run::Run;
@@ -54,21 +54,15 @@ pub fn copy_directory(source: &Path, out: &Path) -> Done {
 const TEXT: f64 = 1.0 / 16.0;
 
 /// Copies the model's GGUF file with the edited weights, and says how much of the edits is left.
-pub fn write_gguf(
-    out: &Path,
-    storage: GgufStorage,
-    totals: &Totals,
-    keys: &Keys,
-    run: &Run,
-    terminal: Terminal,
-) -> Done<Value> {
-    if totals.is_empty() {
+pub fn write_gguf(out: &Path, storage: GgufStorage, keys: &Keys, run: &Run, terminal: Terminal) -> Done<Value> {
+    let layers = held::edited(run)?;
+    if layers.is_empty() {
         terminal.note(format!("nothing in the model is edited: no model is written to {}", out.display()));
         return Ok(Value::Null);
     }
     let (adapter, model) = (run.adapter(), GgufModel::open(&run.description.model)?);
     let mut tensors = BTreeMap::new();
-    for &layer in totals.keys() {
+    for &layer in layers.keys() {
         tensors.insert(adapter.model().edited_tensor_in_gguf(layer)?.0, layer);
     }
     let edited = |&layer: &usize| {
