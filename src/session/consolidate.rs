@@ -11,6 +11,7 @@ use super::layer::LayerOutcome;
 use super::observer::ConsolidationStep;
 use super::outcome::Rejection;
 use super::record::{Derivation, Record};
+use super::rest::awake;
 use super::store::KnownTargets;
 use super::transaction::{copy_weight, guarded, guarded_editor};
 use crate::adapter::Adapter;
@@ -272,7 +273,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     /// Solves a layer for all edits. Its editor must be at its start.
     fn derive_layer(&mut self, i: usize, parts: &mut [LedgerPart<A::Request>], passes: usize) -> Result<LayerOutcome> {
-        let (d_out, d_in) = self.layers[i].shape();
+        let (d_out, d_in) = awake(&mut self.layers, i)?.shape();
         let edits: usize = parts.iter().map(|part| part.groups.len()).sum();
         let mut solver = self.layers[i].editor.clone();
         let mut outcome = None;

@@ -10,6 +10,7 @@ mod histories;
 mod ledger;
 mod model;
 mod openness;
+mod rest;
 mod small;
 mod strangers;
 mod transaction;

@@ -8,10 +8,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use betaedit_core::Result;
 use betaedit_core::error::{Error, SessionError};
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
 use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, SessionBuilder};
+use betaedit_core::{Adapter, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
@@ -193,7 +193,8 @@ impl Run {
             let problem = "the configuration or the tokenizer of the model has changed since the session began";
             return Err(format!("`{model}`: {problem}: restore them, or start another session").into());
         }
-        let known = stats::load(&description.stats, &model, &tokenizer, &plan.layers, terminal)?;
+        let scratch = scratch(directory)?;
+        let known = stats::load(&description.stats, (&model, &tokenizer), &plan.layers, &scratch, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let surroundings = plan.surroundings(contexts)?;
         let mut adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;
@@ -227,6 +228,9 @@ impl Run {
         }
         if let Some(directory) = directory {
             builder = builder.directory(directory.join("state"));
+        }
+        if state_bytes(&adapter)? > IN_MEMORY {
+            builder = builder.layers_at_rest(scratch);
         }
         let session = builder.open(Timed::new(adapter), terminal.par)?;
         let recovery = session.recovery();
@@ -321,6 +325,26 @@ impl Run {
     pub fn held(&self) -> Vec<u64> {
         (0..self.session.processed()).filter(|&id| self.session.holds(EditId(id))).collect()
     }
+}
+
+/// What the layers of a session may take in memory; above that, one is in memory at a time.
+const IN_MEMORY: usize = 2 << 30;
+
+/// About what the layers of a session take: `Q` with its copy, the sum of the keys, the total change, two weights.
+fn state_bytes(adapter: &ModelAdapter) -> Done<usize> {
+    let of_layer = |&layer: &usize| -> Done<usize> {
+        let (d_out, d_in) = adapter.weight_shape(layer)?;
+        Ok(d_in.saturating_mul(10 * d_in + 16 * d_out))
+    };
+    adapter.layers().iter().map(of_layer).sum()
+}
+
+/// Where a run keeps what it does not need in memory: beside the state of its session.
+fn scratch(directory: Option<&Path>) -> Done<PathBuf> {
+    let Some(directory) = directory else { return Ok(std::env::temp_dir()) };
+    let state = directory.join("state");
+    std::fs::create_dir_all(&state).map_err(|error| format!("`{}`: {error}", state.display()))?;
+    Ok(state)
 }
 
 /// What a session does without gradients.

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use betaedit_core::facts::shipped;
 use betaedit_core::faer::{MatRef, Par};
 use betaedit_core::format::{Fingerprint, Statistics, spectrum};
-use betaedit_core::llm::{Collector, GradientCollector, Model, Tokenizer};
+use betaedit_core::llm::{Collector, Config, GradientCollector, Model, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
 use serde_json::json;
 
 use crate::gradients;
 use crate::layers::Layers;
 use crate::settings::Plan;
-use crate::source::{SHIPPED, open_model, setting, text};
+use crate::source::{SHIPPED, open_lowest, open_model, setting, text};
 use crate::terminal::{Done, Terminal, table};
 
 #[derive(clap::Args)]
@@ -45,8 +45,13 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
-    let (model, tokenizer) = open_model(&arguments.model, terminal)?;
-    let layers = arguments.layers.clone().unwrap_or(Plan::usual(model.config()).layers);
+    let layers = |config: &Config| arguments.layers.clone().unwrap_or(Plan::usual(config).layers);
+    let (model, tokenizer) = match arguments.gradients {
+        // Gradients come from the logits, keys from below.
+        Some(0) => open_lowest(&arguments.model, |config| layers(config).highest() + 1, terminal)?,
+        _ => open_model(&arguments.model, terminal)?,
+    };
+    let layers = layers(model.config());
     let texts = arguments.text.iter().map(|path| text(path, shipped::STATISTICS_TEXT)).collect::<Done<Vec<_>>>()?;
     let Arguments { tokens, chats, gradients, .. } = *arguments;
     let reading = Texts { texts: &texts, tokens, chats, gradients };
@@ -269,11 +274,13 @@ pub type Known = (usize, KeyStatistics);
 
 /// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files with the names that programs of the MEMIT family
 /// give them. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
+///
+/// * `scratch`: the directory in which they lie at rest, so that those of one layer are in memory at a time
 pub fn load(
     folder: &Path,
-    model: &Model,
-    tokenizer: &Tokenizer,
+    (model, tokenizer): (&Model, &Tokenizer),
     layers: &Layers,
+    scratch: &Path,
     terminal: Terminal,
 ) -> Done<Vec<Known>> {
     let window = tokenizer.windows(shipped::HELD_OUT_TEXT, 256.min(model.config().context))?.swap_remove(0);
@@ -306,7 +313,10 @@ pub fn load(
         }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;
         let spectrum = layer_spectrum(&statistics, layer, folder, &moment, terminal)?;
-        known.push((layer, KeyStatistics::from_parts(moment, spectrum, terminal.par)?));
+        drop(statistics);
+        let statistics = KeyStatistics::from_parts(moment, spectrum, terminal.par)?;
+        // Where there is no room for them, they stay in memory.
+        known.push((layer, statistics.clone().at_rest(scratch).unwrap_or(statistics)));
     }
     Ok(known)
 }

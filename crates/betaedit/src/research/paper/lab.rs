@@ -45,7 +45,7 @@ pub struct Layer {
 impl Layer {
     /// `tr(X C Xᵀ)`.
     pub fn energy_of(&self, X: MatRef<'_, f64>, par: Par) -> Done<f64> {
-        stats::energy(X, self.statistics.moment(), par)
+        stats::energy(X, &*self.statistics.moment()?, par)
     }
 }
 

@@ -82,7 +82,7 @@ fn outputs<T: Scalar>(
     terminal: Terminal,
 ) -> Done {
     if let Some(path) = &arguments.out {
-        let total = session.total(layer).ok_or("the gauges are on")?;
+        let total = session.total(layer)?.ok_or("the gauges are on")?;
         let metadata = HashMap::from([("method".into(), arguments.method.clone())]);
         write_delta(path, total, metadata)?;
     }
