@@ -292,14 +292,15 @@ def main():
         "--session", out / "session", "--eval-limit", 0, "--show", 0, "--gguf-lora", adapter, "--report", out / "report.json",
     ])  # fmt: skip
     said = json.loads((out / "report.json").read_text())
-    report["applied"] = said["applied"]
+    report["written"] = said["edits"] - said["rejected"]
+    report["seconds_of_edits"] = said["seconds"]
     report["adapter_megabytes"] = round(adapter.stat().st_size / 1e6, 1)
 
     if arguments.bf16:
         write_bf16(out / "bf16", shape, arguments.tokenizer)
         report["stats_bf16"] = measured([arguments.betaedit, *collect, "--model", out / "bf16", "--out", out / "stats-bf16"])
     print(json.dumps(report, indent=1))
-    if said["applied"] != len(FACTS):
+    if report["written"] != len(FACTS):
         sys.exit("not all facts were written")
     over = [step for step in ("stats", "edit", "stats_bf16") if report.get(step, {}).get("peak_gib", 0) > limit]
     if over:

@@ -54,7 +54,8 @@ pub(super) fn load(
     let fingerprint = format!("{} {}", family.name(), loader.fingerprint.finalize().to_hex());
     config.tied = Arc::ptr_eq(&head.weight, &embedding);
     config.biases = found.biases(&head);
-    let head = if kept < config.layers { Linear { weight: embedding.clone(), bias: None, low_rank: None } } else { head };
+    let head =
+        if kept < config.layers { Linear { weight: embedding.clone(), bias: None, low_rank: None } } else { head };
     Ok(Model { config, family, embedding, positions, blocks, norm, head, fingerprint, par })
 }
 
