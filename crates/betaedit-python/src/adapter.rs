@@ -131,21 +131,20 @@ where
     }
 
     fn read_weight(&self, layer: usize, mut weight: MatMut<'_, T>) -> Result<()> {
-        let found = self.ask(|object| {
-            object.call_method1("read_weight", (layer,))?.extract::<Matrix<'_>>()?.to_mat::<T>()
-        })?;
+        let found =
+            self.ask(|object| object.call_method1("read_weight", (layer,))?.extract::<Matrix<'_>>()?.to_mat::<T>())?;
         if found.shape() != weight.shape() {
             let (expected, found) = (Shape::from(weight.shape()), Shape::from(found.shape()));
-            return Err(NumericsError::Shape { argument: "the weight that `read_weight` returned", expected, found }.into());
+            return Err(
+                NumericsError::Shape { argument: "the weight that `read_weight` returned", expected, found }.into()
+            );
         }
         weight.copy_from(&found);
         Ok(())
     }
 
     fn write_weight(&mut self, layer: usize, weight: MatRef<'_, T>) -> Result<()> {
-        self.ask(|object| {
-            object.call_method1("write_weight", (layer, to_python(object.py(), weight)?)).map(drop)
-        })
+        self.ask(|object| object.call_method1("write_weight", (layer, to_python(object.py(), weight)?)).map(drop))
     }
 
     fn fingerprint(&self) -> String {

@@ -176,7 +176,8 @@ impl Editor {
 
     /// `s = kᵀ A0⁻¹ k` of every key, n numbers. Far above 1, a key overwhelms the protection. keys: d_in x n.
     fn stability<'py>(&mut self, py: Python<'py>, keys: Matrix<'_>) -> PyResult<Option<Bound<'py, PyArray1<f64>>>> {
-        let s = self.with_keys(py, &keys, |editor, keys| editor.stability(keys), |editor, keys| editor.stability(keys))?;
+        let s =
+            self.with_keys(py, &keys, |editor, keys| editor.stability(keys), |editor, keys| editor.stability(keys))?;
         Ok(s.map(|s| vector(py, s)))
     }
 
@@ -226,7 +227,8 @@ impl Editor {
     ) -> PyResult<(Bound<'py, PyAny>, (Method, Spectrum, &'static str, usize, Bound<'py, PyBytes>))> {
         let (py, editor) = (slf.py(), slf.borrow());
         let mut state = vec![];
-        by_type!(&editor.inner, inner => inner.save(&mut state)).map_err(|error| errors::numerics(error.to_string()))?;
+        by_type!(&editor.inner, inner => inner.save(&mut state))
+            .map_err(|error| errors::numerics(error.to_string()))?;
         let settings = (editor.method.again(), Spectrum(editor.spectrum.0.clone()), editor.dtype(), editor.threads);
         let (method, spectrum, dtype, threads) = settings;
         Ok((slf.get_type().getattr("_restored")?, (method, spectrum, dtype, threads, PyBytes::new(py, &state))))
@@ -254,8 +256,10 @@ impl Editor {
         &mut self,
         py: Python<'_>,
         keys: &Matrix<'_>,
-        single: impl FnOnce(&mut ClosedFormEditor<f32>, MatRef<'_, f32>) -> Result<R, betaedit_core::error::NumericsError> + Send,
-        double: impl FnOnce(&mut ClosedFormEditor<f64>, MatRef<'_, f64>) -> Result<R, betaedit_core::error::NumericsError> + Send,
+        single: impl FnOnce(&mut ClosedFormEditor<f32>, MatRef<'_, f32>) -> Result<R, betaedit_core::error::NumericsError>
+        + Send,
+        double: impl FnOnce(&mut ClosedFormEditor<f64>, MatRef<'_, f64>) -> Result<R, betaedit_core::error::NumericsError>
+        + Send,
     ) -> PyResult<R> {
         match &mut self.inner {
             ByType::F32(editor) => {
@@ -318,7 +322,9 @@ impl Proposal {
     fn __repr__(&self) -> String {
         match &self.0 {
             None => "Proposal(used up)".to_owned(),
-            Some(proposal) => format!("Proposal({})", by_type!(proposal, one => Update::from(one.update().clone()).shown())),
+            Some(proposal) => {
+                format!("Proposal({})", by_type!(proposal, one => Update::from(one.update().clone()).shown()))
+            }
         }
     }
 }

@@ -62,13 +62,7 @@ impl Statistics {
 
     /// Writes an `.npz` file for the programs of the MEMIT family. precision: "f32" or "f64". samples: the number of texts.
     #[pyo3(signature = (path, precision = "f32", samples = None))]
-    fn write_npz(
-        &self,
-        py: Python<'_>,
-        path: PathBuf,
-        precision: &str,
-        samples: Option<u64>,
-    ) -> PyResult<()> {
+    fn write_npz(&self, py: Python<'_>, path: PathBuf, precision: &str, samples: Option<u64>) -> PyResult<()> {
         let precision = settings::from_python("precision", &pyo3::types::PyString::new(py, precision))?;
         py.detach(|| self.0.write_npz(path, precision, samples)).or_raise()
     }

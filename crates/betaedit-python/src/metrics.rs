@@ -91,11 +91,7 @@ fn room(gains: Vec<f64>, stability: Vec<f64>) -> Option<f64> {
 /// The inner products of all pairs of updates, n x n, float64. A negative one means that two updates conflict.
 #[pyfunction]
 #[pyo3(signature = (updates, *, threads = 0))]
-fn interference<'py>(
-    py: Python<'py>,
-    updates: Vec<Py<Update>>,
-    threads: usize,
-) -> PyResult<Bound<'py, PyArray2<f64>>> {
+fn interference<'py>(py: Python<'py>, updates: Vec<Py<Update>>, threads: usize) -> PyResult<Bound<'py, PyArray2<f64>>> {
     let updates = updates.iter().map(|update| update.get().to_f64()).collect::<PyResult<Vec<_>>>()?;
     let found = py.detach(|| metrics::Interference::new(&updates, par(threads))).or_raise()?;
     to_python(py, found.matrix())
@@ -170,12 +166,7 @@ impl Retention {
 
     /// `|W k - v|` of every recorded edit, n numbers. total: the sum of all updates so far, d_out x d_in.
     #[pyo3(signature = (total, *, threads = 0))]
-    fn errors<'py>(
-        &self,
-        py: Python<'py>,
-        total: Matrix<'_>,
-        threads: usize,
-    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
+    fn errors<'py>(&self, py: Python<'py>, total: Matrix<'_>, threads: usize) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let total = f64::held(&total)?;
         let total = total.as_ref();
         Ok(vector(py, py.detach(|| self.0.errors(total, par(threads))).or_raise()?))

@@ -23,11 +23,7 @@ impl SecondMoment {
     }
 
     /// Changes the moment. A copy is made if something else still reads it.
-    fn change<R: Send>(
-        &self,
-        py: Python<'_>,
-        change: impl FnOnce(&mut betaedit_core::SecondMoment) -> R + Send,
-    ) -> R {
+    fn change<R: Send>(&self, py: Python<'_>, change: impl FnOnce(&mut betaedit_core::SecondMoment) -> R + Send) -> R {
         py.detach(|| {
             let mut moment = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
             change(Arc::make_mut(&mut moment))
@@ -139,7 +135,9 @@ impl SecondMoment {
     }
 
     /// The sum and the count, from which the same bits come back.
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (usize, Option<u64>, Bound<'py, PyArray2<f64>>))> {
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, (usize, Option<u64>, Bound<'py, PyArray2<f64>>))> {
         let (py, moment) = (slf.py(), slf.get().now());
         let sum = to_python(py, moment.to_sum(Par::Seq).or_raise()?.as_ref())?;
         Ok((slf.get_type().getattr("_restored")?, (moment.d_in(), moment.tokens(), sum)))
@@ -153,7 +151,9 @@ impl SecondMoment {
         let witness = |tokens: f64| Mat::from_fn(d_in, 1, |i, _| if i == 0 { (trace / tokens).sqrt() } else { 0.0 });
         let moment = match tokens {
             Some(0) => Ok(betaedit_core::SecondMoment::new(d_in)),
-            Some(tokens) => betaedit_core::SecondMoment::from_sum(sum.as_ref(), tokens, witness(tokens as f64).as_ref()),
+            Some(tokens) => {
+                betaedit_core::SecondMoment::from_sum(sum.as_ref(), tokens, witness(tokens as f64).as_ref())
+            }
             None => betaedit_core::SecondMoment::from_mean(sum.as_ref(), None, witness(1.0).as_ref()),
         };
         moment.or_raise().map(Self::from)

@@ -1,7 +1,7 @@
 //! Projectors on the null space.
 
-use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
 use betaedit_core::Threshold;
+use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 

@@ -36,12 +36,7 @@ impl Spectrum {
     /// Decomposes a symmetric positive semidefinite matrix, d x d.
     #[staticmethod]
     #[pyo3(signature = (matrix, *, threads = 0, progress = None))]
-    fn from_matrix(
-        py: Python<'_>,
-        matrix: Matrix<'_>,
-        threads: usize,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<Self> {
+    fn from_matrix(py: Python<'_>, matrix: Matrix<'_>, threads: usize, progress: Option<Py<PyAny>>) -> PyResult<Self> {
         let matrix = matrix.to_mat::<f64>()?;
         watched(py, progress, move |watch| {
             betaedit_core::Spectrum::from_matrix_watched(matrix.as_ref(), par(threads), watch)
@@ -174,4 +169,3 @@ impl KeyStatistics {
         format!("KeyStatistics(d_in={})", self.0.d_in())
     }
 }
-

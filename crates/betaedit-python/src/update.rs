@@ -41,7 +41,14 @@ impl Update {
         format!("Update({d_out} x {d_in}, rank {rank})")
     }
 
-    fn change(&self, py: Python<'_>, weight: MatrixMut<'_>, orientation: &str, threads: usize, way: Way) -> PyResult<()> {
+    fn change(
+        &self,
+        py: Python<'_>,
+        weight: MatrixMut<'_>,
+        orientation: &str,
+        threads: usize,
+        way: Way,
+    ) -> PyResult<()> {
         let (orientation, par) = (settings::named(orientation)?, par(threads));
         match weight {
             MatrixMut::F32(mut weight) => {

@@ -33,11 +33,14 @@ class Solver:
 
     @classmethod
     def from_statistics(cls, covariance, threshold=0.02, l2=10.0, *, dtype="float64", threads=0, progress=None):
-        """From a layer's covariance, d_in x d_in, the mean `E[k kᵀ]` that `get_cov` returns, or a `SecondMoment`.
+        """From a layer's covariance, d_in x d_in, the mean `E[k kᵀ]` that `get_cov` returns, or a `SecondMoment`, or a `Spectrum`.
 
-        Replaces `get_project` and its singular value decomposition. threshold: `nullspace_threshold`. l2: `L2`.
+        Replaces `get_project` and its singular value decomposition. threshold: `nullspace_threshold`. l2: `L2`. A `Spectrum` is taken as
+        it is.
         """
-        if isinstance(covariance, SecondMoment):
+        if isinstance(covariance, Spectrum):
+            spectrum = covariance
+        elif isinstance(covariance, SecondMoment):
             spectrum = Spectrum(covariance, threads=threads, progress=progress)
         else:
             spectrum = Spectrum.from_matrix(covariance, threads=threads, progress=progress)

@@ -27,15 +27,15 @@ def share_in_chats(encoder):
 
 
 def windows(layout, encoder, texts, chats):
-    """Texts in windows of tokens, each followed by chats about its sentences, until these are their share of all tokens.
+    """Texts in windows of tokens, each followed by chats about its sentences, until these are their share of the text's tokens.
 
-    Every window starts like a text of its own.
+    Every window starts like a text of its own, and no window depends on another text: texts can be read in parts.
     """
     if not 0 <= chats < 1:
         raise NumericsError(f"chats is {chats}: expected 0 to below 1")
     size = min(WINDOW, layout.context) - len(encoder.start)
-    of_texts = of_chats = 0
     for text in texts:
+        of_texts = of_chats = 0
         for piece in pieces(text):
             tokens = encoder.bare(piece)
             for at in range(0, len(tokens), size):

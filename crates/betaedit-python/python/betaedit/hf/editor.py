@@ -2,6 +2,7 @@
 
 import json
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,12 +163,14 @@ class Editor:
             raise ModelError(f"there are no statistics of the layers {missing}")
         known = {layer: moments[layer] for layer in self.layers}
         self._statistics = {
-            layer: one if isinstance(one, KeyStatistics) else KeyStatistics(one, threads=self.threads) for layer, one in known.items()
+            layer: one if isinstance(one, KeyStatistics) else KeyStatistics(deepcopy(one), threads=self.threads)
+            for layer, one in known.items()
         }
         for layer, one in self._statistics.items():
             if one.d_in != self.layout.shape(layer)[1]:
                 raise ModelError(f"the statistics of layer {layer} are for keys of {one.d_in} numbers, the model's have {self.layout.shape(layer)[1]}")
-        self._gradients = {layer: gradients[layer] for layer in self.layers} if gradients else None
+        # Copies have the bits that files give back: a session in a directory is opened again with either.
+        self._gradients = {layer: deepcopy(gradients[layer]) for layer in self.layers} if gradients else None
         if self._gradients and self._exponent:
             self.runtime.sensitivity = sensitivity(self._gradients[self.layers[-1]], self._exponent)
         self._session = None
