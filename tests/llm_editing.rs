@@ -205,6 +205,16 @@ fn statistics_stop_go_on_and_add_up() {
         let (sum, whole) = (sum.to_mean(Par::Seq).unwrap(), whole.moments()[&layer].to_mean(Par::Seq).unwrap());
         assert!((&sum - &whole).norm_l2() < 1e-6 * whole.norm_l2());
     }
+    // Two that know how many windows there are share them.
+    let windows = whole.count_windows(texts, u64::MAX).unwrap();
+    assert_eq!(windows, whole.windows().end);
+    let mut first = Collector::new(&model, &tokenizer, &[0, 3]).unwrap().ending_before(windows / 2);
+    first.read(texts, u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(first.windows(), 0..windows / 2);
+    let enough = first.tokens();
+    assert_eq!(whole.count_windows(texts, enough).unwrap(), windows / 2);
+    assert_eq!(whole.count_windows(texts, enough + 1).unwrap(), windows / 2 + 1);
+
     // The moment is that of the keys.
     let tokens = tokenizer.encode("A second text.").unwrap();
     let keys = &model.trace(&tokens).unwrap().keys[3];

@@ -29,6 +29,8 @@ pub struct Collector<'a> {
     reader: WindowReader<'a>,
     moments: BTreeMap<usize, SecondMoment>,
     windows: Range<usize>,
+    /// The window before which to stop.
+    end: usize,
 }
 
 impl fmt::Debug for Collector<'_> {
@@ -64,7 +66,7 @@ impl<'a> Collector<'a> {
         }
         let of = |&layer: &usize| Ok((layer, SecondMoment::new(model.down(layer)?.shape().1)));
         let moments = layers.iter().map(of).collect::<Result<_>>()?;
-        Ok(Self { reader: WindowReader::new(model, tokenizer), moments, windows: 0..0 })
+        Ok(Self { reader: WindowReader::new(model, tokenizer), moments, windows: 0..0, end: usize::MAX })
     }
 
     /// Reads sentences of the texts also in chats, by the model's template: a user begins a sentence, and the model says the whole of it.
@@ -86,6 +88,32 @@ impl<'a> Collector<'a> {
         self
     }
 
+    /// Stops before this window, because another process reads it and those behind it.
+    #[must_use]
+    pub fn ending_before(mut self, window: usize) -> Self {
+        self.end = window;
+        self
+    }
+
+    /// How many windows [`read`](Self::read) reads of these texts from the first on, until `enough` tokens are counted. The model is not
+    /// run: with this number, several processes can share a text.
+    ///
+    /// Cost: that of the tokenizer.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn count_windows<S: AsRef<str>>(&self, texts: impl IntoIterator<Item = S>, enough: u64) -> Result<usize> {
+        let (mut windows, mut tokens) = (0, 0);
+        for window in self.reader.windows(texts) {
+            if tokens >= enough {
+                break;
+            }
+            tokens += window?.len() as u64;
+            windows += 1;
+        }
+        Ok(windows)
+    }
+
     /// The usual number of tokens: ten of texts for each dimension of the keys (FastMEMIT, arXiv 2506.04226), and those in chats.
     #[must_use]
     pub fn enough(&self) -> u64 {
@@ -93,8 +121,8 @@ impl<'a> Collector<'a> {
         (of_texts as f64 / (1.0 - self.reader.chats())).ceil() as u64
     }
 
-    /// Reads the texts from the first unread window on, until `enough` tokens are counted, the texts end, or `progress`, which is called
-    /// about every thousand tokens, breaks. The texts must be the same in each call.
+    /// Reads the texts from the first unread window on, until `enough` tokens are counted, the texts or the windows end, or `progress`, which
+    /// is called about every thousand tokens, breaks. The texts must be the same in each call.
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer. What was counted before stays counted, and reading can continue.
@@ -110,8 +138,8 @@ impl<'a> Collector<'a> {
             if number < self.windows.end {
                 continue;
             }
-            if self.tokens() >= enough {
-                return Ok(());
+            if self.tokens() >= enough || number >= self.end {
+                break;
             }
             waiting.push(window);
             let more: usize = waiting.iter().map(Vec::len).sum();

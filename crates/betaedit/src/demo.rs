@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     terminal.say(format!("{}\n\nStatistics of layers {layers}:\n", path.display()));
     let texts = [shipped::STATISTICS_TEXT.to_owned()];
     let inner = terminal.without_results();
-    let reading = Texts { texts: &texts, tokens: None, chats: None, gradients: None };
+    let reading = Texts { texts: &texts, tokens: None, chats: None, gradients: None, part: None };
     stats::collect(&model, &tokenizer, &layers, reading, &stats_dir, inner)?;
     drop((model, tokenizer));
 

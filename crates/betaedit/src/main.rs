@@ -21,6 +21,7 @@ mod layers;
 mod matrices;
 mod methods;
 mod outputs;
+mod parts;
 mod plan;
 mod plot;
 mod probes;

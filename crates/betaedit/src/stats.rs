@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::gradients;
 use crate::layers::Layers;
+use crate::parts::{self, Part, Share};
 use crate::settings::Plan;
 use crate::source::{SHIPPED, open_lowest, open_model, setting, text};
 use crate::terminal::{Done, Terminal, table};
@@ -20,8 +21,8 @@ use crate::terminal::{Done, Terminal, table};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Model: a Hugging Face directory or a .gguf file
-    #[arg(long, value_name = "M")]
-    model: PathBuf,
+    #[arg(long, value_name = "M", required_unless_present = "merge")]
+    model: Option<PathBuf>,
     /// Texts like those the model was trained on; "shipped" for the 65,000 tokens or so that come with the program
     #[arg(long, value_name = "FILE", num_args = 1.., default_values_t = [SHIPPED.to_owned()])]
     text: Vec<String>,
@@ -39,22 +40,31 @@ pub struct Arguments {
     /// sensitive; 0 = none [default: ten for each dimension of an output]
     #[arg(long, value_name = "N")]
     gradients: Option<u64>,
+    /// Read only part I of N of the texts, for jobs that share them: each in a directory of its own, of which --merge makes one
+    #[arg(long, value_name = "I/N")]
+    part: Option<Part>,
+    /// Merge the statistics of the parts in these directories
+    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["model", "text", "layers", "tokens", "chats", "gradients", "part"])]
+    merge: Vec<PathBuf>,
     /// Directory for the statistics; an interrupted run continues there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
+    let Some(model) = &arguments.model else {
+        return parts::merge(&arguments.merge, &arguments.out, terminal);
+    };
     let layers = |config: &Config| arguments.layers.clone().unwrap_or(Plan::usual(config).layers);
     let (model, tokenizer) = match arguments.gradients {
         // Gradients come from the logits, keys from below.
-        Some(0) => open_lowest(&arguments.model, |config| layers(config).highest() + 1, terminal)?,
-        _ => open_model(&arguments.model, terminal)?,
+        Some(0) => open_lowest(model, |config| layers(config).highest() + 1, terminal)?,
+        _ => open_model(model, terminal)?,
     };
     let layers = layers(model.config());
     let texts = arguments.text.iter().map(|path| text(path, shipped::STATISTICS_TEXT)).collect::<Done<Vec<_>>>()?;
-    let Arguments { tokens, chats, gradients, .. } = *arguments;
-    let reading = Texts { texts: &texts, tokens, chats, gradients };
+    let Arguments { tokens, chats, gradients, part, .. } = *arguments;
+    let reading = Texts { texts: &texts, tokens, chats, gradients, part };
     collect(&model, &tokenizer, &layers, reading, &arguments.out, terminal)
 }
 
@@ -67,6 +77,8 @@ pub struct Texts<'a> {
     pub chats: Option<f64>,
     /// The number of tokens that gradients are collected over.
     pub gradients: Option<u64>,
+    /// The part of the texts that is read, if it is not the whole.
+    pub part: Option<Part>,
 }
 
 /// The share of the tokens that are read in chats, where the model has a template.
@@ -80,59 +92,63 @@ pub fn collect(
     model: &Model,
     tokenizer: &Tokenizer,
     layers: &Layers,
-    Texts { texts, tokens, chats, gradients: of_gradients }: Texts<'_>,
+    reading: Texts<'_>,
     folder: &Path,
     terminal: Terminal,
 ) -> Done {
+    let Texts { texts, tokens, chats, gradients: of_gradients, part } = reading;
     std::fs::create_dir_all(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
     let collecting = |share| Collector::new(model, tokenizer, &layers.0)?.with_chats(share);
     let chats = chats.unwrap_or_else(|| if collecting(IN_CHATS).is_ok() { IN_CHATS } else { 0.0 });
     let mut collector = collecting(chats)?;
     let enough = tokens.unwrap_or(collector.enough());
+    let share = match part {
+        Some(part) => part.share(collector.count_windows(texts.iter().flat_map(|text| pieces(text)), enough)?),
+        None => Share::whole(enough),
+    };
     let text = format!("blake3 {}{SETTING}{}", text_hash(texts, chats), setting(model, tokenizer)?);
-    let read = Reading::resume(model, layers, &text, folder)?;
-    collector = collector.starting_at(read.windows);
+    let read = Reading::resume(model, layers, &text, &share, folder)?;
+    collector = collector.starting_at(read.windows).ending_before(share.windows.end);
     if read.tokens > 0 {
         terminal.say(format!("continuing after {} tokens", read.tokens));
     }
-
-    let (started, mut saved) = (Instant::now(), Instant::now());
-    let bar = terminal.bar(enough, "statistics");
-    let mut failure = None;
-    while read.tokens + collector.tokens() < enough && failure.is_none() {
-        let before = collector.tokens();
-        collector.read(texts.iter().flat_map(|text| pieces(text)), enough - read.tokens, |progress| {
-            bar.set_position(read.tokens + progress.tokens);
-            if saved.elapsed() < SAVED_EVERY { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-        failure = read.save(&collector, folder, terminal).err();
-        saved = Instant::now();
-        if collector.tokens() == before {
-            break;
-        }
-    }
-    bar.finish_and_clear();
-    if let Some(error) = failure {
-        return Err(error);
-    }
+    let started = Instant::now();
+    read.on(&mut collector, texts, &share, folder, terminal)?;
     let seconds = started.elapsed().as_secs_f64();
-    let mut sensing = GradientCollector::new(model, tokenizer, &layers.0)?.with_chats(chats)?;
-    let of_gradients = of_gradients.unwrap_or(sensing.enough());
-    gradients::collect(&mut sensing, of_gradients, texts, &read.fingerprints, folder, terminal)?;
     let total = read.tokens + collector.tokens();
+    // A part of the texts is enough for the gradients: the first part has them.
+    if part.is_none_or(|part| part.is_first()) {
+        let mut sensing = GradientCollector::new(model, tokenizer, &layers.0)?.with_chats(chats)?;
+        let of_gradients = of_gradients.unwrap_or(sensing.enough());
+        gradients::collect(&mut sensing, of_gradients, texts, &read.fingerprints, folder, terminal)?;
+    }
+    if let Some(part) = part {
+        terminal.say(format!(
+            "part {part}: {total} tokens in {}; `betaedit stats --merge` joins the parts",
+            folder.display()
+        ));
+        terminal.result(&json!({ "part": part.to_string(), "tokens": total, "out": folder }));
+        return Ok(());
+    }
     if total < enough {
         terminal.note(format!(
             "the texts end after {total} of the {enough} tokens to read: give more text for better statistics"
         ));
     }
+    let rate = collector.tokens() as f64 / seconds.max(1e-9);
+    conclude(&layers.0, folder, Some(rate), terminal)
+}
 
+/// Decomposes what was collected, and tells about it.
+pub fn conclude(layers: &[usize], folder: &Path, rate: Option<f64>, terminal: Terminal) -> Done {
     let mut rows = vec![["layer", "trace", "largest", "median", "smallest", "below 0.02"].map(str::to_owned).to_vec()];
-    let mut results = vec![];
-    for &layer in &layers.0 {
+    let (mut results, mut total) = (vec![], 0);
+    for &layer in layers {
         let statistics = Statistics::read(statistics_path(folder, layer))?;
         let spectrum = layer_spectrum(&statistics, layer, folder, &statistics.moment_without_witness()?, terminal)?;
         let values = spectrum.values();
         let (smallest, median, below) = (values[0], values[values.len() / 2], spectrum.count_below(0.02));
+        total = statistics.tokens();
         rows.push(vec![
             layer.to_string(),
             format!("{:.3}", spectrum.trace()),
@@ -142,13 +158,13 @@ pub fn collect(
             format!("{below} of {}", spectrum.dim()),
         ]);
         results.push(json!({
-            "layer": layer, "tokens": statistics.tokens(), "d_in": spectrum.dim(), "trace": spectrum.trace(),
+            "layer": layer, "tokens": total, "d_in": spectrum.dim(), "trace": spectrum.trace(),
             "largest": spectrum.largest(), "median": median, "smallest": smallest, "below_0.02": below,
         }));
     }
-    let rate = collector.tokens() as f64 / seconds.max(1e-9);
     terminal.say(table(&rows));
-    terminal.say(format!("\n{total} tokens, {rate:.0} per second; statistics and spectra are in {}", folder.display()));
+    let rated = rate.map_or_else(String::new, |rate| format!(", {rate:.0} per second"));
+    terminal.say(format!("\n{total} tokens{rated}; statistics and spectra are in {}", folder.display()));
     terminal.result(&json!({ "tokens": total, "tokens_per_second": rate, "layers": results, "out": folder }));
     Ok(())
 }
@@ -177,14 +193,14 @@ struct Reading {
 }
 
 impl Reading {
-    fn resume(model: &Model, layers: &Layers, text: &str, folder: &Path) -> Done<Self> {
+    fn resume(model: &Model, layers: &Layers, text: &str, share: &Share, folder: &Path) -> Done<Self> {
         let fingerprint = |&layer: &usize| Fingerprint { model: model.fingerprint().into(), layer, text: text.into() };
         let fingerprints: Vec<_> = layers.0.iter().map(fingerprint).collect();
         let mut earlier = vec![];
         for fingerprint in &fingerprints {
             let path = statistics_path(folder, fingerprint.layer);
             let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
-            if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint)) {
+            if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint) || !share.has_begun(there)) {
                 let problem = "the file has statistics of another model, configuration, tokenizer or text, or of an earlier version of this program: use another directory, or remove the file";
                 return Err(format!("`{}`: {problem}", path.display()).into());
             }
@@ -197,19 +213,50 @@ impl Reading {
                 let tokens = earlier[0].as_ref().map_or(0, Statistics::tokens);
                 Ok(Self { fingerprints, windows: *windows, tokens, earlier })
             }
-            _ => Ok(Self { earlier: vec![None; fingerprints.len()], fingerprints, windows: 0, tokens: 0 }),
+            _ => {
+                let windows = share.windows.start;
+                Ok(Self { earlier: vec![None; fingerprints.len()], fingerprints, windows, tokens: 0 })
+            }
         }
     }
 
-    fn save(&self, collector: &Collector<'_>, folder: &Path, terminal: Terminal) -> Done {
+    /// Reads on, and saves from time to time.
+    fn on(
+        &self,
+        collector: &mut Collector<'_>,
+        texts: &[String],
+        share: &Share,
+        folder: &Path,
+        terminal: Terminal,
+    ) -> Done {
+        let mut saved = Instant::now();
+        let bar = terminal.bar(share.about, "statistics");
+        let mut failure = None;
+        while self.tokens + collector.tokens() < share.enough && failure.is_none() {
+            let before = collector.tokens();
+            collector.read(texts.iter().flat_map(|text| pieces(text)), share.enough - self.tokens, |progress| {
+                bar.set_position(self.tokens + progress.tokens);
+                if saved.elapsed() < SAVED_EVERY { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            failure = self.save(collector, share, folder, terminal).err();
+            saved = Instant::now();
+            if collector.tokens() == before {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn save(&self, collector: &Collector<'_>, share: &Share, folder: &Path, terminal: Terminal) -> Done {
         let windows = collector.windows();
         if windows.is_empty() {
             return Ok(());
         }
         for ((moment, fingerprint), earlier) in collector.moments().values().zip(&self.fingerprints).zip(&self.earlier)
         {
-            let part = format!("windows {} to {}", windows.start, windows.end);
-            let mut statistics = Statistics::from_moment(moment, fingerprint.clone(), &part, terminal.par)?;
+            let mut statistics =
+                Statistics::from_moment(moment, fingerprint.clone(), &share.name(&windows), terminal.par)?;
             if let Some(earlier) = earlier {
                 statistics.merge(earlier)?;
             }
@@ -236,7 +283,7 @@ fn windows_read(statistics: &Statistics) -> Option<usize> {
     statistics.parts().filter_map(|part| part.rsplit(' ').next()?.parse::<usize>().ok()).max()
 }
 
-fn statistics_path(folder: &Path, layer: usize) -> PathBuf {
+pub fn statistics_path(folder: &Path, layer: usize) -> PathBuf {
     folder.join(format!("layer-{layer:02}.statistics.safetensors"))
 }
 

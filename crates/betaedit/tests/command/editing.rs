@@ -95,6 +95,27 @@ fn statistics_go_on_where_they_were_and_are_looked_at() {
     // If there are enough tokens already, nothing is read.
     assert_eq!(stats("parts", "900")["tokens"], parts["tokens"]);
 
+    // Three jobs share the text, one of them interrupted and started again.
+    for part in ["1/3", "2/3", "3/3", "2/3"] {
+        let mut share = setting.command("stats");
+        share.args(["--layers", "1", "--tokens", "900", "--part", part, "--out"]);
+        done(share.arg(setting.path(&format!("of-three-{}", &part[..1]))));
+    }
+    let merge = |parts: &[&str]| {
+        let mut merge = betaedit();
+        merge.args(["stats", "--merge"]).args(parts.iter().map(|part| setting.path(&format!("of-three-{part}"))));
+        merge.arg("--out").arg(setting.path("of-three"));
+        merge
+    };
+    let merged = json(&mut merge(&["3", "1", "2"]));
+    assert_eq!(merged["tokens"], whole["tokens"]);
+    let a = merged["layers"][0]["trace"].as_f64().unwrap();
+    assert!((a - b).abs() < 1e-12 * b, "{a} {b}");
+    assert!(setting.path("of-three/layer-01.gradients.safetensors").exists());
+    refused(&mut merge(&["1", "3"]), &["layer 1", "missing"]);
+    refused(&mut merge(&["1", "2"]), &["missing"]);
+    refused(setting.command("stats").args(["--part", "4/3", "--out", "x"]), &["4/3", "1/8"]);
+
     let mut inspect = betaedit();
     inspect.current_dir(setting.folder.path()).args(["inspect", "--stats", "parts", "--threshold", "1000"]);
     let looked = json(&mut inspect);

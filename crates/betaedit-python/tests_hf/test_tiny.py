@@ -1,0 +1,232 @@
+"""Editors of tiny models of all families: against what transformers computed, and against themselves."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, FACTS, Tiny
+from transformers import AutoModelForCausalLM
+
+from betaedit import ModelError, check_adapter
+from betaedit.hf import Editor, Encoder, Layout, Request
+from betaedit.hf.forward import Run
+from betaedit.hf.request import Asked
+from betaedit.hf.target import Steering
+from betaedit.hf.texts import chat_lead, pieces, sentences, separator
+
+
+def close(a, b, bound=2e-5):
+    assert float((a - b).norm()) <= bound * max(float(b.norm()), 1e-20)
+
+
+def test_keys_and_outputs_are_those_of_transformers(family):
+    tiny = Tiny(family)
+    layout, tokens = Layout.of(tiny.model), tiny.expected["input_ids"].tolist()
+    assert layout.module(0) == tiny.said.get("module", layout.module(0)).format(0)
+    # Every beginning of the prompt as a sequence of its own, so that all tokens are last ones.
+    sequences = [tokens[: at + 1] for at in range(len(tokens))]
+    run = Run(layout, sequences)
+    for layer in range(len(layout.blocks)):
+        close(run.keys(layer), tiny.expected[f"keys.{layer}"])
+        places = [(row, row) for row in range(0, len(tokens), 2)]
+        for last in range(layer, len(layout.blocks)):
+            close(run.outputs(last, "block", places), tiny.expected[f"block_output.{last}"][::2])
+
+
+def test_the_gradient_of_a_search_is_that_of_transformers(family):
+    tiny = Tiny(family)
+    layout, tokens = Layout.of(tiny.model), tiny.expected["input_ids"].tolist()
+    asked = Asked((*tokens, tiny.said["target_id"]), (tiny.said["subject_last_position"],), len(tokens))
+    site = "mlp" if layout.norm_behind else "block"
+    steering = Steering(layout, tiny.said["delta_block"], site, [asked], 0.0, None)
+    values, gradient = steering.evaluate(torch.zeros_like(steering.outputs))
+    assert abs(values[0] - tiny.said["nll"]) < 1e-4
+    close(gradient[0], tiny.expected["nll_grad_delta"], 1e-4)
+
+
+@pytest.mark.parametrize("site", ["block", "mlp", "pmet"])
+def test_a_gradient_is_the_difference_of_two_evaluations(site):
+    tiny = Tiny("llama", torch.float64)
+    layout, tokens = Layout.of(tiny.model), tiny.expected["input_ids"].tolist()
+    one = Asked((*tokens, 5, 7), (3, 4), len(tokens), (4, 6))
+    other = Asked((*tokens[2:], 9), (2,), len(tokens) - 2)
+    steering = Steering(layout, 1, site, [one, other], 0.5, (tokens[:4], 0.7))
+    vectors = 0.1 * torch.randn(steering.outputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    _, gradient = steering.evaluate(vectors)
+    for which in range(len(vectors)):
+        for at in (0, 7):
+            step = torch.zeros_like(vectors)
+            step[which, at] = 1e-2
+            up, down = (sum(steering.evaluate(vectors + sign * step)[0]) for sign in (1, -1))
+            assert abs((up - down) / 2e-2 - float(gradient[which, at])) < 2e-3 * float(gradient.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_facts_are_written_and_undone_to_the_bit(family, dtype):
+    tiny = Tiny(family, dtype)
+    before = {name: one.clone() for name, one in tiny.model.state_dict().items()}
+    editor = tiny.editor()
+    assert all(torch.equal(one, before[name]) for name, one in tiny.model.state_dict().items())
+    request = Request.of(FACTS[0])
+    first = editor.runtime.target(request)
+    assert first.losses[0] > min(first.losses)
+    done = editor.edit(FACTS)
+    assert sum(one.applied for one in done) >= 3, [one.reason for one in done]
+    changed = {name for name, one in tiny.model.state_dict().items() if not torch.equal(one, before[name])}
+    assert changed == {f"{editor.layout.module(layer)}.weight" for layer in editor.layers}
+    editor.undo(done[0])
+    assert editor.session.applied == sum(one.applied for one in done) - 1
+    editor.undo(*[one.id for one in done[1:] if one.applied])
+    assert all(torch.equal(one, before[name]) for name, one in tiny.model.state_dict().items())
+    assert not any(hasattr(block, "_forward_hooks") and block._forward_hooks for block in editor.layout.blocks)
+
+
+def test_an_adapter_of_a_model_keeps_its_contract():
+    for family, dtype in (("llama", torch.float32), ("gpt2", torch.float32), ("qwen3", torch.bfloat16)):
+        editor = Tiny(family, dtype).editor()
+        check_adapter(editor.runtime, [Request.of(fact) for fact in FACTS[:2]])
+
+
+def test_a_model_is_saved_and_loaded(tmp_path):
+    for family in ("llama", "gpt2"):
+        tiny = Tiny(family)
+        editor = tiny.editor()
+        assert all(one.applied for one in editor.edit(FACTS[:2]))
+        ids = tiny.expected["input_ids"][None]
+        with torch.no_grad():
+            edited = tiny.model(ids).logits
+            editor.save_pretrained(tmp_path / family)
+            again = AutoModelForCausalLM.from_pretrained(tmp_path / family, dtype=torch.float32, attn_implementation="eager")
+            assert torch.equal(again(ids).logits, edited)
+
+
+def test_an_adapter_for_peft_does_what_the_edits_did(tmp_path):
+    from peft import PeftModel
+
+    for family in ("llama", "gpt2"):
+        tiny = Tiny(family)
+        editor = tiny.editor()
+        with pytest.raises(ModelError, match="no edits"):
+            editor.adapter(tmp_path / "none")
+        editor.edit(FACTS[:2])
+        editor.adapter(tmp_path / family)
+        ids = tiny.expected["input_ids"][None]
+        with torch.no_grad():
+            edited, plain = tiny.model(ids).logits, tiny.expected["logits"]
+            base = AutoModelForCausalLM.from_pretrained(tiny.folder, dtype=torch.float32, attn_implementation="eager")
+            tuned = PeftModel.from_pretrained(base, tmp_path / family).eval()
+            close(tuned(ids).logits, edited, 1e-4)
+        assert float((edited[0] - plain).norm()) > 1e-2 * float(plain.norm())
+
+
+def test_a_model_with_the_hooks_of_accelerate_is_edited_alike():
+    from accelerate import dispatch_model
+
+    weights = []
+    for spread in (False, True):
+        tiny = Tiny("llama")
+        if spread:
+            names = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+            names |= {f"model.layers.{layer}": "cpu" for layer in range(4)}
+            dispatch_model(tiny.model, names, main_device="cpu", force_hooks=True)
+            assert hasattr(tiny.model.model.layers[0], "_hf_hook")
+        editor = tiny.editor()
+        editor.edit(FACTS[:2])
+        weights.append(editor.layout.down(2).weight.clone())
+        assert not spread or "forward" in tiny.model.model.layers[0].__dict__
+    assert torch.equal(*weights)
+
+
+def test_a_session_goes_on_in_its_directory(tmp_path):
+    settings = {"directory": str(tmp_path / "run"), "contexts": 2}
+    tiny = Tiny("llama")
+    editor = tiny.editor(**settings)
+    done = editor.edit(FACTS[:2])
+    statistics = tmp_path / "stats"
+    editor.save_statistics(statistics)
+    weights = [editor.layout.down(layer).weight.clone() for layer in editor.layers]
+    del editor
+    again = Tiny("llama")
+    editor = Editor(
+        again.model, again.tokenizer, [1, 2], search={"steps": 6}, surroundings={"contrast": 3}, **settings,
+        hyperparameters={"lambda1": 0.01, "lambda2": 0.01, "threshold": {"directions": 40}},
+    )  # fmt: skip
+    editor.load_statistics(statistics)
+    assert editor.session.applied == 2
+    assert all(torch.equal(editor.layout.down(layer).weight, one) for layer, one in zip(editor.layers, weights, strict=True))
+    editor.undo(done[1].id)
+    assert editor.session.applied == 1
+
+
+def test_edits_are_consolidated(tiny):
+    editor = tiny.editor(consolidate_every=3)
+    done = editor.edit(FACTS)
+    assert [one.applied for one in done] == [True] * 4
+    assert editor.session.unconsolidated == 1
+    editor.consolidate()
+    assert editor.session.unconsolidated == 0
+
+
+def test_known_targets_are_used(tiny):
+    request = Request.of(FACTS[0])
+    editor = tiny.editor()
+    target = editor.runtime.target(request).value
+    editor.edit([request], targets={request: target.numpy()})
+    weight = editor.layout.down(2).weight.clone()
+    editor.restore()
+    again = tiny.editor()
+    again.edit([request])
+    close(again.layout.down(2).weight, weight, 1e-6)
+
+
+def test_what_cannot_be_done_is_refused(tiny):
+    for wrong in (
+        lambda: Request.of({"subject": "Paris", "prompt": "It is in", "target": "Spain"}),
+        lambda: Request.of({"subject": "", "prompt": "{} is in", "target": "Spain"}),
+        lambda: Request.of({"subject": "Paris"}),
+        lambda: tiny.editor(layers=[2, 1]),
+        lambda: tiny.editor(layers=[9]),
+        lambda: Editor(tiny.model, tiny.tokenizer).edit(FACTS),
+        lambda: Editor(tiny.model, tiny.tokenizer, module="model.layers"),
+        lambda: tiny.editor(layers=[3]).edit([{"subject": "Paris", "prompt": "{} is a city in", "target": "Rome"}]),
+        lambda: Tiny("gemma2").editor(search={"site": "block"}),
+    ):
+        with pytest.raises(ModelError):
+            wrong()
+
+
+def test_texts_are_read_as_the_library_does():
+    for prompt, space in [
+        ("The capital of France is", " "), ("フランスの首都は", ""), ("法国的首都是", ""), ("答案：", ""), ("เมืองหลวงของฝรั่งเศสคือ", ""),
+        ("프랑스의 수도는", " "), ('She said: "', ""), ("the so-called (", ""), ('He said "yes"', " "), ("", ""),
+    ]:  # fmt: skip
+        assert separator(prompt) == space, prompt
+    assert chat_lead("What is it?") == ""
+    assert chat_lead("It is") == "Complete the sentence: "
+    text = "Cut. " + "This sentence is neither very short nor very long. " * 3 + "Cut"
+    assert len(list(sentences(text))) == 3
+    text = "one line\n" * 20_000
+    assert "".join(pieces(text)) == text
+    assert all(part.endswith("\n") for part in pieces(text))
+
+
+def test_a_request_has_its_tokens(tiny):
+    encoder = Encoder(tiny.tokenizer)
+    editor = tiny.editor()
+    for one, weight in editor.runtime.surroundings.asked(encoder, Request.of(FACTS[0])):
+        text = tiny.tokenizer.decode(one.tokens)
+        assert "Eiffel Tower" in text
+        assert tiny.tokenizer.decode(one.tokens[: one.last + 1]).endswith("Eiffel Tower")
+        assert tiny.tokenizer.decode(one.tokens[one.start :]).strip() == "Tokyo"
+        assert weight > 0
+
+
+def test_rates_are_between_nothing_and_all(tiny):
+    facts = [dict(fact, target_true="Berlin", paraphrase_prompts=["It is"], neighborhood_prompts=["There is"]) for fact in FACTS]
+    rates = tiny.editor().evaluate(facts)
+    assert set(rates) == {f"{name}{kind}" for name in ("efficacy", "generality", "specificity") for kind in ("", "_prob")}
+    assert all(0 <= rate <= 1 for rate in rates.values())
+    assert np.isfinite(tiny.editor().perplexity("A text of some words. " * 20))
+
+
+def test_the_data_are_there():
+    assert DATA.exists()
