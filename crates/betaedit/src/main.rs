@@ -12,6 +12,7 @@ mod eval;
 mod export;
 mod fetch;
 mod files;
+mod found;
 mod generated;
 mod gradients;
 mod html;

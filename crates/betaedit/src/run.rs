@@ -1,7 +1,8 @@
 //! A run: a session on a language model, with everything needed to open it again.
 //!
 //! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in order),
-//! `before.json` (scores of the unedited model), and `state/` (the directory of the library's session).
+//! `before.json` (scores of the unedited model), `state/` (the directory of the library's session), and while facts are written together
+//! `targets.jsonl` (the targets found so far).
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -15,6 +16,7 @@ use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, 
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
+use crate::found::{self, Found, state_of};
 use crate::gradients;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
@@ -93,7 +95,9 @@ pub struct Run {
     pub entries: Vec<Entry>,
     /// The statistics of its layers.
     pub known: Vec<stats::Known>,
-    directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Targets that are found and not written yet, in the directory.
+    pub(crate) found: Found,
     /// From how many facts on another consolidation is tried, after one was rejected.
     consolidate_from: u64,
 }
@@ -249,6 +253,7 @@ impl Run {
             entries,
             known,
             directory: directory.map(Path::to_owned),
+            found: Found::default(),
             consolidate_from: 0,
         })
     }
@@ -263,6 +268,9 @@ impl Run {
         let mut rest = batch;
         while !rest.is_empty() {
             let clock = Instant::now();
+            if rest.len() > 1 && self.description.plan.lookahead == 1 {
+                self.keep_found(&state_of(self.adapter())?, rest)?;
+            }
             let adapter = self.session.adapter_mut();
             let prepared = if rest.len() > 1 { adapter.inner.prepare(rest) } else { Ok(()) };
             adapter.targets += clock.elapsed();
@@ -274,6 +282,9 @@ impl Run {
             let (part, others) = rest.split_at(cut);
             each(&self.edit_whole(part)?, part);
             rest = others;
+        }
+        if batch.len() > 1 && self.description.plan.lookahead == 1 {
+            self.found.remove()?;
         }
         Ok(())
     }
@@ -329,7 +340,7 @@ const WITHOUT_GRADIENTS: &str = "the statistics have no gradients: targets are s
      without";
 
 /// The files of a session's directory, besides `state/`.
-const FILES: [&str; 3] = ["run.toml", "edits.jsonl", "before.json"];
+const FILES: [&str; 4] = ["run.toml", "edits.jsonl", "before.json", found::FILE];
 
 /// Whether a path is one of a session's own files.
 fn is_of_session(path: &Path, session: &Path) -> bool {
