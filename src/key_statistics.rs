@@ -20,14 +20,15 @@ use crate::spectrum::Spectrum;
 /// let mut moment = SecondMoment::new(2);
 /// moment.observe(mat![[2.0, 0.0], [0.0, 1.0]].as_ref(), Par::Seq)?;
 /// let statistics = KeyStatistics::new(moment, Par::Seq)?;
-/// assert_eq!(statistics.spectrum().values(), [0.5, 2.0]);
-/// let editor = Memit::default().editor::<f64>(statistics.spectrum(), Par::Seq)?;
+/// let spectrum = statistics.spectrum()?;
+/// assert_eq!(spectrum.values(), [0.5, 2.0]);
+/// let editor = Memit::default().editor::<f64>(&spectrum, Par::Seq)?;
 /// # Ok::<(), betaedit_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct KeyStatistics {
     moment: Arc<SecondMoment>,
-    spectrum: Arc<Spectrum>,
+    spectrum: Option<Arc<Spectrum>>,
 }
 
 impl KeyStatistics {
@@ -37,8 +38,13 @@ impl KeyStatistics {
     /// Those of [`Spectrum::new`].
     pub fn new(moment: impl Into<Arc<SecondMoment>>, par: Par) -> Result<Self> {
         let moment = moment.into();
-        let spectrum = Arc::new(Spectrum::new(&moment, par)?);
+        let spectrum = Some(Arc::new(Spectrum::new(&moment, par)?));
         Ok(Self { moment, spectrum })
+    }
+
+    /// A moment alone, for methods that need no spectrum ([`Recipe::needs_spectrum`](crate::editor::Recipe::needs_spectrum)).
+    pub fn from_moment(moment: impl Into<Arc<SecondMoment>>) -> Self {
+        Self { moment: moment.into(), spectrum: None }
     }
 
     /// A moment and its spectrum, for example read from files. Cost: three passes over `d_in²` numbers, to compare the
@@ -60,7 +66,7 @@ impl KeyStatistics {
         let difference = difference(&moment, &spectrum, par)?;
         // Some files hold statistics in `f32`.
         if difference <= tolerance::SYMMETRY {
-            Ok(Self { moment, spectrum })
+            Ok(Self { moment, spectrum: Some(spectrum) })
         } else {
             Err(NumericsError::ForeignSpectrum { difference })
         }
@@ -73,9 +79,19 @@ impl KeyStatistics {
     }
 
     /// Its eigendecomposition.
-    #[must_use]
-    pub fn spectrum(&self) -> &Arc<Spectrum> {
-        &self.spectrum
+    ///
+    /// # Errors
+    /// [`NumericsError::Unsupported`] for statistics [from a moment alone](Self::from_moment).
+    pub fn spectrum(&self) -> Result<Arc<Spectrum>> {
+        let missing =
+            || NumericsError::Unsupported { what: "the spectrum of statistics that were not decomposed".into() };
+        self.spectrum.clone().ok_or_else(missing)
+    }
+
+    /// Whether there is a spectrum.
+    #[cfg(feature = "session")]
+    pub(crate) fn is_decomposed(&self) -> bool {
+        self.spectrum.is_some()
     }
 
     /// Length of the keys.

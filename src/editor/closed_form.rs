@@ -11,13 +11,15 @@ use super::random_keys::RandomKeys;
 use super::simulated::Simulated;
 use super::{Editor, EditorState, History, Proposal, Recipe, Reversal};
 use crate::batch::{EditBatch, Order};
-use crate::engine::{InverseGram, Solution, StateToken};
+use crate::engine::{InverseGram, Solution, StateToken, WholeStart, needs_spectrum};
 use crate::error::numerics::{NumericsError, Result};
 use crate::metrics;
 use crate::projector::Projector;
+use crate::refresh::first::FirstSpace;
 use crate::refresh::memory::{Memory, Plan};
 use crate::refresh::{Headroom, Refresh, RefreshReport};
 use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 use crate::update::Update;
 use crate::util::shown::shown;
@@ -75,13 +77,43 @@ impl<T: Scalar> ClosedFormEditor<T> {
         recipe.need(projector.dim(), projector.kept(), solve).reserve()?;
         let Q = solve.start(&projector, par)?;
         let memory = Memory::new(recipe.refresh, recipe.space.threshold(), projector, solve, par)?;
+        Self::started(name.into(), recipe, Q, memory, par)
+    }
+
+    /// An editor from a recipe whose space is the whole, from the second moment alone: `Q` comes from a Cholesky factorisation, and no
+    /// eigendecomposition is needed. Cost: that of [`InverseGram::from_moment`].
+    ///
+    /// Updates are those of [`new`](Self::new), to rounding.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); a recipe that needs the spectrum, which [`Recipe::needs_spectrum`] tells.
+    pub fn from_moment(
+        name: impl Into<Cow<'static, str>>,
+        recipe: Recipe,
+        moment: &SecondMoment,
+        par: Par,
+    ) -> Result<Self> {
+        recipe.check()?;
+        let name = name.into();
+        if recipe.needs_spectrum() {
+            return Err(needs_spectrum(&format!("an editor of the method {name}")));
+        }
+        let (d, solve) = (moment.d_in(), recipe.solve::<T>());
+        recipe.need(d, d, solve).and(WholeStart::need(d)).reserve()?;
+        let start = WholeStart::new(moment, recipe.weight, recipe.ridge, par)?;
+        let Q = solve.whole(&start, par)?;
+        let kept = (recipe.history == History::Absorbed).then_some(start);
+        Self::started(name, recipe, Q, Memory::whole(d, kept, solve, par), par)
+    }
+
+    fn started(name: Cow<'static, str>, recipe: Recipe, Q: InverseGram, memory: Memory, par: Par) -> Result<Self> {
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
         let random = match recipe.history {
             History::Random { seed } => Some(RandomKeys::new(seed)),
             History::Ignored | History::Absorbed => None,
         };
         Ok(Self {
-            name: name.into(),
+            name,
             recipe,
             Q,
             memory,
@@ -120,9 +152,11 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is what may
     /// be edited. For a full refresh, [`ProjectorBuilder`](crate::projector::ProjectorBuilder) gives its projector from the same
     /// history.
-    #[must_use]
-    pub fn projector(&self) -> &Projector {
-        self.memory.projector()
+    ///
+    /// # Errors
+    /// [`NumericsError::Unsupported`] if the editor was made [without a spectrum](Self::from_moment).
+    pub fn projector(&self) -> Result<Projector> {
+        self.memory.first().projector().cloned().ok_or_else(|| needs_spectrum("a projector"))
     }
 
     /// The present `Q`.
@@ -177,7 +211,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn state(&self) -> EditorState {
-        EditorState::new(self.edits, self.refreshes, self.memory.kept(), self.memory.projector().kept())
+        EditorState::new(self.edits, self.refreshes, self.memory.kept(), self.memory.first().kept())
     }
 
     fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>> {
@@ -206,7 +240,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         let (plan, random) = match &self.random {
             None => (self.memory.completed(plan, &self.Q, &solution)?, None),
             Some(random) => {
-                let keys = random.draw(batch.len(), self.memory.projector().spectrum(), self.par);
+                let keys = random.draw(batch.len(), self.projector()?.spectrum(), self.par);
                 let drawn = self.Q.solve(keys.as_ref())?;
                 let plan = self.memory.plan(keys.as_ref())?;
                 (self.memory.completed(plan, &self.Q, &drawn)?, Some(drawn))
@@ -291,7 +325,17 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
 
     fn stability(&self, keys: MatRef<'_, T>) -> Result<Option<Vec<f64>>> {
         let Recipe { weight, ridge, .. } = self.recipe;
-        metrics::stability(self.projector(), weight, ridge, keys, self.par).map(Some)
+        let s = match self.memory.first() {
+            FirstSpace::Cut(projector) => metrics::stability(projector, weight, ridge, keys, self.par)?,
+            FirstSpace::Whole { start: Some(start), .. } => start.stability(keys, self.par)?,
+            // Nothing joins `Q`, so it is that of the start.
+            FirstSpace::Whole { start: None, .. } => {
+                let products = self.Q.product(keys)?;
+                let columns = products.col_iter().zip(keys.col_iter());
+                columns.map(|(z, k)| z.iter().zip(k.iter()).map(|(z, k)| z * k.to_f64()).sum()).collect()
+            }
+        };
+        Ok(Some(s))
     }
 
     fn save(&self, out: &mut dyn Write) -> io::Result<()> {

@@ -88,6 +88,9 @@ pub(super) fn statistics(layers: &[LayerStatistics]) -> Vec<String> {
         drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
     let gradients = layers.iter().filter_map(|layer| Some((layer.layer, layer.gradients.as_ref()?)));
     lines.extend(gradients.map(|(number, moment)| format!("gradients of layer {number}: {}", hash_of_moment(moment))));
+    // A start from the moment alone is another one, by rounding.
+    let undecomposed = layers.iter().filter(|layer| !layer.statistics.is_decomposed());
+    lines.extend(undecomposed.map(|layer| format!("start of layer {}: without a spectrum", layer.layer)));
     lines.extend(layers.iter().map(|LayerStatistics { layer, statistics, .. }| {
         let moment = statistics.moment();
         format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))

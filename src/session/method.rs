@@ -85,7 +85,10 @@ impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
         self.check()?;
         // The session merges requests itself, once for all layers.
         let recipe = Recipe { merging: Merging::Never, ..self.recipe() };
-        let editor = ClosedFormEditor::new(self.name(), recipe, layer.statistics.spectrum(), par)?;
+        let editor = match layer.statistics.is_decomposed() {
+            true => ClosedFormEditor::new(self.name(), recipe, &layer.statistics.spectrum()?, par)?,
+            false => ClosedFormEditor::from_moment(self.name(), recipe, layer.statistics.moment(), par)?,
+        };
         match &layer.random_keys {
             Some(keys) => Ok(editor.with_random_keys(keys)?),
             None => Ok(editor),
