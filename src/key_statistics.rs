@@ -35,7 +35,7 @@ use crate::util::shown::shown;
 pub struct KeyStatistics {
     d_in: usize,
     moment: OnDemand<SecondMoment>,
-    spectrum: OnDemand<Spectrum>,
+    spectrum: Option<OnDemand<Spectrum>>,
 }
 
 shown!([] KeyStatistics, "KeyStatistics", self => {
@@ -52,7 +52,13 @@ impl KeyStatistics {
     pub fn new(moment: impl Into<Arc<SecondMoment>>, par: Par) -> Result<Self> {
         let moment = moment.into();
         let spectrum = Arc::new(Spectrum::new(&moment, par)?);
-        Ok(Self { d_in: moment.d_in(), moment: moment.into(), spectrum: spectrum.into() })
+        Ok(Self { d_in: moment.d_in(), moment: moment.into(), spectrum: Some(spectrum.into()) })
+    }
+
+    /// A moment alone, for methods that need no spectrum ([`Recipe::needs_spectrum`](crate::editor::Recipe::needs_spectrum)).
+    pub fn from_moment(moment: impl Into<Arc<SecondMoment>>) -> Self {
+        let moment = moment.into();
+        Self { d_in: moment.d_in(), moment: moment.into(), spectrum: None }
     }
 
     /// A moment and its spectrum, for example read from files. Cost: three passes over `d_in²` numbers, to compare the
@@ -74,7 +80,7 @@ impl KeyStatistics {
         let difference = difference(&moment, &spectrum, par)?;
         // Some files hold statistics in `f32`.
         if difference <= tolerance::SYMMETRY {
-            Ok(Self { d_in: d, moment: moment.into(), spectrum: spectrum.into() })
+            Ok(Self { d_in: d, moment: moment.into(), spectrum: Some(spectrum.into()) })
         } else {
             Err(NumericsError::ForeignSpectrum { difference })
         }
@@ -107,9 +113,14 @@ impl KeyStatistics {
         let tokens = moment.tokens();
         let read = move |from: &mut dyn std::io::Read| SecondMoment::loaded(from, d_in, tokens);
         let moment = OnDemand::at_rest(directory, |out| moment.save(out), read).map_err(NumericsError::AtRest)?;
-        let spectrum = self.spectrum()?;
-        let read = move |from: &mut dyn std::io::Read| Spectrum::load(from, d_in);
-        let spectrum = OnDemand::at_rest(directory, |out| spectrum.save(out), read).map_err(NumericsError::AtRest)?;
+        let spectrum = match &self.spectrum {
+            None => None,
+            Some(spectrum) => {
+                let spectrum = spectrum.get()?;
+                let read = move |from: &mut dyn std::io::Read| Spectrum::load(from, d_in);
+                Some(OnDemand::at_rest(directory, |out| spectrum.save(out), read).map_err(NumericsError::AtRest)?)
+            }
+        };
         Ok(Self { d_in, moment, spectrum })
     }
 
@@ -124,17 +135,20 @@ impl KeyStatistics {
     /// Its eigendecomposition.
     ///
     /// # Errors
-    /// As [`moment`](Self::moment).
+    /// As [`moment`](Self::moment); [`NumericsError::Unsupported`] for statistics [from a moment alone](Self::from_moment).
     pub fn spectrum(&self) -> Result<Arc<Spectrum>> {
-        self.spectrum.get()
+        let missing =
+            || NumericsError::Unsupported { what: "the spectrum of statistics that were not decomposed".into() };
+        self.spectrum.as_ref().ok_or_else(missing)?.get()
     }
 
     pub(crate) fn moment_on_demand(&self) -> &OnDemand<SecondMoment> {
         &self.moment
     }
 
-    pub(crate) fn spectrum_on_demand(&self) -> &OnDemand<Spectrum> {
-        &self.spectrum
+    /// The spectrum, if there is one.
+    pub(crate) fn spectrum_on_demand(&self) -> Option<&OnDemand<Spectrum>> {
+        self.spectrum.as_ref()
     }
 
     /// Length of the keys.

@@ -13,16 +13,14 @@ use super::{Editor, EditorState, History, Proposal, Recipe, Reversal};
 use crate::batch::{EditBatch, Order};
 use crate::engine::{InverseGram, Solution, StateToken};
 use crate::error::numerics::{NumericsError, Result};
-use crate::key_statistics::KeyStatistics;
 use crate::metrics;
 use crate::projector::Projector;
+use crate::refresh::first::FirstSpace;
 use crate::refresh::memory::{Memory, Plan};
 use crate::refresh::{Headroom, Refresh, RefreshReport};
 use crate::scalar::Scalar;
-use crate::spectrum::Spectrum;
 use crate::update::Update;
 use crate::util::large::Large;
-use crate::util::on_demand::OnDemand;
 use crate::util::shown::shown;
 use crate::util::validate;
 
@@ -76,35 +74,14 @@ struct Memo {
 }
 
 impl<T: Scalar> ClosedFormEditor<T> {
-    /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way to get one.
-    ///
-    /// # Errors
-    /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start, or a refresh rule that needs
-    /// a null space in a recipe without one.
-    pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
-        Self::on(name.into(), recipe, &Arc::clone(spectrum).into(), par)
-    }
-
-    /// As [`new`](Self::new), from statistics that may be [at rest](KeyStatistics::at_rest): the editor reads their spectrum when it needs
-    /// it, and does not keep it.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new), and a spectrum that cannot be read.
-    pub fn with_statistics(
-        name: impl Into<Cow<'static, str>>,
+    /// Before the first edit.
+    pub(super) fn started(
+        name: Cow<'static, str>,
         recipe: Recipe,
-        statistics: &KeyStatistics,
+        Q: InverseGram,
+        memory: Memory,
         par: Par,
     ) -> Result<Self> {
-        Self::on(name.into(), recipe, statistics.spectrum_on_demand(), par)
-    }
-
-    fn on(name: Cow<'static, str>, recipe: Recipe, at: &OnDemand<Spectrum>, par: Par) -> Result<Self> {
-        recipe.check()?;
-        let (projector, solve) = (recipe.projector(&at.get()?, par)?, recipe.solve::<T>());
-        recipe.need(projector.dim(), projector.kept(), solve).reserve()?;
-        let Q = solve.start(&projector, par)?;
-        let memory = Memory::new(recipe.refresh, recipe.space.threshold(), &projector, at, solve, par)?;
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
         let random = match recipe.history {
             History::Random { seed } => Some(RandomKeys::new(seed)),
@@ -153,9 +130,10 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// history.
     ///
     /// # Errors
-    /// A spectrum that is [at rest](KeyStatistics::at_rest) and cannot be read.
+    /// A spectrum that is [at rest](crate::KeyStatistics::at_rest) and cannot be read; [`NumericsError::Unsupported`] if the editor was made
+    /// [without one](Self::from_moment).
     pub fn projector(&self) -> Result<Projector> {
-        self.memory.projector()
+        self.memory.first().projector("a projector")
     }
 
     /// The present `Q`.
@@ -219,7 +197,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn state(&self) -> EditorState {
-        EditorState::new(self.edits, self.refreshes, self.memory.kept(), self.memory.first_kept())
+        EditorState::new(self.edits, self.refreshes, self.memory.kept(), self.memory.first().kept())
     }
 
     fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>> {
@@ -249,7 +227,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         let (plan, random) = match &self.random {
             None => (self.memory.completed(plan, &self.Q, &solution)?, None),
             Some(random) => {
-                let keys = random.draw(batch.len(), self.memory.projector()?.spectrum(), self.par);
+                let keys = random.draw(batch.len(), self.projector()?.spectrum(), self.par);
                 let drawn = self.Q.solve(keys.as_ref())?;
                 let plan = self.memory.plan(keys.as_ref())?;
                 (self.memory.completed(plan, &self.Q, &drawn)?, Some(drawn))
@@ -338,7 +316,17 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
 
     fn stability(&self, keys: MatRef<'_, T>) -> Result<Option<Vec<f64>>> {
         let Recipe { weight, ridge, .. } = self.recipe;
-        metrics::stability(&self.projector()?, weight, ridge, keys, self.par).map(Some)
+        let s = match self.memory.first() {
+            FirstSpace::Cut(cut) => metrics::stability(&cut.projector()?, weight, ridge, keys, self.par)?,
+            FirstSpace::Whole { start: Some(start), .. } => start.stability(keys, self.par)?,
+            // Nothing joins `Q`, so it is that of the start.
+            FirstSpace::Whole { start: None, .. } => {
+                let products = self.product(keys)?;
+                let columns = products.col_iter().zip(keys.col_iter());
+                columns.map(|(z, k)| z.iter().zip(k.iter()).map(|(z, k)| z * k.to_f64()).sum()).collect()
+            }
+        };
+        Ok(Some(s))
     }
 
     fn save(&self, out: &mut dyn Write) -> io::Result<()> {

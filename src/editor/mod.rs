@@ -42,6 +42,7 @@ mod random_keys;
 mod recipe;
 mod simulated;
 mod solution;
+mod start;
 mod state;
 mod table;
 

@@ -220,23 +220,28 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     ) -> Result<KnownTargets<A::Scalar>> {
         let mut all = KnownTargets::new();
         let (mut done, of) = (0, parts.iter().map(|part| part.ids.len()).sum());
-        for (&id, request) in parts.iter().flat_map(|part| part.ids.iter().zip(&part.requests)) {
-            let request = std::slice::from_ref(request);
-            let target = match known.remove(&id) {
-                Some(target) => target,
-                None => match guarded(|| self.adapter.find_targets(request))? {
-                    Some(target) => {
-                        validate::shape("the adapter's targets", target.as_ref(), target.nrows(), 1)?;
-                        validate::finite("the adapter's targets", target.as_ref())?;
-                        target.col_as_slice(0).to_vec()
-                    }
-                    None => continue,
-                },
-            };
-            let column = MatRef::from_column_major_slice(&target, target.len(), 1);
-            guarded(|| self.adapter.hold_targets(request, column))?;
-            all.insert(id, target);
-            done += 1;
+        for part in parts {
+            let mut left = &part.ids[..];
+            // Neighbours without a target, together.
+            while let Some(at) = left.iter().position(|id| !known.contains_key(id)) {
+                let first = part.ids.len() - left.len() + at;
+                let count = left[at..].iter().take_while(|id| !known.contains_key(id)).count();
+                left = &left[at + count..];
+                let Some(found) = guarded(|| self.adapter.find_targets(&part.requests[first..first + count]))? else {
+                    continue;
+                };
+                validate::shape("the adapter's targets", found.as_ref(), found.nrows(), count)?;
+                validate::finite("the adapter's targets", found.as_ref())?;
+                let columns = found.col_iter().map(|target| target.iter().copied().collect());
+                known.extend(part.ids[first..].iter().copied().zip(columns));
+            }
+            for (id, request) in part.ids.iter().zip(&part.requests) {
+                let Some(target) = known.remove(id) else { continue };
+                let column = MatRef::from_column_major_slice(&target, target.len(), 1);
+                guarded(|| self.adapter.hold_targets(std::slice::from_ref(request), column))?;
+                all.insert(*id, target);
+            }
+            done += part.ids.len();
             self.observer.consolidating(&ConsolidationStep::Targets { done, of });
         }
         Ok(all)

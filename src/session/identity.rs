@@ -88,6 +88,9 @@ pub(super) fn statistics(layers: &[LayerStatistics]) -> Result<Vec<String>> {
         drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
     let gradients = layers.iter().filter_map(|layer| Some((layer.layer, layer.gradients.as_ref()?)));
     lines.extend(gradients.map(|(number, moment)| format!("gradients of layer {number}: {}", hash_of_moment(moment))));
+    // A start from the moment alone is another one, by rounding.
+    let undecomposed = layers.iter().filter(|layer| layer.statistics.spectrum_on_demand().is_none());
+    lines.extend(undecomposed.map(|layer| format!("start of layer {}: without a spectrum", layer.layer)));
     for LayerStatistics { layer, statistics, .. } in layers {
         let hash = hash_of_moment(&*statistics.moment()?);
         lines.push(format!("layer {layer}: {} inputs, statistics {hash}", statistics.d_in()));

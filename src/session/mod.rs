@@ -59,7 +59,7 @@ pub use guard::{Guard, Guards, Violation};
 pub use id::EditId;
 pub use layer::LayerOutcome;
 pub use method::{LayerStatistics, SessionMethod};
-pub use observer::{ConsolidationStep, JsonLines, Observer, Progress, ProgressLine};
+pub use observer::{ConsolidationStep, JsonLines, LayerStep, Observer, Progress, ProgressLine};
 pub use open_error::OpenError;
 pub use outcome::{Applied, Outcome, Rejection, Undone};
 pub use report::{Point, Report};

@@ -10,7 +10,7 @@ use super::conflict::{Conflict, EditIndex, sketch, subject_hash};
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::{Layer, Proposed, Stability, State};
-use super::observer::Progress;
+use super::observer::{LayerStep, Progress};
 use super::outcome::{Applied, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
 use super::rest::{awake, awake_to_read};
@@ -223,6 +223,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             self.apply_and_verify(i, proposal.proposal.update()).map_err(|error| self.failed(i, error))?;
             parts.push(part);
             proposed.push(proposal);
+            let (layer, of) = (self.layers[i].number, self.layers.len());
+            self.observer.solving(&LayerStep { layer, done: i + 1, of, requests: requests.len() });
         }
         let groups = settled.groups.iter().chain(further.iter().flatten().map(|&group| &settled.groups[group]));
         let columns = groups.map(|group| group.iter().map(|&request| ids[request]).collect()).collect();

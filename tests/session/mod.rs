@@ -15,3 +15,4 @@ mod small;
 mod strangers;
 mod transaction;
 mod undo;
+mod whole_start;

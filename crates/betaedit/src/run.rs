@@ -1,7 +1,8 @@
 //! A run: a session on a language model, with everything needed to open it again.
 //!
 //! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in order),
-//! `before.json` (scores of the unedited model), and `state/` (the directory of the library's session).
+//! `before.json` (scores of the unedited model), `state/` (the directory of the library's session), and while facts are written together
+//! `targets.jsonl` (the targets found so far).
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -15,10 +16,11 @@ use betaedit_core::{Adapter, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
+use crate::found::{self, Found, state_of};
 use crate::gradients;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
-use crate::stats;
+use crate::stored;
 use crate::terminal::{Done, Terminal};
 use crate::timed::Timed;
 
@@ -92,8 +94,10 @@ pub struct Run {
     pub session: Session<Timed>,
     pub entries: Vec<Entry>,
     /// The statistics of its layers.
-    pub known: Vec<stats::Known>,
-    directory: Option<PathBuf>,
+    pub known: Vec<stored::Known>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Targets that are found and not written yet, in the directory.
+    pub(crate) found: Found,
     /// From how many facts on another consolidation is tried, after one was rejected.
     consolidate_from: u64,
 }
@@ -194,7 +198,7 @@ impl Run {
             return Err(format!("`{model}`: {problem}: restore them, or start another session").into());
         }
         let scratch = scratch(directory)?;
-        let known = stats::load(&description.stats, (&model, &tokenizer), &plan.layers, &scratch, terminal)?;
+        let known = stored::load(&description.stats, (&model, &tokenizer), &plan.layers, &scratch, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let surroundings = plan.surroundings(contexts)?;
         let mut adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;
@@ -253,6 +257,7 @@ impl Run {
             entries,
             known,
             directory: directory.map(Path::to_owned),
+            found: Found::default(),
             consolidate_from: 0,
         })
     }
@@ -267,6 +272,9 @@ impl Run {
         let mut rest = batch;
         while !rest.is_empty() {
             let clock = Instant::now();
+            if rest.len() > 1 && self.description.plan.lookahead == 1 {
+                self.keep_found(&state_of(self.adapter())?, rest)?;
+            }
             let adapter = self.session.adapter_mut();
             let prepared = if rest.len() > 1 { adapter.inner.prepare(rest) } else { Ok(()) };
             adapter.targets += clock.elapsed();
@@ -278,6 +286,9 @@ impl Run {
             let (part, others) = rest.split_at(cut);
             each(&self.edit_whole(part)?, part);
             rest = others;
+        }
+        if batch.len() > 1 && self.description.plan.lookahead == 1 {
+            self.found.remove()?;
         }
         Ok(())
     }
@@ -353,7 +364,7 @@ const WITHOUT_GRADIENTS: &str = "the statistics have no gradients: targets are s
      without";
 
 /// The files of a session's directory, besides `state/`.
-const FILES: [&str; 3] = ["run.toml", "edits.jsonl", "before.json"];
+const FILES: [&str; 4] = ["run.toml", "edits.jsonl", "before.json", found::FILE];
 
 /// Whether a path is one of a session's own files.
 fn is_of_session(path: &Path, session: &Path) -> bool {
