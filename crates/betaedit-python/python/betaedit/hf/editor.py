@@ -233,18 +233,20 @@ class Editor:
     def edit(self, facts, *, batch=1, token="subject-last", targets=None, progress=None):
         """Writes facts, `batch` at a time, each batch as a whole or not at all. Returns a `Written` for each fact.
 
+        Facts that the tokenizer or the model cannot take raise before the first is written.
+
         facts: dictionaries with `subject`, `prompt` (with `{}` for the subject) and `target` (or `target_new`), (subject, prompt, target)s,
         or `Request`s. token: where they are written, "subject-last" or "prompt-last". targets: known ones, from `betaedit.ray`. progress:
         called with each `Written`.
         """
         requests = [Request.of(fact, token) for fact in ([facts] if isinstance(facts, (dict, Request)) else facts)]
         session, done = self.session, []
+        for request in requests:
+            self.runtime.check(request)
         for known, target in (targets or {}).items():
             self.runtime.known[Request.of(known, token)] = torch.as_tensor(target, dtype=torch.float32)
         for at in range(0, len(requests), batch):
             part = requests[at : at + batch]
-            for request in part:
-                self.runtime.check(request)
             outcome = session.edit(part)
             for request, number in zip(part, outcome["ids"], strict=True):
                 one = Written(request, number, outcome["applied"], outcome.get("reason"), outcome.get("layers", []))
