@@ -47,8 +47,8 @@ class Editor:
 
     model: any causal model whose MLPs end in a matrix. layers: numbers of blocks; by default the published ones, or blocks at the same
     depth. method: a name in the table of methods, with `hyperparameters`, or a `Method`. module: the name of the edited modules, with `{}`
-    for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings, as
-    objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
+    for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings,
+    as objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
     directory: keeps the session there, to go on after the program has ended. guards, conflicts: as of `betaedit.Session`.
 
     Weights that are not float32 (bf16, f16) keep a float32 copy of the edited matrices. The model may be spread over devices.
@@ -168,7 +168,8 @@ class Editor:
         }
         for layer, one in self._statistics.items():
             if one.d_in != self.layout.shape(layer)[1]:
-                raise ModelError(f"the statistics of layer {layer} are for keys of {one.d_in} numbers, the model's have {self.layout.shape(layer)[1]}")
+                d_in = self.layout.shape(layer)[1]
+                raise ModelError(f"the statistics of layer {layer} are for keys of {one.d_in} numbers, the model's have {d_in}")
         # Copies have the bits that files give back: a session in a directory is opened again with either.
         self._gradients = {layer: deepcopy(gradients[layer]) for layer in self.layers} if gradients else None
         if self._gradients and self._exponent:
