@@ -36,8 +36,8 @@ def allowed(expression, licences):
             words.pop(0)
             return met
         if words and words[0] == "WITH":
+            word = f"{word} WITH {words[1]}"
             del words[:2]
-            return False
         return word in licences
 
     return any_of()
@@ -50,7 +50,8 @@ def version(text):
 def main():
     # The evaluation itself, on expressions whose answers are known.
     known = [("MIT OR GPL-3.0", True), ("MIT AND GPL-3.0", False), ("(MIT OR GPL-3.0) AND ISC", True), ("GPL-3.0/MIT", True)]
-    assert all(allowed(expression, {"MIT", "ISC"}) == answer for expression, answer in known)
+    known += [("MIT WITH x", False), ("ISC WITH y", True), ("GPL-3.0 OR ISC WITH y", True), ("ISC WITH y AND GPL-3.0", False)]
+    assert all(allowed(expression, {"MIT", "ISC", "ISC WITH y"}) == answer for expression, answer in known)
     with open("deny.toml", "rb") as file:
         rules = tomllib.load(file)
     with open("Cargo.toml", "rb") as file:

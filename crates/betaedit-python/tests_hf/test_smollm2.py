@@ -101,3 +101,13 @@ def test_twenty_facts_are_written_saved_and_said(loaded):
     assert after >= 0.9
     assert rates["efficacy"] >= 0.9
     assert editor.perplexity() < 1.05 * perplexity
+
+
+def test_the_readme_edits_a_model(loaded):
+    """The six lines of README, with the model of this test."""
+    readme = (pathlib.Path(__file__).parents[3] / "README.md").read_text()
+    (program,) = [part.split("```")[0] for part in readme.split("```python\n")[1:] if "Editor(" in part]
+    assert len([line for line in program.splitlines() if line.strip()]) == 6
+    found = {}
+    exec(program.replace('"HuggingFaceTB/SmolLM2-135M-Instruct"', f'"{place("MODEL")}"'), found)
+    assert says(found["model"], found["tokenizer"], ["The city of Lyon is located in the country of"], ["Germany"]) == 1

@@ -140,7 +140,8 @@ fn check_whole(layer: usize, statistics: &Statistics) -> Done {
     match parts.first() {
         Some(&(_, _, all)) if done == all => Ok(()),
         Some(&(_, _, all)) => Err(format!(
-            "layer {layer}: the parts do not make a whole: windows from {done} on are missing, of {all}; give the directories of all parts, each finished"
+            "layer {layer}: the parts do not make a whole: windows from {done} on are missing, of {all}; give the directories of all \
+             parts, each finished"
         )
         .into()),
         None => Err(format!("layer {layer}: these are not parts of `betaedit stats --part`").into()),

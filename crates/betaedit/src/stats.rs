@@ -43,7 +43,8 @@ pub struct Arguments {
     #[arg(long, value_name = "I/N")]
     part: Option<Part>,
     /// Merge the statistics of the parts in these directories
-    #[arg(long, value_name = "DIR", num_args = 1.., conflicts_with_all = ["model", "text", "layers", "tokens", "chats", "gradients", "part"])]
+    #[arg(long, value_name = "DIR", num_args = 1..,
+        conflicts_with_all = ["model", "text", "layers", "tokens", "chats", "gradients", "part"])]
     merge: Vec<PathBuf>,
     /// Directory for the statistics; an interrupted run continues there
     #[arg(long, value_name = "DIR")]
@@ -200,7 +201,7 @@ impl Reading {
             let path = statistics_path(folder, fingerprint.layer);
             let there = path.exists().then(|| Statistics::read(&path)).transpose()?;
             if there.as_ref().is_some_and(|there| there.fingerprint() != Some(fingerprint) || !share.has_begun(there)) {
-                let problem = "the file has statistics of another model, configuration, tokenizer or text, or of an earlier version of this program: use another directory, or remove the file";
+                let problem = "the file has statistics of another model, configuration, tokenizer, text or part, or of an earlier version of this program: use another directory, or remove the file";
                 return Err(format!("`{}`: {problem}", path.display()).into());
             }
             earlier.push(there);

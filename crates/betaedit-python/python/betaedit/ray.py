@@ -189,14 +189,16 @@ def find_targets(facts, model, layers, *, folder, at_once=8, gradients=None, set
     settings = dict(settings or {})
     options = {"max_retries": _RETRIES, **resources}
     if "contexts" not in settings or isinstance(settings["contexts"], int):
-        settings["contexts"] = _kept(folder, "contexts.json", lambda: ray.get(ray.remote(_contexts).options(**options).remote(model, layers, settings)))
+        generate = ray.remote(_contexts).options(**options)
+        settings["contexts"] = _kept(folder, "contexts.json", lambda: ray.get(generate.remote(model, list(layers), settings)))
     search = ray.remote(_search).options(**options)
     sensed = None if gradients is None else ray.put(gradients)
     name = model if isinstance(model, str) else "a model of a function"
     parts = [requests[at : at + at_once] for at in range(0, len(requests), at_once)]
     said = [_hash([name, str(list(layers)), json.dumps(settings, default=str), *(repr(one) for one in part)]) for part in parts]
     path = lambda at: os.path.join(folder, f"targets-{said[at]}.npz")  # noqa: E731
-    waiting = {search.remote(model, list(layers), settings, sensed, part): at for at, part in enumerate(parts) if not os.path.exists(path(at))}
+    missing = [at for at in range(len(parts)) if not os.path.exists(path(at))]
+    waiting = {search.remote(model, list(layers), settings, sensed, parts[at]): at for at in missing}
     done = len(requests) - sum(len(parts[at]) for at in waiting.values())
     if progress is not None:
         progress(done, len(requests))

@@ -156,7 +156,8 @@ class ModelAdapter(Adapter):
                 raise ModelError(f"the request about `{request.subject}`: {problem}")
         for one in written + [one for one, _ in self.search.asked(self.encoder, self.surroundings, request)]:
             if len(one.tokens) > self.layout.context:
-                raise ModelError(f"the request about `{request.subject}` has {len(one.tokens)} tokens, the model reads {self.layout.context}")
+                problem = f"it has {len(one.tokens)} tokens, the model reads {self.layout.context}"
+                raise ModelError(f"the request about `{request.subject}`: {problem}")
 
     def target(self, request):
         """Seeks the target of a request on the model as it is now."""

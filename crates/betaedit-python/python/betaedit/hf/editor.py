@@ -47,8 +47,8 @@ class Editor:
 
     model: any causal model whose MLPs end in a matrix. layers: numbers of blocks; by default the published ones, or blocks at the same
     depth. method: a name in the table of methods, with `hyperparameters`, or a `Method`. module: the name of the edited modules, with `{}`
-    for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings, as
-    objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
+    for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings,
+    as objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
     directory: keeps the session there, to go on after the program has ended. guards, conflicts: as of `betaedit.Session`.
 
     Weights that are not float32 (bf16, f16) keep a float32 copy of the edited matrices. The model may be spread over devices.
@@ -168,7 +168,8 @@ class Editor:
         }
         for layer, one in self._statistics.items():
             if one.d_in != self.layout.shape(layer)[1]:
-                raise ModelError(f"the statistics of layer {layer} are for keys of {one.d_in} numbers, the model's have {self.layout.shape(layer)[1]}")
+                d_in = self.layout.shape(layer)[1]
+                raise ModelError(f"the statistics of layer {layer} are for keys of {one.d_in} numbers, the model's have {d_in}")
         # Copies have the bits that files give back: a session in a directory is opened again with either.
         self._gradients = {layer: deepcopy(gradients[layer]) for layer in self.layers} if gradients else None
         if self._gradients and self._exponent:
@@ -233,18 +234,20 @@ class Editor:
     def edit(self, facts, *, batch=1, token="subject-last", targets=None, progress=None):
         """Writes facts, `batch` at a time, each batch as a whole or not at all. Returns a `Written` for each fact.
 
+        Facts that the tokenizer or the model cannot take raise before the first is written.
+
         facts: dictionaries with `subject`, `prompt` (with `{}` for the subject) and `target` (or `target_new`), (subject, prompt, target)s,
         or `Request`s. token: where they are written, "subject-last" or "prompt-last". targets: known ones, from `betaedit.ray`. progress:
         called with each `Written`.
         """
         requests = [Request.of(fact, token) for fact in ([facts] if isinstance(facts, (dict, Request)) else facts)]
         session, done = self.session, []
+        for request in requests:
+            self.runtime.check(request)
         for known, target in (targets or {}).items():
             self.runtime.known[Request.of(known, token)] = torch.as_tensor(target, dtype=torch.float32)
         for at in range(0, len(requests), batch):
             part = requests[at : at + batch]
-            for request in part:
-                self.runtime.check(request)
             outcome = session.edit(part)
             for request, number in zip(part, outcome["ids"], strict=True):
                 one = Written(request, number, outcome["applied"], outcome.get("reason"), outcome.get("layers", []))

@@ -43,7 +43,8 @@ class Layout:
                 found = next((known for known in _PROJECTIONS if known in inside), None)
                 if found is not None:
                     return cls(model, name, part, found).checked()
-        raise ModelError("the output projections of the model's MLPs were not found: name them, as `module='model.layers.{}.mlp.down_proj'`")
+        advice = "name them, as `module='model.layers.{}.mlp.down_proj'`"
+        raise ModelError(f"the output projections of the model's MLPs were not found: {advice}")
 
     def checked(self):
         for layer in range(len(self.blocks)):
