@@ -9,7 +9,8 @@
 //!   they have to be compared with, at the smaller size only: at 4096 one takes half a minute (`betaedit scale`
 //!   times it)
 //! * `continuous`: propose and commit, without a refresh and with one at every edit
-//! * `build`: the eigendecomposition, the projector with its dense `P`, the state `Q`, and the headroom
+//! * `build`: the eigendecomposition, the projector with its dense `P`, the state `Q` from the spectrum and from the moment alone, and the
+//!   headroom
 
 #![allow(non_snake_case, missing_docs)]
 
@@ -17,10 +18,10 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use betaedit_core::editor::ClosedFormEditor;
-use betaedit_core::faer::{Par, set_global_parallelism};
+use betaedit_core::faer::{Mat, Par, set_global_parallelism};
 use betaedit_core::projector::{HistoryWeighting, ProjectorBuilder};
 use betaedit_core::refresh::Headroom;
-use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Refresh, RefreshRule, Spectrum};
+use betaedit_core::{BetaEdit, EditBatch, Editor, InverseGram, Method, Refresh, RefreshRule, SecondMoment, Spectrum};
 use betaedit_synthetic::{LAMBDA1, LAMBDA2, Layer, THRESHOLD};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -43,6 +44,16 @@ fn start<'a>(criterion: &'a mut Criterion, name: String, seconds: u64) -> Benchm
 
 fn layer(d_in: usize) -> Layer {
     Layer::new(d_in, 1.0, 1, Par::rayon(0)).expect("a layer")
+}
+
+/// The statistics, not decomposed.
+fn moment(layer: &Layer) -> SecondMoment {
+    let d = layer.spectrum.dim();
+    let (U, s) = (layer.spectrum.vectors(), layer.spectrum.values());
+    let text = Mat::from_fn(d, d, |i, j| U[(i, j)] * (s[j].max(0.0) * d as f64).sqrt());
+    let mut moment = SecondMoment::new(d);
+    moment.observe(text.as_ref(), Par::rayon(0)).expect("keys");
+    moment
 }
 
 fn editor(layer: &Layer, refresh: Refresh) -> ClosedFormEditor<f32> {
@@ -110,6 +121,10 @@ fn build(criterion: &mut Criterion) {
         let mut group = start(criterion, format!("build/{d_in}"), 3);
         let projector = || ProjectorBuilder::new(&layer.spectrum).threshold(THRESHOLD).build(par).expect("a projector");
         let with_headroom = projector().with_headroom().expect("headroom");
+        let moment = moment(&layer);
+        group.bench_function("state, from the moment", |bencher| {
+            bencher.iter(|| InverseGram::from_moment(&moment, LAMBDA1, LAMBDA2, par).expect("a start"));
+        });
         if d_in == SMALL {
             let C = layer.spectrum.to_matrix(par);
             group.bench_function("eigendecomposition", |bencher| {

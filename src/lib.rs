@@ -72,7 +72,7 @@
 //! let spectrum = Arc::new(Spectrum::new(&moment, Par::Seq)?);
 //! let method = BetaEdit::default().with_lambda1(10.0).with_lambda2(0.01).with_threshold(Threshold::Absolute(0.02));
 //! let mut editor = method.editor::<f64>(&spectrum, Par::Seq)?;
-//! assert_eq!(editor.projector().kept(), 2);
+//! assert_eq!(editor.projector()?.kept(), 2);
 //!
 //! // A fact: under the key k, the weight is to give the value v.
 //! let mut W = mat![[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.5]];
@@ -84,7 +84,7 @@
 //! let proposal = editor.propose(&EditBatch::new(&k, &r)?)?;
 //! let update = proposal.update();
 //! let leakage = metrics::leakage(update, &moment, Par::Seq)?;
-//! assert!(leakage <= editor.projector().threshold() * update.frobenius_norm().powi(2));
+//! assert!(leakage <= editor.projector()?.threshold() * update.frobenius_norm().powi(2));
 //! update.apply_to(W.as_mut(), Orientation::OutputsByInputs, Par::Seq)?;
 //! editor.commit(proposal)?;
 //!

@@ -8,6 +8,7 @@ use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Need, tolerance};
 use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
+use crate::util::on_demand::OnDemand;
 use crate::util::validate;
 
 /// Which eigendirections of the protected matrix are kept, so that they may be edited.
@@ -198,6 +199,11 @@ impl Projector {
         Ok(self)
     }
 
+    /// What remains of a projector when its spectrum may be put away.
+    pub(crate) fn without_spectrum(&self, spectrum: OnDemand<Spectrum>) -> ProjectorCut {
+        ProjectorCut { dim: self.dim(), kept: self.kept, threshold: self.threshold, spectrum }
+    }
+
     /// The directions of a spectrum below a threshold.
     pub(crate) fn cut(spectrum: Arc<Spectrum>, threshold: Threshold) -> Result<Self> {
         let (kept, threshold) = threshold.cut(&spectrum);
@@ -311,6 +317,21 @@ impl Projector {
         validate::shape("other", other.spectrum.vectors(), self.dim(), self.dim())?;
         let overlap = linalg::product(self.basis().transpose(), other.basis(), par).squared_norm_l2();
         Ok((self.kept as f64 + other.kept as f64 - 2.0 * overlap).max(0.0))
+    }
+}
+
+/// Where a projector was cut, and the spectrum that it was cut from, which is read when the projector is needed.
+#[derive(Clone)]
+pub(crate) struct ProjectorCut {
+    pub(crate) dim: usize,
+    pub(crate) kept: usize,
+    pub(crate) threshold: f64,
+    pub(crate) spectrum: OnDemand<Spectrum>,
+}
+
+impl ProjectorCut {
+    pub(crate) fn projector(&self) -> Result<Projector> {
+        Ok(Projector { spectrum: self.spectrum.get()?, kept: self.kept, threshold: self.threshold })
     }
 }
 

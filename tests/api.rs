@@ -109,6 +109,7 @@ fn every_type_of_sessions_is_shown_and_shared() {
     all!(session::Violation, session::Recovery, session::Report, session::Point, session::Progress);
     all!(session::ProgressLine<Vec<u8>>, session::JsonLines<Vec<u8>>);
     all!(session::Consolidation, session::Consolidated, session::ConsolidationStep, session::Targets);
+    all!(session::LayerStep);
 }
 
 #[cfg(feature = "llm")]
@@ -127,7 +128,8 @@ fn every_type_of_language_models_is_shown_and_shared() {
         llm::GradientCollector<'_>,
         llm::Sensitivity,
         llm::CollectionProgress,
-        llm::ModelAdapter
+        llm::ModelAdapter,
+        llm::AdapterStep<'_>
     );
     all!(llm::Target, llm::TargetSearch, llm::Descent, llm::Site, llm::Wording, llm::Anchor<'_>);
     all!(llm::Steering<'_>, llm::Steered<'_>, llm::SteeredEvaluation);

@@ -286,7 +286,7 @@ fn a_refreshed_editor_equals_one_built_from_scratch_on_the_same_space() {
         let refresh = Refresh::Every { edits: 6, rule: RefreshRule::Full(weighting) };
         let mut editor = method.with_refresh(refresh).editor::<f64>(&layer.spectrum, Par::Seq).unwrap();
         let mut K = Mat::<f64>::zeros(d, 0);
-        let (mut refreshes, mut P) = (0, editor.projector().clone());
+        let (mut refreshes, mut P) = (0, editor.projector().unwrap());
         for step in 0..9 {
             let (k, r) = (layer.random.matrix::<f64>(d, 2), layer.random.matrix::<f64>(d_out, 2));
             let report = editor.refresh_if_due().unwrap();
@@ -297,7 +297,7 @@ fn a_refreshed_editor_equals_one_built_from_scratch_on_the_same_space() {
                 H.observe(K.as_ref(), Par::Seq).unwrap();
                 let builder = ProjectorBuilder::new(&layer.spectrum).threshold(Threshold::Absolute(0.1));
                 P = builder.history(&H, weighting).build(Par::Seq).unwrap();
-                let moved = P.distance_squared(editor.projector(), Par::Seq).unwrap();
+                let moved = P.distance_squared(&editor.projector().unwrap(), Par::Seq).unwrap();
                 assert_eq!(report.kept_after, P.kept());
                 assert!((report.moved.unwrap() - moved).abs() < 1e-10);
             }

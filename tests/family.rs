@@ -451,7 +451,7 @@ fn residuals_that_cannot_be_met_are_refused() {
     let method =
         NullSpace::new(Emmet::default()).with_threshold(Threshold::Directions(20)).with_refresh(Refresh::Never);
     let editor = problem.editor(&method);
-    let k = editor.projector().complement().subcols(0, 1).to_owned();
+    let k = editor.projector().unwrap().complement().subcols(0, 1).to_owned();
     let r: MatRef<'_, f64> = R.as_ref().subcols(0, 1);
     assert!(matches!(editor.propose(&EditBatch::new(k.as_ref(), r).unwrap()), Err(NumericsError::Singular { .. })));
     // The same key in a larger batch with slack is no problem.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use betaedit_core::editor::History;
 use betaedit_core::error::{ModelError, NumericsError};
 use betaedit_core::faer::{Mat, Par, Scale};
-use betaedit_core::llm::{Collector, Contexts, FactToken, ModelAdapter, Request, Sampler, TargetSearch};
+use betaedit_core::llm::{Collector, Config, Contexts, FactToken, Model, ModelAdapter, Request, Sampler, TargetSearch};
 use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum};
 
 use crate::llm_models::{Expected, FAMILIES, data, open};
@@ -224,6 +224,37 @@ fn statistics_stop_go_on_and_add_up() {
     let found = one.moments()[&3].to_mean(Par::Seq).unwrap();
     let error = (0..found.nrows()).map(|i| (found[(i, i)] - f64::from(expected[(i, i)])).abs()).fold(0.0, f64::max);
     assert!(error < 1e-5 * f64::from(expected.norm_max()), "{error}");
+}
+
+/// Without the upper blocks and the head: the same statistics, of the same model.
+#[test]
+fn statistics_need_no_block_above_their_layers() {
+    let (model, tokenizer) = open("qwen2");
+    let path = data().join("qwen2");
+    let mut asked = 0;
+    let of = |config: &Config| {
+        asked = config.layers;
+        2
+    };
+    let (lowest, _) = Model::open_lowest(&path, of, Par::Seq).unwrap();
+    assert_eq!(asked, model.config().layers);
+    assert_eq!(lowest.fingerprint(), model.fingerprint());
+    assert_eq!(lowest.config(), model.config());
+    let moments = [&model, &lowest].map(|model| {
+        let mut collector = Collector::new(model, &tokenizer, &[0, 1]).unwrap();
+        collector.read(["A text of some words.", "Another."], u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+        [0, 1].map(|layer| collector.moments()[&layer].to_mean(Par::Seq).unwrap())
+    });
+    assert_eq!(moments[0], moments[1]);
+    // What needs the rest of the model says so.
+    assert_eq!(lowest.edited_tensor(3).unwrap(), model.edited_tensor(3).unwrap());
+    let error = lowest.trace(&[1, 2]).unwrap_err().to_string();
+    assert!(error.contains("only the lowest 2 blocks"), "{error}");
+    assert!(Collector::new(&lowest, &tokenizer, &[2]).is_err());
+    assert!(lowest.save(&tokenizer, tempfile::tempdir().unwrap().path()).is_err());
+    // A model of which more is asked than there is is whole.
+    let (whole, _) = Model::open_lowest(&path, |_| usize::MAX, Par::Seq).unwrap();
+    assert_eq!(whole.trace(&[1, 2]).unwrap().logits, model.trace(&[1, 2]).unwrap().logits);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn every_method_agrees_with_nalgebra_in_updates_and_in_every_metric() {
             assert!(close(measured.update_leakage, (&delta * &C * delta.transpose()).trace()));
             assert!(close(measured.update_norm, delta.norm()));
             assert!(close(measured.interference, interference));
-            let s = stability(editor.projector(), recipe.weight, recipe.ridge, K.as_ref(), Par::Seq).unwrap();
+            let s = stability(&editor.projector().unwrap(), recipe.weight, recipe.ridge, K.as_ref(), Par::Seq).unwrap();
             assert_eq!(s, editor.stability(K.as_ref()).unwrap().unwrap());
             let missed = write_errors(&update, &batch, Par::Seq).unwrap();
             for j in 0..n {

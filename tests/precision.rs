@@ -42,7 +42,7 @@ fn dense_f32(stream: &mut RecordedStream<f32>, name: &str, h: &Hyperparameters) 
     let spectrum = Arc::new(Spectrum::new(stream.second_moment(), par).unwrap());
     let recipe = method(name).unwrap().recipe(h);
     let editor = ClosedFormEditor::<f64>::new("projector", recipe, &spectrum, par).unwrap();
-    let P = cast::<f64, f32>(editor.projector().to_dense(par).as_ref());
+    let P = cast::<f64, f32>(editor.projector().unwrap().to_dense(par).as_ref());
     let C = cast::<f64, f32>(stream.second_moment().to_mean(par).unwrap().as_ref());
     let mut A = C * betaedit_core::faer::Scale(recipe.weight as f32);
     let (d_out, d_in) = stream.weight_shape(layer).unwrap();

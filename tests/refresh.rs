@@ -371,7 +371,7 @@ fn a_maximal_refresh_goes_on_where_its_small_systems_are_singular() {
     let kept = editor.state().kept_directions;
     let V = range.vectors().subcols(64 - kept, kept);
     let largest = *Spectrum::from_matrix((V.transpose() * M * V).as_ref(), Par::Seq).unwrap().values().last().unwrap();
-    assert!(largest <= editor.projector().threshold() * (1.0 + 1e-6), "{largest}");
+    assert!(largest <= editor.projector().unwrap().threshold() * (1.0 + 1e-6), "{largest}");
 }
 
 /// A refresh that outgrows its rule, and then leaves no direction, changes nothing.

@@ -69,6 +69,8 @@ mod llm_surroundings;
 #[cfg(feature = "llm")]
 mod llm_targets;
 #[cfg(feature = "llm")]
+mod llm_together;
+#[cfg(feature = "llm")]
 mod llm_tokenizers;
 #[cfg(feature = "llm")]
 mod llm_variants;
@@ -100,3 +102,4 @@ mod sizes;
 mod spectrum;
 mod stream_errors;
 mod weight;
+mod whole_start;

@@ -64,6 +64,18 @@ impl<T: Scalar, E: Editor<T> + ?Sized> Editor<T> for Box<E> {
         (**self).load(from)
     }
 
+    fn write_matrices(&self, out: &mut dyn io::Write) -> Result<()> {
+        (**self).write_matrices(out)
+    }
+
+    fn drop_matrices(&mut self) {
+        (**self).drop_matrices();
+    }
+
+    fn read_matrices(&mut self, from: &mut dyn io::Read) -> Result<()> {
+        (**self).read_matrices(from)
+    }
+
     fn edit(&mut self, batch: &EditBatch<'_, T>) -> Result<Update<T>> {
         (**self).edit(batch)
     }

@@ -15,11 +15,12 @@ use crate::engine::{InverseGram, Solution, StateToken};
 use crate::error::numerics::{NumericsError, Result};
 use crate::metrics;
 use crate::projector::Projector;
+use crate::refresh::first::FirstSpace;
 use crate::refresh::memory::{Memory, Plan};
 use crate::refresh::{Headroom, Refresh, RefreshReport};
 use crate::scalar::Scalar;
-use crate::spectrum::Spectrum;
 use crate::update::Update;
+use crate::util::large::Large;
 use crate::util::shown::shown;
 use crate::util::validate;
 
@@ -28,7 +29,7 @@ use crate::util::validate;
 /// # Memory
 /// `Q` (`4 d_in²` bytes), and what the refresh rule needs: the sum `H` of past keys for a full refresh, the headroom
 /// for `Nested` and continuous refresh (`4 d_in²` bytes each), or the keys for `Maximal`. Between two refreshes the new
-/// keys are kept as well (`8 d_in` bytes each). Editors share the spectrum of `C`.
+/// keys are kept as well (`8 d_in` bytes each). Editors share the spectrum of `C`, if it is in memory at all.
 #[derive(Clone)]
 pub struct ClosedFormEditor<T: Scalar> {
     name: Cow<'static, str>,
@@ -42,6 +43,8 @@ pub struct ClosedFormEditor<T: Scalar> {
     pub(super) refreshes: usize,
     /// Advanced at every change that proposals depend on, so that a proposal identifies the state it was made in.
     pub(super) token: StateToken,
+    /// Whether the large matrices are in memory.
+    matrices: Matrices,
     par: Par,
     scalar: PhantomData<T>,
 }
@@ -52,6 +55,13 @@ shown!([T: Scalar] ClosedFormEditor<T>, "ClosedFormEditor", self => {
     "recipe": self.recipe,
     "state": self.state(),
 });
+
+/// Where the large matrices of an editor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Matrices {
+    Here,
+    Dropped,
+}
 
 /// What a commit needs. It is computed with the proposal, so that a commit cannot fail halfway.
 struct Memo {
@@ -64,24 +74,21 @@ struct Memo {
 }
 
 impl<T: Scalar> ClosedFormEditor<T> {
-    /// An editor from a recipe. [`Method::editor`](super::Method::editor) is the usual way to get one.
-    ///
-    /// # Errors
-    /// Hyperparameters outside their range, a threshold that keeps nothing, a singular start, or a refresh rule that needs
-    /// a null space in a recipe without one.
-    pub fn new(name: impl Into<Cow<'static, str>>, recipe: Recipe, spectrum: &Arc<Spectrum>, par: Par) -> Result<Self> {
-        recipe.check()?;
-        let (projector, solve) = (recipe.projector(spectrum, par)?, recipe.solve::<T>());
-        recipe.need(projector.dim(), projector.kept(), solve).reserve()?;
-        let Q = solve.start(&projector, par)?;
-        let memory = Memory::new(recipe.refresh, recipe.space.threshold(), projector, solve, par)?;
+    /// Before the first edit.
+    pub(super) fn started(
+        name: Cow<'static, str>,
+        recipe: Recipe,
+        Q: InverseGram,
+        memory: Memory,
+        par: Par,
+    ) -> Result<Self> {
         let simulated = recipe.simulation.map(|simulation| Simulated::new(simulation, Q.dim(), par)).transpose()?;
         let random = match recipe.history {
             History::Random { seed } => Some(RandomKeys::new(seed)),
             History::Ignored | History::Absorbed => None,
         };
         Ok(Self {
-            name: name.into(),
+            name,
             recipe,
             Q,
             memory,
@@ -91,6 +98,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
             last_refresh: 0,
             refreshes: 0,
             token: StateToken::new(),
+            matrices: Matrices::Here,
             par,
             scalar: PhantomData,
         })
@@ -120,9 +128,12 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// The initial projector. Refreshes change the space, but the editor keeps no projector on it: the range of `Q` is what may
     /// be edited. For a full refresh, [`ProjectorBuilder`](crate::projector::ProjectorBuilder) gives its projector from the same
     /// history.
-    #[must_use]
-    pub fn projector(&self) -> &Projector {
-        self.memory.projector()
+    ///
+    /// # Errors
+    /// A spectrum that is [at rest](crate::KeyStatistics::at_rest) and cannot be read; [`NumericsError::Unsupported`] if the editor was made
+    /// [without one](Self::from_moment).
+    pub fn projector(&self) -> Result<Projector> {
+        self.memory.first().projector("a projector")
     }
 
     /// The present `Q`.
@@ -146,12 +157,21 @@ impl<T: Scalar> ClosedFormEditor<T> {
         self.token.advance();
     }
 
+    /// Refuses what needs the large matrices while they are away.
+    fn awake(&self) -> Result<()> {
+        match self.matrices {
+            Matrices::Here => Ok(()),
+            Matrices::Dropped => Err(at_rest()),
+        }
+    }
+
     fn is_refresh_due(&self) -> bool {
         matches!(self.recipe.refresh, Refresh::Every { edits, .. } if self.edits - self.last_refresh >= edits)
     }
 
     /// Refuses batches that the editor cannot take now.
     fn check_batch(&self, batch: &EditBatch<'_, T>) -> Result<()> {
+        self.awake()?;
         validate::shape("keys", batch.keys(), self.d_in(), batch.len())?;
         if self.is_refresh_due() {
             return Err(NumericsError::RefreshDue { edits: self.edits });
@@ -177,13 +197,14 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn state(&self) -> EditorState {
-        EditorState::new(self.edits, self.refreshes, self.memory.kept(), self.memory.projector().kept())
+        EditorState::new(self.edits, self.refreshes, self.memory.kept(), self.memory.first().kept())
     }
 
     fn refresh_if_due(&mut self) -> Result<Option<RefreshReport>> {
         if !self.is_refresh_due() {
             return Ok(None);
         }
+        self.awake()?;
         let kept_before = self.memory.kept();
         let done = self.memory.refresh(&mut self.Q, self.edits)?;
         self.last_refresh = self.edits;
@@ -206,7 +227,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         let (plan, random) = match &self.random {
             None => (self.memory.completed(plan, &self.Q, &solution)?, None),
             Some(random) => {
-                let keys = random.draw(batch.len(), self.memory.projector().spectrum(), self.par);
+                let keys = random.draw(batch.len(), self.projector()?.spectrum(), self.par);
                 let drawn = self.Q.solve(keys.as_ref())?;
                 let plan = self.memory.plan(keys.as_ref())?;
                 (self.memory.completed(plan, &self.Q, &drawn)?, Some(drawn))
@@ -228,6 +249,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn commit(&mut self, proposal: Proposal<T>) -> Result<()> {
+        self.awake()?;
         let (update, memo) = proposal.into_memo::<Memo>(&self.token)?;
         let joining = match self.recipe.history {
             History::Absorbed => Some(&memo.solution),
@@ -252,6 +274,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn protect(&mut self, keys: MatRef<'_, T>) -> Result<()> {
+        self.awake()?;
         let plan = self.memory.plan(keys)?;
         let solution = self.solve(keys, &plan)?;
         let plan = self.memory.completed(plan, &self.Q, &solution)?;
@@ -269,6 +292,7 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn release(&mut self, keys: MatRef<'_, T>) -> Result<()> {
+        self.awake()?;
         validate::columns("keys", keys, self.d_in())?;
         if self.memory.is_shaped(self.refreshes) {
             return Err(NumericsError::HistoryInProjector);
@@ -286,21 +310,59 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
     }
 
     fn product(&self, keys: MatRef<'_, T>) -> Result<Mat<f64>> {
+        self.awake()?;
         self.Q.product(keys)
     }
 
     fn stability(&self, keys: MatRef<'_, T>) -> Result<Option<Vec<f64>>> {
         let Recipe { weight, ridge, .. } = self.recipe;
-        metrics::stability(self.projector(), weight, ridge, keys, self.par).map(Some)
+        let s = match self.memory.first() {
+            FirstSpace::Cut(cut) => metrics::stability(&cut.projector()?, weight, ridge, keys, self.par)?,
+            FirstSpace::Whole { start: Some(start), .. } => start.stability(keys, self.par)?,
+            // Nothing joins `Q`, so it is that of the start.
+            FirstSpace::Whole { start: None, .. } => {
+                let products = self.product(keys)?;
+                let columns = products.col_iter().zip(keys.col_iter());
+                columns.map(|(z, k)| z.iter().zip(k.iter()).map(|(z, k)| z * k.to_f64()).sum()).collect()
+            }
+        };
+        Ok(Some(s))
     }
 
     fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.awake().map_err(io::Error::other)?;
         self.write_state(out)
     }
 
     /// A `Maximal` editor that has replaced its keys by their sum loads only states that have done so too.
     fn load(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        self.awake().map_err(io::Error::other)?;
         *self = self.with_state(from)?;
         Ok(())
     }
+
+    fn write_matrices(&self, out: &mut dyn Write) -> Result<()> {
+        self.awake()?;
+        self.write_large(out).map_err(NumericsError::AtRest)
+    }
+
+    fn drop_matrices(&mut self) {
+        self.large().for_each(Large::let_go);
+        self.matrices = Matrices::Dropped;
+    }
+
+    fn read_matrices(&mut self, from: &mut dyn Read) -> Result<()> {
+        let read = self.large().try_for_each(|large| large.read(from));
+        if let Err(error) = read {
+            self.drop_matrices();
+            return Err(NumericsError::AtRest(error));
+        }
+        self.matrices = Matrices::Here;
+        Ok(())
+    }
+}
+
+/// The error of what needs matrices that were dropped.
+fn at_rest() -> NumericsError {
+    NumericsError::AtRest(io::Error::other("the editor has dropped its matrices: read them first"))
 }

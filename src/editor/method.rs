@@ -9,6 +9,7 @@ use faer::Par;
 use super::{ClosedFormEditor, Recipe};
 use crate::error::numerics::Result;
 use crate::scalar::Scalar;
+use crate::second_moment::SecondMoment;
 use crate::spectrum::Spectrum;
 
 /// A closed-form editing method: anything with a [`Recipe`].
@@ -42,6 +43,21 @@ pub trait Method {
     {
         self.check()?;
         ClosedFormEditor::new(self.name(), self.recipe(), spectrum, par)
+    }
+
+    /// Makes an editor for one layer from the layer's second moment alone, for methods that edit in the whole space. Its start is a
+    /// Cholesky factorisation, five to ten times faster than the decomposition; its updates are those of [`editor`](Self::editor), to
+    /// rounding.
+    ///
+    /// # Errors
+    /// As [`editor`](Self::editor); [`NumericsError::Unsupported`](crate::error::NumericsError::Unsupported) for a method that
+    /// [needs the spectrum](Recipe::needs_spectrum).
+    fn editor_from_moment<T: Scalar>(&self, moment: &SecondMoment, par: Par) -> Result<ClosedFormEditor<T>>
+    where
+        Self: Sized,
+    {
+        self.check()?;
+        ClosedFormEditor::from_moment(self.name(), self.recipe(), moment, par)
     }
 }
 

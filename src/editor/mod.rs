@@ -42,6 +42,7 @@ mod random_keys;
 mod recipe;
 mod simulated;
 mod solution;
+mod start;
 mod state;
 mod table;
 
@@ -261,6 +262,31 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     fn load(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
         let _ = from;
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Writes the large matrices of the state, so that [`drop_matrices`](Self::drop_matrices) can give their memory back. By default an
+    /// editor has none: it stays in memory.
+    ///
+    /// A `session::Session` whose layers are at rest puts an editor away like this between its turns.
+    ///
+    /// # Errors
+    /// Those of the writer; [`NumericsError::AtRest`] if they are dropped already.
+    fn write_matrices(&self, out: &mut dyn io::Write) -> Result<()> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// Gives the memory of the large matrices back. Until [`read_matrices`](Self::read_matrices) has brought them back, everything that
+    /// needs them is an error ([`NumericsError::AtRest`]).
+    fn drop_matrices(&mut self) {}
+
+    /// Reads what [`write_matrices`](Self::write_matrices) wrote. Proposals made before are still good.
+    ///
+    /// # Errors
+    /// Those of the reader. The editor is then as it was, without the matrices.
+    fn read_matrices(&mut self, from: &mut dyn io::Read) -> Result<()> {
+        let _ = from;
+        Ok(())
     }
 
     /// Refreshes if a refresh is due, proposes, and commits. Returns the update, which the caller applies to the weight.

@@ -219,6 +219,14 @@ impl Recipe {
         }
     }
 
+    /// Whether an editor needs the eigendecomposition of the statistics: for its null space, for a refresh, or to draw random keys.
+    /// If not, [`Method::editor_from_moment`](super::Method::editor_from_moment) does without.
+    #[must_use]
+    pub fn needs_spectrum(&self) -> bool {
+        let random = matches!(self.history, History::Random { .. });
+        self.space != Space::Whole || self.refresh != Refresh::Never || random
+    }
+
     /// Checks that all numbers are in range.
     pub(super) fn check(&self) -> Result<()> {
         validate::non_negative("weight", self.weight)?;

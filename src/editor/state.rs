@@ -6,6 +6,7 @@ use super::ClosedFormEditor;
 use crate::refresh::Refresh;
 use crate::scalar::Scalar;
 use crate::util::bytes;
+use crate::util::large::Large;
 
 impl<T: Scalar> ClosedFormEditor<T> {
     pub(super) fn write_state(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -40,5 +41,18 @@ impl<T: Scalar> ClosedFormEditor<T> {
         }
         next.token.advance();
         Ok(next)
+    }
+
+    pub(super) fn write_large(&self, out: &mut dyn Write) -> io::Result<()> {
+        let of_simulated = self.simulated.as_ref().map(|simulated| simulated.Q.as_large());
+        [Some(self.Q.as_large()), of_simulated, self.memory.as_large()]
+            .into_iter()
+            .flatten()
+            .try_for_each(|large| large.write(out))
+    }
+
+    pub(super) fn large(&mut self) -> impl Iterator<Item = &mut dyn Large> {
+        let of_simulated = self.simulated.as_mut().map(|simulated| simulated.Q.large());
+        [Some(self.Q.large()), of_simulated, self.memory.large()].into_iter().flatten()
     }
 }

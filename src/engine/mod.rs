@@ -10,10 +10,12 @@ mod solve;
 mod state;
 mod token;
 mod unsettled;
+mod whole;
 
 pub(crate) use change::Constraint;
 pub use solution::{Solution, Workspace};
 pub use token::StateToken;
+pub(crate) use whole::{WholeStart, needs_spectrum};
 
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Mat, MatRef, Par};
@@ -109,7 +111,7 @@ impl InverseGram {
         let need = Self::need(V.nrows(), V.ncols());
         need.reserve()?;
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / A[j].sqrt());
-        Self::from_root(&root, 1.0 / smallest, need, par)
+        Self::from_root(root.as_ref(), 1.0 / smallest, need, par)
     }
 
     /// `Q = V (Vᵀ A V + ridge I)⁻¹ Vᵀ` for any symmetric positive semidefinite `A` (`d_in x d_in`), the start after a
@@ -140,7 +142,7 @@ impl InverseGram {
         solve_lower_triangular_in_place(L.as_ref(), root.as_mut().transpose_mut(), par);
         // The trace bounds the largest eigenvalue. So does `1 / ridge`, even after keys are released.
         let largest = if ridge > 0.0 { 1.0 / ridge } else { root.squared_norm_l2() };
-        Self::from_root(&root, largest, need, par)
+        Self::from_root(root.as_ref(), largest, need, par)
     }
 
     /// `Q = I / a` on all of `d_in` dimensions.
@@ -176,9 +178,9 @@ impl InverseGram {
         }
     }
 
-    fn from_root(root: &Mat<f64>, largest: f64, need: Need, par: Par) -> Result<Self> {
+    fn from_root(root: MatRef<'_, f64>, largest: f64, need: Need, par: Par) -> Result<Self> {
         validate::in_range(START, &[largest])?;
-        let Q = Symmetric::from_root(root.as_ref(), need, par)?;
+        let Q = Symmetric::from_root(root, need, par)?;
         if Q.is_finite() {
             Ok(Self::started(Q, largest))
         } else {

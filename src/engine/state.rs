@@ -5,8 +5,18 @@ use std::io::{Read, Write};
 use super::InverseGram;
 use super::unsettled::{Fate, Unsettled};
 use crate::util::bytes;
+use crate::util::large::Large;
 
 impl InverseGram {
+    /// What makes up most of the state.
+    pub(crate) fn large(&mut self) -> &mut dyn Large {
+        &mut self.Q
+    }
+
+    pub(crate) fn as_large(&self) -> &dyn Large {
+        &self.Q
+    }
+
     /// Writes the state, bit for bit unless the history was discounted.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.Q.save(out)?;

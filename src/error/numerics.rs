@@ -320,6 +320,10 @@ pub enum NumericsError {
     /// An editor outside this crate failed for reasons of its own.
     #[error("the editor failed: {}", Causes(&**_0))]
     Editor(Box<dyn std::error::Error + Send + Sync>),
+
+    /// What was put away on disk, to save memory, cannot be read or written.
+    #[error("what was put away on disk cannot be had: {_0}")]
+    AtRest(std::io::Error),
 }
 
 /// What was expected, without a dimension that is right anyway.

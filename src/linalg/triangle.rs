@@ -9,6 +9,7 @@ use crate::error::numerics::Result;
 use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::util::bytes;
+use crate::util::large::Large;
 
 /// Columns of a panel. A product with many columns works on one panel at a time, from cache.
 pub(crate) const PANEL: usize = 256;
@@ -184,6 +185,22 @@ impl Triangle<f64> {
     /// Loads entries of the same size that [`save`](Self::save) wrote. After an error they are unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.panels.iter_mut().try_for_each(|panel| bytes::read_columns(from, panel))
+    }
+}
+
+impl Large for Triangle<f64> {
+    fn write(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        self.save(out, 1.0)
+    }
+
+    fn let_go(&mut self) {
+        self.panels = Vec::new();
+    }
+
+    fn read(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+        let need = Need::new("a matrix from disk", self.dim, self.dim).bytes(Self::bytes(self.dim));
+        *self = Self::zeros(self.dim, need).map_err(bytes::out_of_memory)?;
+        self.load(from)
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{Device, Result as Computed, Tensor};
 use faer::{Mat, MatRef, Par};
 
 use super::config::{Arrangement, Config, Positions};
-use super::ops::{Angles, Apply, Attention, Gate, Normalize, Op, Parameter, Past, Project, Rotate, Span, with_rows};
+use super::ops::{Angles, Attention, Normalize, Op, Parameter, Past, Project, Rotate, Span, activate, with_rows};
 
 /// What all blocks of a model share.
 #[derive(Clone, Copy)]
@@ -184,9 +184,8 @@ impl Block {
         Ok(Opened { keys, residual, attended: [k, v] })
     }
 
-    /// The block with more in its attention's output. Where the MLP stands beside the attention, its keys stay.
-    pub(super) fn shifted(&self, frame: Frame<'_>, opened: &Opened, more: &Tensor) -> Computed<Opened> {
-        let residual = (&opened.residual + more)?;
+    /// The block with another sum of its input and its attention's output. Where the MLP stands beside the attention, its keys stay.
+    pub(super) fn shifted(&self, frame: Frame<'_>, opened: &Opened, residual: Tensor) -> Computed<Opened> {
         let keys = match frame.config.arrangement {
             Arrangement::Sequential => self.keys(frame, &normalized(&residual, self.mlp_norm.as_ref())?)?,
             Arrangement::Parallel | Arrangement::ParallelNorms => opened.keys.clone(),
@@ -199,8 +198,8 @@ impl Block {
         let (activation, par) = (frame.config.activation, frame.par);
         let up = self.up.forward(h, par)?;
         match &self.gate {
-            Some(gate) => gate.forward(h, par)?.apply_op2(&up, Op(Gate(activation, par))),
-            None => up.apply_op1(Op(Apply(activation, par))),
+            Some(gate) => activate(activation, &gate.forward(h, par)?, Some(&up), par),
+            None => activate(activation, &up, None, par),
         }
     }
 
@@ -233,6 +232,16 @@ impl Opened {
                 Arc::new(past)
             };
             batch.spans.iter().zip(kept).enumerate().map(extend).collect()
+        })
+    }
+
+    /// The rows of several, to be closed.
+    pub(super) fn joined(all: &[&Self]) -> Computed<Self> {
+        let join = |of: fn(&Self) -> &Tensor| Tensor::cat(&all.iter().map(|one| of(one)).collect::<Vec<_>>(), 0);
+        Ok(Self {
+            keys: join(|one| &one.keys)?,
+            residual: join(|one| &one.residual)?,
+            attended: [join(|one| &one.attended[0])?, join(|one| &one.attended[1])?],
         })
     }
 

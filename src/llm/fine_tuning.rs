@@ -329,7 +329,7 @@ impl Exercise {
 
     /// The mean `-log p` of the targets, from the last block's output.
     fn loss(&self, model: &Model, x: &Tensor) -> Computed<Tensor> {
-        let logits = model.logits(&select(x, &self.asked)?)?;
+        let logits = model.logits(&select(x, &self.asked)?, model.par)?;
         logits.apply_op1(Op(Objective(self.terms.clone())))?.sum_all()
     }
 }

@@ -147,7 +147,7 @@ impl<'a> GradientCollector<'a> {
             changes.push(change);
         }
         let terms: Vec<Term> = window[1..].iter().map(|&token| Term::Likelihood { token, weight: 1.0 }).collect();
-        let loss = model.logits(&x)?.apply_op1(Op(Objective(terms.into())))?.sum_all()?;
+        let loss = model.logits(&x, model.par)?.apply_op1(Op(Objective(terms.into())))?.sum_all()?;
         let gradients = loss.backward()?;
         let of = |change: &Var| match gradients.get(change) {
             Some(gradient) => columns(gradient),

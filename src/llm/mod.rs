@@ -83,7 +83,7 @@ mod windows;
 #[doc(no_inline)]
 pub use serde_json;
 
-pub use adapter::ModelAdapter;
+pub use adapter::{AdapterStep, ModelAdapter};
 pub use chat::{Message, Role};
 pub use collector::{CollectionProgress, Collector};
 pub use config::{

@@ -99,7 +99,7 @@ impl Model {
     /// # Errors
     /// No such layer.
     pub fn edited_tensor(&self, layer: usize) -> Result<(String, Orientation)> {
-        self.down(layer)?;
+        self.check_layer(layer)?;
         let layout = self.family.layout();
         Ok((format!("{}.weight", numbered(&layout.down, layer)), layout.orientation))
     }
@@ -107,6 +107,13 @@ impl Model {
     pub(super) fn down(&self, layer: usize) -> Result<&Parameter> {
         let known = || ModelError::UnknownLayer { layer, known: (0..self.blocks.len()).collect() };
         Ok(&self.blocks.get(layer).ok_or_else(known)?.down.weight)
+    }
+
+    pub(super) fn check_layer(&self, layer: usize) -> Result<()> {
+        if layer < self.config.layers {
+            return Ok(());
+        }
+        Err(ModelError::UnknownLayer { layer, known: (0..self.config.layers).collect() }.into())
     }
 
     pub(super) fn frame(&self) -> Frame<'_> {
@@ -131,7 +138,7 @@ impl Model {
                 keys.push(columns(&opened.keys)?);
                 block_outputs.push(columns(&x)?);
             }
-            Ok(Trace { keys, block_outputs, logits: columns(&self.logits(&x)?)? })
+            Ok(Trace { keys, block_outputs, logits: columns(&self.logits(&x, self.par)?)? })
         };
         run().map_err(failed)
     }
@@ -180,7 +187,7 @@ impl Model {
         let mut found = vec![];
         for asked in asked.chunks(LOGITS) {
             let rows: Vec<usize> = asked.iter().map(|(row, _)| *row).collect();
-            let logits = self.logits(&select(&x, &rows)?)?;
+            let logits = self.logits(&select(&x, &rows)?, self.par)?;
             with_rows([&logits], |[logits]| {
                 for (row, (_, token)) in logits.iter().zip(asked) {
                     found.push((row[*token as usize] - log_sum_exp(row), likeliest(row)));
@@ -236,10 +243,13 @@ impl Model {
     }
 
     /// Logits of some rows of the last block's output.
-    pub(super) fn logits(&self, x: &Tensor) -> Computed<Tensor> {
-        let logits = self.head.forward(&x.apply_op1(Op(self.norm.clone()))?, self.par)?;
+    pub(super) fn logits(&self, x: &Tensor, par: Par) -> Computed<Tensor> {
+        if self.blocks.len() < self.config.layers {
+            candle_core::bail!("only the lowest {} blocks of the model were kept: open all of it", self.blocks.len());
+        }
+        let logits = self.head.forward(&x.apply_op1(Op(self.norm.clone()))?, par)?;
         match self.config.logit_cap {
-            Some(cap) => logits.apply_op1(Op(Apply(Cap(cap as f32), self.par))),
+            Some(cap) => logits.apply_op1(Op(Apply(Cap(cap as f32), par))),
             None => Ok(logits),
         }
     }

@@ -123,8 +123,9 @@ impl Model {
                 x = block.close(&opened, self.par)?;
             }
             let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
-            let chosen: Vec<u32> =
-                with_rows([&self.logits(&select(&x, &last)?)?], |[logits]| logits.iter().map(&mut choose).collect())?;
+            let chosen: Vec<u32> = with_rows([&self.logits(&select(&x, &last)?, self.par)?], |[logits]| {
+                logits.iter().map(&mut choose).collect()
+            })?;
             let mut kept = vec![];
             for ((i, new, seen), token) in open.iter_mut().zip(chosen) {
                 let (prompt, count) = prompts[*i];

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use faer::{Accum, Mat, MatRef, Par};
 
 use crate::error::numerics::{NumericsError, Result};
+#[cfg(feature = "session")]
+use crate::key_statistics::KeyStatistics;
 use crate::linalg::{self, Need};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
 use crate::update::Update;
+use crate::util::on_demand::OnDemand;
 use crate::util::shown::{Shown, shown};
 use crate::util::validate;
 
@@ -39,7 +42,7 @@ use crate::util::validate;
 /// ```
 #[derive(Clone)]
 pub struct RunningTotal {
-    moment: Arc<SecondMoment>,
+    moment: OnDemand<SecondMoment>,
     gradients: Option<Arc<SecondMoment>>,
     total: Mat<f64>,
     leakage: f64,
@@ -111,11 +114,14 @@ impl RunningTotal {
                 return Err(NumericsError::Parameter { parameter, value: 0.0, allowed: "at least 1" });
             }
         }
-        let d_in = moment.d_in();
+        Self::on(Arc::clone(moment).into(), (d_out, moment.d_in()), stride, par)
+    }
+
+    fn on(moment: OnDemand<SecondMoment>, (d_out, d_in): (usize, usize), stride: usize, par: Par) -> Result<Self> {
         let need = Need::new("the total update", d_out, d_in).matrix::<f64>(d_out, d_in);
         need.reserve()?;
         Ok(Self {
-            moment: Arc::clone(moment),
+            moment,
             gradients: None,
             total: need.zeros(d_out, d_in)?,
             leakage: 0.0,
@@ -217,7 +223,7 @@ impl RunningTotal {
     fn with(&self, L: MatRef<'_, f64>, R: MatRef<'_, f64>) -> Result<Measurement> {
         let (par, n) = (self.par, L.ncols());
         let D = self.total.as_ref();
-        let CR = self.moment.product(R, par)?;
+        let CR = self.moment.get()?.product(R, par)?;
         let LL = linalg::product(L.transpose(), L, par);
         let RCR = linalg::product(R.transpose(), CR.as_ref(), par);
         let RR = linalg::product(R.transpose(), R, par);
@@ -270,9 +276,9 @@ impl RunningTotal {
     /// values differ from these by rounding only.
     ///
     /// # Errors
-    /// None in practice.
+    /// None in practice, unless the moment is on disk.
     pub fn afresh(&self) -> Result<Gauges> {
-        let CD = self.moment.product(self.total.transpose(), self.par)?;
+        let CD = self.moment.get()?.product(self.total.transpose(), self.par)?;
         let leakage = linalg::inner(self.total.transpose(), CD.as_ref());
         let weighted = |gradients: &Arc<SecondMoment>| -> Result<f64> {
             let GD = gradients.product(self.total.as_ref(), self.par)?;
@@ -286,6 +292,11 @@ impl RunningTotal {
 /// What a session needs.
 #[cfg(feature = "session")]
 impl RunningTotal {
+    /// As [`new`](Self::new) with a stride of 1, with statistics that may be at rest.
+    pub(crate) fn of_statistics(statistics: &KeyStatistics, d_out: usize, par: Par) -> Result<Self> {
+        Self::on(statistics.moment_on_demand().clone(), (d_out, statistics.d_in()), 1, par)
+    }
+
     /// Records an update together with its measurement from [`after`](Self::after).
     pub(crate) fn accept<T: Scalar>(&mut self, update: &Update<T>, measured: &Measurement) {
         let (left, right) =
@@ -304,6 +315,25 @@ impl RunningTotal {
     /// The total up to the last measurement.
     pub(crate) fn so_far(&self) -> MatRef<'_, f64> {
         self.total.as_ref()
+    }
+
+    /// Writes the total, which [`let_go`](Self::let_go) can then drop.
+    pub(crate) fn write(&self, out: &mut dyn std::io::Write) -> crate::util::bytes::Result<()> {
+        crate::util::bytes::write_matrix(out, self.total.as_ref())
+    }
+
+    pub(crate) fn let_go(&mut self) {
+        self.total = Mat::new();
+    }
+
+    /// Reads the total that [`write`](Self::write) wrote.
+    pub(crate) fn read(
+        &mut self,
+        from: &mut dyn std::io::Read,
+        (d_out, d_in): (usize, usize),
+    ) -> crate::util::bytes::Result<()> {
+        self.total = crate::util::bytes::read_matrix(from, d_out, d_in)?;
+        Ok(())
     }
 
     /// Writes the state, bit for bit.

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::ops::Range;
-use std::sync::Arc;
 
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Mat, MatRef, Par};
@@ -10,7 +9,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use crate::engine::InverseGram;
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Need, tolerance};
-use crate::projector::Projector;
+use crate::projector::ProjectorCut;
 use crate::spectrum::Spectrum;
 use crate::util::bytes;
 
@@ -28,10 +27,8 @@ use crate::util::bytes;
 /// `A = [U₊ D₊⁻¹ Z₊, U₋ E₋⁻¹ Z₋]`, and `Psi` is a matrix of size `2t`. A refresh adds the difference of two such terms.
 #[derive(Clone)]
 pub(super) struct Tilt {
-    spectrum: Arc<Spectrum>,
-    /// Directions kept at the start.
-    first_kept: usize,
-    tau: f64,
+    /// The initial projector.
+    first: ProjectorCut,
     weight: f64,
     /// Weight of `C` and ridge in the solve.
     solve: (f64, f64),
@@ -59,11 +56,9 @@ pub(super) struct TiltPlan {
 }
 
 impl Tilt {
-    pub(super) fn new(projector: &Projector, weight: f64, solve: (f64, f64), par: Par) -> Self {
+    pub(super) fn new(first: &ProjectorCut, weight: f64, solve: (f64, f64), par: Par) -> Self {
         Self {
-            spectrum: Arc::clone(projector.spectrum()),
-            first_kept: projector.kept(),
-            tau: projector.threshold(),
+            first: first.clone(),
             weight,
             solve,
             keys: Vec::new(),
@@ -79,20 +74,20 @@ impl Tilt {
 
     /// Number of keys known to the last refresh.
     pub(super) fn len(&self) -> usize {
-        self.keys.len() / self.spectrum.dim()
+        self.keys.len() / self.first.dim
     }
 
     /// These keys, `d_in x t`.
-    pub(super) fn keys(&self) -> Mat<f64> {
-        let Z = MatRef::from_column_major_slice(&self.keys, self.spectrum.dim(), self.len());
-        linalg::product(self.spectrum.vectors(), Z, self.par)
+    pub(super) fn keys(&self) -> Result<Mat<f64>> {
+        let Z = MatRef::from_column_major_slice(&self.keys, self.first.dim, self.len());
+        Ok(linalg::product(self.first.spectrum.get()?.vectors(), Z, self.par))
     }
 
     /// The space after `new` keys (`d_in x n`) have joined those of earlier refreshes.
     pub(super) fn plan(&self, new: MatRef<'_, f64>) -> Result<TiltPlan> {
-        let (d, r, par) = (self.spectrum.dim(), self.first_kept, self.par);
-        let s = self.spectrum.values();
-        let U = self.spectrum.vectors();
+        let (d, r, tau, par) = (self.first.dim, self.first.kept, self.first.threshold, self.par);
+        let spectrum = self.first.spectrum.get()?;
+        let (s, U) = (spectrum.values(), spectrum.vectors());
         let all = self.len().saturating_add(new.ncols());
         // Keys, scaled keys, the basis and its change; inner products of the keys, spaces, and `Psi`.
         let need = Need::new("a maximal refresh", d, all).matrix::<f64>(d, all.saturating_mul(8));
@@ -105,9 +100,9 @@ impl Tilt {
         let (plus, minus) = (0..r, r..d);
 
         let (weight, ridge) = self.solve;
-        let least = tolerance::HEADROOM * self.tau;
+        let least = tolerance::HEADROOM * tau;
         let D = |i: usize| weight * s[i] + ridge;
-        let E = |i: usize| (s[i] - self.tau).abs().max(least);
+        let E = |i: usize| (s[i] - tau).abs().max(least);
         let scaled = |rows: Range<usize>, scale: &dyn Fn(usize) -> f64| {
             let scale: Vec<f64> = rows.clone().map(scale).collect();
             let mut scaled = Mat::zeros(scale.len(), t);
@@ -153,7 +148,7 @@ impl Tilt {
     /// Loads a state of the same size that [`save`](Self::save) wrote. After an error the state is unspecified.
     pub(super) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         // The keys are replaced by their sum long before there are this many.
-        let d = self.spectrum.dim();
+        let d = self.first.dim;
         self.keys = bytes::read_slice(from, d)?;
         let t = bytes::read_len(from, d)?;
         let mut X = Mat::zeros(t, bytes::read_len(from, d)?);

@@ -2,22 +2,27 @@
 
 use std::io::{Read, Write};
 use std::mem;
+use std::sync::Arc;
 
 use faer::{MatRef, Par};
 
+use super::first::FirstSpace;
 use super::full::Full;
 use super::keys::Keys;
 use super::maximal::Tilt;
 use super::nested::{Headroom, HeadroomPlan};
 use super::solve::Solve;
 use super::{Refresh, RefreshRule};
-use crate::engine::{Constraint, InverseGram, Solution};
+use crate::engine::{Constraint, InverseGram, Solution, WholeStart};
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Need};
 use crate::projector::{HistoryWeighting, Projector, SpectralGap, Threshold};
 use crate::scalar::Scalar;
 use crate::second_moment::SecondMoment;
+use crate::spectrum::Spectrum;
 use crate::util::bytes;
+use crate::util::large::Large;
+use crate::util::on_demand::OnDemand;
 
 /// What past keys leave behind, for each refresh rule.
 #[derive(Clone)]
@@ -36,8 +41,7 @@ enum Rule {
 /// The space that may be edited, and what its refreshes need.
 #[derive(Clone)]
 pub(crate) struct Memory {
-    /// Cut from the spectrum of `C` at the start.
-    projector: Projector,
+    first: FirstSpace,
     rule: Rule,
     kept: usize,
     solve: Solve,
@@ -67,27 +71,38 @@ impl Plan {
 
 impl Memory {
     /// * `threshold`: where the null space ends; `None` if edits are allowed everywhere
+    /// * `projector`: the initial one, cut from `spectrum`
     pub(crate) fn new(
         refresh: Refresh,
         threshold: Option<Threshold>,
-        projector: Projector,
+        projector: &Projector,
+        spectrum: &OnDemand<Spectrum>,
         solve: Solve,
         par: Par,
     ) -> Result<Self> {
+        let cut = projector.without_spectrum(spectrum.clone());
         let rule = match refresh {
             Refresh::Never => Rule::Never,
-            Refresh::Continuous { weight } => Rule::Continuous(Headroom::new(&projector, weight, par)?),
+            Refresh::Continuous { weight } => Rule::Continuous(Headroom::new(projector, weight, par)?),
             Refresh::Every { rule: RefreshRule::Full(weighting), .. } => {
                 Rule::Full(Full { H: SecondMoment::new(projector.dim()), weighting, threshold })
             }
             Refresh::Every { rule: RefreshRule::Nested { weight }, .. } => {
-                Rule::Nested(Headroom::new(&projector, weight, par)?, Keys::default())
+                Rule::Nested(Headroom::new(projector, weight, par)?, Keys::default())
             }
             Refresh::Every { rule: RefreshRule::Maximal { weight }, .. } => {
-                Rule::Maximal(Tilt::new(&projector, weight, (solve.weight, solve.ridge), par), Keys::default())
+                Rule::Maximal(Tilt::new(&cut, weight, (solve.weight, solve.ridge), par), Keys::default())
             }
         };
-        Ok(Self { kept: projector.kept(), projector, rule, solve, par })
+        Ok(Self { kept: cut.kept, first: FirstSpace::Cut(cut), rule, solve, par })
+    }
+
+    /// The whole space, without a spectrum and without refreshes.
+    ///
+    /// * `start`: kept for `s`, if `Q` will change
+    pub(crate) fn whole(dim: usize, start: Option<WholeStart>, solve: Solve, par: Par) -> Self {
+        let first = FirstSpace::Whole { dim, start: start.map(Arc::new) };
+        Self { kept: dim, first, rule: Rule::Never, solve, par }
     }
 
     /// Bytes that a rule holds beside `Q`, for `r` directions, up to its first refresh.
@@ -101,9 +116,9 @@ impl Memory {
         }
     }
 
-    /// The initial projector.
-    pub(crate) fn projector(&self) -> &Projector {
-        &self.projector
+    /// The space of the start.
+    pub(crate) fn first(&self) -> &FirstSpace {
+        &self.first
     }
 
     /// Directions that may be edited.
@@ -202,8 +217,9 @@ impl Memory {
         let (d_in, par) = (Q.dim(), self.par);
         match &mut self.rule {
             Rule::Full(full) => {
-                let (projector, refreshed) = full.refreshed(&self.projector, Q, &self.solve, par)?;
-                let moved = self.projector.distance_squared(&projector, par)?;
+                let first = self.first.projector("a refresh")?;
+                let (projector, refreshed) = full.refreshed(&first, Q, &self.solve, par)?;
+                let moved = first.distance_squared(&projector, par)?;
                 (self.kept, *Q) = (projector.kept(), refreshed);
                 return Ok(Refreshed { moved: Some(moved), gap: projector.gap() });
             }
@@ -236,7 +252,7 @@ impl Memory {
     }
 
     pub(crate) fn exhausted(&self, edits: usize) -> NumericsError {
-        NumericsError::CapacityExhausted { edits, first: self.projector.kept() }
+        NumericsError::CapacityExhausted { edits, first: self.first.kept() }
     }
 
     /// Whether past keys have shaped the space, after this many refreshes.
@@ -260,6 +276,23 @@ impl Memory {
         Ok(())
     }
 
+    /// What makes up most of the state.
+    pub(crate) fn large(&mut self) -> Option<&mut dyn Large> {
+        match &mut self.rule {
+            Rule::Never | Rule::Maximal(..) => None,
+            Rule::Full(full) => full.H.large(),
+            Rule::Nested(headroom, _) | Rule::Continuous(headroom) => Some(headroom.large()),
+        }
+    }
+
+    pub(crate) fn as_large(&self) -> Option<&dyn Large> {
+        match &self.rule {
+            Rule::Never | Rule::Maximal(..) => None,
+            Rule::Full(full) => full.H.as_large(),
+            Rule::Nested(headroom, _) | Rule::Continuous(headroom) => Some(headroom.as_large()),
+        }
+    }
+
     /// Whether refreshes have ended.
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.rule, Rule::Never)
@@ -269,7 +302,7 @@ impl Memory {
     /// `0.31 d_in` keys on.
     fn outgrown(&self) -> Result<Option<Full>> {
         let Rule::Maximal(tilt, keys) = &self.rule else { return Ok(None) };
-        let d_in = self.projector.dim();
+        let d_in = self.first.dim();
         let t = tilt.len() + keys.as_mat(d_in).ncols();
         if 2 * t * (d_in + 2 * t) <= d_in * d_in { Ok(None) } else { self.summed() }
     }
@@ -277,9 +310,9 @@ impl Memory {
     /// The sum of all keys, if the rule is `Maximal`.
     fn summed(&self) -> Result<Option<Full>> {
         let Rule::Maximal(tilt, keys) = &self.rule else { return Ok(None) };
-        let d_in = self.projector.dim();
+        let d_in = self.first.dim();
         let mut full = self.sum_for(tilt.weight());
-        let known = tilt.keys();
+        let known = tilt.keys()?;
         for keys in [known.as_ref(), keys.as_mat(d_in)] {
             if keys.ncols() > 0 {
                 full.absorb(keys, self.par)?;
@@ -291,9 +324,9 @@ impl Memory {
     /// A full refresh that replaces another rule uses the absolute threshold of the start, even if that was given as a
     /// fraction.
     fn sum_for(&self, weight: f64) -> Full {
-        let threshold = self.projector.threshold();
+        let threshold = self.first.threshold();
         Full {
-            H: SecondMoment::new(self.projector.dim()),
+            H: SecondMoment::new(self.first.dim()),
             weighting: HistoryWeighting::Sum { weight },
             threshold: threshold.is_finite().then_some(Threshold::Absolute(threshold)),
         }
@@ -332,7 +365,7 @@ impl Memory {
     /// Loads a state that [`save`](Self::save) wrote, with `kept` directions left. After an error the state is
     /// unspecified.
     pub(crate) fn load(&mut self, from: &mut dyn Read, kept: usize) -> bytes::Result<()> {
-        let d = self.projector.dim();
+        let d = self.first.dim();
         self.kept = kept;
         match (bytes::read_u64(from)?, &mut self.rule) {
             (0, rule) => *rule = Rule::Never,

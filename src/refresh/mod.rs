@@ -1,5 +1,6 @@
 //! When and how a projector is rebuilt so that it protects the edited keys as well.
 
+pub(crate) mod first;
 mod full;
 mod keys;
 mod maximal;

@@ -12,6 +12,7 @@ use crate::linalg::{self, Need, tolerance};
 use crate::projector::Projector;
 use crate::scalar::{Scalar, cast};
 use crate::spectrum::Spectrum;
+use crate::util::large::Large;
 use crate::util::shown::shown;
 use crate::util::validate;
 
@@ -104,6 +105,14 @@ impl Headroom {
         need.reserve()?;
         let root = Mat::from_fn(V.nrows(), V.ncols(), |i, j| V[(i, j)] / (tau - s[j]).sqrt());
         Ok(Self { inverse: Symmetric::from_root(root.as_ref(), need, par)?, weight, kept: projector.kept() })
+    }
+
+    pub(super) fn large(&mut self) -> &mut dyn Large {
+        &mut self.inverse
+    }
+
+    pub(super) fn as_large(&self) -> &dyn Large {
+        &self.inverse
     }
 
     /// What a headroom of `r` directions holds at its start.

@@ -2,7 +2,7 @@
 
 use faer::{MatRef, Par};
 
-use crate::engine::InverseGram;
+use crate::engine::{InverseGram, WholeStart};
 use crate::error::numerics::Result;
 use crate::projector::Projector;
 
@@ -31,6 +31,11 @@ impl Solve {
     /// `Q` on any projector, for `A = weight C + H`.
     pub(super) fn on(&self, projector: &Projector, A: MatRef<'_, f64>, par: Par) -> Result<InverseGram> {
         self.fitted(InverseGram::new(projector, A, self.ridge, par)?)
+    }
+
+    /// `Q` without history, on the whole space.
+    pub(crate) fn whole(&self, start: &WholeStart, par: Par) -> Result<InverseGram> {
+        self.fitted(start.inverse(par)?)
     }
 
     fn fitted(&self, Q: InverseGram) -> Result<InverseGram> {

@@ -11,6 +11,7 @@ use counted::Counted;
 use crate::error::numerics::{NumericsError, Result};
 use crate::linalg::{self, Need, tolerance};
 use crate::scalar::Scalar;
+use crate::util::large::Large;
 use crate::util::shown::shown;
 use crate::util::{bytes, validate};
 
@@ -285,6 +286,24 @@ impl SecondMoment {
     pub(crate) fn load(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
         self.tokens = Some(bytes::read_u64(from)?);
         self.counted().map_err(bytes::out_of_memory)?.load(from)
+    }
+
+    /// The sum of the keys, if any was counted.
+    pub(crate) fn large(&mut self) -> Option<&mut dyn Large> {
+        self.counted.as_mut().map(|counted| &mut counted.sum as &mut dyn Large)
+    }
+
+    pub(crate) fn as_large(&self) -> Option<&dyn Large> {
+        self.counted.as_ref().map(|counted| &counted.sum as &dyn Large)
+    }
+
+    /// As [`load`](Self::load), for statistics of any kind: a mean without a count too.
+    #[cfg(feature = "files")]
+    pub(crate) fn loaded(from: &mut dyn Read, d_in: usize, tokens: Option<u64>) -> bytes::Result<Self> {
+        let mut moment = Self::new(d_in);
+        moment.load(from)?;
+        moment.tokens = tokens;
+        Ok(moment)
     }
 
     /// The mean `C = E[k kᵀ]`, `d_in x d_in`, exactly symmetric. All zeros if no token was counted.

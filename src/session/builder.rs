@@ -32,6 +32,7 @@ pub struct SessionBuilder<M, R = KnownRestraint> {
     pub(super) near: f64,
     pub(super) gauged: bool,
     pub(super) directory: Option<PathBuf>,
+    pub(super) rest_in: Option<PathBuf>,
     pub(super) snapshot_every: usize,
     pub(super) observer: Box<dyn Observer>,
 }
@@ -53,6 +54,7 @@ impl<M> SessionBuilder<M> {
             near: 0.99,
             gauged: true,
             directory: None,
+            rest_in: None,
             snapshot_every: 1000,
             observer: Box::new(()),
         }
@@ -101,6 +103,7 @@ impl<M, R> SessionBuilder<M, R> {
             near: self.near,
             gauged: self.gauged,
             directory: self.directory,
+            rest_in: self.rest_in,
             snapshot_every: self.snapshot_every,
             observer: self.observer,
         }
@@ -140,6 +143,18 @@ impl<M, R> SessionBuilder<M, R> {
     /// Keeps the session in a directory: journal, first weights, snapshots. If the directory holds a session, it is continued.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.directory = Some(path.into());
+        self
+    }
+
+    /// Keeps one layer in memory at a time. Between its turns, what is large of a layer lies in a file without a name, which is gone with
+    /// the process: the editor's matrices and the total change, `4 d_in² + 8 d_out d_in` bytes and more. The numbers are the same to the
+    /// last bit. An edit reads each layer twice and writes it once.
+    ///
+    /// Statistics are put away by [`KeyStatistics::at_rest`].
+    ///
+    /// * `directory`: of the files, for example the session's own
+    pub fn layers_at_rest(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.rest_in = Some(directory.into());
         self
     }
 

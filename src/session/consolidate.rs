@@ -11,6 +11,7 @@ use super::layer::LayerOutcome;
 use super::observer::ConsolidationStep;
 use super::outcome::Rejection;
 use super::record::{Derivation, Record};
+use super::rest::awake;
 use super::store::KnownTargets;
 use super::transaction::{copy_weight, guarded, guarded_editor};
 use crate::adapter::Adapter;
@@ -219,23 +220,28 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     ) -> Result<KnownTargets<A::Scalar>> {
         let mut all = KnownTargets::new();
         let (mut done, of) = (0, parts.iter().map(|part| part.ids.len()).sum());
-        for (&id, request) in parts.iter().flat_map(|part| part.ids.iter().zip(&part.requests)) {
-            let request = std::slice::from_ref(request);
-            let target = match known.remove(&id) {
-                Some(target) => target,
-                None => match guarded(|| self.adapter.find_targets(request))? {
-                    Some(target) => {
-                        validate::shape("the adapter's targets", target.as_ref(), target.nrows(), 1)?;
-                        validate::finite("the adapter's targets", target.as_ref())?;
-                        target.col_as_slice(0).to_vec()
-                    }
-                    None => continue,
-                },
-            };
-            let column = MatRef::from_column_major_slice(&target, target.len(), 1);
-            guarded(|| self.adapter.hold_targets(request, column))?;
-            all.insert(id, target);
-            done += 1;
+        for part in parts {
+            let mut left = &part.ids[..];
+            // Neighbours without a target, together.
+            while let Some(at) = left.iter().position(|id| !known.contains_key(id)) {
+                let first = part.ids.len() - left.len() + at;
+                let count = left[at..].iter().take_while(|id| !known.contains_key(id)).count();
+                left = &left[at + count..];
+                let Some(found) = guarded(|| self.adapter.find_targets(&part.requests[first..first + count]))? else {
+                    continue;
+                };
+                validate::shape("the adapter's targets", found.as_ref(), found.nrows(), count)?;
+                validate::finite("the adapter's targets", found.as_ref())?;
+                let columns = found.col_iter().map(|target| target.iter().copied().collect());
+                known.extend(part.ids[first..].iter().copied().zip(columns));
+            }
+            for (id, request) in part.ids.iter().zip(&part.requests) {
+                let Some(target) = known.remove(id) else { continue };
+                let column = MatRef::from_column_major_slice(&target, target.len(), 1);
+                guarded(|| self.adapter.hold_targets(std::slice::from_ref(request), column))?;
+                all.insert(*id, target);
+            }
+            done += part.ids.len();
             self.observer.consolidating(&ConsolidationStep::Targets { done, of });
         }
         Ok(all)
@@ -272,7 +278,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     /// Solves a layer for all edits. Its editor must be at its start.
     fn derive_layer(&mut self, i: usize, parts: &mut [LedgerPart<A::Request>], passes: usize) -> Result<LayerOutcome> {
-        let (d_out, d_in) = self.layers[i].shape();
+        let (d_out, d_in) = awake(&mut self.layers, i)?.shape();
         let edits: usize = parts.iter().map(|part| part.groups.len()).sum();
         let mut solver = self.layers[i].editor.clone();
         let mut outcome = None;

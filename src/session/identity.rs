@@ -82,17 +82,20 @@ impl<M> Identity<'_, M> {
 }
 
 /// The random keys, the gradients and the statistics of the layers, by their hashes: a pass over each.
-pub(super) fn statistics(layers: &[LayerStatistics]) -> Vec<String> {
+pub(super) fn statistics(layers: &[LayerStatistics]) -> Result<Vec<String>> {
     let drawn = layers.iter().filter_map(|layer| Some((layer.layer, layer.random_keys.as_ref()?)));
     let mut lines: Vec<String> =
         drawn.map(|(number, keys)| format!("random keys of layer {number}: {}", hash_of_keys(keys))).collect();
     let gradients = layers.iter().filter_map(|layer| Some((layer.layer, layer.gradients.as_ref()?)));
     lines.extend(gradients.map(|(number, moment)| format!("gradients of layer {number}: {}", hash_of_moment(moment))));
-    lines.extend(layers.iter().map(|LayerStatistics { layer, statistics, .. }| {
-        let moment = statistics.moment();
-        format!("layer {layer}: {} inputs, statistics {}", moment.d_in(), hash_of_moment(moment))
-    }));
-    lines
+    // A start from the moment alone is another one, by rounding.
+    let undecomposed = layers.iter().filter(|layer| layer.statistics.spectrum_on_demand().is_none());
+    lines.extend(undecomposed.map(|layer| format!("start of layer {}: without a spectrum", layer.layer)));
+    for LayerStatistics { layer, statistics, .. } in layers {
+        let hash = hash_of_moment(&*statistics.moment()?);
+        lines.push(format!("layer {layer}: {} inputs, statistics {hash}", statistics.d_in()));
+    }
+    Ok(lines)
 }
 
 fn hash_of_keys(keys: &Mat<f64>) -> String {

@@ -1,11 +1,13 @@
 //! One layer of a session: its editor, its gauges, and its weight from before the current batch.
 
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
-use faer::{Mat, MatRef, Par};
+use faer::{Mat, MatMut, MatRef, Par};
 
 use super::method::LayerStatistics;
+use super::rest::Rest;
 use crate::batch::EditBatch;
 use crate::editor::{Editor, EditorState, Proposal};
 use crate::error::Result;
@@ -55,13 +57,16 @@ pub struct LayerOutcome {
     pub refresh: Option<RefreshReport>,
 }
 
-#[derive(Debug)]
 pub(super) struct Layer<T: Scalar, E> {
     pub(super) number: usize,
+    /// `(d_out, d_in)` of the weight.
+    shape: (usize, usize),
     pub(super) editor: E,
     statistics: LayerStatistics,
     total: Option<RunningTotal>,
-    /// The weight before the current batch.
+    /// Where the matrices of editor and total are between the turns of a layer that rests.
+    pub(super) rest: Option<Rest>,
+    /// The weight before the current batch. A layer that rests has it only during a batch.
     pub(super) before: Mat<T>,
     weight_norm: f64,
     restraint: Option<Restrained<T>>,
@@ -79,10 +84,11 @@ struct Restrained<T: Scalar> {
 }
 
 /// What edits change in a layer, besides its weight.
-#[derive(Debug)]
 pub(super) struct State<E> {
     editor: E,
     total: Option<RunningTotal>,
+    /// The matrices of both, of a layer that rests.
+    rest: Option<Rest>,
 }
 
 /// An update that was computed for a layer and is not applied yet.
@@ -120,7 +126,8 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         let restraint = restraint.map(restrained).transpose()?;
         let (number, weight_norm) = (statistics.layer, weight.norm_l2().to_f64());
         let verified = false;
-        Ok(Self { number, editor, statistics, total, before: weight, weight_norm, restraint, verified, par })
+        let (shape, rest, before) = (weight.shape(), None, weight);
+        Ok(Self { number, shape, editor, statistics, total, rest, before, weight_norm, restraint, verified, par })
     }
 
     pub(super) fn statistics(&self) -> &LayerStatistics {
@@ -153,11 +160,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     }
 
     pub(super) fn shape(&self) -> (usize, usize) {
-        self.before.shape()
-    }
-
-    pub(super) fn total(&self) -> Option<MatRef<'_, f64>> {
-        self.total.as_ref().map(RunningTotal::so_far)
+        self.shape
     }
 
     pub(super) fn gauges(&self) -> Option<Gauges> {
@@ -165,12 +168,56 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     }
 
     /// A copy of the state, for [`put_back`](Self::put_back).
-    pub(super) fn state(&self) -> State<E> {
-        State { editor: self.editor.clone(), total: self.total.clone() }
+    ///
+    /// * `directory`: where the matrices of layers at rest are
+    pub(super) fn state(&mut self, directory: Option<&Path>) -> Result<State<E>> {
+        let rest = self.copied(directory)?;
+        if rest.is_some() {
+            self.lie_down();
+        }
+        Ok(State { editor: self.editor.clone(), total: self.total.clone(), rest })
     }
 
     pub(super) fn put_back(&mut self, state: State<E>) {
         (self.editor, self.total) = (state.editor, state.total);
+        if let Some(rest) = state.rest {
+            self.take_over(rest);
+        }
+    }
+
+    /// Forgets the weight from before a batch, if the layer rests.
+    pub(super) fn forget_before(&mut self) {
+        if self.rest.is_some() {
+            self.before = Mat::new();
+        }
+    }
+
+    /// A place for the weight, to be read into.
+    pub(super) fn before_mut(&mut self) -> MatMut<'_, T> {
+        let (d_out, d_in) = self.shape;
+        self.before.resize_with(d_out, d_in, |_, _| T::default());
+        self.before.as_mut()
+    }
+
+    pub(super) fn drop_matrices(&mut self) {
+        self.editor.drop_matrices();
+        if let Some(total) = &mut self.total {
+            total.let_go();
+        }
+    }
+
+    /// The total in memory.
+    pub(super) fn total_here(&self) -> Option<MatRef<'_, f64>> {
+        self.total.as_ref().map(RunningTotal::so_far)
+    }
+
+    pub(super) fn write_total(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        self.total.as_ref().map_or(Ok(()), |total| total.write(out))
+    }
+
+    pub(super) fn read_total(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+        let shape = self.shape;
+        self.total.as_mut().map_or(Ok(()), |total| total.read(from, shape))
     }
 
     /// Resets to the state before the first edit, with a new editor.
@@ -282,7 +329,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
 
 /// The gauges of a layer before the first edit.
 fn first_total(layer: &LayerStatistics, d_out: usize, par: Par) -> Result<RunningTotal> {
-    let total = RunningTotal::new(layer.statistics.moment(), d_out, 1, par)?;
+    let total = RunningTotal::of_statistics(&layer.statistics, d_out, par)?;
     Ok(match &layer.gradients {
         None => total,
         Some(gradients) => total.with_gradients(gradients)?,

@@ -85,7 +85,7 @@ impl<T: Scalar, M: Method + Send + Sync> SessionMethod<T> for M {
         self.check()?;
         // The session merges requests itself, once for all layers.
         let recipe = Recipe { merging: Merging::Never, ..self.recipe() };
-        let editor = ClosedFormEditor::new(self.name(), recipe, layer.statistics.spectrum(), par)?;
+        let editor = ClosedFormEditor::with_statistics(self.name(), recipe, &layer.statistics, par)?;
         match &layer.random_keys {
             Some(keys) => Ok(editor.with_random_keys(keys)?),
             None => Ok(editor),

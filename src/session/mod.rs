@@ -46,6 +46,7 @@ mod outcome;
 mod record;
 mod replay;
 mod report;
+mod rest;
 mod settle;
 mod store;
 mod transaction;
@@ -58,13 +59,14 @@ pub use guard::{Guard, Guards, Violation};
 pub use id::EditId;
 pub use layer::LayerOutcome;
 pub use method::{LayerStatistics, SessionMethod};
-pub use observer::{ConsolidationStep, JsonLines, Observer, Progress, ProgressLine};
+pub use observer::{ConsolidationStep, JsonLines, LayerStep, Observer, Progress, ProgressLine};
 pub use open_error::OpenError;
 pub use outcome::{Applied, Outcome, Rejection, Undone};
 pub use report::{Point, Report};
 pub use store::Recovery;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use faer::Par;
@@ -83,7 +85,7 @@ use store::Store;
 ///
 /// # Memory
 /// Per layer: an editor, a copy of the weight from before the current batch, and, with the gauges on, the total update in
-/// `f64`. Per request: one to two hundred bytes of index, and the request as the adapter encodes it. Everything else is in the journal. A session without a directory
+/// `f64`; or one layer at a time, see [`SessionBuilder::layers_at_rest`]. Per request: one to two hundred bytes of index, and the request as the adapter encodes it. Everything else is in the journal. A session without a directory
 /// keeps the journal and the first weights in memory.
 pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     adapter: A,
@@ -105,6 +107,8 @@ pub struct Session<A: Adapter, E = ClosedFormEditor<<A as Adapter>::Scalar>> {
     since_snapshot: usize,
     snapshot_failure: Option<Error>,
     recovery: Recovery,
+    /// Where the matrices of layers at rest are, if layers rest.
+    rest_in: Option<PathBuf>,
     /// Requests seen before the session was opened.
     processed_before: u64,
     /// Why the session cannot continue: a weight could not be restored.
@@ -169,7 +173,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         self.layers.iter().map(|layer| layer.gauges()?.expected_loss).sum()
     }
 
-    /// The editor of a layer; `None` for a layer that the session does not edit.
+    /// The editor of a layer; `None` for a layer that the session does not edit. Where [layers rest](SessionBuilder::layers_at_rest), most
+    /// of what it could do is an error.
     #[must_use]
     pub fn editor(&self, layer: usize) -> Option<&E> {
         self.layers.iter().find(|one| one.number == layer).map(|layer| &layer.editor)
@@ -181,11 +186,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
         &self.report
     }
 
-    /// The sum of all updates of a layer, `d_out x d_in`. `None` for a layer that the session does not edit, or with the gauges
+    /// A copy of the sum of all updates of a layer, `d_out x d_in`. `None` for a layer that the session does not edit, or with the gauges
     /// off.
-    #[must_use]
-    pub fn total(&self, layer: usize) -> Option<faer::MatRef<'_, f64>> {
-        self.layers.iter().find(|one| one.number == layer)?.total()
+    ///
+    /// # Errors
+    /// A layer [at rest](SessionBuilder::layers_at_rest) that cannot be read.
+    pub fn total(&self, layer: usize) -> Result<Option<faer::Mat<f64>>> {
+        self.layers.iter().find(|one| one.number == layer).map_or(Ok(None), Layer::total)
     }
 
     /// Why the last snapshot could not be written, if it failed. No edit is lost: the journal has every batch. The session tries

@@ -47,10 +47,30 @@ pub enum ConsolidationStep {
     },
 }
 
+/// A layer of a batch is solved and written; the batch is not confirmed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LayerStep {
+    /// The layer.
+    pub layer: usize,
+    /// How many are, with it.
+    pub done: usize,
+    /// How many there are.
+    pub of: usize,
+    /// Requests of the batch.
+    pub requests: usize,
+}
+
 /// Called with the outcome of every batch, once it is in the journal. The observer `()` does nothing.
 pub trait Observer: Send + Sync {
     /// A batch was applied or rejected.
     fn outcome(&mut self, outcome: &Outcome, progress: &Progress);
+
+    /// A batch goes on. The default does nothing.
+    fn solving(&mut self, step: &LayerStep) {
+        let _ = step;
+    }
 
     /// A consolidation goes on. The default does nothing.
     fn consolidating(&mut self, step: &ConsolidationStep) {

@@ -18,6 +18,7 @@ use super::method::{LayerStatistics, SessionMethod};
 use super::open_error::OpenError;
 use super::record::Record;
 use super::report::Report;
+use super::rest::Rest;
 use super::store::{Recovery, Store};
 use super::transaction::{self, guarded, guarded_editor};
 use crate::adapter::Adapter;
@@ -72,6 +73,7 @@ impl<M, R> SessionBuilder<M, R> {
             since_snapshot: 0,
             snapshot_failure: None,
             recovery,
+            rest_in: self.rest_in,
             broken: None,
             started: Instant::now(),
             par,
@@ -110,13 +112,14 @@ impl<M, R> SessionBuilder<M, R> {
             share,
             gauged: self.gauged,
             restraint: restraint.as_ref().map(|restraint| (restraint.description(), restraint.first_format())),
-            statistics: identity::statistics(&self.layers),
+            statistics: identity::statistics(&self.layers)?,
         };
-        let layers = self.first_layers(adapter, restraint.as_ref(), par)?;
+        let mut layers = self.first_layers(adapter, restraint.as_ref(), par)?;
         let stored = match &self.directory {
             None => StoredParts::in_memory(&layers, &identity)?,
             Some(path) => StoredParts::in_directory(path, &layers, &identity)?,
         };
+        layers.iter_mut().for_each(Layer::forget_before);
         Ok(Prepared { layers, share, stored })
     }
 
@@ -197,7 +200,10 @@ impl<M, R> SessionBuilder<M, R> {
                     ),
                 );
             }
-            Layer::new(statistics.clone(), editor, weight, self.gauged, restraint.cloned(), par)
+            let mut layer = Layer::new(statistics.clone(), editor, weight, self.gauged, restraint.cloned(), par)?;
+            layer.rest = self.rest_in.as_deref().map(Rest::new).transpose()?;
+            layer.lie_down();
+            Ok(layer)
         };
         self.layers.iter().map(layer).collect()
     }

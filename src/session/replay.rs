@@ -9,6 +9,7 @@ use super::layer::{Layer, LayerOutcome};
 use super::outcome::{Applied, Outcome};
 use super::record::{Batch, Record};
 use super::report::Report;
+use super::rest::awake;
 use super::transaction::{copy_weight, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Editor;
@@ -99,7 +100,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     fn reset_editors(&mut self) -> Result<()> {
         let Self { layers, method, par, .. } = self;
-        layers.iter_mut().try_for_each(|layer| {
+        (0..layers.len()).try_for_each(|i| {
+            let layer = awake(layers, i)?;
             let editor = method.layer_editor(layer.statistics(), *par)?;
             layer.reset(editor)
         })
@@ -178,7 +180,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     ) -> Result<LayerOutcome> {
         let (_, proposed) = self.propose(i, keys, residuals, own, refresh)?;
         self.apply(i, proposed.proposal.update())?;
-        self.layers[i].commit(proposed)
+        awake(&mut self.layers, i)?.commit(proposed)
     }
 
     pub(super) fn count_towards_snapshot(&mut self, edits: usize) {

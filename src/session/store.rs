@@ -11,6 +11,7 @@ use super::id::EditId;
 use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
+use super::rest::{awake, awake_to_read};
 use crate::editor::Editor;
 use crate::error::{Error, FileError, Result};
 use crate::scalar::Scalar;
@@ -282,13 +283,21 @@ fn write_state<T: Scalar, E: Editor<T> + Clone>(
     failure: &mut Option<Error>,
 ) -> io::Result<()> {
     report.save(out)?;
-    for layer in layers {
-        if let Err(error) = weight(layer) {
-            *failure = Some(error);
-            return Err(bytes::invalid("the weight could not be read"));
-        }
+    for i in 0..layers.len() {
+        let ready = awake_to_read(layers, i).and_then(|layer| {
+            weight(layer)?;
+            Ok(layer)
+        });
+        let layer = match ready {
+            Ok(layer) => layer,
+            Err(error) => {
+                *failure = Some(error);
+                return Err(bytes::invalid("the layer could not be read"));
+            }
+        };
         bytes::write_matrix(out, layer.before.as_ref())?;
         layer.save(out)?;
+        layer.forget_before();
     }
     Ok(())
 }
@@ -301,7 +310,8 @@ fn read_state<T: Scalar, E: Editor<T> + Clone>(
     mut each: impl FnMut(&mut Layer<T, E>, MatRef<'_, T>) -> Result<()>,
 ) -> Result<Report> {
     let report = Report::load(from, layers.len()).map_err(io_error(path))?;
-    for layer in layers {
+    for i in 0..layers.len() {
+        let layer = awake(layers, i)?;
         let (d_out, d_in) = layer.shape();
         let weight = bytes::read_matrix(from, d_out, d_in).map_err(io_error(path))?;
         layer.load(from).map_err(io_error(path))?;

@@ -10,9 +10,10 @@ use super::conflict::{Conflict, EditIndex, sketch, subject_hash};
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::{Layer, Proposed, Stability, State};
-use super::observer::Progress;
+use super::observer::{LayerStep, Progress};
 use super::outcome::{Applied, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
+use super::rest::{awake, awake_to_read};
 use crate::adapter::{self, Adapter};
 use crate::batch::EditBatch;
 use crate::editor::Editor;
@@ -74,7 +75,7 @@ pub(super) fn copy_weight<A: Adapter, E: Editor<A::Scalar> + Clone>(
     adapter: &A,
     layer: &mut Layer<A::Scalar, E>,
 ) -> Result<()> {
-    guarded(|| adapter.read_weight(layer.number, layer.before.as_mut()))?;
+    guarded(|| adapter.read_weight(layer.number, layer.before_mut()))?;
     Ok(validate::finite("the adapter's weight", layer.before.as_ref())?)
 }
 
@@ -222,6 +223,8 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             self.apply_and_verify(i, proposal.proposal.update()).map_err(|error| self.failed(i, error))?;
             parts.push(part);
             proposed.push(proposal);
+            let (layer, of) = (self.layers[i].number, self.layers.len());
+            self.observer.solving(&LayerStep { layer, done: i + 1, of, requests: requests.len() });
         }
         let groups = settled.groups.iter().chain(further.iter().flatten().map(|&group| &settled.groups[group]));
         let columns = groups.map(|group| group.iter().map(|&request| ids[request]).collect()).collect();
@@ -256,8 +259,13 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             self.sweep();
         }
         let commit = |session: &mut Self| {
-            let layers = session.layers.iter_mut().zip(proposed);
-            layers.map(|(layer, proposed)| guarded_editor(|| layer.commit(proposed))).collect::<Result<Vec<_>>>()
+            let mut committed = |(i, proposed)| {
+                let layer = awake(&mut session.layers, i)?;
+                let outcome = guarded_editor(|| layer.commit(proposed))?;
+                layer.forget_before();
+                Ok(outcome)
+            };
+            proposed.into_iter().enumerate().map(&mut committed).collect::<Result<Vec<_>>>()
         };
         let layers = self.restored(commit)?;
         Ok(Outcome::Applied(Applied { ids: ids.to_vec(), replaced, conflicts, layers }))
@@ -282,10 +290,10 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
 
     /// Copies what an undo changes.
     pub(super) fn keep(&mut self) -> Result<Kept<A::Scalar, E>> {
-        let Self { adapter, layers, .. } = self;
+        let Self { adapter, layers, rest_in, .. } = self;
         let keep = |layer: &mut Layer<A::Scalar, E>| {
             copy_weight(adapter, layer)?;
-            Ok((layer.state(), layer.before.clone()))
+            Ok((layer.state(rest_in.as_deref())?, layer.before.clone()))
         };
         layers.iter_mut().map(keep).collect::<Result<_>>().map(Kept)
     }
@@ -305,15 +313,24 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// Refreshes the projectors that are due. A refresh before a failure stays. An error comes with the layer's number.
     pub(super) fn refresh(&mut self) -> std::result::Result<Vec<Option<RefreshReport>>, (usize, Error)> {
         let Self { layers, broken, .. } = self;
-        let refresh = |layer: &mut Layer<A::Scalar, E>| {
-            let refreshed = caught(|| layer.editor.refresh_if_due()).unwrap_or_else(|panic| {
+        let of = layers.len();
+        let mut refresh = |layer: &mut Layer<A::Scalar, E>| {
+            caught(|| layer.editor.refresh_if_due()).unwrap_or_else(|panic| {
                 // Nobody knows how far it came.
                 *broken = Some(panic.clone());
                 Err(NumericsError::Editor(panic.into()))
-            });
-            refreshed.map_err(|error| (layer.number, error.into()))
+            })
         };
-        layers.iter_mut().map(refresh).collect()
+        let refresh = |i: usize| {
+            let number = layers[i].number;
+            let refreshed = match refresh(&mut layers[i]) {
+                // A refresh is due, and the layer lies down.
+                Err(NumericsError::AtRest(_)) => awake(layers, i).and_then(|layer| Ok(refresh(layer)?)),
+                refreshed => refreshed.map_err(Error::from),
+            };
+            refreshed.map_err(|error| (number, error))
+        };
+        (0..of).map(refresh).collect()
     }
 
     /// Copies a layer's weight and computes its update. The first `own` columns are of the requests themselves.
@@ -330,7 +347,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
             Some(_) => Stability::Measured,
             None => Stability::WithTheGauges,
         };
-        let layer = &self.layers[i];
+        let layer = awake_to_read(&mut self.layers, i)?;
         let before = linalg::product(layer.before.as_ref(), keys.as_ref(), self.par);
         let batch = EditBatch::new(keys.as_ref(), residuals.as_ref())?;
         let proposed = guarded_editor(|| layer.propose(&batch, own, stability, refresh))?;

@@ -8,6 +8,7 @@ use super::journal::Mark;
 use super::layer::Layer;
 use super::outcome::Undone;
 use super::record::{Part, Record};
+use super::rest::awake;
 use super::transaction::guarded_editor;
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;
@@ -160,7 +161,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     fn downdate(&mut self, i: usize, part: &Part<A::Scalar>, column: usize) -> Result<()> {
         self.read_weight(i)?;
         let k = part.keys.as_ref().subcols(column, 1);
-        let layer = &mut self.layers[i];
+        let layer = awake(&mut self.layers, i)?;
         layer.editor.release(k)?;
         // After the release, Q k = z / (1 - g).
         let z = layer.editor.product(k)?;
@@ -181,7 +182,7 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// In an editor without history: replaces the update of a batch by that of the columns that stay.
     fn replace_update(&mut self, i: usize, part: &Part<A::Scalar>, leaving: &[usize], staying: &[usize]) -> Result<()> {
         let present: Vec<usize> = leaving.iter().chain(staying).copied().collect();
-        let layer = &mut self.layers[i];
+        let layer = awake(&mut self.layers, i)?;
         let mut changes = Vec::new();
         for (columns, sign) in [(&present[..], -1.0), (staying, 1.0)] {
             if !columns.is_empty() {

@@ -1,6 +1,8 @@
 //! The verified eigendecomposition of a symmetric positive semidefinite matrix, computed once, with progress and cancellation.
 
 mod stages;
+#[cfg(feature = "files")]
+mod state;
 mod verification;
 mod watch;
 

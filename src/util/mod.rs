@@ -4,8 +4,12 @@
 pub(crate) mod atomic_file;
 pub(crate) mod bytes;
 pub(crate) mod description;
+pub(crate) mod large;
 pub(crate) mod named;
+pub(crate) mod on_demand;
 pub(crate) mod random;
+#[cfg(feature = "files")]
+pub(crate) mod scratch;
 #[cfg(feature = "files")]
 pub(crate) mod sealed;
 pub(crate) mod setters;

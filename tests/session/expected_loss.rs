@@ -45,7 +45,7 @@ fn it_is_that_of_the_total_and_survives_a_restart_bit_for_bit() {
     assert_eq!(outcome.expected_loss(), session.expected_loss());
 
     let (moment, _) = statistics(&Stack::new(2), 1);
-    let total = session.total(4).unwrap().to_owned();
+    let total = session.total(4).unwrap().unwrap().to_owned();
     let change = Update::from_factors(betaedit_core::faer::Mat::identity(WIDTH, WIDTH), total).unwrap();
     let expected = expected_loss(&change, &moment, &gradients(2), Par::Seq).unwrap();
     let found = session.gauges(4).unwrap().expected_loss.unwrap();

@@ -18,7 +18,7 @@ use super::durability::Folder;
 use super::model::{Fact, HIDDEN, Stack, builder, facts};
 use crate::common::{Random, distance};
 
-fn recipe(name: &str) -> Recipe {
+pub fn recipe(name: &str) -> Recipe {
     let mut h = Hyperparameters::default();
     (h.lambda, h.lambda1, h.lambda2, h.threshold) = (0.05, 0.05, 0.1, Threshold::Directions(3 * HIDDEN / 4));
     h.anchors = Anchors { mu: 1.0, nu: 0.3 };
@@ -65,10 +65,11 @@ fn every_method_goes_on_bit_for_bit_after_it_was_closed() {
                 assert!(session.states().eq(reference.states()));
             }
             let session = open(durable(), 2);
-            assert_eq!((session.report(), session.total(4)), (reference.report(), reference.total(4)));
+            assert_eq!(session.report(), reference.report());
+            assert_eq!(session.total(4).unwrap(), reference.total(4).unwrap());
             // The gauges are of what was applied.
             let change = &session.adapter().W[1] - &Stack::new(2).W[1];
-            assert!(distance(session.total(4).unwrap(), change.as_ref()) < 1e-10);
+            assert!(distance(session.total(4).unwrap().unwrap().as_ref(), change.as_ref()) < 1e-10);
         }
     }
 }

@@ -222,6 +222,16 @@ pub fn builder(depth: usize, recipe: Recipe) -> SessionBuilder<NamedRecipe> {
     })
 }
 
+/// As [`builder`], with statistics at rest.
+pub fn resting_builder(depth: usize, recipe: Recipe) -> SessionBuilder<NamedRecipe> {
+    let stack = Stack::new(depth);
+    let builder = SessionBuilder::new(NamedRecipe::new("betaedit", recipe)).layers_at_rest(std::env::temp_dir());
+    (0..depth).fold(builder, |builder, at| {
+        let (moment, spectrum) = statistics(&stack, at);
+        builder.layer(stack.layers[at], known(moment, spectrum).at_rest(std::env::temp_dir()).unwrap())
+    })
+}
+
 pub fn session(depth: usize, refresh: Refresh) -> Session<Stack> {
     builder(depth, recipe(refresh)).open(Stack::new(depth), Par::Seq).unwrap()
 }

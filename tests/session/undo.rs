@@ -94,7 +94,7 @@ fn an_undo_of_every_edit_restores_the_first_weights() {
             let is_unedited = |session: &Session<Stack>| {
                 assert_eq!(session.adapter().W, Stack::new(2).W, "{refresh:?}");
                 assert_eq!(session.gauges(1).unwrap().drift, 0.0);
-                assert!(session.total(4).unwrap().norm_l2() == 0.0);
+                assert!(session.total(4).unwrap().unwrap().norm_l2() == 0.0);
             };
             is_unedited(&session);
             // From the snapshot, and from the journal alone.

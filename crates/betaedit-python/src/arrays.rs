@@ -15,6 +15,9 @@ use pyo3::sync::PyOnceLock;
 
 use crate::errors;
 
+/// What pickle calls to make a value again, and with which arguments.
+pub type Reduced<'py, A> = PyResult<(Bound<'py, PyAny>, A)>;
+
 /// A value for each number type.
 #[derive(Clone, Debug)]
 pub enum ByType<A, B> {

@@ -210,8 +210,8 @@ impl Editor {
 
     /// The projector of the start. A refresh changes the space, but not this.
     #[getter]
-    fn projector(&self) -> Projector {
-        Projector(by_type!(&self.inner, editor => editor.projector().clone()))
+    fn projector(&self) -> PyResult<Projector> {
+        by_type!(&self.inner, editor => editor.projector()).or_raise().map(Projector)
     }
 
     fn __repr__(&self) -> String {

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Map, Value};
 
+use crate::arrays::Reduced;
 use crate::errors::{self, OrRaise};
 use crate::settings;
 
@@ -112,7 +113,7 @@ impl Method {
         hasher.finish()
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (String, Bound<'py, PyAny>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> Reduced<'py, (String, Bound<'py, PyAny>)> {
         let (py, method) = (slf.py(), slf.get());
         let class = py.get_type::<Self>().into_any();
         Ok((class, (method.entry.name().to_owned(), settings::to_python(py, &method.given)?)))

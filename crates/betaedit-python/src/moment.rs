@@ -6,7 +6,7 @@ use betaedit_core::faer::{Mat, Par};
 use numpy::PyArray2;
 use pyo3::prelude::*;
 
-use crate::arrays::{HeldNumber, Matrix, by_type, par, to_python};
+use crate::arrays::{HeldNumber, Matrix, Reduced, by_type, par, to_python};
 use crate::errors::OrRaise;
 
 /// The second moment of a layer's keys, `C = E[k kᵀ]` (not centred): a running sum in float64, and a count.
@@ -135,9 +135,7 @@ impl SecondMoment {
     }
 
     /// The sum and the count, from which the same bits come back.
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (usize, Option<u64>, Bound<'py, PyArray2<f64>>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> Reduced<'py, (usize, Option<u64>, Bound<'py, PyArray2<f64>>)> {
         let (py, moment) = (slf.py(), slf.get().now());
         let sum = to_python(py, moment.to_sum(Par::Seq).or_raise()?.as_ref())?;
         Ok((slf.get_type().getattr("_restored")?, (moment.d_in(), moment.tokens(), sum)))

@@ -271,7 +271,8 @@ impl Session {
 
     /// The sum of all updates of a layer, d_out x d_in, float64; `None` with the gauges off.
     fn total<'py>(&self, py: Python<'py>, layer: usize) -> PyResult<Option<Bound<'py, PyArray2<f64>>>> {
-        by_type!(&self.0, session => session.total(layer)).map(|total| to_python(py, total)).transpose()
+        let total = by_type!(&self.0, session => session.total(layer)).or_raise()?;
+        total.map(|total| to_python(py, total.as_ref())).transpose()
     }
 
     fn __repr__(&self) -> String {

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use numpy::{PyArray1, PyArray2};
 use pyo3::prelude::*;
 
-use crate::arrays::{Matrix, par, to_python, vector};
+use crate::arrays::{Matrix, Reduced, par, to_python, vector};
 use crate::errors::OrRaise;
 use crate::moment::SecondMoment;
 use crate::working::watched;
+
+/// Values and vectors.
+type Parts<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>);
 
 /// The eigendecomposition `C = U diag(s) Uᵀ`, in float64 and verified. Computed once, it serves every threshold and method.
 ///
@@ -110,9 +113,7 @@ impl Spectrum {
         format!("Spectrum(dim={}, smallest={:e}, largest={:e})", self.0.dim(), self.0.values()[0], self.0.largest())
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray2<f64>>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> Reduced<'py, Parts<'py>> {
         let (py, spectrum) = (slf.py(), slf.get());
         Ok((slf.get_type().getattr("from_parts")?, (spectrum.values(py), spectrum.vectors(py)?)))
     }
@@ -145,14 +146,14 @@ impl KeyStatistics {
 
     /// The second moment.
     #[getter]
-    fn moment(&self) -> SecondMoment {
-        SecondMoment(Arc::clone(self.0.moment()).into())
+    fn moment(&self) -> PyResult<SecondMoment> {
+        Ok(SecondMoment(self.0.moment().or_raise()?.into()))
     }
 
     /// Its eigendecomposition.
     #[getter]
-    fn spectrum(&self) -> Spectrum {
-        Spectrum(Arc::clone(self.0.spectrum()))
+    fn spectrum(&self) -> PyResult<Spectrum> {
+        self.0.spectrum().or_raise().map(Spectrum)
     }
 
     /// Length of the keys.
@@ -161,8 +162,8 @@ impl KeyStatistics {
         self.0.d_in()
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyAny>, (SecondMoment, Spectrum)) {
-        (slf.get_type().into_any(), (slf.get().moment(), slf.get().spectrum()))
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> Reduced<'py, (SecondMoment, Spectrum)> {
+        Ok((slf.get_type().into_any(), (slf.get().moment()?, slf.get().spectrum()?)))
     }
 
     fn __repr__(&self) -> String {

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use betaedit_core::faer::{MatMut, Par};
 
-use crate::arrays::{ByType, HeldNumber, Matrix, MatrixMut, Number, by_type, par, to_python};
+use crate::arrays::{ByType, HeldNumber, Matrix, MatrixMut, Number, Reduced, by_type, par, to_python};
 use crate::errors::{self, OrRaise};
 use crate::settings;
 
@@ -297,9 +297,7 @@ impl Update {
         self.shown()
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyAny>, Bound<'py, PyAny>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> Reduced<'py, (Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let (py, update) = (slf.py(), slf.get());
         Ok((slf.get_type().into_any(), (update.left(py)?, update.right(py)?)))
     }

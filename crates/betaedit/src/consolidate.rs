@@ -47,6 +47,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let Arguments { of: SessionArguments { session, .. }, report, generated: asked, .. } = arguments;
     let bar = terminal.bar(0, "consolidation");
     let mut run = arguments.of.open(Steps(bar.clone()), terminal)?;
+    run.follow(&bar);
     let inputs = [run.description.model.as_path(), &run.description.stats];
     let inputs: Vec<&Path> = inputs.into_iter().chain([Path::new(&arguments.eval_text)]).collect();
     files::check(&[report, &asked.answers], &inputs)?;

@@ -105,6 +105,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let observer = Follow::new(bar.clone());
     let directory = arguments.session.as_deref();
     let mut run = Run::begin(opened, &arguments.model, &arguments.stats, plan, directory, observer, terminal)?;
+    run.follow(&bar);
     let facts = writable_facts(facts, &run, arguments.facts.skip_bad, terminal)?;
     let requests: Vec<Request> = facts.iter().map(|fact| run.description.plan.request(fact)).collect();
     let named = named_subjects(&run, held_out.as_deref(), &facts, terminal)?;
@@ -123,20 +124,8 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
 
-    let (clock, mut rejections) = (Instant::now(), vec![]);
-    // A run that was killed between a batch and its consolidation goes on with the consolidation.
-    run.consolidate_if_due(More::Follow, terminal)?;
-    for batch in batches(&requests, done, run.description.plan.batch) {
-        run.edit(batch, |outcome, batch| {
-            if let Outcome::Rejected { ids, reason, .. } = outcome {
-                rejections.extend(ids.iter().zip(batch).map(
-                    |(id, request)| json!({ "edit": id.0, "subject": request.subject(), "reason": reason.to_string() }),
-                ));
-            }
-        })?;
-        run.consolidate_if_due(More::Follow, terminal)?;
-    }
-    run.consolidate_if_due(More::None, terminal)?;
+    let clock = Instant::now();
+    let rejections = write_facts(&mut run, &requests, done, terminal)?;
     let editing = clock.elapsed();
     bar.finish_and_clear();
     if directory.is_some() {
@@ -160,6 +149,33 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     terminal.result(&result);
     let all_rejected = seconds.facts > 0 && rejections.len() == seconds.facts;
     Ok((run, ExitCode::from(if all_rejected { 3 } else { 0 })))
+}
+
+/// Writes the requests that are left, and returns those that were rejected, with the reasons.
+fn write_facts(run: &mut Run, requests: &[Request], done: usize, terminal: Terminal) -> Done<Vec<Value>> {
+    let mut rejections = vec![];
+    // A run that was killed between a batch and its consolidation goes on with the consolidation.
+    run.consolidate_if_due(More::Follow, terminal)?;
+    let (mut at, mut sought, ahead) = (done, done, run.description.plan.lookahead);
+    for batch in batches(requests, done, run.description.plan.batch) {
+        if ahead > 1 && at >= sought {
+            let first = at / ahead * ahead;
+            sought = (first + ahead).min(requests.len());
+            run.look_ahead(first, &requests[at..sought])?;
+        }
+        at += batch.len();
+        run.edit(batch, |outcome, batch| {
+            if let Outcome::Rejected { ids, reason, .. } = outcome {
+                rejections.extend(ids.iter().zip(batch).map(
+                    |(id, request)| json!({ "edit": id.0, "subject": request.subject(), "reason": reason.to_string() }),
+                ));
+            }
+        })?;
+        run.consolidate_if_due(More::Follow, terminal)?;
+    }
+    run.found.remove()?;
+    run.consolidate_if_due(More::None, terminal)?;
+    Ok(rejections)
 }
 
 /// Writes the model and the adapters, and then the report again, with what was lost.

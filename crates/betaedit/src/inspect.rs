@@ -9,7 +9,7 @@ use crate::inspect_model;
 use crate::plot::{Curve, Panel};
 use crate::report::{self, draw};
 use crate::run::{Run, check_beside};
-use crate::stats;
+use crate::stored;
 use crate::terminal::{Done, Terminal, shortened, table};
 
 #[derive(clap::Args)]
@@ -69,7 +69,7 @@ fn check_plot(arguments: &Arguments) -> Done {
 }
 
 fn statistics(folder: &Path, arguments: &Arguments, terminal: Terminal) -> Done<Value> {
-    let layers = stats::layers_in(folder)?;
+    let layers = stored::layers_in(folder)?;
     if layers.is_empty() {
         return Err(format!("there are no statistics in `{}`", folder.display()).into());
     }
@@ -77,7 +77,7 @@ fn statistics(folder: &Path, arguments: &Arguments, terminal: Terminal) -> Done<
     let heads = ["layer", "tokens", "trace", "largest", "median", "smallest", "directions", "capacity"];
     let (mut rows, mut curves, mut values) = (vec![heads.map(str::to_owned).to_vec()], vec![], vec![]);
     for layer in layers {
-        let (statistics, spectrum) = stats::read(folder, layer, terminal)?;
+        let (statistics, spectrum) = stored::read(folder, layer, terminal)?;
         let s = spectrum.values();
         let below = spectrum.count_below(threshold);
         // The capacity of the kept directions: sum (1 - s_i / threshold).

@@ -6,12 +6,12 @@ use betaedit_core::llm::{Config, Model};
 use serde_json::{Value, json};
 
 use crate::settings::Plan;
-use crate::source::open_model;
+use crate::source::open_lowest;
 use crate::terminal::{Done, Terminal, table};
 use crate::usual::UsualLayers;
 
 pub fn inspect(path: &Path, terminal: Terminal) -> Done<Value> {
-    let (model, _) = open_model(path, terminal)?;
+    let (model, _) = open_lowest(path, |_| 0, terminal)?;
     let (config, plan) = (model.config(), Plan::usual(model.config()));
     let UsualLayers { why, .. } = UsualLayers::of(config);
     let weights = plan.layers.0.iter().map(|&layer| Ok(model.edited_tensor(layer)?.0)).collect::<Done<Vec<_>>>()?;

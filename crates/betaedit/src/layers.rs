@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Layers(pub Vec<usize>);
 
+impl Layers {
+    pub fn highest(&self) -> usize {
+        self.0.iter().copied().max().unwrap_or(0)
+    }
+}
+
 impl FromStr for Layers {
     type Err = String;
 

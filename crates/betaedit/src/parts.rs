@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 use betaedit_core::format::Statistics;
 
-use crate::stats::{conclude, layers_in, statistics_path};
+use crate::stats::conclude;
+use crate::stored::{layers_in, statistics_path};
 use crate::terminal::{Done, Terminal};
 
 /// Part `I` of `N` of some texts.

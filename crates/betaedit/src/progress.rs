@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use betaedit_core::session::{ConsolidationStep, Observer, Outcome, Progress};
+use betaedit_core::llm::AdapterStep;
+use betaedit_core::session::{ConsolidationStep, LayerStep, Observer, Outcome, Progress};
 use indicatif::ProgressBar;
 
 /// A progress bar for a session. Without a terminal, it prints a line now and then.
@@ -52,9 +53,55 @@ impl Observer for Follow {
         }
     }
 
+    fn solving(&mut self, step: &LayerStep) {
+        if step.requests > 1 {
+            self.bar.set_message(format!("solved layer {}, {} of {}", step.layer, step.done, step.of));
+        }
+    }
+
     fn consolidating(&mut self, step: &ConsolidationStep) {
         self.bar.set_message(format!("consolidation, {}", step_text(step)));
         say_layer(&self.bar, step);
+    }
+}
+
+/// What is done of a batch, as a part of a progress bar's line: the phase, how far it is, and the time that is left for it. Without a
+/// terminal, it prints a line now and then.
+pub struct Phases {
+    bar: ProgressBar,
+    phase: &'static str,
+    begun: Instant,
+    said: Instant,
+}
+
+impl Phases {
+    pub fn new(bar: ProgressBar) -> Self {
+        Self { bar, phase: "", begun: Instant::now(), said: Instant::now() }
+    }
+
+    pub fn step(&mut self, step: AdapterStep<'_>) {
+        match step {
+            AdapterStep::Keys { done, of, .. } => self.show("keys", done, of),
+            AdapterStep::Target { done, of, .. } => self.show("targets", done, of),
+            _ => {}
+        }
+    }
+
+    fn show(&mut self, phase: &'static str, done: usize, of: usize) {
+        // The phases of a single fact are over at once.
+        if of < 2 {
+            return;
+        }
+        if phase != self.phase || done <= 1 {
+            (self.phase, self.begun) = (phase, Instant::now());
+        }
+        let left = self.begun.elapsed().as_secs_f64() * (of - done) as f64 / done.max(1) as f64;
+        let text = format!("{phase} {done} of {of}, {left:.0} s left");
+        if self.bar.is_hidden() && self.said.elapsed() > LINE_EVERY {
+            self.said = Instant::now();
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        self.bar.set_message(text);
     }
 }
 

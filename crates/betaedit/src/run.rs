@@ -1,24 +1,26 @@
 //! A run: a session on a language model, with everything needed to open it again.
 //!
 //! A session directory holds `run.toml` (model, statistics, settings, contexts), `edits.jsonl` (the requests in order),
-//! `before.json` (scores of the unedited model), and `state/` (the directory of the library's session).
+//! `before.json` (scores of the unedited model), `state/` (the directory of the library's session), and while facts are written together
+//! `targets.jsonl` (the targets found so far).
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use betaedit_core::Result;
 use betaedit_core::error::{Error, SessionError};
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
 use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, SessionBuilder};
+use betaedit_core::{Adapter, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
+use crate::found::{self, Found, state_of};
 use crate::gradients;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
-use crate::stats;
+use crate::stored;
 use crate::terminal::{Done, Terminal};
 use crate::timed::Timed;
 
@@ -92,8 +94,10 @@ pub struct Run {
     pub session: Session<Timed>,
     pub entries: Vec<Entry>,
     /// The statistics of its layers.
-    pub known: Vec<stats::Known>,
-    directory: Option<PathBuf>,
+    pub known: Vec<stored::Known>,
+    pub(crate) directory: Option<PathBuf>,
+    /// Targets that are found and not written yet, in the directory.
+    pub(crate) found: Found,
     /// From how many facts on another consolidation is tried, after one was rejected.
     consolidate_from: u64,
 }
@@ -193,7 +197,8 @@ impl Run {
             let problem = "the configuration or the tokenizer of the model has changed since the session began";
             return Err(format!("`{model}`: {problem}: restore them, or start another session").into());
         }
-        let known = stats::load(&description.stats, &model, &tokenizer, &plan.layers, terminal)?;
+        let scratch = scratch(directory)?;
+        let known = stored::load(&description.stats, (&model, &tokenizer), &plan.layers, &scratch, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let surroundings = plan.surroundings(contexts)?;
         let mut adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;
@@ -228,6 +233,9 @@ impl Run {
         if let Some(directory) = directory {
             builder = builder.directory(directory.join("state"));
         }
+        if state_bytes(&adapter)? > IN_MEMORY {
+            builder = builder.layers_at_rest(scratch);
+        }
         let session = builder.open(Timed::new(adapter), terminal.par)?;
         let recovery = session.recovery();
         if recovery.resumed {
@@ -249,6 +257,7 @@ impl Run {
             entries,
             known,
             directory: directory.map(Path::to_owned),
+            found: Found::default(),
             consolidate_from: 0,
         })
     }
@@ -263,6 +272,9 @@ impl Run {
         let mut rest = batch;
         while !rest.is_empty() {
             let clock = Instant::now();
+            if rest.len() > 1 && self.description.plan.lookahead == 1 {
+                self.keep_found(&state_of(self.adapter())?, rest)?;
+            }
             let adapter = self.session.adapter_mut();
             let prepared = if rest.len() > 1 { adapter.inner.prepare(rest) } else { Ok(()) };
             adapter.targets += clock.elapsed();
@@ -274,6 +286,9 @@ impl Run {
             let (part, others) = rest.split_at(cut);
             each(&self.edit_whole(part)?, part);
             rest = others;
+        }
+        if batch.len() > 1 && self.description.plan.lookahead == 1 {
+            self.found.remove()?;
         }
         Ok(())
     }
@@ -323,13 +338,33 @@ impl Run {
     }
 }
 
+/// What the layers of a session may take in memory; above that, one is in memory at a time.
+const IN_MEMORY: usize = 2 << 30;
+
+/// About what the layers of a session take: `Q` with its copy, the sum of the keys, the total change, two weights.
+fn state_bytes(adapter: &ModelAdapter) -> Done<usize> {
+    let of_layer = |&layer: &usize| -> Done<usize> {
+        let (d_out, d_in) = adapter.weight_shape(layer)?;
+        Ok(d_in.saturating_mul(10 * d_in + 16 * d_out))
+    };
+    adapter.layers().iter().map(of_layer).sum()
+}
+
+/// Where a run keeps what it does not need in memory: beside the state of its session.
+fn scratch(directory: Option<&Path>) -> Done<PathBuf> {
+    let Some(directory) = directory else { return Ok(std::env::temp_dir()) };
+    let state = directory.join("state");
+    std::fs::create_dir_all(&state).map_err(|error| format!("`{}`: {error}", state.display()))?;
+    Ok(state)
+}
+
 /// What a session does without gradients.
 const WITHOUT_GRADIENTS: &str = "the statistics have no gradients: targets are sought along the plain gradient, which changes more of \
      what is around a fact, and the expected loss is not measured; `betaedit stats` collects them for a new session, `--sensitivity 0` does \
      without";
 
 /// The files of a session's directory, besides `state/`.
-const FILES: [&str; 3] = ["run.toml", "edits.jsonl", "before.json"];
+const FILES: [&str; 4] = ["run.toml", "edits.jsonl", "before.json", found::FILE];
 
 /// Whether a path is one of a session's own files.
 fn is_of_session(path: &Path, session: &Path) -> bool {

@@ -113,6 +113,10 @@ settings! {
     /// Number of facts written together
     #[arg(long, value_name = "N", help_heading = "Method")]
     batch: usize,
+    /// Seek the targets of N facts together, before the first of them is written, which takes less time; 1 = each on the model as edited
+    /// until then
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    lookahead: usize,
     /// Consolidate when at least N facts, and half of all (at the end a fifth), were written since the last time: derive the weights anew
     /// from the unedited model and all facts; 0 = never, the default of other methods than betaedit
     #[arg(long, value_name = "N", help_heading = "Method")]
@@ -230,6 +234,9 @@ impl Settings {
         if plan.batch == 0 {
             return Err("--batch must be at least 1".into());
         }
+        if plan.lookahead == 0 {
+            return Err("--lookahead must be at least 1".into());
+        }
         if plan.slack.len() != 2 || plan.anchors.len() != 2 {
             return Err("`slack` and `anchors` must have two numbers each".into());
         }
@@ -311,6 +318,7 @@ impl Plan {
             rect: 0.0,
             prune: false,
             batch: 1,
+            lookahead: 1,
             consolidate_every: 0,
             passes: 0,
             on_conflict: ConflictPolicy::Report,
@@ -396,6 +404,7 @@ mod tests {
             "passes",
             "sensitivity",
             "max-loss",
+            "lookahead",
         ];
         let old: String = (text.lines())
             .filter(|line| !newer.iter().any(|name| line.starts_with(&format!("{name} ="))))

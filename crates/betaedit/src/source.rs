@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use betaedit_core::facts::{Fact, Facts, Layout, ReadOptions, Unread, ZsreTarget, shipped};
-use betaedit_core::llm::{Model, Tokenizer};
+use betaedit_core::llm::{Config, Model, Tokenizer};
 use clap::Args;
 
 use crate::settings::named;
@@ -13,11 +13,23 @@ use crate::terminal::{Done, Failure, Terminal};
 pub const SHIPPED: &str = "shipped";
 
 pub fn open_model(path: &Path, terminal: Terminal) -> Done<(Model, Tokenizer)> {
-    if !path.exists() {
-        let path = path.display();
-        return Err(format!("there is no model at `{path}`: give a Hugging Face directory or a .gguf file").into());
-    }
+    check_is_there(path)?;
     Ok(Model::open(path, terminal.par)?)
+}
+
+/// As [`open_model`], without the blocks and the head that statistics do not need.
+///
+/// * `blocks`: how many blocks to keep
+pub fn open_lowest(path: &Path, blocks: impl FnOnce(&Config) -> usize, terminal: Terminal) -> Done<(Model, Tokenizer)> {
+    check_is_there(path)?;
+    Ok(Model::open_lowest(path, blocks, terminal.par)?)
+}
+
+fn check_is_there(path: &Path) -> Done {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(format!("there is no model at `{}`: give a Hugging Face directory or a .gguf file", path.display()).into())
 }
 
 /// A hash of everything besides the weights that a model's keys and answers depend on: its configuration and its tokenizer. What is

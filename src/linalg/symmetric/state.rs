@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 
 use super::{BLOCK, Symmetric};
+use crate::linalg::Need;
+use crate::linalg::triangle::Triangle;
 use crate::util::bytes;
+use crate::util::large::Large;
 
 impl Symmetric {
     /// Writes the state, bit for bit, without the rounded copy; the parts are written as scaled.
@@ -59,5 +62,30 @@ impl Symmetric {
     #[cfg(feature = "files")]
     pub(crate) fn keeps_rounded(&self) -> bool {
         self.rounded.is_some()
+    }
+}
+
+/// The base and its copy. Pending columns stay.
+impl Large for Symmetric {
+    fn write(&self, out: &mut dyn Write) -> bytes::Result<()> {
+        self.base.write(out)
+    }
+
+    fn let_go(&mut self) {
+        self.base.let_go();
+        if let Some(rounded) = &mut self.rounded {
+            rounded.triangle.panels = Vec::new();
+        }
+    }
+
+    fn read(&mut self, from: &mut dyn Read) -> bytes::Result<()> {
+        self.base.read(from)?;
+        let dim = self.dim();
+        if let Some(rounded) = &mut self.rounded {
+            let need = Need::new("a rounded copy of Q", dim, dim).bytes(Self::rounded_bytes(dim));
+            rounded.triangle = Triangle::zeros(dim, need).map_err(bytes::out_of_memory)?;
+        }
+        self.round();
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use faer::Mat;
 
 use super::ModelAdapter;
 use super::request_work::{RequestPart, RequestWork, Running};
+use super::step::{AdapterStep, tell};
 use crate::error::{NumericsError, Result};
 use crate::llm::block::{TokenBatch, columns};
 use crate::llm::failed;
@@ -29,7 +30,9 @@ impl ModelAdapter {
             other => self.turn(other, layer, requests).map_err(failed)?,
         };
         let mut work = found.map_or_else(|| self.begin(requests), Ok)?;
-        work.advance(&self.model, layer).map_err(failed)?;
+        let Self { model, watch, .. } = self;
+        let of = requests.len();
+        work.advance(model, layer, |done| tell(watch, AdapterStep::Keys { layer, done, of }))?;
         Ok(self.batch.insert(work))
     }
 

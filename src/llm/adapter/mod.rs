@@ -2,6 +2,8 @@
 
 mod batches;
 mod request_work;
+mod step;
+mod targets;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,10 +20,12 @@ use super::surroundings::{Asked, Nearest, Surroundings, further_keys, own_key};
 use super::target::{Sensitivity, TargetSearch};
 use super::tokenizer::Tokenizer;
 use crate::adapter::{Adapter, Companions};
-use crate::error::{Error, ModelError, NumericsError, Result};
+use crate::error::{ModelError, NumericsError, Result};
 use crate::update::{Orientation, Update};
 use crate::util::validate;
 use request_work::{AtRest, RequestWork};
+pub use step::AdapterStep;
+use step::Watch;
 
 /// A language model behind the [`Adapter`] seam.
 ///
@@ -37,8 +41,8 @@ use request_work::{AtRest, RequestWork};
 /// nearly the whole residual again, as in the published program of PMET.
 ///
 /// A new batch begins with other requests, or with a layer at or below the last changed one. Targets are sought when residuals are first
-/// asked for in a batch, in the usual order on the model before the batch, and kept for the batch. Everything below the layer that is
-/// asked for is computed once for each batch.
+/// asked for in a batch, in the usual order on the model before the batch, all together, and kept for the batch. Everything below the layer
+/// that is asked for is computed once for each batch.
 pub struct ModelAdapter {
     model: Model,
     tokenizer: Tokenizer,
@@ -48,6 +52,11 @@ pub struct ModelAdapter {
     sensitivity: Option<Sensitivity>,
     layers: Vec<usize>,
     known: HashMap<Request, Vec<f32>>,
+    /// Targets that were sought ahead.
+    ahead: HashMap<Request, Vec<f32>>,
+    /// Targets that were found on the model as it is now.
+    found: HashMap<Request, Vec<f32>>,
+    watch: Option<Watch>,
     /// Targets that are held while requests are asked about in parts, and the names that may stand beside all of these requests.
     held: HashMap<Request, Vec<f32>>,
     beside_held: OnceLock<HashSet<&'static str>>,
@@ -112,6 +121,9 @@ impl ModelAdapter {
             sensitivity: None,
             layers,
             known: HashMap::new(),
+            ahead: HashMap::new(),
+            found: HashMap::new(),
+            watch: None,
             held: HashMap::new(),
             beside_held: OnceLock::new(),
             batch: None,
@@ -124,11 +136,7 @@ impl ModelAdapter {
     /// # Errors
     /// A target whose length is not the model's hidden size, or that is not finite.
     pub fn with_targets(mut self, known: HashMap<Request, Vec<f32>>) -> Result<Self> {
-        for target in known.values() {
-            let target = MatRef::from_column_major_slice(target, target.len(), 1);
-            validate::shape("target", target, self.model.config.hidden, 1)?;
-            validate::finite("target", target)?;
-        }
+        self.check_targets(known.values())?;
         self.known = known;
         Ok(self)
     }
@@ -175,21 +183,6 @@ impl ModelAdapter {
         written.iter().chain(&sought).try_for_each(|(asked, _)| self.model.check_tokens(&asked.tokens))
     }
 
-    /// Seeks the targets of a batch, which are kept for [`residuals`](Adapter::residuals) of the same requests. A batch is written as a
-    /// whole or not at all; this tells which request would keep it from being written.
-    ///
-    /// # Errors
-    /// The first request that has no target, by its place in the batch, and why.
-    pub fn prepare(&mut self, requests: &[Request]) -> Result<(), (usize, Error)> {
-        let first = self.layers[0];
-        self.at(first, requests).map_err(|error| (0, error))?;
-        let targets = self.seek(requests)?;
-        if let Some(work) = &mut self.batch {
-            work.targets = Some(targets);
-        }
-        Ok(())
-    }
-
     /// Refuses a fact whose token nothing reads: in the last layer, only the token in front of the target counts.
     fn check_is_read(&self, request: &Request, asked: &Asked) -> Result<()> {
         let last = self.layers[self.layers.len() - 1];
@@ -213,36 +206,6 @@ impl ModelAdapter {
             true => Ok(()),
             false => Err(ModelError::UnknownLayer { layer, known: self.layers.clone() }.into()),
         }
-    }
-
-    /// The target of a request, which must be better than what there is.
-    fn sought(&self, layer: usize, request: &Request) -> Result<Vec<f32>> {
-        let Self { model, tokenizer, surroundings, .. } = self;
-        let sensitivity = self.sensitivity.as_ref();
-        let found = self.search.run_within(model, tokenizer, surroundings, layer, request, sensitivity)?;
-        if found.value == found.start && f64::from(found.likelihood) >= self.search.enough {
-            let (target, likelihood) = (request.target(), found.likelihood);
-            let problem = format!(
-                "the search found no output of layer {layer} that makes `{target}` more probable (its mean -log p stays at \
-                 {likelihood:.2}): edit lower layers, or change the settings of the search"
-            );
-            return Err(ModelError::Request { subject: request.subject().into(), problem }.into());
-        }
-        Ok(found.value)
-    }
-
-    /// The targets of requests, or the first that has none and why.
-    fn seek(&self, requests: &[Request]) -> Result<Mat<f32>, (usize, Error)> {
-        let last = self.layers[self.layers.len() - 1];
-        let mut targets = Mat::zeros(self.model.config.hidden, requests.len());
-        for (j, request) in requests.iter().enumerate() {
-            let target = match self.held.get(request).or_else(|| self.known.get(request)) {
-                Some(target) => target.clone(),
-                None => self.sought(last, request).map_err(|error| (j, error))?,
-            };
-            targets.col_mut(j).iter_mut().zip(&target).for_each(|(to, from)| *to = *from);
-        }
-        Ok(targets)
     }
 }
 
@@ -326,6 +289,7 @@ impl Adapter for ModelAdapter {
         validate::finite("weight", weight)?;
         let par = self.model.par;
         copy(self.weight_mut(layer).matrix_mut(), weight, par);
+        self.found.clear();
         self.forget_batches();
         Ok(())
     }
@@ -374,6 +338,7 @@ impl Adapter for ModelAdapter {
         update.check_shape("update", rows, cols)?;
         let par = self.model.par;
         update.apply_to(self.weight_mut(layer).matrix_mut(), Orientation::OutputsByInputs, par)?;
+        self.found.clear();
         self.batch.take_if(|work| !work.outlives_change_of(layer));
         self.at_rest.change(layer);
         Ok(())

@@ -5,7 +5,9 @@ use std::ops::Range;
 use candle_core::{Result as Computed, Tensor};
 use faer::Mat;
 
+use crate::error::Result;
 use crate::llm::block::{Opened, TokenBatch};
+use crate::llm::failed;
 use crate::llm::model::Model;
 use crate::llm::prompt::Request;
 use crate::llm::surroundings::KeyRow;
@@ -74,15 +76,27 @@ impl<S> RequestWork<S> {
 }
 
 impl RequestWork {
-    /// Goes on to a layer.
-    pub(super) fn advance(&mut self, model: &Model, layer: usize) -> Computed<()> {
-        for at in self.layer..layer {
-            for part in &mut self.parts {
-                let x = model.blocks[at].close(&part.state.opened, model.par)?;
-                part.state = Running::new(model, at + 1, x, &part.batch)?;
-            }
-            self.layer = at + 1;
+    /// Goes on to a layer, and says how many requests have come there. After an error the state is undefined.
+    pub(super) fn advance(
+        &mut self,
+        model: &Model,
+        layer: usize,
+        mut come: impl FnMut(usize) -> Result<()>,
+    ) -> Result<()> {
+        if layer == self.layer {
+            return Ok(());
         }
+        for part in &mut self.parts {
+            for at in self.layer..layer {
+                let next = |part: &RequestPart| {
+                    let x = model.blocks[at].close(&part.state.opened, model.par)?;
+                    Running::new(model, at + 1, x, &part.batch)
+                };
+                part.state = next(part).map_err(failed)?;
+            }
+            come(part.requests.end)?;
+        }
+        self.layer = layer;
         Ok(())
     }
 }

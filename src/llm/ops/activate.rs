@@ -1,9 +1,10 @@
 //! The MLP's nonlinearity, with a gate or without.
 
+use candle_core::{Result as Computed, Tensor};
 use faer::Par;
 
 use super::elementwise::{capped, erf, exp};
-use super::{Function, Rows};
+use super::{Function, Op, Rows};
 use crate::llm::config::Activation;
 use crate::util::vectorized::vectorized;
 
@@ -15,31 +16,64 @@ pub(in crate::llm) trait Pointwise: Send + Sync + 'static {
     fn at(&self, x: f32) -> (f32, f32);
 }
 
-impl Pointwise for Activation {
-    const NAME: &'static str = "activate";
+/// `x / (1 + e^-x)`.
+struct Silu;
+
+/// The tanh approximation of GELU.
+struct Gelu;
+
+/// GELU by the error function.
+struct GeluErf;
+
+impl Pointwise for Silu {
+    const NAME: &'static str = "silu";
 
     #[inline(always)]
     fn at(&self, x: f32) -> (f32, f32) {
-        match self {
-            Self::Silu => {
-                let sigmoid = 1.0 / (1.0 + exp(-x));
-                (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
-            }
-            Self::Gelu => {
-                // sqrt(2 / pi), and the published constant.
-                let (a, b) = (0.797_884_6_f32, 0.044_715_f32);
-                // tanh by exp is as exact as f32 allows here.
-                let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * a * (x + b * x * x * x)));
-                let slope = (1.0 - tanh * tanh) * a * (1.0 + 3.0 * b * x * x);
-                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * slope)
-            }
-            Self::GeluErf => {
-                // The distribution function of a normal variable, and its density.
-                let below = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-                let density = 0.398_942_3 * exp(-0.5 * x * x);
-                (x * below, below + x * density)
-            }
+        let sigmoid = 1.0 / (1.0 + exp(-x));
+        (x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+    }
+}
+
+impl Pointwise for Gelu {
+    const NAME: &'static str = "gelu";
+
+    #[inline(always)]
+    fn at(&self, x: f32) -> (f32, f32) {
+        // sqrt(2 / pi), and the published constant.
+        let (a, b) = (0.797_884_6_f32, 0.044_715_f32);
+        // tanh by exp is as exact as f32 allows here.
+        let tanh = 1.0 - 2.0 / (1.0 + exp(2.0 * a * (x + b * x * x * x)));
+        let slope = (1.0 - tanh * tanh) * a * (1.0 + 3.0 * b * x * x);
+        (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh) + 0.5 * x * slope)
+    }
+}
+
+impl Pointwise for GeluErf {
+    const NAME: &'static str = "gelu-erf";
+
+    #[inline(always)]
+    fn at(&self, x: f32) -> (f32, f32) {
+        // The distribution function of a normal variable, and its density.
+        let below = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+        let density = 0.398_942_3 * exp(-0.5 * x * x);
+        (x * below, below + x * density)
+    }
+}
+
+/// The nonlinearity of some rows, times the other rows if there is a gate. The function is chosen here, once: a choice for every number
+/// would keep the compiler from using vector instructions.
+pub(in crate::llm) fn activate(activation: Activation, x: &Tensor, up: Option<&Tensor>, par: Par) -> Computed<Tensor> {
+    fn run<F: Pointwise>(f: F, x: &Tensor, up: Option<&Tensor>, par: Par) -> Computed<Tensor> {
+        match up {
+            Some(up) => x.apply_op2(up, Op(Gate(f, par))),
+            None => x.apply_op1(Op(Apply(f, par))),
         }
+    }
+    match activation {
+        Activation::Silu => run(Silu, x, up, par),
+        Activation::Gelu => run(Gelu, x, up, par),
+        Activation::GeluErf => run(GeluErf, x, up, par),
     }
 }
 
@@ -122,9 +156,9 @@ impl<F: Pointwise> Function<1> for Apply<F> {
 }
 
 /// `f(x) y`.
-pub(in crate::llm) struct Gate(pub(in crate::llm) Activation, pub(in crate::llm) Par);
+struct Gate<F>(F, Par);
 
-impl Function<2> for Gate {
+impl<F: Pointwise> Function<2> for Gate<F> {
     const NAME: &'static str = "gate";
 
     fn value(&self, [x, y]: [Rows<'_>; 2]) -> (Vec<f32>, usize) {
@@ -179,7 +213,7 @@ mod tests {
         };
         for i in -500..=500 {
             let x = f64::from(i) / 100.0;
-            let (value, slope) = Activation::GeluErf.at(x as f32);
+            let (value, slope) = GeluErf.at(x as f32);
             assert!((f64::from(value) - exact(x)).abs() < 2e-6, "{x}: {value} for {}", exact(x));
             let difference = (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4;
             assert!((f64::from(slope) - difference).abs() < 2e-6, "{x}: {slope} for {difference}");

@@ -5,6 +5,7 @@
 //! All tensors are matrices with one row per token.
 
 mod activate;
+mod add_at;
 mod attention;
 mod elementwise;
 mod norm;
@@ -13,7 +14,8 @@ mod parameter;
 mod project;
 mod rotate;
 
-pub(super) use activate::{Apply, Cap, Gate};
+pub(super) use activate::{Apply, Cap, activate};
+pub(super) use add_at::AddAt;
 pub(super) use attention::{Attention, Past, Span};
 pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;

@@ -1,19 +1,22 @@
 //! The objective of the search for a target.
 
+use std::sync::Arc;
+
 use super::elementwise::{exp, largest, sum};
 use super::{Function, Rows};
 use crate::util::vectorized::vectorized;
 
 /// The term of one row of logits.
+#[derive(Clone)]
 pub(in crate::llm) enum Term {
     /// `weight * -log p(token)`.
     Likelihood { token: u32, weight: f32 },
     /// `weight * KL(p || q)`, with `log q` as given.
-    Divergence { reference: Vec<f32>, weight: f32 },
+    Divergence { reference: Arc<[f32]>, weight: f32 },
 }
 
 /// One term per row of logits; the result has one column.
-pub(in crate::llm) struct Objective(pub(in crate::llm) std::sync::Arc<[Term]>);
+pub(in crate::llm) struct Objective(pub(in crate::llm) Arc<[Term]>);
 
 /// `log sum exp`, without overflow.
 pub(in crate::llm) fn log_sum_exp(row: &[f32]) -> f32 {
@@ -63,7 +66,7 @@ impl Term {
                 vectorized(
                     #[inline(always)]
                     || {
-                        for ((to, x), q) in to.iter_mut().zip(row).zip(reference) {
+                        for ((to, x), q) in to.iter_mut().zip(row).zip(&**reference) {
                             *to = factor * exp(x - normaliser) * (x - normaliser - q - total);
                         }
                     },

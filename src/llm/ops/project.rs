@@ -20,16 +20,18 @@ pub(in crate::llm) struct Project {
 /// times as long.
 const OUTPUTS: usize = 2048;
 
-/// Up to this number of rows, a product is limited by memory. It is fastest if the weight is read in its storage order, so the
-/// result is formed column by column.
-const FEW_ROWS: usize = 64;
+/// Rows per product, about. A product is fastest if the weight is read in its storage order, so the result is formed column by column.
+const ROWS: usize = 144;
 
 /// `result += lhs rhs`, where `result` is stored row by row.
 fn add_product(mut result: MatMut<'_, f32>, lhs: MatRef<'_, f32>, rhs: MatRef<'_, f32>, par: Par) {
-    if result.nrows() > FEW_ROWS {
-        return linalg::matmul(result, Accum::Add, lhs, rhs, 1.0, par);
+    let rows = result.nrows();
+    let height = rows.div_ceil(rows.div_ceil(ROWS).max(1)).max(1);
+    for start in (0..rows).step_by(height) {
+        let count = height.min(rows - start);
+        let mut result = result.as_mut().subrows_mut(start, count);
+        result += linalg::product(lhs.subrows(start, count), rhs, par);
     }
-    result += linalg::product(lhs, rhs, par);
 }
 
 /// The two products with the weight as it is stored, `S`, which is widened panel by panel.

@@ -47,16 +47,16 @@ impl Default for Descent {
 }
 
 /// The state of a descent.
-pub(super) enum Walk<'a> {
-    Steepest { step: f32, sizes: &'a [f32] },
+pub(super) enum Walk {
+    Steepest { step: f32, sizes: Vec<f32> },
     Adam(Adam),
 }
 
-impl<'a> Walk<'a> {
+impl Walk {
     /// Starts a descent on vectors of equal length. Each is measured relative to the size of the output it is added to.
-    pub(super) fn new(descent: Descent, sizes: &'a [f32], hidden: usize) -> Self {
+    pub(super) fn new(descent: Descent, sizes: &[f32], hidden: usize) -> Self {
         match descent {
-            Descent::Steepest { step } => Self::Steepest { step: step as f32, sizes },
+            Descent::Steepest { step } => Self::Steepest { step: step as f32, sizes: sizes.to_vec() },
             Descent::Adam { rate } => Self::Adam(Adam::new(sizes.len() * hidden, rate as f32)),
         }
     }
@@ -70,7 +70,7 @@ impl<'a> Walk<'a> {
             }
             Self::Steepest { step, sizes } => {
                 let hidden = vectors.len() / sizes.len();
-                let parts = || gradient.chunks_exact(hidden).zip(*sizes);
+                let parts = || gradient.chunks_exact(hidden).zip(&*sizes);
                 // The gradient by `delta / |v|`, in which vectors of outputs of any size are alike.
                 let length = norm(&parts().map(|(gradient, size)| size * norm(gradient)).collect::<Vec<_>>());
                 let downhill = length > 0.0;

@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use super::descent::{Descent, Walk};
-use super::sensitivity::Sensitivity;
-use super::steering::{Anchor, Site, Steered, Steering};
+use super::descent::Descent;
+use super::site::Site;
 use crate::error::{NumericsError, Result, Shape};
-use crate::llm::model::Model;
-use crate::llm::ops::norm;
-use crate::llm::prompt::{Prompt, Request};
+use crate::llm::prompt::Request;
 use crate::llm::surroundings::{Asked, Surroundings};
 use crate::llm::tokenizer::Tokenizer;
 use crate::util::named::named;
@@ -171,61 +168,8 @@ impl TargetSearch {
         surroundings.asked(tokenizer, request, self.contexts, aside.as_ref())
     }
 
-    /// Finds the target of a request at block `layer`, on the model as it is now.
-    ///
-    /// An evaluation runs the blocks above forward and, except for the last evaluation, backward, from the fact's token on. With a vector
-    /// for the attention, it also runs the MLP of the block itself.
-    ///
-    /// # Errors
-    /// Settings out of range, an unknown layer, a request that the tokenizer cannot encode, or one that is longer than the model's
-    /// context.
-    pub fn run(
-        &self,
-        model: &Model,
-        tokenizer: &Tokenizer,
-        surroundings: impl Into<Surroundings>,
-        layer: usize,
-        request: &Request,
-    ) -> Result<Target> {
-        self.run_within(model, tokenizer, surroundings, layer, request, None)
-    }
-
-    /// As [`run`](Self::run). A descent along the gradient ([`Descent::Steepest`]) is turned away from where the model is sensitive.
-    ///
-    /// * `sensitivity`: of the outputs of block `layer`
-    ///
-    /// # Errors
-    /// As [`run`](Self::run); a sensitivity of another size than the model's.
-    pub fn run_within(
-        &self,
-        model: &Model,
-        tokenizer: &Tokenizer,
-        surroundings: impl Into<Surroundings>,
-        layer: usize,
-        request: &Request,
-        sensitivity: Option<&Sensitivity>,
-    ) -> Result<Target> {
-        self.check()?;
-        sensitivity.map_or(Ok(()), |sensitivity| sensitivity.check(model))?;
-        let asked = self.asked(tokenizer, &surroundings.into(), request)?;
-        let sequences: Vec<Steered<'_>> = asked
-            .iter()
-            .map(|(one, _)| {
-                Steered::new(&one.tokens, &one.positions, one.start).with_name(one.name.clone(), self.naming as f32)
-            })
-            .collect();
-        let kind = Request::checked(request.subject(), "{} is a", request.target()).with_token(request.token());
-        let anchor = Prompt::new(tokenizer, "", &kind, "")?;
-        let anchor = (self.divergence > 0.0).then_some(Anchor {
-            tokens: &anchor.tokens,
-            position: anchor.position,
-            weight: self.divergence as f32,
-        });
-        let steering = Steering::new(model, layer, self.site, &sequences, anchor)?;
-        self.descend(&steering, sensitivity)
-    }
-
-    fn check(&self) -> Result<()> {
+    /// Refuses settings out of range.
+    pub(super) fn check(&self) -> Result<()> {
         if self.steps == 0 {
             return Err(NumericsError::Parameter { parameter: "steps", value: 0.0, allowed: "at least 1" }.into());
         }
@@ -236,63 +180,5 @@ impl TargetSearch {
         validate::positive("clamp", self.clamp)?;
         validate::non_negative("enough", self.enough)?;
         Ok(validate::non_negative("margin", self.margin)?)
-    }
-
-    fn descend(&self, steering: &Steering<'_>, sensitivity: Option<&Sensitivity>) -> Result<Target> {
-        let mut start = steering.outputs(0)?;
-        let hidden = steering.hidden();
-        let sizes: Vec<f32> = start.chunks_exact(hidden).map(norm).collect();
-        let mut walk = Walk::new(self.descent, &sizes, hidden);
-        let mut vectors = vec![0.0; start.len()];
-        let (mut best, mut likelihood, mut reached) = (vectors.clone(), f32::INFINITY, f32::INFINITY);
-        let mut losses = vec![];
-        loop {
-            let evaluation = steering.evaluate(&vectors)?;
-            let lengths: Vec<f32> = vectors.chunks_exact(hidden).map(norm).collect();
-            let slopes: Vec<f32> = sizes.iter().map(|size| self.decay as f32 / (size * size)).collect();
-            // An output that is zero gets no vector: it is bound to zero length.
-            let decay = lengths.iter().zip(&slopes).filter(|(length, _)| **length > 0.0).map(|(x, slope)| x * slope);
-            let loss = evaluation.likelihood + evaluation.naming + evaluation.divergence + decay.sum::<f32>();
-            validate::in_range("the search for a target", &[f64::from(loss)])?;
-            losses.push(loss);
-            let better = evaluation.likelihood + evaluation.naming < reached;
-            if better {
-                reached = evaluation.likelihood + evaluation.naming;
-                likelihood = evaluation.likelihood;
-                best.copy_from_slice(&vectors);
-            }
-            if f64::from(reached) < self.enough || losses.len() == self.steps {
-                break;
-            }
-            let mut gradient = evaluation.gradient()?;
-            for (i, gradient) in gradient.chunks_exact_mut(hidden).enumerate().filter(|(i, _)| lengths[*i] > 0.0) {
-                let delta = &vectors[i * hidden..(i + 1) * hidden];
-                gradient.iter_mut().zip(delta).for_each(|(g, d)| *g += slopes[i] * d / lengths[i]);
-            }
-            if let (Some(sensitivity), Descent::Steepest { .. }) = (sensitivity, self.descent) {
-                gradient.chunks_exact_mut(hidden).for_each(|gradient| sensitivity.turn(gradient));
-            }
-            if !walk.step(&mut vectors, &gradient) {
-                break;
-            }
-            self.scale(&mut vectors, &sizes, 1.0);
-        }
-        self.scale(&mut best, &sizes, 1.0 + self.margin);
-        start.truncate(hidden);
-        let value = start.iter().zip(&best).map(|(v, d)| v + d).collect();
-        let attention = best.chunks_exact(hidden).nth(1).map(<[f32]>::to_vec);
-        Ok(Target { value, start, attention, likelihood, losses })
-    }
-
-    /// Multiplies vectors by a factor, or by the factor that reaches their bounds if that is smaller.
-    fn scale(&self, vectors: &mut [f32], sizes: &[f32], factor: f64) {
-        let hidden = vectors.len() / sizes.len();
-        for (delta, size) in vectors.chunks_exact_mut(hidden).zip(sizes) {
-            let length = f64::from(norm(delta));
-            if length > 0.0 {
-                let factor = factor.min(self.clamp * f64::from(*size) / length) as f32;
-                delta.iter_mut().for_each(|d| *d *= factor);
-            }
-        }
     }
 }

@@ -1,78 +1,34 @@
 //! Models read from their tensors.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use faer::Par;
 
-use super::directory::{self, Directory};
-use super::gguf::Gguf;
+use super::biases::Found;
 use super::source::{Source, StoredTensor};
-use super::tokenizer_files;
 use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::block::{Block, Linear};
-use crate::llm::config::{Arrangement, Bias, Biases, BlockNorms, Config, HeadNorms, MlpKind, NormKind, Positions};
-use crate::llm::families::{AttentionNames, Families, Family, Name, TensorLayout, numbered};
+use crate::llm::config::{Arrangement, Bias, BlockNorms, Config, HeadNorms, MlpKind, NormKind, Positions};
+use crate::llm::families::{AttentionNames, Family, Name, TensorLayout, numbered};
 use crate::llm::model::Model;
 use crate::llm::numbers::StoredNumbers;
 use crate::llm::ops::{Normalize, Parameter};
-use crate::llm::tokenizer::Tokenizer;
 use crate::update::Orientation;
 
-impl Model {
-    /// Reads a model and its tokenizer: from a directory with `config.json`, `model.safetensors` (or shards with
-    /// `model.safetensors.index.json`) and `tokenizer.json`, or from a `.gguf` file or all parts of a split one, which may have a
-    /// `tokenizer.json` with the same vocabulary beside it. Weights may be `f32`, `f16` or `bf16`, in GGUF files also quantized; matrices
-    /// are held in the type of the file. What is read and what is refused is listed in `docs/models.md`.
-    ///
-    /// # Errors
-    /// A file that is missing or cannot be read, an unknown architecture, an entry of the configuration that could change what the
-    /// model computes and is not understood, a tensor that is missing, of the wrong shape, or not part of the model.
-    pub fn open(path: impl AsRef<Path>, par: Par) -> Result<(Self, Tokenizer)> {
-        Self::open_with(path, &Families::built_in(), par)
-    }
-
-    /// As [`open`](Self::open), for models of any of the given families.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_with(path: impl AsRef<Path>, families: &Families, par: Par) -> Result<(Self, Tokenizer)> {
-        let path = path.as_ref();
-        if path.is_dir() {
-            let (family, config) = directory::describe(path, families)?;
-            let mut directory = Directory::open(path)?;
-            let tokenizer = tokenizer_files::tokenizer(path)?;
-            Ok((Self::from_source(config, family, &mut directory, par)?, tokenizer))
-        } else {
-            directory::check_is_model_file(path)?;
-            let mut gguf = Gguf::open(path, families)?;
-            let tokenizer = gguf.tokenizer()?;
-            let (family, config, layout) = gguf.describe();
-            Ok((load(config, family, &layout, &mut gguf, par)?, tokenizer))
-        }
-    }
-
-    /// Builds a model of the given shape, from tensors that have the names of the family's safetensors files.
-    ///
-    /// # Errors
-    /// Sizes that do not fit together, a missing tensor, one of the wrong shape, one that is not finite, or one that is not part of the
-    /// model.
-    pub fn from_source(config: Config, family: Arc<dyn Family>, source: &mut dyn Source, par: Par) -> Result<Self> {
-        let layout = family.layout();
-        load(config, family, &layout, source, par)
-    }
-}
-
 /// The fingerprint depends on the order of reading: it must not change.
-fn load(
+///
+/// * `kept`: how many blocks are kept of a model of this shape; without one of them, the head is not kept either
+pub(super) fn load(
     mut config: Config,
     family: Arc<dyn Family>,
     layout: &TensorLayout,
     source: &mut dyn Source,
+    kept: impl FnOnce(&Config) -> usize,
     par: Par,
 ) -> Result<Model> {
+    let kept = kept(&config);
     config.check(source.path())?;
     let mut loader = Loader::new(&config, layout, source);
     let embedding = Arc::new(loader.embedding()?);
@@ -83,28 +39,24 @@ fn load(
         }
         Positions::Rotary(_) => None,
     };
-    let blocks = (0..config.layers).map(|layer| loader.block(layer)).collect::<Result<Vec<_>>>()?;
+    let mut blocks = vec![];
+    let mut found = Found::default();
+    for layer in 0..config.layers {
+        let block = loader.block(layer)?;
+        found.see(&block);
+        if layer < kept {
+            blocks.push(block);
+        }
+    }
     let norm = loader.norm(&layout.norm, config.hidden)?;
     let head = loader.head(&embedding)?;
     loader.check_all_read()?;
     let fingerprint = format!("{} {}", family.name(), loader.fingerprint.finalize().to_hex());
     config.tied = Arc::ptr_eq(&head.weight, &embedding);
-    config.biases = found_biases(&blocks, &head);
+    config.biases = found.biases(&head);
+    let head =
+        if kept < config.layers { Linear { weight: embedding.clone(), bias: None, low_rank: None } } else { head };
     Ok(Model { config, family, embedding, positions, blocks, norm, head, fingerprint, par })
-}
-
-/// Which projections have a bias in the file.
-fn found_biases(blocks: &[Block], head: &Linear) -> Biases {
-    let any = |projections: &dyn Fn(&Block) -> Vec<bool>| {
-        if blocks.iter().flat_map(projections).any(|has| has) { Bias::Required } else { Bias::Absent }
-    };
-    let has = |linear: &Linear| linear.bias.is_some();
-    Biases {
-        attention_inputs: any(&|block| [&block.query, &block.key, &block.value].map(has).to_vec()),
-        attention_output: any(&|block| vec![has(&block.attention_output)]),
-        mlp: any(&|block| block.gate.iter().chain([&block.up, &block.down]).map(has).collect()),
-        head: if has(head) { Bias::Required } else { Bias::Absent },
-    }
 }
 
 struct Loader<'a> {

@@ -1,9 +1,11 @@
 //! Models from their files, and to them.
 
+mod biases;
 mod directory;
 mod gguf;
 mod gguf_tokenizer;
 mod load;
+mod open;
 mod pieces;
 mod save;
 mod source;

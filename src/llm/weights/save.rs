@@ -30,6 +30,8 @@ impl Model {
     /// # Errors
     /// A directory that cannot be written, or a family that has no place for a tensor of the model.
     pub fn save(&self, tokenizer: &Tokenizer, directory: impl AsRef<Path>) -> Result<()> {
+        // All blocks were kept.
+        self.down(self.config.layers - 1)?;
         let directory = directory.as_ref();
         std::fs::create_dir_all(directory).map_err(io_error(directory))?;
         let layout = self.family.layout();
@@ -88,7 +90,7 @@ impl Model {
     /// # Errors
     /// No such layer, or a family that has no GGUF files.
     pub fn edited_tensor_in_gguf(&self, layer: usize) -> Result<(String, String)> {
-        self.down(layer)?;
+        self.check_layer(layer)?;
         let family = || ModelError::NoNames { family: self.family.name().to_owned(), format: "GGUF" };
         let layout = self.family.gguf().ok_or_else(family)?;
         Ok((format!("{}.weight", numbered(&layout.tensors.down, layer)), layout.architecture.into_owned()))

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::short;
 use crate::directory::{Kind, Place};
 use crate::outputs::copy_directory;
-use crate::stats;
+use crate::stored;
 use crate::terminal::{Done, Failure, Terminal, shortened, table};
 
 #[derive(clap::Args)]
@@ -133,7 +133,7 @@ fn tensors_with_statistics(
     let mut tensors = BTreeMap::new();
     for name in checkpoint.names() {
         let Some(module) = name.strip_suffix(".weight") else { continue };
-        let has = |folder: &PathBuf| Ok(stats::path_of_module(folder, module)?.is_some());
+        let has = |folder: &PathBuf| Ok(stored::path_of_module(folder, module)?.is_some());
         let found = folders.iter().map(has).collect::<Done<Vec<bool>>>()?;
         if found.iter().all(|&found| found) {
             tensors.insert(name.to_owned(), name.to_owned());
@@ -178,9 +178,9 @@ impl Merging<'_> {
         average /= betaedit_core::faer::Scale(weights.len() as f64);
         let (mut error, mut outputs) = ([0.0; 2], 0.0);
         for (weight, moment) in weights.iter().zip(&moments) {
-            outputs += stats::energy(weight.as_ref(), moment, par)?;
+            outputs += stored::energy(weight.as_ref(), moment, par)?;
             for (error, candidate) in error.iter_mut().zip([&average, &merged]) {
-                *error += stats::energy((candidate - weight).as_ref(), moment, par)?;
+                *error += stored::energy((candidate - weight).as_ref(), moment, par)?;
             }
         }
         let error = error.map(|error| (error / f64::max(outputs, f64::MIN_POSITIVE)).sqrt());
@@ -188,7 +188,7 @@ impl Merging<'_> {
     }
 
     fn statistics(&self, folder: &Path, tensor: &str, d_in: usize) -> Done<Statistics> {
-        let statistics = stats::of_module(folder, tensor.trim_end_matches(".weight"))?;
+        let statistics = stored::of_module(folder, tensor.trim_end_matches(".weight"))?;
         let statistics = statistics.ok_or_else(|| format!("the statistics of `{tensor}` are gone"))?;
         if statistics.d_in() != d_in {
             let (folder, found) = (folder.display(), statistics.d_in());

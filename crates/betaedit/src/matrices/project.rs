@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{copy, short};
 use crate::directory::{Kind, MANIFEST, Place};
-use crate::stats;
+use crate::stored;
 use crate::terminal::{Done, Terminal, shortened, table};
 
 #[derive(clap::Args)]
@@ -99,7 +99,7 @@ fn project(
     arguments: &Arguments,
     terminal: Terminal,
 ) -> Done<Option<Projected>> {
-    let Some(statistics) = stats::of_module(&arguments.stats, module)? else { return Ok(None) };
+    let Some(statistics) = stored::of_module(&arguments.stats, module)? else { return Ok(None) };
     let before = adapter.update(module)?;
     if statistics.d_in() != before.d_in() {
         let (found, expected) = (statistics.d_in(), before.d_in());

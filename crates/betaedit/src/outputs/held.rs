@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use betaedit_core::Adapter;
 use betaedit_core::Update;
-use betaedit_core::faer::{Mat, MatRef};
+use betaedit_core::faer::Mat;
 use betaedit_core::llm::Request;
 use betaedit_core::update::Compression;
 
@@ -20,17 +20,18 @@ pub type Keys = BTreeMap<usize, Mat<f32>>;
 /// The share of a sum of edits that counts as rounding, and that an adapter leaves out.
 const ROUNDING: f64 = 1e-6;
 
-/// The sum of the edits of each layer that has any.
-pub fn edited(run: &Run) -> Done<BTreeMap<usize, MatRef<'_, f64>>> {
-    let total = |&layer: &usize| Ok((layer, run.session.total(layer).ok_or("the session keeps no totals")?));
-    let totals = run.adapter().layers().iter().map(total).collect::<Done<BTreeMap<_, _>>>()?;
-    Ok(totals.into_iter().filter(|(_, total)| total.norm_l2() > 0.0).collect())
+/// The layers that have edits.
+pub fn edited(run: &Run) -> Done<Vec<usize>> {
+    let drift = |&layer: &usize| Ok((layer, run.session.gauges(layer).ok_or("the session keeps no totals")?.drift));
+    let drifts = run.adapter().layers().iter().map(drift).collect::<Done<Vec<(usize, f64)>>>()?;
+    Ok(drifts.into_iter().filter(|(_, drift)| *drift > 0.0).map(|(layer, _)| layer).collect())
 }
 
 pub fn totals(run: &Run, terminal: Terminal) -> Done<Totals> {
     let mut totals = Totals::new();
-    for (layer, total) in edited(run)? {
-        let whole = Update::from_factors(Mat::identity(total.nrows(), total.nrows()), total.to_owned())?;
+    for layer in edited(run)? {
+        let total = run.session.total(layer)?.ok_or("the session keeps no totals")?;
+        let whole = Update::from_factors(Mat::identity(total.nrows(), total.nrows()), total)?;
         totals.insert(layer, whole.compressed(Compression::Tolerance(ROUNDING), terminal.par)?.update);
     }
     Ok(totals)

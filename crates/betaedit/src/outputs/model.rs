@@ -62,17 +62,18 @@ pub fn write_gguf(out: &Path, storage: GgufStorage, keys: &Keys, run: &Run, term
     }
     let (adapter, model) = (run.adapter(), GgufModel::open(&run.description.model)?);
     let mut tensors = BTreeMap::new();
-    for &layer in layers.keys() {
+    for &layer in &layers {
         tensors.insert(adapter.model().edited_tensor_in_gguf(layer)?.0, layer);
     }
     let edited = |&layer: &usize| {
         let (d_out, d_in) = adapter.weight_shape(layer)?;
         let mut weight = Mat::zeros(d_out, d_in);
         adapter.read_weight(layer, weight.as_mut())?;
-        let statistics = run.known.iter().find(|(number, _)| *number == layer).map(|(_, known)| known.moment());
+        let statistics =
+            run.known.iter().find(|(number, _)| *number == layer).map(|(_, known)| known.moment()).transpose()?;
         let importance = statistics
             .zip(keys.get(&layer).filter(|keys| keys.ncols() > 0))
-            .map(|(moment, keys)| Importance::new(keys.as_ref(), moment, TEXT * d_in as f64, terminal.par));
+            .map(|(moment, keys)| Importance::new(keys.as_ref(), &moment, TEXT * d_in as f64, terminal.par));
         Ok(EditedWeight { weight, importance: importance.transpose()? })
     };
     let survived = model.write_edited(out, &tensors, storage, edited, terminal.par)?;

@@ -17,4 +17,5 @@ mod probes;
 mod python;
 mod research;
 mod setting;
+mod together;
 mod usage;

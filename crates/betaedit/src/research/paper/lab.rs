@@ -20,7 +20,7 @@ use super::edited::{By, ClosedForm, Edited};
 use super::run::hash;
 use super::targets::Targets;
 use crate::source::{open_model, setting};
-use crate::stats;
+use crate::stored;
 use crate::terminal::{Done, Terminal};
 
 /// How facts are written, whatever the method.
@@ -45,7 +45,7 @@ pub struct Layer {
 impl Layer {
     /// `tr(X C Xᵀ)`.
     pub fn energy_of(&self, X: MatRef<'_, f64>, par: Par) -> Done<f64> {
-        stats::energy(X, self.statistics.moment(), par)
+        stored::energy(X, &*self.statistics.moment()?, par)
     }
 }
 
@@ -227,7 +227,7 @@ fn layers(model: &Model, tokenizer: &Tokenizer, numbers: &[usize], out: &Path, t
         }
         let moment = statistics.moment(witnesses[number].as_ref().get(.., 1..))?;
         let W = weight(model, tokenizer, number)?;
-        let energy = stats::energy(W.as_ref(), &moment, par)?;
+        let energy = stored::energy(W.as_ref(), &moment, par)?;
         let statistics = KeyStatistics::from_parts(moment, spectrum, par)?;
         Ok(Layer { number, statistics, energy, norm: W.norm_l2() })
     };

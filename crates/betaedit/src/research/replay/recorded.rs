@@ -59,7 +59,7 @@ pub struct Replayed {
 
 pub fn run<T: Scalar>(arguments: &Arguments, terminal: Terminal) -> Done {
     let mut setup = Setup::<T>::new(arguments, terminal)?;
-    terminal.say(setup.line(arguments.batch));
+    terminal.say(setup.line(arguments.batch)?);
     let replayed = setup.replay(arguments, terminal)?;
     let result = report::json(arguments, &setup, &replayed);
 
@@ -102,19 +102,19 @@ impl<T: Scalar> Setup<T> {
     }
 
     /// A line about the run, and one about the projector.
-    fn line(&self, batch: usize) -> String {
+    fn line(&self, batch: usize) -> Done<String> {
         let Self { name, edits, d_out, d_in, kept_first, .. } = self;
-        let projector = self.editor.projector();
+        let projector = self.editor.projector()?;
         let gap = projector.gap();
         let at_the_cut = |s: Option<f64>| s.map_or("none".into(), |s| format!("{s:.6}"));
-        format!(
+        Ok(format!(
             "{name}: {edits} edits of a {d_out} x {d_in} weight, {batch} per batch, {}\n\
              projector: {kept_first} of {d_in} directions kept, eigenvalues {} | {} at the cut, capacity {:.0}",
             T::NAME,
             at_the_cut(gap.largest_kept),
             at_the_cut(gap.smallest_protected),
             projector.capacity(),
-        )
+        ))
     }
 
     fn replay(&mut self, arguments: &Arguments, terminal: Terminal) -> Done<Replayed> {

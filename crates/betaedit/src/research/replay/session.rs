@@ -82,9 +82,9 @@ fn outputs<T: Scalar>(
     terminal: Terminal,
 ) -> Done {
     if let Some(path) = &arguments.out {
-        let total = session.total(layer).ok_or("the gauges are on")?;
+        let total = session.total(layer)?.ok_or("the gauges are on")?;
         let metadata = HashMap::from([("method".into(), arguments.method.clone())]);
-        write_delta(path, total, metadata)?;
+        write_delta(path, total.as_ref(), metadata)?;
     }
     let result = json(arguments, session);
     if let Some(path) = &arguments.report {

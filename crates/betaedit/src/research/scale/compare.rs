@@ -104,7 +104,7 @@ fn dense_reference<T: Scalar>(
         return Ok(Dense::default());
     }
     let (edits, par) = (arguments.edits, terminal.par);
-    let mut dense = DenseSolve::new(editor.projector(), layer.keys::<T>(0, edits).as_ref(), par);
+    let mut dense = DenseSolve::new(&editor.projector()?, layer.keys::<T>(0, edits).as_ref(), par);
     let (k, r) = (layer.key::<T>(edits), layer.residuals::<T>(arguments.d_out, edits, 1));
     let bar = terminal.bar(arguments.dense_reference as u64, "dense solves");
     let (mut seconds, mut difference) = (Vec::new(), None);
