@@ -9,7 +9,7 @@ use betaedit_core::faer::{Mat, Par, Scale};
 use betaedit_core::llm::{Collector, Config, Contexts, FactToken, Model, ModelAdapter, Request, Sampler, TargetSearch};
 use betaedit_core::{Adapter, EditBatch, Editor, Error, Memit, Method, Spectrum};
 
-use crate::llm_models::{Expected, FAMILIES, data, open};
+use crate::llm_models::{Expected, FAMILIES, data, directory, open};
 
 pub fn request() -> Request {
     Request::new("Eiffel Tower", "The {} is located in the city of", "Tokyo").unwrap()
@@ -230,13 +230,13 @@ fn statistics_stop_go_on_and_add_up() {
 #[test]
 fn statistics_need_no_block_above_their_layers() {
     let (model, tokenizer) = open("qwen2");
-    let path = data().join("qwen2");
+    let path = directory("qwen2");
     let mut asked = 0;
     let of = |config: &Config| {
         asked = config.layers;
         2
     };
-    let (lowest, _) = Model::open_lowest(&path, of, Par::Seq).unwrap();
+    let (lowest, _) = Model::open_lowest(path.path(), of, Par::Seq).unwrap();
     assert_eq!(asked, model.config().layers);
     assert_eq!(lowest.fingerprint(), model.fingerprint());
     assert_eq!(lowest.config(), model.config());
@@ -253,7 +253,7 @@ fn statistics_need_no_block_above_their_layers() {
     assert!(Collector::new(&lowest, &tokenizer, &[2]).is_err());
     assert!(lowest.save(&tokenizer, tempfile::tempdir().unwrap().path()).is_err());
     // A model of which more is asked than there is is whole.
-    let (whole, _) = Model::open_lowest(&path, |_| usize::MAX, Par::Seq).unwrap();
+    let (whole, _) = Model::open_lowest(path.path(), |_| usize::MAX, Par::Seq).unwrap();
     assert_eq!(whole.trace(&[1, 2]).unwrap().logits, model.trace(&[1, 2]).unwrap().logits);
 }
 

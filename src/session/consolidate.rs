@@ -6,12 +6,12 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef};
 
 use super::Session;
+use super::awake::awake;
 use super::id::EditId;
 use super::layer::LayerOutcome;
 use super::observer::ConsolidationStep;
 use super::outcome::Rejection;
 use super::record::{Derivation, Record};
-use super::rest::awake;
 use super::store::KnownTargets;
 use super::transaction::{copy_weight, guarded, guarded_editor};
 use crate::adapter::Adapter;

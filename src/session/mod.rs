@@ -29,6 +29,7 @@
 //! ```
 
 mod asked_columns;
+mod awake;
 mod builder;
 mod conflict;
 mod consolidate;

@@ -3,13 +3,13 @@
 use faer::Mat;
 
 use super::Session;
+use super::awake::awake;
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::{Layer, LayerOutcome};
 use super::outcome::{Applied, Outcome};
 use super::record::{Batch, Record};
 use super::report::Report;
-use super::rest::awake;
 use super::transaction::{copy_weight, guarded};
 use crate::adapter::Adapter;
 use crate::editor::Editor;

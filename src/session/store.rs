@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use faer::{Mat, MatRef};
 
+use super::awake::{awake, awake_to_read};
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::Layer;
 use super::report::Report;
-use super::rest::{awake, awake_to_read};
 use crate::editor::Editor;
 use crate::error::{Error, FileError, Result};
 use crate::scalar::Scalar;

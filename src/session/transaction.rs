@@ -6,6 +6,7 @@ use std::sync::Arc;
 use faer::Mat;
 
 use super::Session;
+use super::awake::{awake, awake_to_read};
 use super::conflict::{Conflict, EditIndex, sketch, subject_hash};
 use super::id::EditId;
 use super::journal::Mark;
@@ -13,7 +14,6 @@ use super::layer::{Layer, Proposed, Stability, State};
 use super::observer::{LayerStep, Progress};
 use super::outcome::{Applied, Outcome, Rejection};
 use super::record::{Batch, MOST_REQUESTS, Part, Record};
-use super::rest::{awake, awake_to_read};
 use crate::adapter::{self, Adapter};
 use crate::batch::EditBatch;
 use crate::editor::Editor;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Session;
+use super::awake::awake;
 use super::id::EditId;
 use super::journal::Mark;
 use super::layer::Layer;
 use super::outcome::Undone;
 use super::record::{Part, Record};
-use super::rest::awake;
 use super::transaction::guarded_editor;
 use crate::adapter::Adapter;
 use crate::batch::EditBatch;

@@ -13,12 +13,12 @@ use crate::util::scratch::Scratch;
 pub(crate) enum OnDemand<V> {
     Held(Arc<V>),
     #[cfg(feature = "files")]
-    AtRest(Arc<AtRest<V>>),
+    OnDisk(Arc<ValueOnDisk<V>>),
 }
 
 /// A value in a file, and how it is read.
 #[cfg(feature = "files")]
-pub(crate) struct AtRest<V> {
+pub(crate) struct ValueOnDisk<V> {
     file: Scratch,
     read: Box<Reader<V>>,
 }
@@ -31,7 +31,7 @@ impl<V> Clone for OnDemand<V> {
         match self {
             Self::Held(value) => Self::Held(Arc::clone(value)),
             #[cfg(feature = "files")]
-            Self::AtRest(value) => Self::AtRest(Arc::clone(value)),
+            Self::OnDisk(value) => Self::OnDisk(Arc::clone(value)),
         }
     }
 }
@@ -41,7 +41,7 @@ impl<V: fmt::Debug> fmt::Debug for OnDemand<V> {
         match self {
             Self::Held(value) => value.fmt(f),
             #[cfg(feature = "files")]
-            Self::AtRest(_) => f.write_str("at rest"),
+            Self::OnDisk(_) => f.write_str("at rest"),
         }
     }
 }
@@ -58,7 +58,7 @@ impl<V> OnDemand<V> {
         match self {
             Self::Held(value) => Ok(Arc::clone(value)),
             #[cfg(feature = "files")]
-            Self::AtRest(rest) => {
+            Self::OnDisk(rest) => {
                 rest.file.read(&*rest.read).map(Arc::new).map_err(crate::error::numerics::NumericsError::AtRest)
             }
         }
@@ -73,6 +73,6 @@ impl<V> OnDemand<V> {
     ) -> io::Result<Self> {
         let mut file = Scratch::new(directory)?;
         file.write(write)?;
-        Ok(Self::AtRest(Arc::new(AtRest { file, read: Box::new(read) })))
+        Ok(Self::OnDisk(Arc::new(ValueOnDisk { file, read: Box::new(read) })))
     }
 }

@@ -30,6 +30,7 @@ mod progress;
 mod refresh;
 mod report;
 mod research;
+mod rest;
 mod run;
 mod scores;
 mod settings;

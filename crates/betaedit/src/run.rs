@@ -9,15 +9,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use betaedit_core::Result;
 use betaedit_core::error::{Error, SessionError};
 use betaedit_core::llm::{Contexts, Model, ModelAdapter, Request, Tokenizer};
 use betaedit_core::session::{Consolidation, EditId, Observer, Outcome, Session, SessionBuilder};
-use betaedit_core::{Adapter, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, make_own, replace};
 use crate::found::{self, Found, state_of};
 use crate::gradients;
+use crate::rest;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
 use crate::stored;
@@ -197,7 +198,7 @@ impl Run {
             let problem = "the configuration or the tokenizer of the model has changed since the session began";
             return Err(format!("`{model}`: {problem}: restore them, or start another session").into());
         }
-        let scratch = scratch(directory)?;
+        let scratch = rest::scratch(directory)?;
         let known = stored::load(&description.stats, (&model, &tokenizer), &plan.layers, &scratch, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let surroundings = plan.surroundings(contexts)?;
@@ -233,21 +234,11 @@ impl Run {
         if let Some(directory) = directory {
             builder = builder.directory(directory.join("state"));
         }
-        if state_bytes(&adapter)? > IN_MEMORY {
+        if rest::is_due(&adapter)? {
             builder = builder.layers_at_rest(scratch);
         }
         let session = builder.open(Timed::new(adapter), terminal.par)?;
-        let recovery = session.recovery();
-        if recovery.resumed {
-            let again = recovery.replayed;
-            terminal.note(format!(
-                "the session continues after {} facts ({again} replayed from the journal)",
-                session.processed()
-            ));
-        }
-        if let Some(reason) = &recovery.snapshot_ignored {
-            terminal.note(format!("the snapshot was not used: {reason}"));
-        }
+        say_how_it_continues(&session, terminal);
         let entries =
             directory.map(|directory| entries(directory, session.processed())).transpose()?.unwrap_or_default();
         Ok(Self {
@@ -338,24 +329,19 @@ impl Run {
     }
 }
 
-/// What the layers of a session may take in memory; above that, one is in memory at a time.
-const IN_MEMORY: usize = 2 << 30;
-
-/// About what the layers of a session take: `Q` with its copy, the sum of the keys, the total change, two weights.
-fn state_bytes(adapter: &ModelAdapter) -> Done<usize> {
-    let of_layer = |&layer: &usize| -> Done<usize> {
-        let (d_out, d_in) = adapter.weight_shape(layer)?;
-        Ok(d_in.saturating_mul(10 * d_in + 16 * d_out))
-    };
-    adapter.layers().iter().map(of_layer).sum()
-}
-
-/// Where a run keeps what it does not need in memory: beside the state of its session.
-fn scratch(directory: Option<&Path>) -> Done<PathBuf> {
-    let Some(directory) = directory else { return Ok(std::env::temp_dir()) };
-    let state = directory.join("state");
-    std::fs::create_dir_all(&state).map_err(|error| format!("`{}`: {error}", state.display()))?;
-    Ok(state)
+/// Says what a session that goes on has found.
+fn say_how_it_continues(session: &Session<Timed>, terminal: Terminal) {
+    let recovery = session.recovery();
+    if recovery.resumed {
+        let again = recovery.replayed;
+        terminal.note(format!(
+            "the session continues after {} facts ({again} replayed from the journal)",
+            session.processed()
+        ));
+    }
+    if let Some(reason) = &recovery.snapshot_ignored {
+        terminal.note(format!("the snapshot was not used: {reason}"));
+    }
 }
 
 /// What a session does without gradients.

@@ -1,0 +1,33 @@
+//! What a run keeps on disk instead of in memory, and where.
+
+use std::path::{Path, PathBuf};
+
+use betaedit_core::Adapter;
+use betaedit_core::llm::ModelAdapter;
+
+use crate::terminal::Done;
+
+/// What the layers of a session may take in memory; above that, one is in memory at a time.
+const IN_MEMORY: usize = 2 << 30;
+
+/// Whether the layers of a session take more than they may.
+pub fn is_due(adapter: &ModelAdapter) -> Done<bool> {
+    Ok(state_bytes(adapter)? > IN_MEMORY)
+}
+
+/// About what the layers of a session take: `Q` with its copy, the sum of the keys, the total change, two weights.
+fn state_bytes(adapter: &ModelAdapter) -> Done<usize> {
+    let of_layer = |&layer: &usize| -> Done<usize> {
+        let (d_out, d_in) = adapter.weight_shape(layer)?;
+        Ok(d_in.saturating_mul(10 * d_in + 16 * d_out))
+    };
+    adapter.layers().iter().map(of_layer).sum()
+}
+
+/// Where a run keeps what it does not need in memory: beside the state of its session.
+pub fn scratch(directory: Option<&Path>) -> Done<PathBuf> {
+    let Some(directory) = directory else { return Ok(std::env::temp_dir()) };
+    let state = directory.join("state");
+    std::fs::create_dir_all(&state).map_err(|error| format!("`{}`: {error}", state.display()))?;
+    Ok(state)
+}
