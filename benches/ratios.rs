@@ -90,8 +90,8 @@ fn algebra(d: usize) -> Result<()> {
         let mut editor = method.editor::<f32>(&layer.spectrum, par)?;
         for time in 0..times {
             let (K, R) = (layer.keys::<f32>(time * KEYS, KEYS), layer.residuals::<f32>(D_OUT, time * KEYS, KEYS));
-            editor.edit(&EditBatch::new(K.as_ref(), R.as_ref())?)?;
-            let refresh = seconds(1, || drop(editor.refresh_if_due().expect("a refresh")));
+            drop(editor.edit(&EditBatch::new(K.as_ref(), R.as_ref())?)?);
+            let refresh = seconds(1, || assert!(editor.refresh_if_due().expect("a refresh").is_some()));
             line(&format!("{name}, {} keys in all", (time + 1) * KEYS), refresh, "decomposition", decomposition);
         }
     }
@@ -116,7 +116,7 @@ fn targets(model: &str, file: Option<&str>, facts: usize) -> Result<()> {
     let (model, tokenizer) = Model::open(model, Par::rayon(0))?;
     let layer = model.config().layers / 3;
     let surroundings = Surroundings::new(Contexts::generate(&model, &tokenizer, 3, 10, 0)?);
-    let all = file.map_or_else(|| shipped::facts(), Facts::read)?;
+    let all = file.map_or_else(shipped::facts, Facts::read)?;
     let requests: Vec<Request> = all.iter().take(facts).map(Request::from).collect();
     let mut adapter = ModelAdapter::new(
         model.clone(),

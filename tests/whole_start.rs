@@ -74,7 +74,7 @@ fn streams<T: Scalar>(tolerance: f64) {
         loaded.load(&mut &bytes[..]).unwrap();
         assert!(loaded.inverse_gram().to_dense() == ours.inverse_gram().to_dense(), "{name}");
     }
-    assert!(whole >= 8 && others >= 8, "{whole} in the whole space, {others} not");
+    assert!(whole >= 8 && others >= 7, "{whole} in the whole space, {others} not");
 }
 
 #[test]

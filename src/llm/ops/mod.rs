@@ -5,22 +5,24 @@
 //! All tensors are matrices with one row per token.
 
 mod activate;
+mod add_at;
 mod attention;
 mod elementwise;
 mod norm;
 mod objective;
 mod parameter;
-mod place;
+
 mod project;
 mod rotate;
 
 pub(super) use activate::{Apply, Cap, activate};
+pub(super) use add_at::AddAt;
 pub(super) use attention::{Attention, Past, Span};
 pub(super) use elementwise::{likeliest, norm};
 pub(super) use norm::Normalize;
 pub(super) use objective::{Objective, Term, log_sum_exp};
 pub(super) use parameter::{Parameter, copy};
-pub(super) use place::Place;
+
 pub(super) use project::Project;
 pub(super) use rotate::{Angles, Rotate};
 

@@ -9,7 +9,7 @@ use faer::Par;
 use super::site::Site;
 use crate::llm::block::{Frame, Opened, TokenBatch, select};
 use crate::llm::model::Model;
-use crate::llm::ops::{Objective, Op, Past, Place, Span, Term};
+use crate::llm::ops::{AddAt, Objective, Op, Past, Span, Term};
 
 /// The sequences of one question or of several, from their positions on.
 pub(super) struct SteeredRows<'a> {
@@ -77,7 +77,7 @@ impl<'a> SteeredRows<'a> {
         let place = |x: &Tensor, which: usize| {
             let row = |question: usize| question * self.site.count() + which;
             let rows = self.places.iter().map(|question| question.map(row)).collect();
-            x.apply_op2(&vectors, Op(Place(rows)))
+            x.apply_op2(&vectors, Op(AddAt(rows)))
         };
         let mut x = match (&self.below, self.site) {
             (Below::Closed(output), _) => place(output, 0)?,

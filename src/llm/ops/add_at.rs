@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{Function, Rows};
 
 /// Adds to every row the vector that the row asks for, if it asks for one. The arguments are the rows and the vectors.
-pub(in crate::llm) struct Place(pub(in crate::llm) Arc<[Option<usize>]>);
+pub(in crate::llm) struct AddAt(pub(in crate::llm) Arc<[Option<usize>]>);
 
-impl Place {
+impl AddAt {
     /// The rows that ask for a vector, and which.
     fn asked(&self) -> impl Iterator<Item = (usize, usize)> {
         self.0.iter().enumerate().filter_map(|(row, vector)| Some((row, (*vector)?)))
@@ -18,8 +18,8 @@ fn add(to: &mut [f32], row: usize, from: &[f32]) {
     to[row * from.len()..(row + 1) * from.len()].iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
-impl Function<2> for Place {
-    const NAME: &'static str = "place";
+impl Function<2> for AddAt {
+    const NAME: &'static str = "add-at";
 
     fn value(&self, [x, vectors]: [Rows<'_>; 2]) -> (Vec<f32>, usize) {
         let mut y = x.numbers.to_vec();
