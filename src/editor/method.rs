@@ -46,8 +46,8 @@ pub trait Method {
     }
 
     /// Makes an editor for one layer from the layer's second moment alone, for methods that edit in the whole space. Its start is a
-    /// Cholesky factorisation, five to ten times faster than the decomposition; its updates are those of [`editor`](Self::editor), to
-    /// rounding.
+    /// Cholesky factorisation ([`InverseGram::from_moment`](crate::InverseGram::from_moment)); its updates are those of
+    /// [`editor`](Self::editor), to rounding.
     ///
     /// # Errors
     /// As [`editor`](Self::editor); [`NumericsError::Unsupported`](crate::error::NumericsError::Unsupported) for a method that

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result as Computed, Tensor};
 
-use super::question::{Anchor, Question, Steered};
+use super::question::{Anchor, SearchQuestion, Steered};
 use super::rows::{Below, SteeredRows, TermRange};
 use super::site::Site;
 use crate::llm::block::{TokenBatch, select};
@@ -29,7 +29,7 @@ pub(super) fn prepared<'a>(
     model: &'a Model,
     layer: usize,
     site: Site,
-    questions: &[Question<'_>],
+    questions: &[SearchQuestion<'_>],
 ) -> Computed<Vec<(SteeredRows<'a>, Tensor)>> {
     let inputs = Inputs::new(questions);
     let whole = TokenBatch::new(&model.config, inputs.tokens.iter().map(|tokens| (0, tokens.len())));
@@ -43,7 +43,7 @@ pub(super) fn prepared<'a>(
     let above = above(model, layer, &inputs, &whole, &output)?;
 
     let closed = matches!((site, &model.blocks[layer].mlp_post_norm), (Site::Block | Site::Mlp, None));
-    let one = |(i, question): (usize, &Question<'_>)| {
+    let one = |(i, question): (usize, &SearchQuestion<'_>)| {
         let of = inputs.of[i].clone();
         let rows = |input: usize| {
             let span = &whole.spans[input].rows;
@@ -81,7 +81,7 @@ pub(super) fn prepared<'a>(
 }
 
 impl<'q> Inputs<'q> {
-    fn new(questions: &[Question<'q>]) -> Self {
+    fn new(questions: &[SearchQuestion<'q>]) -> Self {
         let (mut tokens, mut positions, mut of, mut anchors) = (vec![], vec![], vec![], vec![]);
         for question in questions {
             let start = tokens.len();

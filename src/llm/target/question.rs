@@ -75,12 +75,12 @@ pub struct Anchor<'a> {
 
 /// What a search asks: sequences that should become probable together, and perhaps an anchor.
 #[derive(Clone)]
-pub(super) struct Question<'a> {
+pub(super) struct SearchQuestion<'a> {
     pub(super) sequences: Vec<Steered<'a>>,
     pub(super) anchor: Option<Anchor<'a>>,
 }
 
-impl<'a> Question<'a> {
+impl<'a> SearchQuestion<'a> {
     /// Refuses what the model cannot read.
     pub(super) fn check(&self, model: &Model) -> Result<()> {
         if self.sequences.is_empty() {

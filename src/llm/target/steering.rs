@@ -5,7 +5,7 @@ use std::fmt;
 use candle_core::Tensor;
 
 use super::preparation::prepared;
-use super::question::{Anchor, Question, Steered};
+use super::question::{Anchor, SearchQuestion, Steered};
 use super::rows::{LossParts, SteeredLoss, SteeredRows};
 use super::site::Site;
 use crate::error::{ModelError, NumericsError, Result};
@@ -81,7 +81,7 @@ impl<'a> Steering<'a> {
             return Err(ModelError::UnknownLayer { layer, known: (0..model.blocks.len()).collect() }.into());
         }
         site.check(model, layer)?;
-        let question = Question { sequences: sequences.to_vec(), anchor };
+        let question = SearchQuestion { sequences: sequences.to_vec(), anchor };
         question.check(model)?;
         let (rows, outputs) = prepared(model, layer, site, &[question]).map_err(failed)?.swap_remove(0);
         Ok(Self { rows, outputs })

@@ -6,7 +6,7 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::course::{Course, Going};
 use super::preparation::prepared;
-use super::question::{Anchor, Question, Steered};
+use super::question::{Anchor, SearchQuestion, Steered};
 use super::rows::SteeredRows;
 use super::search::{Target, TargetSearch};
 use super::sensitivity::Sensitivity;
@@ -196,7 +196,7 @@ impl TargetSearch {
         if asking.is_empty() {
             return Ok(vec![]);
         }
-        let questions: Vec<Question<'_>> = asking.iter().map(|(_, asking)| asking.question(self)).collect();
+        let questions: Vec<SearchQuestion<'_>> = asking.iter().map(|(_, asking)| asking.question(self)).collect();
         let prepared = prepared(model, layer, self.site, &questions)?;
         let begin = |((rows, outputs), (request, _)): ((SteeredRows<'a>, _), &(usize, _))| {
             let start = with_rows([&outputs], |[outputs]| outputs.row(0).to_vec())?;
@@ -208,7 +208,7 @@ impl TargetSearch {
 }
 
 impl Asking {
-    fn question(&self, search: &TargetSearch) -> Question<'_> {
+    fn question(&self, search: &TargetSearch) -> SearchQuestion<'_> {
         let naming = search.naming as f32;
         let sequences = self
             .asked
@@ -217,7 +217,7 @@ impl Asking {
         let weight = search.divergence as f32;
         let anchor = self.anchor.as_ref();
         let anchor = anchor.map(|anchor| Anchor { tokens: &anchor.tokens, position: anchor.position, weight });
-        Question { sequences: sequences.collect(), anchor }
+        SearchQuestion { sequences: sequences.collect(), anchor }
     }
 }
 
