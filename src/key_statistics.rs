@@ -17,7 +17,7 @@ use crate::util::shown::shown;
 ///
 /// # Memory
 /// `4 d_in²` bytes for the moment and `8 d_in²` for the spectrum: 2.5 GB at a `d_in` of 14336. An editor needs them when it starts, for a
-/// moment at each edit (gauges), and at refreshes. [`at_rest`](Self::at_rest) puts them away on disk in between.
+/// moment at each edit (gauges), and at refreshes. `at_rest` (with the feature `files`) puts them away on disk in between.
 ///
 /// # Examples
 /// ```

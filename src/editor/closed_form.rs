@@ -130,7 +130,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
     /// history.
     ///
     /// # Errors
-    /// A spectrum that is [at rest](crate::KeyStatistics::at_rest) and cannot be read; [`NumericsError::Unsupported`] if the editor was made
+    /// A spectrum that is at rest (`KeyStatistics::at_rest`) and cannot be read; [`NumericsError::Unsupported`] if the editor was made
     /// [without one](Self::from_moment).
     pub fn projector(&self) -> Result<Projector> {
         self.memory.first().projector("a projector")

@@ -25,7 +25,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         Self::on(name.into(), recipe, &Arc::clone(spectrum).into(), par)
     }
 
-    /// As [`new`](Self::new), from statistics that may be [at rest](KeyStatistics::at_rest): the editor reads their spectrum when it needs
+    /// As [`new`](Self::new), from statistics that may be at rest (`KeyStatistics::at_rest`): the editor reads their spectrum when it needs
     /// it, and does not keep it. Statistics without a spectrum start it as [`from_moment`](Self::from_moment) does.
     ///
     /// # Errors

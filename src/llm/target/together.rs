@@ -91,7 +91,8 @@ impl TargetSearch {
         self.run_within(model, tokenizer, surroundings, layer, request, None)
     }
 
-    /// As [`run`](Self::run). A descent along the gradient ([`Descent::Steepest`]) is turned away from where the model is sensitive.
+    /// As [`run`](Self::run). A descent along the gradient ([`Descent::Steepest`](crate::llm::Descent::Steepest)) is turned away from where
+    /// the model is sensitive.
     ///
     /// * `sensitivity`: of the outputs of block `layer`
     ///
