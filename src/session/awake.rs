@@ -5,7 +5,7 @@ use std::path::Path;
 use faer::Mat;
 
 use super::layer::Layer;
-use super::rest::{Place, Rest};
+use super::rest::{Rest, Whereabouts};
 use crate::editor::Editor;
 use crate::error::{NumericsError, Result};
 use crate::scalar::Scalar;
@@ -16,12 +16,12 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     /// Puts the matrices away, if the layer is one of those that rest. If they cannot be written, they stay in memory.
     pub(super) fn lie_down(&mut self) {
         let Some(mut rest) = self.rest.take() else { return };
-        if rest.place == Place::Memory && self.write_to(&mut rest.file).is_ok() {
-            rest.place = Place::Both;
+        if rest.place == Whereabouts::Memory && self.write_to(&mut rest.file).is_ok() {
+            rest.place = Whereabouts::Both;
         }
-        if rest.place == Place::Both {
+        if rest.place == Whereabouts::Both {
             self.drop_matrices();
-            rest.place = Place::File;
+            rest.place = Whereabouts::File;
         }
         self.rest = Some(rest);
     }
@@ -30,11 +30,11 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     fn get_up(&mut self) -> Result<()> {
         let Some(mut rest) = self.rest.take() else { return Ok(()) };
         let read = match rest.place {
-            Place::File => self.read_from(&rest.file),
-            Place::Memory | Place::Both => Ok(()),
+            Whereabouts::File => self.read_from(&rest.file),
+            Whereabouts::Memory | Whereabouts::Both => Ok(()),
         };
-        if read.is_ok() && rest.place == Place::File {
-            rest.place = Place::Both;
+        if read.is_ok() && rest.place == Whereabouts::File {
+            rest.place = Whereabouts::Both;
         }
         self.rest = Some(rest);
         read
@@ -70,7 +70,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     pub(super) fn total(&self) -> Result<Option<Mat<f64>>> {
         let (d_out, d_in) = self.shape();
         match (self.total_here(), &self.rest) {
-            (Some(_), Some(Rest { file, place: Place::File })) => {
+            (Some(_), Some(Rest { file, place: Whereabouts::File })) => {
                 let total = file.read(|from| bytes::read_matrix(from, d_out, d_in));
                 Ok(Some(total.map_err(NumericsError::AtRest)?))
             }
@@ -84,7 +84,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.get_up()?;
         let mut copy = Rest::new(directory)?;
         self.write_to(&mut copy.file)?;
-        copy.place = Place::File;
+        copy.place = Whereabouts::File;
         Ok(Some(copy))
     }
 
@@ -99,7 +99,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
 pub(super) fn awake<T: Scalar, E: Editor<T> + Clone>(layers: &mut [Layer<T, E>], i: usize) -> Result<&mut Layer<T, E>> {
     let layer = awake_to_read(layers, i)?;
     if let Some(rest) = &mut layer.rest {
-        rest.place = Place::Memory;
+        rest.place = Whereabouts::Memory;
     }
     Ok(layer)
 }

@@ -8,12 +8,12 @@ use crate::util::scratch::Scratch;
 /// The file of a layer's matrices.
 pub(super) struct Rest {
     pub(super) file: Scratch,
-    pub(super) place: Place,
+    pub(super) place: Whereabouts,
 }
 
 /// Where the matrices are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Whereabouts {
     /// In memory, and different from what the file holds.
     Memory,
     /// In memory and in the file.
@@ -24,6 +24,6 @@ pub(super) enum Place {
 impl Rest {
     pub(super) fn new(directory: &Path) -> Result<Self> {
         let file = Scratch::new(directory).map_err(NumericsError::AtRest)?;
-        Ok(Self { file, place: Place::Memory })
+        Ok(Self { file, place: Whereabouts::Memory })
     }
 }
