@@ -142,6 +142,7 @@ impl KeyStatistics {
         self.spectrum.as_ref().ok_or_else(missing)?.get()
     }
 
+    #[cfg(feature = "session")]
     pub(crate) fn moment_on_demand(&self) -> &OnDemand<SecondMoment> {
         &self.moment
     }
