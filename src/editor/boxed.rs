@@ -64,7 +64,7 @@ impl<T: Scalar, E: Editor<T> + ?Sized> Editor<T> for Box<E> {
         (**self).load(from)
     }
 
-    fn write_matrices(&self, out: &mut dyn io::Write) -> Result<()> {
+    fn write_matrices(&mut self, out: &mut dyn io::Write) -> Result<()> {
         (**self).write_matrices(out)
     }
 

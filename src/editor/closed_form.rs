@@ -341,9 +341,9 @@ impl<T: Scalar> Editor<T> for ClosedFormEditor<T> {
         Ok(())
     }
 
-    fn write_matrices(&self, out: &mut dyn Write) -> Result<()> {
+    fn write_matrices(&mut self, out: &mut dyn Write) -> Result<()> {
         self.awake()?;
-        self.write_large(out).map_err(NumericsError::AtRest)
+        self.large().try_for_each(|large| large.write(out)).map_err(NumericsError::AtRest)
     }
 
     fn drop_matrices(&mut self) {

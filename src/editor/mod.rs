@@ -271,7 +271,7 @@ pub trait Editor<T: Scalar>: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of the writer; [`NumericsError::AtRest`] if they are dropped already.
-    fn write_matrices(&self, out: &mut dyn io::Write) -> Result<()> {
+    fn write_matrices(&mut self, out: &mut dyn io::Write) -> Result<()> {
         let _ = out;
         Ok(())
     }

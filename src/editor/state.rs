@@ -43,14 +43,7 @@ impl<T: Scalar> ClosedFormEditor<T> {
         Ok(next)
     }
 
-    pub(super) fn write_large(&self, out: &mut dyn Write) -> io::Result<()> {
-        let of_simulated = self.simulated.as_ref().map(|simulated| simulated.Q.as_large());
-        [Some(self.Q.as_large()), of_simulated, self.memory.as_large()]
-            .into_iter()
-            .flatten()
-            .try_for_each(|large| large.write(out))
-    }
-
+    /// What makes up most of the state, always in this order.
     pub(super) fn large(&mut self) -> impl Iterator<Item = &mut dyn Large> {
         let of_simulated = self.simulated.as_mut().map(|simulated| simulated.Q.large());
         [Some(self.Q.large()), of_simulated, self.memory.large()].into_iter().flatten()

@@ -13,10 +13,6 @@ impl InverseGram {
         &mut self.Q
     }
 
-    pub(crate) fn as_large(&self) -> &dyn Large {
-        &self.Q
-    }
-
     /// Writes the state, bit for bit unless the history was discounted.
     pub(crate) fn save(&self, out: &mut dyn Write) -> bytes::Result<()> {
         self.Q.save(out)?;

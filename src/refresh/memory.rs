@@ -285,14 +285,6 @@ impl Memory {
         }
     }
 
-    pub(crate) fn as_large(&self) -> Option<&dyn Large> {
-        match &self.rule {
-            Rule::Never | Rule::Maximal(..) => None,
-            Rule::Full(full) => full.H.as_large(),
-            Rule::Nested(headroom, _) | Rule::Continuous(headroom) => Some(headroom.as_large()),
-        }
-    }
-
     /// Whether refreshes have ended.
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.rule, Rule::Never)

@@ -111,10 +111,6 @@ impl Headroom {
         &mut self.inverse
     }
 
-    pub(super) fn as_large(&self) -> &dyn Large {
-        &self.inverse
-    }
-
     /// What a headroom of `r` directions holds at its start.
     pub(crate) fn need(d: usize, r: usize) -> Need {
         Need::new("a headroom", d, d).bytes(Symmetric::bytes(d)).matrix::<f64>(d, r)

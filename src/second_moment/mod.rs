@@ -293,10 +293,6 @@ impl SecondMoment {
         self.counted.as_mut().map(|counted| &mut counted.sum as &mut dyn Large)
     }
 
-    pub(crate) fn as_large(&self) -> Option<&dyn Large> {
-        self.counted.as_ref().map(|counted| &counted.sum as &dyn Large)
-    }
-
     /// As [`load`](Self::load), for statistics of any kind: a mean without a count too.
     #[cfg(feature = "files")]
     pub(crate) fn loaded(from: &mut dyn Read, d_in: usize, tokens: Option<u64>) -> bytes::Result<Self> {

@@ -41,7 +41,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     }
 
     /// The total comes first, so that it can be read alone.
-    fn write_to(&self, file: &mut Scratch) -> Result<()> {
+    fn write_to(&mut self, file: &mut Scratch) -> Result<()> {
         let mut editor = Ok(());
         let written = file.write(|out| {
             self.write_total(out)?;
