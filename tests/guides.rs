@@ -19,36 +19,53 @@ const GUIDES: [(&str, &[&str]); 5] = [
 fn every_program_of_a_guide_runs_in_a_crate_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let programs = folder.path().join("src/bin");
-    std::fs::create_dir_all(&programs).unwrap();
-    let mut names = Vec::new();
+    let sources = folder.path().join("src");
+    std::fs::create_dir_all(&sources).unwrap();
+    // All of them are modules of one program: one build, one link.
+    let (mut modules, mut names) = (String::new(), Vec::new());
     for (path, _) in GUIDES {
         let text = std::fs::read_to_string(root.join(path)).unwrap();
         let guide = Path::new(path).file_stem().unwrap().to_str().unwrap();
         let found = programs_of(&text);
         assert!(!found.is_empty(), "{guide} has no program");
         for (i, program) in found.iter().enumerate() {
-            let name = format!("{guide}-{i}");
-            std::fs::write(programs.join(&name).with_extension("rs"), program).unwrap();
+            let name = format!("{}_{i}", guide.replace('-', "_").to_lowercase());
+            std::fs::write(sources.join(&name).with_extension("rs"), format!("{program}\n{RUN}")).unwrap();
+            writeln!(modules, "mod {name};").unwrap();
             names.push(name);
         }
     }
-    assert!(names.contains(&"README-0".to_owned()));
+    assert!(names.contains(&"readme_0".to_owned()));
     // A method that is no recipe, in a session: the guide must keep showing one.
-    assert!(names.contains(&"adding-an-editor-1".to_owned()));
+    assert!(names.contains(&"adding_an_editor_1".to_owned()));
+    let chosen: String = names.iter().map(|name| format!("        \"{name}\" => {name}::run(),\n")).collect();
+    let main = format!(
+        "{modules}\nfn main() -> std::process::ExitCode {{\n    match &*std::env::args().nth(1).unwrap() {{\n{chosen}        \
+         _ => std::process::ExitCode::FAILURE,\n    }}\n}}\n"
+    );
+    std::fs::write(sources.join("main.rs"), main).unwrap();
     std::fs::write(folder.path().join("Cargo.toml"), manifest(root)).unwrap();
     std::fs::copy(root.join("Cargo.lock"), folder.path().join("Cargo.lock")).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    // Its own target directory would build every dependency again.
+    cargo.args(["build", "--quiet"]).current_dir(folder.path()).env("CARGO_TARGET_DIR", target());
+    // What a reader copies compiles without a warning.
+    let said = output("the guides' crate", &mut cargo);
+    assert!(!said.contains("warning"), "{said}");
     for name in &names {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["run", "--quiet", "--bin", name]).current_dir(folder.path());
-        // Its own target directory would build every dependency again.
-        cargo.env("CARGO_TARGET_DIR", target());
-        let output = cargo.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{name}: {text}");
-        // What a reader copies compiles without a warning.
-        assert!(!text.contains("warning"), "{name}: {text}");
+        output(name, Command::new(target().join("debug/guides")).arg(name).current_dir(folder.path()));
     }
+}
+
+/// How a program is started as a module.
+const RUN: &str = "pub fn run() -> std::process::ExitCode {\n    std::process::Termination::report(main())\n}\n";
+
+/// What a program writes to the standard error. It must succeed.
+fn output(name: &str, command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{name}: {said}");
+    said
 }
 
 /// The folder that this test was built in.
