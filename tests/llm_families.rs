@@ -205,7 +205,7 @@ fn what_a_family_cannot_say_is_refused_by_name() {
     let refused = problem(folder.path(), &Families::built_in());
     assert_eq!(
         refused,
-        "config.json: `model_type` is own, choose one of: llama, mistral, qwen2, qwen3, gpt2, gptj, phi3, gemma2, gemma3_text, olmo2, gpt_neox, \
+        "config.json: `model_type` is own, choose one of: mistral, llama, qwen2, qwen3, gpt2, gptj, phi3, gemma2, gemma3_text, olmo2, gpt_neox, \
          stablelm, gemma, phi, falcon, starcoder2"
     );
     let without_gate = Families::built_in().with(Own { without_gate: true, ..OWN });
@@ -216,6 +216,15 @@ fn what_a_family_cannot_say_is_refused_by_name() {
     assert_eq!(problem(folder.path(), &families), "config.json: adapters are not supported");
     std::fs::write(folder.path().join("config.json"), r#"{ "model_type": "own" }"#).unwrap();
     assert_eq!(problem(folder.path(), &families), "config.json: `depth` is missing");
+}
+
+/// The files of Mistral have Llama's names, so an adapter for llama.cpp can be written, and are read as Llama's.
+#[test]
+fn mistral_has_the_names_of_llama_in_gguf_files() {
+    let [name, architecture] = <[String; 2]>::from(open("mistral").0.edited_tensor_in_gguf(1).unwrap());
+    assert_eq!((name.as_str(), architecture.as_str()), ("blk.1.ffn_down.weight", "llama"));
+    let found = Families::built_in();
+    assert_eq!(found.by_architecture("llama").unwrap().name(), "Llama");
 }
 
 /// A family that goes by a known name takes its place.

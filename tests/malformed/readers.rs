@@ -4,10 +4,14 @@ use std::path::Path;
 
 use betaedit_core::adapter::RecordedStream;
 use betaedit_core::faer::{Mat, MatRef};
+use betaedit_core::format::gguf::GgufModel;
 use betaedit_core::format::{
     Checkpoint, Fingerprint, Precision, Statistics, Updates, delta, engine, lora, npy, spectrum,
 };
 use betaedit_core::{Adapter, InverseGram, Orientation, Result, SecondMoment, Spectrum, Update};
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
@@ -35,6 +39,7 @@ pub fn readers() -> Vec<Reader> {
     let mut readers = of_own_files();
     readers.extend(of_weights());
     readers.push(of_the_engine());
+    readers.push(of_gguf());
     readers
 }
 
@@ -272,5 +277,60 @@ fn of_the_engine() -> Reader {
             Ok(())
         },
         good: [exact, rounded].iter().map(|Q| written(|path| engine::write(path, Q).unwrap())).collect(),
+    }
+}
+
+/// GGUF files: a model of one block.
+fn of_gguf() -> Reader {
+    let strings = |words: &[&str]| Value::Array(words.iter().map(|&word| Value::String(word.into())).collect());
+    let entries = [
+        ("general.architecture", Value::String("llama".into())),
+        ("general.alignment", Value::U32(32)),
+        ("llama.block_count", Value::U32(1)),
+        ("llama.context_length", Value::U32(64)),
+        ("llama.embedding_length", Value::U32(32)),
+        ("llama.feed_forward_length", Value::U32(64)),
+        ("llama.attention.head_count", Value::U32(2)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("tokenizer.ggml.model", Value::String("gpt2".into())),
+        ("tokenizer.ggml.pre", Value::String("smollm".into())),
+        ("tokenizer.ggml.tokens", strings(&["a", "b", "ab"])),
+        ("tokenizer.ggml.merges", strings(&["a b"])),
+        ("tokenizer.ggml.token_type", Value::Array(vec![Value::I32(1); 3])),
+    ];
+    let tensor = |kind, rows: usize, cols: usize| {
+        let numbers = (0..rows * cols).map(|i| (i as f32).sin()).collect();
+        QTensor::quantize(&Tensor::from_vec(numbers, (rows, cols), &Device::Cpu).unwrap(), kind).unwrap()
+    };
+    let norm = QTensor::quantize(&Tensor::ones(32, DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap();
+    let embedding = tensor(GgmlDType::F32, 3, 32);
+    let square = tensor(GgmlDType::Q4_0, 32, 32);
+    let (wide, tall) = (tensor(GgmlDType::Q8_0, 32, 64), tensor(GgmlDType::F16, 64, 32));
+    let tensors = [
+        ("token_embd.weight", &embedding),
+        ("output_norm.weight", &norm),
+        ("blk.0.attn_norm.weight", &norm),
+        ("blk.0.ffn_norm.weight", &norm),
+        ("blk.0.attn_q.weight", &square),
+        ("blk.0.attn_k.weight", &square),
+        ("blk.0.attn_v.weight", &square),
+        ("blk.0.attn_output.weight", &square),
+        ("blk.0.ffn_gate.weight", &tall),
+        ("blk.0.ffn_up.weight", &tall),
+        ("blk.0.ffn_down.weight", &wide),
+    ];
+    let entries = entries.each_ref().map(|(name, value)| (*name, value));
+    let good = written(|path| gguf_file::write(&mut std::fs::File::create(path).unwrap(), &entries, &tensors).unwrap());
+    Reader {
+        name: "gguf",
+        file: "f.gguf",
+        read: |path| {
+            let model = GgufModel::open(path)?;
+            for name in model.names() {
+                let _ = model.kind(name);
+            }
+            Ok(())
+        },
+        good: vec![good],
     }
 }

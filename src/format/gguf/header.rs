@@ -55,6 +55,11 @@ pub(in crate::format) struct GgufEntry {
     pub(in crate::format) offset: u64,
 }
 
+/// Checks the header of a file against its length, for readers that trust it.
+pub(crate) fn check(path: &Path) -> Result<()> {
+    GgufHeader::open(path).map(drop)
+}
+
 impl GgufHeader {
     pub(super) fn open(path: &Path) -> Result<Self> {
         lfs_pointer::check_file(path)?;
@@ -99,6 +104,11 @@ impl GgufHeader {
 
     fn check(&self) -> Result<()> {
         for tensor in &self.tensors {
+            let numbers = tensor.dimensions.iter().try_fold(8u64, |product, n| product.checked_mul(*n));
+            if numbers.is_none_or(|numbers| numbers == 0) {
+                let problem = format!("tensor `{}` has the dimensions {:?}", tensor.name, tensor.dimensions);
+                return Err(malformed(&self.path, problem));
+            }
             let inside = tensor.offset <= self.length.saturating_sub(self.start);
             let fits = self.kind(tensor).is_none_or(|(_, bytes)| {
                 inside && bytes <= self.limit(tensor).saturating_sub(self.start + tensor.offset)
@@ -165,7 +175,10 @@ impl Cursor<'_> {
 
     fn entry(&mut self) -> Result<()> {
         let (name, kind) = (self.text()?, u32::from_le_bytes(self.bytes()?));
-        if name == ALIGNMENT && kind == UINT32 {
+        if name == ALIGNMENT {
+            if kind != UINT32 {
+                return Err(self.malformed(format!("`{ALIGNMENT}` is of type {kind}, expected {UINT32}")));
+            }
             let alignment = u32::from_le_bytes(self.bytes()?);
             if !alignment.is_power_of_two() {
                 return Err(self.malformed(format!("`{ALIGNMENT}` is {alignment}, expected a power of two")));

@@ -1,7 +1,7 @@
 //! GGUF files, the models of llama.cpp and the programs on top of it: copies with edited weights. Adapters for them are written by
 //! [`lora::write_gguf`](super::lora::write_gguf).
 
-pub(super) mod header;
+pub(crate) mod header;
 mod kind;
 mod model;
 mod nearest;

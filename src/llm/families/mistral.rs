@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{self, Defaults};
-use super::{ConfigFile, Family, TensorLayout};
+use super::{ConfigFile, Family, GgufLayout, Llama, TensorLayout};
 use crate::error::Result;
 use crate::llm::config::{Config, Window};
 
@@ -41,5 +41,9 @@ impl Family for Mistral {
 
     fn layout(&self) -> TensorLayout {
         TensorLayout::llama()
+    }
+
+    fn gguf(&self) -> Option<GgufLayout> {
+        Llama.gguf()
     }
 }

@@ -15,8 +15,8 @@ use half::{bf16, f16};
 use super::gguf_tokenizer;
 use super::source::{Source, StoredTensor};
 use crate::error::Result;
-use crate::format::gguf::parts;
-use crate::format::{lfs_pointer, malformed};
+use crate::format::gguf::{header, parts};
+use crate::format::malformed;
 use crate::llm::config::{Config, Pairing};
 use crate::llm::families::{
     AttentionNames, DIVISORS, Families, Family, Gains, GgufLayout, GgufMetadata, Name, TensorLayout, whole,
@@ -46,7 +46,7 @@ struct GgufPart {
 
 impl GgufPart {
     fn open(path: &Path) -> Result<Self> {
-        lfs_pointer::check_file(path)?;
+        header::check(path)?;
         let mut file = BufReader::new(File::open(path).map_err(io_error(path))?);
         let content = Content::read(&mut file)
             .map_err(|error| malformed(path, format!("not a readable GGUF file: {}", brief(&error))))?;
