@@ -14,7 +14,7 @@ use crate::files;
 use crate::report::write_json;
 use crate::settings::Plan;
 use crate::source::{SHIPPED, open_model};
-use crate::stats::{self, Texts};
+use crate::stats::{self, Spectra, Texts};
 use crate::terminal::{Done, Terminal};
 use crate::undo;
 
@@ -57,7 +57,8 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done<ExitCode> {
     terminal.say(format!("{}\n\nStatistics of layers {layers}:\n", path.display()));
     let texts = [shipped::STATISTICS_TEXT.to_owned()];
     let inner = terminal.without_results();
-    let reading = Texts { texts: &texts, tokens: None, chats: None, gradients: None, part: None };
+    let reading =
+        Texts { texts: &texts, tokens: None, chats: None, gradients: None, spectra: Spectra::Written, part: None };
     stats::collect(&model, &tokenizer, &layers, reading, &stats_dir, inner)?;
     drop((model, tokenizer));
 

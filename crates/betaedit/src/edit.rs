@@ -96,6 +96,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
     let places =
         arguments.outputs.check(&arguments.model, &inputs, &[report, html, plot, answers, &arguments.session])?;
     let (facts, zsre_target) = arguments.facts.read(terminal)?;
+    arguments.outputs.check_rank(facts.len(), arguments.session.as_deref())?;
     let held_out = arguments.eval_text.as_deref().map(|path| text(path, shipped::HELD_OUT_TEXT)).transpose()?;
     let opened = open_model(&arguments.model, terminal)?;
     arguments.outputs.check_model(&opened.0)?;

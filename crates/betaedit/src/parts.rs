@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use betaedit_core::format::Statistics;
 
-use crate::stats::conclude;
+use crate::stats::{Spectra, conclude};
 use crate::stored::{layers_in, statistics_path};
 use crate::terminal::{Done, Terminal};
 
@@ -89,7 +89,7 @@ fn windows(part: &str) -> Option<(usize, usize, usize)> {
 }
 
 /// Merges the statistics of the parts in some directories.
-pub fn merge(folders: &[PathBuf], out: &Path, terminal: Terminal) -> Done {
+pub fn merge(folders: &[PathBuf], spectra: Spectra, out: &Path, terminal: Terminal) -> Done {
     let mut layers: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
     // A part that no window fell to left nothing.
     let mut with_statistics = 0;
@@ -123,7 +123,7 @@ pub fn merge(folders: &[PathBuf], out: &Path, terminal: Terminal) -> Done {
             }
         }
     }
-    conclude(&layers.keys().copied().collect::<Vec<_>>(), out, None, terminal)
+    conclude(&layers.keys().copied().collect::<Vec<_>>(), spectra, out, None, terminal)
 }
 
 /// Refuses parts that are not all of a text.

@@ -21,7 +21,7 @@ use crate::gradients;
 use crate::rest;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
-use crate::stored;
+use crate::stored::{self, Start};
 use crate::terminal::{Done, Terminal};
 use crate::timed::Timed;
 
@@ -39,6 +39,9 @@ pub struct Description {
     /// Whether the statistics had gradients when the session began: targets and gauges stay of one kind.
     #[serde(default)]
     pub gradients: bool,
+    /// What editors start from; sessions of earlier versions do not have it.
+    #[serde(default)]
+    pub start: Start,
     pub plan: Plan,
 }
 
@@ -138,6 +141,10 @@ impl Run {
                 Some(there) => there.gradients,
                 None => gradients::are_there(stats_path, &plan.layers.0),
             },
+            start: match &there {
+                Some(there) => there.start,
+                None => Start::of(&plan.entry()?.method(&plan.hyperparameters()).recipe()),
+            },
             plan,
         };
         let run = Self::start(description, (model, tokenizer), directory, observer, terminal)?;
@@ -199,7 +206,8 @@ impl Run {
             return Err(format!("`{model}`: {problem}: restore them, or start another session").into());
         }
         let scratch = rest::scratch(directory)?;
-        let known = stored::load(&description.stats, (&model, &tokenizer), &plan.layers, &scratch, terminal)?;
+        let (stats, start) = (&description.stats, description.start);
+        let known = stored::load(stats, (&model, &tokenizer), &plan.layers, start, &scratch, terminal)?;
         let (unedited, contexts) = (model.clone(), Contexts::new(description.contexts.clone()));
         let surroundings = plan.surroundings(contexts)?;
         let mut adapter = ModelAdapter::new(model, tokenizer, plan.layers.0.clone(), surroundings, plan.search())?;

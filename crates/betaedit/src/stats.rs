@@ -39,6 +39,10 @@ pub struct Arguments {
     /// sensitive; 0 = none [default: ten for each dimension of an output]
     #[arg(long, value_name = "N")]
     gradients: Option<u64>,
+    /// Write second moments alone, without their eigendecompositions: enough for methods that edit in the whole space (MEMIT, PMET,
+    /// EMMET, ENCORE, RLSEdit, SimIE and those with history). Other methods decompose them when they first need it
+    #[arg(long)]
+    no_spectra: bool,
     /// Read only part I of N of the texts, for jobs that share them: each in a directory of its own, of which --merge makes one
     #[arg(long, value_name = "I/N")]
     part: Option<Part>,
@@ -51,9 +55,22 @@ pub struct Arguments {
     out: PathBuf,
 }
 
+/// Whether what was collected is decomposed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Spectra {
+    Written,
+    Left,
+}
+
+impl Arguments {
+    fn spectra(&self) -> Spectra {
+        if self.no_spectra { Spectra::Left } else { Spectra::Written }
+    }
+}
+
 pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let Some(model) = &arguments.model else {
-        return parts::merge(&arguments.merge, &arguments.out, terminal);
+        return parts::merge(&arguments.merge, arguments.spectra(), &arguments.out, terminal);
     };
     let layers = |config: &Config| arguments.layers.clone().unwrap_or(Plan::usual(config).layers);
     let (model, tokenizer) = match arguments.gradients {
@@ -64,7 +81,7 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
     let layers = layers(model.config());
     let texts = arguments.text.iter().map(|path| text(path, shipped::STATISTICS_TEXT)).collect::<Done<Vec<_>>>()?;
     let Arguments { tokens, chats, gradients, part, .. } = *arguments;
-    let reading = Texts { texts: &texts, tokens, chats, gradients, part };
+    let reading = Texts { texts: &texts, tokens, chats, gradients, spectra: arguments.spectra(), part };
     collect(&model, &tokenizer, &layers, reading, &arguments.out, terminal)
 }
 
@@ -77,6 +94,7 @@ pub struct Texts<'a> {
     pub chats: Option<f64>,
     /// The number of tokens that gradients are collected over.
     pub gradients: Option<u64>,
+    pub spectra: Spectra,
     /// The part of the texts that is read, if it is not the whole.
     pub part: Option<Part>,
 }
@@ -96,7 +114,7 @@ pub fn collect(
     folder: &Path,
     terminal: Terminal,
 ) -> Done {
-    let Texts { texts, tokens, chats, gradients: of_gradients, part } = reading;
+    let Texts { texts, tokens, chats, gradients: of_gradients, spectra, part } = reading;
     std::fs::create_dir_all(folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
     let collecting = |share| Collector::new(model, tokenizer, &layers.0)?.with_chats(share);
     let chats = chats.unwrap_or_else(|| if collecting(IN_CHATS).is_ok() { IN_CHATS } else { 0.0 });
@@ -136,35 +154,46 @@ pub fn collect(
         ));
     }
     let rate = collector.tokens() as f64 / seconds.max(1e-9);
-    conclude(&layers.0, folder, Some(rate), terminal)
+    conclude(&layers.0, spectra, folder, Some(rate), terminal)
 }
 
 /// Decomposes what was collected, and tells about it.
-pub fn conclude(layers: &[usize], folder: &Path, rate: Option<f64>, terminal: Terminal) -> Done {
-    let mut rows = vec![["layer", "trace", "largest", "median", "smallest", "below 0.02"].map(str::to_owned).to_vec()];
+pub fn conclude(layers: &[usize], spectra: Spectra, folder: &Path, rate: Option<f64>, terminal: Terminal) -> Done {
+    let mut rows = vec![match spectra {
+        Spectra::Written => {
+            ["layer", "trace", "largest", "median", "smallest", "below 0.02"].map(str::to_owned).to_vec()
+        }
+        Spectra::Left => ["layer", "trace"].map(str::to_owned).to_vec(),
+    }];
     let (mut results, mut total) = (vec![], 0);
     for &layer in layers {
         let statistics = Statistics::read(statistics_path(folder, layer))?;
-        let spectrum = layer_spectrum(&statistics, layer, folder, &statistics.moment_without_witness()?, terminal)?;
-        let values = spectrum.values();
-        let (smallest, median, below) = (values[0], values[values.len() / 2], spectrum.count_below(0.02));
         total = statistics.tokens();
-        rows.push(vec![
-            layer.to_string(),
-            format!("{:.3}", spectrum.trace()),
-            format!("{:.4}", spectrum.largest()),
-            format!("{median:.5}"),
-            format!("{smallest:.2e}"),
-            format!("{below} of {}", spectrum.dim()),
-        ]);
-        results.push(json!({
-            "layer": layer, "tokens": total, "d_in": spectrum.dim(), "trace": spectrum.trace(),
-            "largest": spectrum.largest(), "median": median, "smallest": smallest, "below_0.02": below,
-        }));
+        let moment = statistics.moment_without_witness()?;
+        let mut row = vec![layer.to_string(), format!("{:.3}", moment.trace())];
+        let mut result = json!({ "layer": layer, "tokens": total, "d_in": moment.d_in(), "trace": moment.trace() });
+        if spectra == Spectra::Written {
+            let spectrum = layer_spectrum(&statistics, layer, folder, &moment, terminal)?;
+            let values = spectrum.values();
+            let (smallest, median, below) = (values[0], values[values.len() / 2], spectrum.count_below(0.02));
+            row.extend([
+                format!("{:.4}", spectrum.largest()),
+                format!("{median:.5}"),
+                format!("{smallest:.2e}"),
+                format!("{below} of {}", spectrum.dim()),
+            ]);
+            for (name, value) in [("largest", spectrum.largest()), ("median", median), ("smallest", smallest)] {
+                result[name] = json!(value);
+            }
+            result["below_0.02"] = json!(below);
+        }
+        rows.push(row);
+        results.push(result);
     }
     terminal.say(table(&rows));
     let rated = rate.map_or_else(String::new, |rate| format!(", {rate:.0} per second"));
-    terminal.say(format!("\n{total} tokens{rated}; statistics and spectra are in {}", folder.display()));
+    let what = if spectra == Spectra::Written { "statistics and spectra" } else { "statistics" };
+    terminal.say(format!("\n{total} tokens{rated}; {what} are in {}", folder.display()));
     terminal.result(&json!({ "tokens": total, "tokens_per_second": rate, "layers": results, "out": folder }));
     Ok(())
 }

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use betaedit_core::editor::Recipe;
 use betaedit_core::facts::shipped;
 use betaedit_core::faer::{MatRef, Par};
 use betaedit_core::format::{Statistics, spectrum};
 use betaedit_core::llm::{Model, Tokenizer};
 use betaedit_core::{KeyStatistics, SecondMoment, Spectrum};
+use serde::{Deserialize, Serialize};
 
 use crate::layers::Layers;
 use crate::source::setting;
@@ -50,6 +52,22 @@ pub fn layer_spectrum(
 /// A layer to edit: its number, and the statistics of its keys.
 pub type Known = (usize, KeyStatistics);
 
+/// What the editors of a session start from. The two differ by rounding, so a session keeps to one.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    #[default]
+    Spectrum,
+    /// The second moment alone: no decomposition.
+    Moment,
+}
+
+impl Start {
+    pub fn of(recipe: &Recipe) -> Self {
+        if recipe.needs_spectrum() { Self::Spectrum } else { Self::Moment }
+    }
+}
+
 /// Reads the statistics of some layers: files of `betaedit stats`, or `.npz` files with the names that programs of the MEMIT family
 /// give them. They are checked against the model: by its fingerprint, if they have one, and always by the keys of a text.
 ///
@@ -58,6 +76,7 @@ pub fn load(
     folder: &Path,
     (model, tokenizer): (&Model, &Tokenizer),
     layers: &Layers,
+    start: Start,
     scratch: &Path,
     terminal: Terminal,
 ) -> Done<Vec<Known>> {
@@ -90,9 +109,14 @@ pub fn load(
             return Err(format!("`{}`: {problem}", path.display()).into());
         }
         let moment = statistics.moment(witness.keys[layer].as_ref())?;
-        let spectrum = layer_spectrum(&statistics, layer, folder, &moment, terminal)?;
-        drop(statistics);
-        let statistics = KeyStatistics::from_parts(moment, spectrum, terminal.par)?;
+        let statistics = match start {
+            Start::Moment => KeyStatistics::from_moment(moment),
+            Start::Spectrum => {
+                let spectrum = layer_spectrum(&statistics, layer, folder, &moment, terminal)?;
+                drop(statistics);
+                KeyStatistics::from_parts(moment, spectrum, terminal.par)?
+            }
+        };
         // Where there is no room for them, they stay in memory.
         known.push((layer, statistics.clone().at_rest(scratch).unwrap_or(statistics)));
     }

@@ -104,6 +104,18 @@ impl Outputs {
         Ok(())
     }
 
+    /// Refuses before the work a rank that may be too small for the facts, where edits that it cannot hold would be lost.
+    pub fn check_rank(&self, facts: usize, session: Option<&Path>) -> Done {
+        match self.rank.filter(|rank| session.is_none() && rank.get() < facts) {
+            None => Ok(()),
+            Some(rank) => Err(format!(
+                "{facts} facts may need more than --rank {rank}, and without a session they would be lost: give --session DIR, from which \
+                 `betaedit export` writes adapters of any rank"
+            )
+            .into()),
+        }
+    }
+
     pub fn are_asked_for(&self) -> bool {
         [&self.out, &self.lora, &self.mlx, &self.gguf_lora].into_iter().any(Option::is_some)
     }
@@ -133,7 +145,12 @@ impl Outputs {
         }
         let Some(first) = adapter else { return Ok(said) };
         // After the model: a rank that cannot hold the edits is an error.
-        let factors = Factors::new(&totals, &keys, self.rank, first, terminal)?;
+        let factors = Factors::new(&totals, &keys, self.rank, first, terminal).map_err(|error| {
+            let session = run.directory.as_ref().map(|directory| format!("--session {}", directory.display()));
+            session.map_or(error.to_string(), |session| {
+                format!("{error}; the edits are kept: `betaedit export {session}`")
+            })
+        })?;
         let factors = factors.as_ref();
         let directories =
             [("lora", &self.lora, &places.peft, Layout::Peft), ("mlx", &self.mlx, &places.mlx, Layout::Mlx)];

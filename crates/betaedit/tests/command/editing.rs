@@ -4,9 +4,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use betaedit_core::Orientation;
+use betaedit_core::format::Checkpoint;
 use serde_json::Value;
 
 use crate::setting::{PROMPT, Setting, betaedit, done, json, read, refused, run};
+
+const OUTPUTS: Orientation = Orientation::OutputsByInputs;
 
 #[test]
 fn the_whole_way_from_statistics_to_undo() {
@@ -164,6 +168,41 @@ fn a_session_keeps_to_the_gradients_that_it_began_with() {
     none.args(["--layers", "1", "--tokens", "300", "--gradients", "0", "--out"]).arg(setting.path("none"));
     done(&mut none);
     assert!(!setting.path("none/layer-01.gradients.safetensors").exists());
+}
+
+/// Methods on the whole space start from the moments alone; a session that began with spectra keeps to them.
+#[test]
+fn methods_on_the_whole_space_need_no_spectra() {
+    let setting = Setting::new("llama");
+    let mut stats = setting.command("stats");
+    stats.args(["--layers", "1-2", "--tokens", "600", "--no-spectra", "--out"]).arg(setting.path("stats"));
+    let said = json(&mut stats);
+    assert!(said["layers"][0]["trace"].as_f64().unwrap() > 0.0 && said["layers"][0]["largest"].is_null(), "{said}");
+    let spectrum = setting.path("stats/layer-02.spectrum.safetensors");
+    let edit = |session: &str| {
+        let mut edit = setting.command("edit");
+        edit.args(["--layers", "1-2", "--steps", "4", "--contexts", "1", "--context-length", "3", "--method", "memit"]);
+        edit.args(["--limit", "2", "--eval-limit", "0", "--generate", "none", "--facts"])
+            .arg(setting.path("facts.json"));
+        edit.arg("--stats").arg(setting.path("stats")).arg("--session").arg(setting.path(session));
+        done(edit.arg("--out").arg(setting.path(&format!("{session}-out"))));
+        let path = setting.path(&format!("{session}-out/model.safetensors"));
+        Checkpoint::open(path).unwrap().weight::<f64>("model.layers.2.mlp.down_proj.weight", OUTPUTS).unwrap()
+    };
+    let from_moments = edit("moments");
+    assert!(!spectrum.exists());
+    let description = std::fs::read_to_string(setting.path("moments/run.toml")).unwrap();
+    assert!(description.contains("start = \"moment\"\n"), "{description}");
+    // As an earlier version began it.
+    std::fs::create_dir(setting.path("spectra")).unwrap();
+    std::fs::write(setting.path("spectra/run.toml"), description.replace("start = \"moment\"\n", "")).unwrap();
+    let from_spectra = edit("spectra");
+    assert!(spectrum.exists());
+    let unedited = Checkpoint::open(setting.model.path()).unwrap();
+    let unedited = unedited.weight::<f64>("model.layers.2.mlp.down_proj.weight", OUTPUTS).unwrap();
+    let change = (&from_spectra - &unedited).norm_l2();
+    assert!(change > 0.0 && (&from_moments - &from_spectra).norm_l2() < 1e-3 * change);
+    done(betaedit().args(["undo", "--session"]).arg(setting.path("moments")).arg("0"));
 }
 
 #[test]

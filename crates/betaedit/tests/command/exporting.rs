@@ -96,6 +96,11 @@ fn adapters_of_a_session_hold_its_edits() {
     let whole = json(export(&setting).args(["--rank", "64", "--lora"]).arg(at("cut")));
     assert_eq!(whole["outputs"]["lora"]["rank"].as_u64(), Some(4));
     assert_eq!(read(&at("cut/adapter_model.safetensors")), first[2]);
+    let says = ["lora1", "rank 1 holds", "give --rank 4", "the edits are kept", "export --session"];
+    refused(export(&setting).args(["--rank", "1", "--lora"]).arg(at("lora1")), &says);
+    assert!(!at("lora1").exists());
+    // Without a session, they would be lost after the work.
+    refused(setting.edit().args(["--rank", "1", "--lora"]).arg(at("lora1")), &["4 facts", "--rank 1", "--session"]);
 }
 
 #[test]
