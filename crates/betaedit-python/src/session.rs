@@ -27,7 +27,8 @@ use crate::spectrum::{KeyStatistics, Spectrum};
 ///
 /// dtype: of keys and weights, "float32". guards: limits, such as `{"relative_drift": 0.1}`. conflicts: "report", "reject", "merge" or
 /// "last-wins". share: "even" or "square-root". restraint: `{"rect": {"kept": 0.2}}` or `{"prune": {}}`. random_keys: d_in x m a layer.
-/// gradients: a `SecondMoment` of gradients a layer, for the expected loss. observer: called with (outcome, progress) after every batch.
+/// gradients: a `SecondMoment` of gradients a layer, for the expected loss. at_rest: a folder for what is large of the layers between their
+/// turns: one layer is in memory at a time. observer: called with (outcome, progress) after every batch.
 ///
 /// An exception of the adapter leaves the model as it was. `betaedit.Error` rejects the batch; any other one is raised again.
 #[pyclass(module = "betaedit")]
@@ -101,7 +102,7 @@ impl Session {
     #[new]
     #[pyo3(signature = (adapter, method, layers, *, dtype = None, directory = None, guards = None, conflicts = "report", share = None,
         restraint = None, random_keys = None, gradients = None, parallel_from = None, gauges = true, snapshot_every = None,
-        observer = None, threads = 0))]
+        at_rest = None, observer = None, threads = 0))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -119,6 +120,7 @@ impl Session {
         parallel_from: Option<f64>,
         gauges: bool,
         snapshot_every: Option<usize>,
+        at_rest: Option<PathBuf>,
         observer: Option<Py<PyAny>>,
         threads: usize,
     ) -> PyResult<Self> {
@@ -149,6 +151,9 @@ impl Session {
         }
         if let Some(edits) = snapshot_every {
             builder = builder.snapshot_every(edits);
+        }
+        if let Some(folder) = at_rest {
+            builder = builder.layers_at_rest(folder);
         }
         if let Some(call) = observer {
             builder = builder.observer(self::observer(call));

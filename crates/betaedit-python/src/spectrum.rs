@@ -1,5 +1,6 @@
 //! Eigendecompositions of second moments.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use numpy::{PyArray1, PyArray2};
@@ -160,6 +161,14 @@ impl KeyStatistics {
     #[getter]
     fn d_in(&self) -> usize {
         self.0.d_in()
+    }
+
+    /// The same, with both on disk: in files without names in `directory`, which are gone with the process. They are read when they are
+    /// needed, to the same bits; `12 d_in**2` bytes.
+    #[pyo3(signature = (directory = None))]
+    fn at_rest(&self, py: Python<'_>, directory: Option<PathBuf>) -> PyResult<Self> {
+        let directory = directory.unwrap_or_else(std::env::temp_dir);
+        py.detach(|| self.0.clone().at_rest(directory)).or_raise().map(Self)
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> Reduced<'py, (SecondMoment, Spectrum)> {

@@ -90,6 +90,22 @@ def test_batches_are_written_and_undone(rng):
     assert session.adapter is adapter
 
 
+def test_layers_at_rest_give_the_same_bits(tmp_path):
+    weights = []
+    for folder in (None, tmp_path):
+        rng = np.random.default_rng(3)
+        adapter = Linear(rng)
+        if folder is not None:
+            adapter.moments = {layer: betaedit.KeyStatistics(one).at_rest(folder) for layer, one in adapter.moments.items()}
+        session = opened(adapter, at_rest=folder)
+        session.edit(requests(rng, 2))
+        session.edit(requests(rng, 1))
+        session.undo([0])
+        weights.append(adapter.weights)
+    assert all(np.array_equal(one, other) for one, other in zip(*weights, strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_exception_of_the_adapter_leaves_the_model_as_it_was(rng):
     class Failing(Linear):
         raises = None

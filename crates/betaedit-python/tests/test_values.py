@@ -182,6 +182,18 @@ def test_odd_values_are_pickled_too(problem):
     assert pickle.loads(pickle.dumps(known)).d_in == problem.d_in
 
 
+def test_statistics_at_rest_have_the_same_bits(problem, tmp_path):
+    known = betaedit.KeyStatistics(problem.moment, problem.spectrum)
+    for rested in (known.at_rest(), known.at_rest(tmp_path)):
+        assert rested.d_in == problem.d_in
+        assert np.array_equal(rested.moment.sum(), problem.moment.sum())
+        assert np.array_equal(rested.spectrum.vectors, problem.spectrum.vectors)
+    # The files have no names.
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NumericsError, match="nowhere"):
+        known.at_rest(tmp_path / "nowhere")
+
+
 def test_a_foreign_spectrum_is_refused(problem):
     with pytest.raises(NumericsError, match="spectrum"):
         betaedit.KeyStatistics(problem.moment, Spectrum.from_matrix(np.eye(problem.d_in)))

@@ -76,6 +76,7 @@ class KeyStatistics:
     def spectrum(self) -> Spectrum: ...
     @property
     def d_in(self) -> int: ...
+    def at_rest(self, directory: Path | None = None) -> KeyStatistics: ...
 
 @final
 class Projector:
@@ -232,6 +233,7 @@ class Session:
         parallel_from: float | None = None,
         gauges: bool = True,
         snapshot_every: int | None = None,
+        at_rest: Path | None = None,
         observer: Callable[[dict[str, Any], dict[str, Any]], object] | None = None,
         threads: int = 0,
     ) -> Session: ...

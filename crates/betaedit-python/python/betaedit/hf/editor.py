@@ -49,7 +49,8 @@ class Editor:
     depth. method: a name in the table of methods, with `hyperparameters`, or a `Method`. module: the name of the edited modules, with `{}`
     for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings,
     as objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
-    directory: keeps the session there, to go on after the program has ended. guards, conflicts: as of `betaedit.Session`.
+    directory: keeps the session there, to go on after the program has ended. guards, conflicts: as of `betaedit.Session`. at_rest: a folder
+    on a disk for statistics and states of layers between their turns: for large models, of which one layer is in memory at a time.
 
     Weights that are not float32 (bf16, f16) keep a float32 copy of the edited matrices. The model may be spread over devices.
     """
@@ -57,9 +58,9 @@ class Editor:
     def __init__(
         self, model, tokenizer, layers=None, method="betaedit", *, hyperparameters=None, module=None, contexts=3, context_length=10,
         seed=0, search=None, surroundings=None, sensitivity=0.5, consolidate_every=None, directory=None, guards=None,
-        conflicts="report", threads=0,
+        conflicts="report", at_rest=None, threads=0,
     ):  # fmt: skip
-        self.model, self.tokenizer, self.threads = model, tokenizer, threads
+        self.model, self.tokenizer, self.threads, self._at_rest = model, tokenizer, threads, at_rest
         self.layout, self.encoder = Layout.of(model, module), Encoder(tokenizer)
         self.layers = list(layers) if layers is not None else self.layout.usual_layers()
         self.method = self._method(method, hyperparameters)
@@ -161,11 +162,10 @@ class Editor:
         missing = [layer for layer in self.layers if layer not in moments]
         if missing:
             raise ModelError(f"there are no statistics of the layers {missing}")
-        known = {layer: moments[layer] for layer in self.layers}
-        self._statistics = {
-            layer: one if isinstance(one, KeyStatistics) else KeyStatistics(deepcopy(one), threads=self.threads)
-            for layer, one in known.items()
-        }
+        return self._take({layer: self._rested(moments[layer]) for layer in self.layers}, gradients)
+
+    def _take(self, statistics, gradients):
+        self._statistics = statistics
         for layer, one in self._statistics.items():
             if one.d_in != self.layout.shape(layer)[1]:
                 d_in = self.layout.shape(layer)[1]
@@ -176,6 +176,11 @@ class Editor:
             self.runtime.sensitivity = sensitivity(self._gradients[self.layers[-1]], self._exponent)
         self._session = None
         return self
+
+    def _rested(self, one):
+        """Statistics of a layer, on disk if the editor keeps them there."""
+        known = one if isinstance(one, KeyStatistics) else KeyStatistics(deepcopy(one), threads=self.threads)
+        return known.at_rest(self._at_rest) if self._at_rest else known
 
     def save_statistics(self, folder):
         """Writes the statistics, one file a layer, in the format and under the names of `betaedit stats`."""
@@ -191,6 +196,7 @@ class Editor:
 
     def load_statistics(self, folder):
         """Reads statistics that `save_statistics` or `betaedit stats` wrote. Their scale is checked by keys of this model."""
+        self._untouched("change the statistics")
         witness, _ = moments(self.layout, self.layers, windows(self.layout, self.encoder, [shipped.held_out_text()], 0.0), 256)
         found, sensed = {}, {}
         for layer in self.layers:
@@ -203,11 +209,11 @@ class Editor:
             moment = statistics.moment(key)
             path = _path(folder, layer, "spectrum")
             spectrum = read_spectrum(path)[0] if os.path.exists(path) else Spectrum(moment, threads=self.threads)
-            found[layer] = KeyStatistics(moment, spectrum)
+            found[layer] = self._rested(KeyStatistics(moment, spectrum))
             path = _path(folder, layer, "gradients")
             if os.path.exists(path):
                 sensed[layer] = Statistics.read(path).moment()
-        return self.use(found, sensed if len(sensed) == len(self.layers) else None)
+        return self._take(found, sensed if len(sensed) == len(self.layers) else None)
 
     def _collected(self):
         if self._statistics is None:
@@ -226,7 +232,7 @@ class Editor:
             self._collected()
             self._session = Session(
                 self.runtime, self.method, self._statistics, guards=self._guards, conflicts=self._conflicts,
-                gradients=self._gradients, threads=self.threads,
+                gradients=self._gradients, at_rest=self._at_rest, threads=self.threads,
                 directory=os.path.join(self._directory, "state") if self._directory else None,
             )  # fmt: skip
         return self._session
