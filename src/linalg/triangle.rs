@@ -14,6 +14,9 @@ use crate::util::large::Large;
 /// Columns of a panel. A product with many columns works on one panel at a time, from cache.
 pub(crate) const PANEL: usize = 256;
 
+/// Columns of a product from which a copy of the right-hand side pays off: it is up to twice as fast (`docs/performance.md`).
+const WORTH_A_COPY: usize = 128;
+
 /// Columns that are read together, so that `z` is read and written once for all of them.
 const GROUP: usize = 8;
 
@@ -102,14 +105,11 @@ impl Triangle<f64> {
         }
         for (p, panel) in self.panels.iter_mut().enumerate() {
             let (first, rows, width) = (p * PANEL, panel.nrows(), panel.ncols());
-            linalg::matmul(
-                panel.as_mut(),
-                Accum::Add,
-                A.subrows(first, rows),
-                B.subrows(first, width).transpose(),
-                alpha,
-                par,
-            );
+            let (left, right) = (A.subrows(first, rows), B.subrows(first, width).transpose());
+            // faer's kernel reads the right-hand side as it lies, every number of a column from another page.
+            let copied = (B.ncols() >= WORTH_A_COPY).then(|| right.to_owned());
+            let right = copied.as_ref().map_or(right, Mat::as_ref);
+            linalg::matmul(panel.as_mut(), Accum::Add, left, right, alpha, par);
         }
     }
 

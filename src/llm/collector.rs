@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 
 use candle_core::Result as Computed;
-use faer::Mat;
+use faer::{Mat, Par};
 
-use super::block::{TokenBatch, columns};
+use super::block::{Frame, TokenBatch, columns};
 use super::failed;
 use super::model::Model;
+use super::shares::{by_thread, observe_each};
 use super::tokenizer::Tokenizer;
 use super::windows::WindowReader;
 use crate::error::{NumericsError, Result};
@@ -179,29 +180,29 @@ impl<'a> Collector<'a> {
 
     fn count(&mut self, windows: &[Vec<u32>]) -> Result<()> {
         windows.iter().try_for_each(|window| self.reader.model.check_tokens(window))?;
-        let keys = self.run(windows).map_err(failed)?;
+        let keys = by_thread(windows, self.reader.model.par, |windows, par| self.run(windows, par)).map_err(failed)?;
         // All layers count the same tokens: either all keys are in order, or none is counted.
-        keys.iter().try_for_each(|keys| validate::finite("keys", keys.as_ref()))?;
-        for (moment, keys) in self.moments.values_mut().zip(&keys) {
-            moment.observe(keys.as_ref(), self.reader.model.par)?;
-        }
+        keys.iter().flatten().try_for_each(|keys| validate::finite("keys", keys.as_ref()))?;
+        keys.iter().try_for_each(|keys| observe_each(&mut self.moments, keys, self.reader.model.par))?;
         self.windows.end += windows.len();
         Ok(())
     }
 
     /// The keys of the layers, a column a token.
-    fn run(&self, windows: &[Vec<u32>]) -> Computed<Vec<Mat<f32>>> {
-        let batch = TokenBatch::new(&self.reader.model.config, windows.iter().map(|window| (0, window.len())));
-        let mut x = self.reader.model.embed(&windows.concat(), &batch)?;
+    fn run(&self, windows: &[Vec<u32>], par: Par) -> Computed<Vec<Mat<f32>>> {
+        let model = self.reader.model;
+        let frame = Frame { config: &model.config, par };
+        let batch = TokenBatch::new(&model.config, windows.iter().map(|window| (0, window.len())));
+        let mut x = model.embed(&windows.concat(), &batch)?;
         let mut keys = vec![];
         let last = self.moments.keys().next_back().copied().unwrap_or(0);
-        for (layer, block) in self.reader.model.blocks[..=last].iter().enumerate() {
-            let opened = block.open(self.reader.model.frame(), &x, &batch, vec![])?;
+        for (layer, block) in model.blocks[..=last].iter().enumerate() {
+            let opened = block.open(frame, &x, &batch, vec![])?;
             if self.moments.contains_key(&layer) {
                 keys.push(columns(&opened.keys)?);
             }
             if layer < last {
-                x = block.close(&opened, self.reader.model.par)?;
+                x = block.close(&opened, par)?;
             }
         }
         Ok(keys)

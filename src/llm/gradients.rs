@@ -5,18 +5,22 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Result as Computed, Var};
-use faer::Mat;
+use faer::{Mat, Par};
 
-use super::block::{TokenBatch, columns};
+use super::block::{Frame, TokenBatch, columns};
 use super::collector::CollectionProgress;
 use super::failed;
 use super::model::Model;
 use super::ops::{Objective, Op, Term};
+use super::shares::{by_thread, observe_each};
 use super::tokenizer::Tokenizer;
-use super::windows::WindowReader;
+use super::windows::{WINDOW, WindowReader};
 use crate::error::{ModelError, NumericsError, Result};
 use crate::second_moment::SecondMoment;
 use crate::util::validate;
+
+/// Numbers that the activations of windows that are run at once hold at most: 1 GiB.
+const ACTIVATIONS: usize = 1 << 28;
 
 /// Collects the second moments of the gradients of a model's loss over a text, by the outputs of some blocks.
 ///
@@ -78,7 +82,7 @@ impl<'a> GradientCollector<'a> {
         10 * self.reader.model.config.hidden as u64
     }
 
-    /// Reads texts until `enough` tokens are counted, the texts end, or `progress`, which is called after every window, breaks.
+    /// Reads texts until `enough` tokens are counted, the texts end, or `progress`, which is called after every window or two, breaks.
     ///
     /// # Errors
     /// Any failure of the model or the tokenizer. What was counted before stays counted.
@@ -88,6 +92,10 @@ impl<'a> GradientCollector<'a> {
         enough: u64,
         mut progress: impl FnMut(CollectionProgress) -> ControlFlow<()>,
     ) -> Result<()> {
+        let model = self.reader.model;
+        let a_window = WINDOW.min(model.config.context) * model.activations_above(0);
+        let at_once = model.par.degree().min(ACTIVATIONS / a_window).max(1);
+        let mut waiting: Vec<Vec<u32>> = vec![];
         for window in self.reader.windows(texts) {
             let window = window?;
             if self.tokens() >= enough {
@@ -95,13 +103,17 @@ impl<'a> GradientCollector<'a> {
             }
             // A token alone predicts nothing.
             if window.len() > 1 {
-                self.count(&window)?;
+                waiting.push(window);
             }
-            if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
-                break;
+            let more: usize = waiting.iter().map(|window| window.len() - 1).sum();
+            if waiting.len() == at_once || self.tokens() + more as u64 >= enough {
+                self.count(&std::mem::take(&mut waiting))?;
+                if progress(CollectionProgress { tokens: self.tokens(), enough }).is_break() {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
+        self.count(&waiting)
     }
 
     /// Tokens counted.
@@ -116,38 +128,39 @@ impl<'a> GradientCollector<'a> {
         &self.moments
     }
 
-    fn count(&mut self, window: &[u32]) -> Result<()> {
-        self.reader.model.check_tokens(window)?;
-        let gradients = self.gradients(window).map_err(failed)?;
-        gradients.iter().try_for_each(|gradients| validate::finite("gradients", gradients.as_ref()))?;
-        for (moment, gradients) in self.moments.values_mut().zip(&gradients) {
-            moment.observe(gradients.as_ref(), self.reader.model.par)?;
-        }
-        Ok(())
+    fn count(&mut self, windows: &[Vec<u32>]) -> Result<()> {
+        let model = self.reader.model;
+        windows.iter().try_for_each(|window| model.check_tokens(window))?;
+        let of_share = |share: &[Vec<u32>], par| share.iter().map(|window| self.gradients(window, par)).collect();
+        let found: Vec<Vec<Vec<Mat<f32>>>> = by_thread(windows, model.par, of_share).map_err(failed)?;
+        let all = || found.iter().flatten();
+        all().flatten().try_for_each(|gradients| validate::finite("gradients", gradients.as_ref()))?;
+        all().try_for_each(|gradients| observe_each(&mut self.moments, gradients, model.par))
     }
 
     /// The gradients by the outputs of the layers, a column for each token that predicts another.
-    fn gradients(&self, window: &[u32]) -> Computed<Vec<Mat<f32>>> {
+    fn gradients(&self, window: &[u32], par: Par) -> Computed<Vec<Mat<f32>>> {
         let model = self.reader.model;
+        let frame = Frame { config: &model.config, par };
         let rows = window.len() - 1;
         let batch = TokenBatch::new(&model.config, [(0, rows)]);
         let mut x = model.embed(&window[..rows], &batch)?;
         let mut changes = vec![];
         for (layer, block) in model.blocks.iter().enumerate() {
-            let opened = block.open(model.frame(), &x, &batch, vec![])?;
+            let opened = block.open(frame, &x, &batch, vec![])?;
             if !self.moments.contains_key(&layer) {
-                x = block.close(&opened, model.par)?;
+                x = block.close(&opened, par)?;
                 continue;
             }
             let change = Var::zeros((rows, model.config.hidden), DType::F32, &Device::Cpu)?;
             x = match block.mlp_post_norm {
-                None => (block.close(&opened, model.par)? + change.as_tensor())?,
-                Some(_) => block.close_with(&opened, &(block.mlp(&opened, model.par)? + change.as_tensor())?)?,
+                None => (block.close(&opened, par)? + change.as_tensor())?,
+                Some(_) => block.close_with(&opened, &(block.mlp(&opened, par)? + change.as_tensor())?)?,
             };
             changes.push(change);
         }
         let terms: Vec<Term> = window[1..].iter().map(|&token| Term::Likelihood { token, weight: 1.0 }).collect();
-        let loss = model.logits(&x, model.par)?.apply_op1(Op(Objective(terms.into())))?.sum_all()?;
+        let loss = model.logits(&x, par)?.apply_op1(Op(Objective(terms.into())))?.sum_all()?;
         let gradients = loss.backward()?;
         let of = |change: &Var| match gradients.get(change) {
             Some(gradient) => columns(gradient),

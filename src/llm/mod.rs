@@ -72,6 +72,7 @@ mod prompt;
 mod sampling;
 #[cfg(feature = "facts")]
 mod scoring;
+mod shares;
 mod surroundings;
 mod target;
 mod template;

@@ -11,6 +11,7 @@ use super::config::Config;
 use super::failed;
 use super::families::{Family, numbered};
 use super::ops::{Apply, Cap, Normalize, Op, Parameter, likeliest, log_sum_exp, with_rows};
+use super::shares::by_thread;
 use crate::error::{ModelError, NumericsError, Result, Shape};
 use crate::update::Orientation;
 
@@ -116,6 +117,13 @@ impl Model {
         Err(ModelError::UnknownLayer { layer, known: (0..self.config.layers).collect() }.into())
     }
 
+    /// Numbers that a token's activations hold in the blocks from `layer` on, while their gradients are computed.
+    pub(super) fn activations_above(&self, layer: usize) -> usize {
+        let Config { heads, kv_heads, head_dim, hidden, intermediate, .. } = self.config;
+        let a_block = 8 * hidden + 3 * (heads + kv_heads) * head_dim + 4 * intermediate;
+        (a_block * (self.blocks.len() - layer)).max(1)
+    }
+
     pub(super) fn frame(&self) -> Frame<'_> {
         Frame { config: &self.config, par: self.par }
     }
@@ -157,10 +165,12 @@ impl Model {
                 return Err(NumericsError::Parameter { parameter: "start", value: *start as f64, allowed }.into());
             }
         }
-        self.run_continuations(sequences).map_err(failed)
+        let found = by_thread(sequences, self.par, |sequences, par| self.run_continuations(sequences, par));
+        Ok(found.map_err(failed)?.concat())
     }
 
-    fn run_continuations(&self, sequences: &[(&[u32], usize)]) -> Computed<Vec<Continuation>> {
+    fn run_continuations(&self, sequences: &[(&[u32], usize)], par: Par) -> Computed<Vec<Continuation>> {
+        let frame = Frame { par, ..self.frame() };
         // Neighbours of which one begins as the other, like two short answers to one question, are run as one.
         let (mut inputs, mut places): (Vec<&[u32]>, Vec<usize>) = (vec![], vec![]);
         for (tokens, _) in sequences {
@@ -176,7 +186,7 @@ impl Model {
         let batch = TokenBatch::new(&self.config, inputs.iter().map(|tokens| (0, tokens.len())));
         let mut x = self.embed(&inputs.concat(), &batch)?;
         for block in &self.blocks {
-            x = block.close(&block.open(self.frame(), &x, &batch, vec![])?, self.par)?;
+            x = block.close(&block.open(frame, &x, &batch, vec![])?, par)?;
         }
         let asked: Vec<(usize, u32)> = (places.iter().zip(sequences))
             .flat_map(|(&place, (tokens, start))| {
@@ -187,7 +197,7 @@ impl Model {
         let mut found = vec![];
         for asked in asked.chunks(LOGITS) {
             let rows: Vec<usize> = asked.iter().map(|(row, _)| *row).collect();
-            let logits = self.logits(&select(&x, &rows)?, self.par)?;
+            let logits = self.logits(&select(&x, &rows)?, par)?;
             with_rows([&logits], |[logits]| {
                 for (row, (_, token)) in logits.iter().zip(asked) {
                     found.push((row[*token as usize] - log_sum_exp(row), likeliest(row)));

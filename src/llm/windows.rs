@@ -8,7 +8,7 @@ use crate::error::{NumericsError, Result};
 use crate::util::text;
 
 /// Tokens in a window, at most.
-const WINDOW: usize = 256;
+pub(super) const WINDOW: usize = 256;
 
 /// What reads texts in windows, and their sentences in chats.
 #[derive(Clone, Copy)]

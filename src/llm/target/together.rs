@@ -230,12 +230,8 @@ impl Searching<'_> {
 
 /// Rows that are evaluated at once.
 fn most_rows(model: &Model, layer: usize) -> usize {
-    let config = &model.config;
-    let attention = (config.heads + config.kv_heads) * config.head_dim;
-    let a_block = 8 * config.hidden + 3 * attention + 4 * config.intermediate;
-    let a_row = (a_block * (model.blocks.len() - layer)).max(1);
-    let of_thread = ROWS.min((SHARED - 1) / config.hidden).max(64);
-    (of_thread * model.par.degree()).min(ACTIVATIONS / a_row).max(4)
+    let of_thread = ROWS.min((SHARED - 1) / model.config.hidden).max(64);
+    (of_thread * model.par.degree()).min(ACTIVATIONS / model.activations_above(layer)).max(4)
 }
 
 /// Evaluates all searches and lets each take a step. Every thread has searches of its own, which are as one to it.
