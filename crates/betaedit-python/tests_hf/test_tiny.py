@@ -6,6 +6,7 @@ import torch
 from conftest import DATA, FACTS, Tiny
 from transformers import AutoModelForCausalLM
 
+import betaedit
 from betaedit import ModelError, check_adapter
 from betaedit.hf import Editor, Encoder, Layout, Request
 from betaedit.hf.forward import Run
@@ -151,10 +152,12 @@ def test_a_session_goes_on_in_its_directory(tmp_path):
         hyperparameters={"lambda1": 0.01, "lambda2": 0.01, "threshold": {"directions": 40}},
     )  # fmt: skip
     editor.load_statistics(statistics)
-    assert editor.session.applied == 2
+    # The edits are in the model before anything asks for the session.
     assert all(torch.equal(editor.layout.down(layer).weight, one) for layer, one in zip(editor.layers, weights, strict=True))
-    editor.undo(done[1].id)
+    assert editor.session.applied == 2
+    editor.undo(done[1])
     assert editor.session.applied == 1
+    editor.close()
 
 
 def test_edits_are_consolidated(tiny):
@@ -189,9 +192,30 @@ def test_what_cannot_be_done_is_refused(tiny):
         lambda: Editor(tiny.model, tiny.tokenizer, module="model.layers"),
         lambda: tiny.editor(layers=[3]).edit([{"subject": "Paris", "prompt": "{} is a city in", "target": "Rome"}]),
         lambda: Tiny("gemma2").editor(search={"site": "block"}),
+        lambda: Request.of("Paris is in Spain"),
+        lambda: Request.of({"subject": "Paris", "prompt": "{} is in", "target": None}),
+        lambda: Request.of({"subject": "Paris", "prompt": "{} is in", "target": "Spain", "target_new": "Italy"}),
+        lambda: Editor(tiny.model, tiny.tokenizer, layers="1"),
+        lambda: Editor(tiny.model, tiny.tokenizer, module="model.layers.{}.mlp.up"),
+        lambda: Editor(tiny.tokenizer, tiny.model),
+        lambda: Editor(tiny.model.model, tiny.tokenizer),
+        lambda: Editor(tiny.model, tiny.model),
+        lambda: tiny.editor().load_statistics("nowhere"),
     ):
         with pytest.raises(ModelError):
             wrong()
+    for wrong, says in (
+        (lambda: tiny.editor(search={"step_count": 40}), "steps"),
+        (lambda: tiny.editor(surroundings={"contrasts": 0}), "contrast_weight"),
+        (lambda: tiny.editor(method=betaedit.AlphaEdit()), "by its name"),
+        (lambda: tiny.editor(conflicts="ask"), "last-wins"),
+        (lambda: tiny.editor().edit(FACTS, batch=0), "batch is 0"),
+        (lambda: tiny.editor().collect(tokens=0), "tokens is 0"),
+    ):
+        with pytest.raises(betaedit.Error, match=says):
+            wrong()
+    with pytest.warns(UserWarning, match="end after"):
+        tiny.editor().collect(["A short text."], tokens=1000, gradients_over=0)
 
 
 def test_texts_are_read_as_the_library_does():

@@ -117,8 +117,11 @@ pub fn load(
                 KeyStatistics::from_parts(moment, spectrum, terminal.par)?
             }
         };
-        // Where there is no room for them, they stay in memory.
-        known.push((layer, statistics.clone().at_rest(scratch).unwrap_or(statistics)));
+        let rested = statistics.clone().at_rest(scratch).unwrap_or_else(|error| {
+            terminal.note(format!("the statistics of layer {layer} stay in memory: {error}"));
+            statistics
+        });
+        known.push((layer, rested));
     }
     Ok(known)
 }

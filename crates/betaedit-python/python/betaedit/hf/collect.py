@@ -1,6 +1,7 @@
 """Statistics of a model over texts: second moments of keys, and of the gradients of its loss."""
 
 import contextlib
+import warnings
 
 import torch
 
@@ -59,6 +60,8 @@ def moments(layout, layers, windows, enough=None, progress=None):
 
     enough: tokens after which to stop. progress: called with the tokens so far.
     """
+    if enough is not None and not enough > 0:
+        raise NumericsError(f"tokens is {enough}: expected 1 or more")
     found = {layer: SecondMoment(layout.shape(layer)[1]) for layer in layers}
     waiting, tokens, read = [], 0, 0
     for window in windows:
@@ -76,6 +79,8 @@ def moments(layout, layers, windows, enough=None, progress=None):
         tokens, read = tokens + _count(layout, found, waiting), read + len(waiting)
     if tokens == 0:
         raise ModelError("the texts have no tokens: give more text")
+    if enough is not None and tokens < enough:
+        warnings.warn(f"the texts end after {tokens} of the {enough} tokens to read: give more text for better statistics", stacklevel=3)
     return found, read
 
 

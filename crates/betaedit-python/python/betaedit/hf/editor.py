@@ -3,13 +3,13 @@
 import json
 import os
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 
 from .. import KeyStatistics, Session, Spectrum, Statistics, Update, shipped
-from ..errors import ModelError, SessionError
+from ..errors import ModelError, NumericsError, SessionError
 from ..files import read_spectrum, write_lora, write_spectrum
 from ..methods import method as method_by_name
 from .adapter import ModelAdapter
@@ -29,13 +29,14 @@ _BEGINNINGS = ("The", "Therefore", "Because", "I", "You")
 
 @dataclass(frozen=True)
 class Written:
-    """What became of one fact. id: for `undo`. reason: why it was not written. layers: what was done to each layer."""
+    """What became of one fact. id: for `undo`. applied: it is written; whether the model says it, `evaluate` tells. reason: why it is not.
+    layers: what was done to each layer, as dictionaries: see `betaedit.Session.edit`."""
 
     request: Request
     id: int
     applied: bool
     reason: "str | None"
-    layers: list
+    layers: list = field(repr=False)
 
 
 class Editor:
@@ -49,7 +50,8 @@ class Editor:
     depth. method: a name in the table of methods, with `hyperparameters`, or a `Method`. module: the name of the edited modules, with `{}`
     for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings,
     as objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
-    directory: keeps the session there, to go on after the program has ended. guards, conflicts: as of `betaedit.Session`. at_rest: a folder
+    directory: keeps the session there, to go on after the program has ended: give the same settings and statistics again, and the edits are
+    in the model as soon as the statistics are there. guards, conflicts: as of `betaedit.Session`. at_rest: a folder
     on a disk for statistics and states of layers between their turns: for large models, of which one layer is in memory at a time.
 
     Weights that are not float32 (bf16, f16) keep a float32 copy of the edited matrices. The model may be spread over devices.
@@ -61,23 +63,32 @@ class Editor:
         conflicts="report", at_rest=None, threads=0,
     ):  # fmt: skip
         self.model, self.tokenizer, self.threads, self._at_rest = model, tokenizer, threads, at_rest
-        self.layout, self.encoder = Layout.of(model, module), Encoder(tokenizer)
-        self.layers = list(layers) if layers is not None else self.layout.usual_layers()
+        self.layout = Layout.of(model, module)
+        _check_tokenizer(tokenizer, model)
+        self.encoder = Encoder(tokenizer)
+        self.layers = _numbers(layers) if layers is not None else self.layout.usual_layers()
         self.method = self._method(method, hyperparameters)
+        if conflicts not in _CONFLICTS:
+            raise SessionError(f"conflicts `{conflicts}`: expected one of {', '.join(_CONFLICTS)}")
+        if at_rest:
+            os.makedirs(at_rest, exist_ok=True)
         search = {} if search is None else search
         if isinstance(search, dict):
             behind, halved = self.layout.norm_behind, self.method.name.startswith("pmet")
-            search = TargetSearch(**{"site": "pmet" if halved else "mlp" if behind else "block", **search})
+            site = "pmet" if halved else "mlp" if behind else "block"
+            search = _made(TargetSearch, "search", {"site": site, **search})
         self._directory, self._guards, self._conflicts = directory, guards, conflicts
         contexts = self._contexts(contexts, context_length, seed)
         if not isinstance(surroundings, Surroundings):
-            surroundings = Surroundings(contexts=contexts, **(surroundings or {}))
+            surroundings = _made(Surroundings, "surroundings", {"contexts": contexts, **(surroundings or {})})
         self.consolidate_every = consolidate_every if consolidate_every is not None else 100 * (self.method.name == "betaedit")
         self.runtime = ModelAdapter(self.layout, self.encoder, self.layers, surroundings, search)
         self._exponent, self._statistics, self._gradients, self._session = sensitivity, None, None, None
 
     def _method(self, method, hyperparameters):
         if not isinstance(method, str):
+            if hyperparameters:
+                raise NumericsError("`hyperparameters` are for a method that is given by its name: give them to the method itself")
             return method
         given = dict(hyperparameters or {})
         small = self.layout.hidden < _SMALL
@@ -148,11 +159,11 @@ class Editor:
             tokens = int(np.ceil(10 * max(self.layout.shape(layer)[1] for layer in self.layers) / (1 - chats)))
         tell = progress or (lambda *_: None)
         read = lambda: windows(self.layout, self.encoder, texts, chats)  # noqa: E731
-        found, _ = moments(self.layout, self.layers, read(), tokens, lambda done: tell("keys", done, tokens))
+        found, _ = moments(self.layout, self.layers, read(), tokens, lambda done: tell("keys", min(done, tokens), tokens))
         wanted = 10 * self.layout.hidden if gradients_over is None else gradients_over
         sensed = None
         if wanted and self._exponent:
-            sensed = gradients(self.layout, self.layers, read(), wanted, lambda done: tell("gradients", done, wanted))
+            sensed = gradients(self.layout, self.layers, read(), wanted, lambda done: tell("gradients", min(done, wanted), wanted))
         self.use(found, sensed)
         return self
 
@@ -175,7 +186,13 @@ class Editor:
         if self._gradients and self._exponent:
             self.runtime.sensitivity = sensitivity(self._gradients[self.layers[-1]], self._exponent)
         self._session = None
+        if self._state() and os.path.exists(self._state()):
+            _ = self.session
         return self
+
+    def _state(self):
+        """Where the session is kept."""
+        return os.path.join(self._directory, "state") if self._directory else None
 
     def _rested(self, one):
         """Statistics of a layer, on disk if the editor keeps them there."""
@@ -200,6 +217,9 @@ class Editor:
         witness, _ = moments(self.layout, self.layers, windows(self.layout, self.encoder, [shipped.held_out_text()], 0.0), 256)
         found, sensed = {}, {}
         for layer in self.layers:
+            if not os.path.exists(_path(folder, layer, "statistics")):
+                there = sorted(name for name in os.listdir(folder) if name.endswith(".statistics.safetensors")) if os.path.isdir(folder) else []
+                raise ModelError(f"there are no statistics of layer {layer} in `{folder}`, which has {', '.join(there) or 'none'}")
             statistics = Statistics.read(_path(folder, layer, "statistics"))
             if statistics.fingerprint[1] != layer:
                 raise ModelError(f"the statistics in {_path(folder, layer, 'statistics')} are those of layer {statistics.fingerprint[1]}")
@@ -227,13 +247,14 @@ class Editor:
 
     @property
     def session(self):
-        """The session that the edits are written in: its state, gauges, report."""
+        """The session that the edits are written in: its state, gauges, report. It is opened when it is first needed, and the edits that are in
+        its directory are in the model from then on."""
         if self._session is None:
             self._collected()
             self._session = Session(
                 self.runtime, self.method, self._statistics, guards=self._guards, conflicts=self._conflicts,
                 gradients=self._gradients, at_rest=self._at_rest, threads=self.threads,
-                directory=os.path.join(self._directory, "state") if self._directory else None,
+                directory=self._state(),
             )  # fmt: skip
         return self._session
 
@@ -244,8 +265,10 @@ class Editor:
 
         facts: dictionaries with `subject`, `prompt` (with `{}` for the subject) and `target` (or `target_new`), (subject, prompt, target)s,
         or `Request`s. token: where they are written, "subject-last" or "prompt-last". targets: known ones, from `betaedit.ray`. progress:
-        called with each `Written`.
+        called with each `Written`, after its batch.
         """
+        if batch < 1:
+            raise NumericsError(f"batch is {batch}: expected 1 or more")
         requests = [Request.of(fact, token) for fact in ([facts] if isinstance(facts, (dict, Request)) else facts)]
         session, done = self.session, []
         for request in requests:
@@ -265,7 +288,9 @@ class Editor:
         return done
 
     def undo(self, *ids):
-        """Takes edits out of the model, by their `id`. When none is left, the model has the bits it had before the first."""
+        """Takes edits out of the model: `id`s, what `edit` returned, or lists of these. When none is left, the model has the bits it had before
+        the first. Returns what `betaedit.Session.undo` does. Edits that were consolidated are derived anew, which takes
+        as long as `consolidate`."""
         ids = [one for given in ids for one in ([given] if isinstance(given, (int, Written)) else given)]
         undone = self.session.undo([one.id if isinstance(one, Written) else one for one in ids])
         if self.session.applied == 0:
@@ -273,8 +298,13 @@ class Editor:
         return undone
 
     def restore(self):
-        """Takes all edits out and puts the unedited matrices back, bit for bit. A session in a directory keeps its edits."""
+        """Takes all edits out and puts the unedited matrices back, bit for bit. A session in a directory keeps its edits: with the next use of
+        `session`, they are in the model again."""
         self.runtime.restore()
+        self._session = None
+
+    def close(self):
+        """Closes the session. The edits stay in the model; a session in a directory may be opened by another editor."""
         self._session = None
 
     def consolidate(self):
@@ -328,3 +358,32 @@ class Editor:
 
 def _path(folder, layer, kind):
     return os.path.join(folder, f"layer-{layer:02}.{kind}.safetensors")
+
+
+#: What to do about edits that contradict each other.
+_CONFLICTS = ("report", "reject", "merge", "last-wins")
+
+
+def _made(settings, name, given):
+    """Settings from a dictionary."""
+    known = [one.name for one in fields(settings)]
+    unknown = [one for one in given if one not in known]
+    if unknown:
+        raise NumericsError(f"{name} has no setting `{unknown[0]}`; there are {', '.join(known)}")
+    return settings(**given)
+
+
+def _numbers(layers):
+    """Numbers of blocks."""
+    if isinstance(layers, (int, str)) or not all(isinstance(one, (int, np.integer)) for one in layers):
+        raise ModelError(f"layers {layers!r}: expected numbers of blocks, as [5, 6, 7]")
+    return [int(one) for one in layers]
+
+
+def _check_tokenizer(tokenizer, model):
+    """Refuses what is no tokenizer, and one with more tokens than the model."""
+    if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
+        raise ModelError(f"{type(tokenizer).__name__} is no tokenizer: `Editor(model, tokenizer)` wants one as `AutoTokenizer` loads it")
+    known, rows = len(tokenizer), model.get_input_embeddings().weight.shape[0]
+    if known > rows:
+        raise ModelError(f"the tokenizer has {known} tokens, the model {rows}: it is that of another model")

@@ -31,11 +31,21 @@ class Layout:
     @classmethod
     def of(cls, model, module=None):
         """module: the name of the edited modules with `{}` for the number of the block, if it is not one of the usual ones."""
+        head = getattr(model, "get_output_embeddings", lambda: None)
+        if not isinstance(model, torch.nn.Module) or not hasattr(model, "config") or head() is None:
+            raise ModelError(f"{type(model).__name__} is no model of transformers with a head: give one as `AutoModelForCausalLM` loads it")
+        if any(one.is_meta for one in model.parameters()):
+            raise ModelError("weights of the model are not in memory: load it without moving any to a disk")
         if module is not None:
             prefix, _, projection = module.partition(".{}.")
             if not projection:
                 raise ModelError(f"module `{module}`: write it with `.{{}}.` for the number, as `model.layers.{{}}.mlp.down_proj`")
-            return cls(model, prefix, model.get_submodule(prefix), projection).checked()
+            try:
+                return cls(model, prefix, model.get_submodule(prefix), projection).checked()
+            except AttributeError as error:
+                names = ", ".join(name for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList))
+                inside = "the model has the lists of blocks"
+                raise ModelError(f"module `{module}`: {error}; {inside} {names}, and in a block, see `print(model)`") from error
         layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
         for name, part in model.named_modules():
             if isinstance(part, torch.nn.ModuleList) and len(part) == layers:

@@ -24,6 +24,9 @@ class Request:
     token: str = "subject-last"
 
     def __post_init__(self):
+        for name in ("subject", "prompt", "target"):
+            if not isinstance(getattr(self, name), str):
+                raise ModelError(f"a fact's {name} is {getattr(self, name)!r}: expected a text")
         if not self.subject.strip() or not self.target.strip():
             raise ModelError(f"the request about `{self.subject}`: subject and target must not be empty")
         if self.prompt.count("{}") != 1:
@@ -39,12 +42,17 @@ class Request:
             return fact
         if isinstance(fact, dict):
             fact = fact.get("requested_rewrite", fact)
-            target = fact.get("target_new", fact.get("target"))
-            if isinstance(target, dict):
-                target = target["str"]
-            if target is None or "subject" not in fact or "prompt" not in fact:
+            named = [name for name in ("target_new", "target") if name in fact]
+            if not named or "subject" not in fact or "prompt" not in fact:
                 raise ModelError(f"a fact needs `subject`, `prompt` and `target` (or `target_new`); this one has {sorted(fact)}")
+            target = fact[named[0]]
+            if len(named) == 2 and target != fact["target"]:
+                raise ModelError(f"a fact has two targets: `target_new` is {target!r}, `target` is {fact['target']!r}")
+            if isinstance(target, dict):
+                target = target.get("str")
             return cls(fact["subject"], fact["prompt"], target, token)
+        if not isinstance(fact, (tuple, list)) or len(fact) != 3:
+            raise ModelError(f"{fact!r} is no fact: expected a dictionary, or (subject, prompt, target)")
         return cls(*fact, token)
 
     def text(self):
