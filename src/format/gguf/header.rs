@@ -56,6 +56,7 @@ pub(in crate::format) struct GgufEntry {
 }
 
 /// Checks the header of a file against its length, for readers that trust it.
+#[cfg(feature = "llm")]
 pub(crate) fn check(path: &Path) -> Result<()> {
     GgufHeader::open(path).map(drop)
 }
