@@ -4,8 +4,8 @@ each step as JSON, and fails if a step takes more memory than it may.
 
     rehearsal.py BETAEDIT TOKENIZER.gguf OUT [--shape NAME] [--bf16]
 
-BETAEDIT is the command, TOKENIZER.gguf a model whose tokenizer is borrowed. Needs numpy, gguf, safetensors, blake3, and disk: 50 GB for
-8B (80 GB with --bf16), most of it for statistics and for what lies at rest. Where the disk is full, layers stay in memory, and the command says so.
+BETAEDIT is the command, TOKENIZER.gguf a model whose tokenizer is borrowed. Needs numpy, gguf, safetensors, blake3, and disk: 70 GB for
+8B (100 GB with --bf16), most of it for statistics and for what lies at rest. Where the disk is full, layers stay in memory, and the command says so.
 """
 
 import argparse
