@@ -205,7 +205,7 @@ fn what_a_family_cannot_say_is_refused_by_name() {
     let refused = problem(folder.path(), &Families::built_in());
     assert_eq!(
         refused,
-        "config.json: `model_type` is own, choose one of: mistral, llama, qwen2, qwen3, gpt2, gptj, phi3, gemma2, gemma3_text, olmo2, gpt_neox, \
+        "config.json: `model_type` is own, choose one of: llama, mistral, qwen2, qwen3, gpt2, gptj, phi3, gemma2, gemma3_text, olmo2, gpt_neox, \
          stablelm, gemma, phi, falcon, starcoder2"
     );
     let without_gate = Families::built_in().with(Own { without_gate: true, ..OWN });

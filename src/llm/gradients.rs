@@ -19,9 +19,6 @@ use crate::error::{ModelError, NumericsError, Result};
 use crate::second_moment::SecondMoment;
 use crate::util::validate;
 
-/// Numbers that the activations of windows that are run at once hold at most: 1 GiB.
-const ACTIVATIONS: usize = 1 << 28;
-
 /// Collects the second moments of the gradients of a model's loss over a text, by the outputs of some blocks.
 ///
 /// Let `g` be the gradient of the sum of `-log p` over a window's tokens, by the output of a block at a token. The mean `G` of `g gᵀ`
@@ -93,8 +90,7 @@ impl<'a> GradientCollector<'a> {
         mut progress: impl FnMut(CollectionProgress) -> ControlFlow<()>,
     ) -> Result<()> {
         let model = self.reader.model;
-        let a_window = WINDOW.min(model.config.context) * model.activations_above(0);
-        let at_once = model.par.degree().min(ACTIVATIONS / a_window).max(1);
+        let at_once = model.par.degree().min(model.tokens_in_memory(0) / WINDOW).max(1);
         let mut waiting: Vec<Vec<u32>> = vec![];
         for window in self.reader.windows(texts) {
             let window = window?;

@@ -117,11 +117,12 @@ impl Model {
         Err(ModelError::UnknownLayer { layer, known: (0..self.config.layers).collect() }.into())
     }
 
-    /// Numbers that a token's activations hold in the blocks from `layer` on, while their gradients are computed.
-    pub(super) fn activations_above(&self, layer: usize) -> usize {
+    /// Tokens whose activations in the blocks from `layer` on, kept for the gradients, take 1 GiB.
+    pub(super) fn tokens_in_memory(&self, layer: usize) -> usize {
+        const NUMBERS: usize = 1 << 28;
         let Config { heads, kv_heads, head_dim, hidden, intermediate, .. } = self.config;
         let a_block = 8 * hidden + 3 * (heads + kv_heads) * head_dim + 4 * intermediate;
-        (a_block * (self.blocks.len() - layer)).max(1)
+        NUMBERS / (a_block * (self.blocks.len() - layer)).max(1)
     }
 
     pub(super) fn frame(&self) -> Frame<'_> {

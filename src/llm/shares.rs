@@ -9,8 +9,8 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use crate::error::Result;
 use crate::second_moment::SecondMoment;
 
-/// Runs consecutive shares of some sequences, a share a thread: threads wait for each other at the end, and not at every product, which
-/// keeps them busy half as much again. Results are in the order of the shares.
+/// Runs consecutive shares of some sequences, a share a thread: threads wait for each other at the end, and not at every product. Results
+/// are in the order of the shares.
 ///
 /// * `run`: gets a share, and the threads that it may use
 pub(super) fn by_thread<T: Sync, R: Send>(
@@ -22,12 +22,17 @@ pub(super) fn by_thread<T: Sync, R: Send>(
     if threads == 1 {
         return Ok(vec![run(sequences, par)?]);
     }
-    let of_share = match par.degree() / threads {
-        1 => Par::Seq,
-        more => Par::rayon(more),
-    };
     let shares: Vec<_> = sequences.chunks(sequences.len().div_ceil(threads)).collect();
-    shares.into_par_iter().map(|share| run(share, of_share)).collect()
+    let par = of_share(par, shares.len());
+    shares.into_par_iter().map(|share| run(share, par)).collect()
+}
+
+/// The threads of each of so many shares.
+pub(super) fn of_share(par: Par, shares: usize) -> Par {
+    match par.degree() / shares.max(1) {
+        0 | 1 => Par::Seq,
+        threads => Par::rayon(threads),
+    }
 }
 
 /// Counts keys or gradients, a matrix for each layer, in the moments of the layers: layers side by side, if there are enough of them.

@@ -43,7 +43,8 @@ impl Family for Mistral {
         TensorLayout::llama()
     }
 
-    fn gguf(&self) -> Option<GgufLayout> {
+    /// As a GGUF file, a model is one of Llama.
+    fn converted_to_gguf(&self) -> Option<GgufLayout> {
         Llama.gguf()
     }
 }

@@ -84,6 +84,11 @@ pub trait Family: Debug + Send + Sync {
         None
     }
 
+    /// The names that its models get in GGUF files: those of [`gguf`](Self::gguf), unless such a file is one of another family.
+    fn converted_to_gguf(&self) -> Option<GgufLayout> {
+        self.gguf()
+    }
+
     /// The shape of a model, from the metadata of a GGUF file. By default a decoder of Llama's shape:
     /// [`GgufMetadata::decoder`].
     ///
@@ -100,7 +105,7 @@ pub trait Family: Debug + Send + Sync {
 /// use betaedit_core::llm::Families;
 ///
 /// let known: Vec<_> = Families::built_in().iter().map(|family| family.model_type().to_owned()).collect();
-/// assert_eq!(known[..6], ["mistral", "llama", "qwen2", "qwen3", "gpt2", "gptj"]);
+/// assert_eq!(known[..6], ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gptj"]);
 /// assert_eq!(known[6..12], ["phi3", "gemma2", "gemma3_text", "olmo2", "gpt_neox", "stablelm"]);
 /// assert_eq!(known[12..], ["gemma", "phi", "falcon", "starcoder2"]);
 /// ```
@@ -112,9 +117,8 @@ impl Families {
     #[must_use]
     pub fn built_in() -> Self {
         Self(vec![
-            // In GGUF files its architecture is Llama's: they are read as Llama, which comes after it.
-            Arc::new(Mistral),
             Arc::new(Llama),
+            Arc::new(Mistral),
             Arc::new(Qwen2),
             Arc::new(Qwen3),
             Arc::new(Gpt2),
@@ -164,9 +168,8 @@ impl Families {
 
     /// The architectures of all that have GGUF files, for messages.
     pub(super) fn architectures(&self) -> String {
-        let mut names: Vec<_> = self.iter().filter_map(|family| Some(family.gguf()?.architecture)).collect();
-        names.dedup();
-        names.join(", ")
+        let names = self.iter().filter_map(|family| Some(family.gguf()?.architecture.into_owned()));
+        names.collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -15,6 +15,7 @@ use crate::llm::failed;
 use crate::llm::model::Model;
 use crate::llm::ops::with_rows;
 use crate::llm::prompt::{Prompt, Request};
+use crate::llm::shares::of_share;
 use crate::llm::surroundings::{Asked, Surroundings};
 use crate::llm::tokenizer::Tokenizer;
 
@@ -33,9 +34,6 @@ const ROWS: usize = 288;
 
 /// Numbers of a matrix from which candle adds two of them with threads of its own, for which other threads would wait.
 const SHARED: usize = 1 << 16;
-
-/// Numbers that the activations of an evaluation hold at most: 1 GiB. One request is evaluated however many it needs.
-const ACTIVATIONS: usize = 1 << 28;
 
 /// Which searches go on when one has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -228,19 +226,16 @@ impl Searching<'_> {
     }
 }
 
-/// Rows that are evaluated at once.
+/// Rows that are evaluated at once. One request is evaluated however many it needs.
 fn most_rows(model: &Model, layer: usize) -> usize {
     let of_thread = ROWS.min((SHARED - 1) / model.config.hidden).max(64);
-    (of_thread * model.par.degree()).min(ACTIVATIONS / model.activations_above(layer)).max(4)
+    (of_thread * model.par.degree()).min(model.tokens_in_memory(layer)).max(4)
 }
 
 /// Evaluates all searches and lets each take a step. Every thread has searches of its own, which are as one to it.
 fn evaluate(active: &mut [Searching<'_>], par: Par) -> Computed<()> {
     let shares = shares(active, par.degree());
-    let par = match par.degree() / shares.len().max(1) {
-        0 | 1 => Par::Seq,
-        threads => Par::rayon(threads),
-    };
+    let par = of_share(par, shares.len());
     shares.into_par_iter().map(|share| evaluate_share(share, par)).collect()
 }
 

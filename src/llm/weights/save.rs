@@ -92,7 +92,7 @@ impl Model {
     pub fn edited_tensor_in_gguf(&self, layer: usize) -> Result<(String, String)> {
         self.check_layer(layer)?;
         let family = || ModelError::NoNames { family: self.family.name().to_owned(), format: "GGUF" };
-        let layout = self.family.gguf().ok_or_else(family)?;
+        let layout = self.family.converted_to_gguf().ok_or_else(family)?;
         Ok((format!("{}.weight", numbered(&layout.tensors.down, layer)), layout.architecture.into_owned()))
     }
 }

@@ -145,12 +145,14 @@ impl Outputs {
         }
         let Some(first) = adapter else { return Ok(said) };
         // After the model: a rank that cannot hold the edits is an error.
-        let factors = Factors::new(&totals, &keys, self.rank, first, terminal).map_err(|error| {
-            let session = run.directory.as_ref().map(|directory| format!("--session {}", directory.display()));
-            session.map_or(error.to_string(), |session| {
-                format!("{error}; the edits are kept: `betaedit export {session}`")
-            })
-        })?;
+        let factors =
+            Factors::new(&totals, &keys, self.rank, first, terminal).map_err(|error| match &run.directory {
+                Some(session) => {
+                    let session = session.display();
+                    format!("{error}; the edits are kept: `betaedit export --session {session}`").into()
+                }
+                None => error,
+            })?;
         let factors = factors.as_ref();
         let directories =
             [("lora", &self.lora, &places.peft, Layout::Peft), ("mlx", &self.mlx, &places.mlx, Layout::Mlx)];
