@@ -99,8 +99,9 @@ impl Editor {
         context: Option<Matrix<'_>>,
     ) -> PyResult<Proposal> {
         let order = settings::named(order)?;
+        self.check_keys(&keys)?;
         let (keys, residuals, context) = (&keys, &residuals, context.as_ref());
-        Ok(Proposal(Some(match &self.inner {
+        Ok(Proposal(Proposed::Open(match &self.inner {
             ByType::F32(editor) => {
                 let batch = Batch::new(keys, residuals, context, order)?;
                 ByType::F32(py.detach(|| editor.propose(&batch.checked()?)).or_raise()?)
@@ -112,14 +113,17 @@ impl Editor {
         })))
     }
 
-    /// Records a proposal of this editor in its present state. The proposal is used up. The caller applies its update to the weight.
+    /// Records a proposal of this editor in its present state. The proposal is used up, its update stays. The caller applies that to the
+    /// weight.
     fn commit(&mut self, py: Python<'_>, proposal: &mut Proposal) -> PyResult<()> {
-        let taken = proposal.0.take().ok_or_else(Proposal::used)?;
-        match (&mut self.inner, taken) {
+        let update = proposal.update()?;
+        match (&mut self.inner, proposal.take()?) {
             (ByType::F32(editor), ByType::F32(one)) => py.detach(|| editor.commit(one)).or_raise(),
             (ByType::F64(editor), ByType::F64(one)) => py.detach(|| editor.commit(one)).or_raise(),
             _ => Err(errors::numerics("the proposal is that of an editor of another number type")),
-        }
+        }?;
+        proposal.0 = Proposed::Committed(update);
+        Ok(())
     }
 
     /// Refreshes if a refresh is due, proposes and commits. Returns the update, which the caller applies to the weight.
@@ -133,6 +137,7 @@ impl Editor {
         context: Option<Matrix<'_>>,
     ) -> PyResult<Update> {
         let order = settings::named(order)?;
+        self.check_keys(&keys)?;
         let (keys, residuals, context) = (&keys, &residuals, context.as_ref());
         match &mut self.inner {
             ByType::F32(editor) => {
@@ -251,6 +256,18 @@ impl Editor {
 }
 
 impl Editor {
+    /// Refuses keys of another length, before residuals are compared with them.
+    fn check_keys(&self, keys: &Matrix<'_>) -> PyResult<()> {
+        let (rows, cols) = by_type!(keys.view()?, keys => keys.shape());
+        match rows == self.d_in() {
+            true => Ok(()),
+            false => {
+                let expected = self.d_in();
+                Err(errors::numerics(format!("`keys` is {rows} x {cols}, expected {expected} x n: a column an edit")))
+            }
+        }
+    }
+
     /// Runs what an editor does with keys, without the interpreter.
     fn with_keys<R: Send>(
         &mut self,
@@ -278,23 +295,43 @@ impl Editor {
 
 /// An update that an editor has computed and not recorded yet. To reject it, drop it.
 #[pyclass(module = "betaedit")]
-pub struct Proposal(Option<ByType<betaedit_core::Proposal<f32>, betaedit_core::Proposal<f64>>>);
+pub struct Proposal(Proposed);
+
+type Open = ByType<betaedit_core::Proposal<f32>, betaedit_core::Proposal<f64>>;
+
+/// What became of a proposal.
+enum Proposed {
+    Open(Open),
+    Committed(Update),
+    UsedUp,
+}
 
 impl Proposal {
-    fn used() -> PyErr {
-        errors::numerics("the proposal was committed already: propose again")
+    fn there(&self) -> PyResult<&Open> {
+        match &self.0 {
+            Proposed::Open(proposal) => Ok(proposal),
+            Proposed::Committed(_) => Err(errors::numerics("the proposal was committed already")),
+            Proposed::UsedUp => Err(errors::numerics("the proposal is used up: it was scaled, or its commit failed")),
+        }
     }
 
-    fn there(&self) -> PyResult<&ByType<betaedit_core::Proposal<f32>, betaedit_core::Proposal<f64>>> {
-        self.0.as_ref().ok_or_else(Self::used)
+    fn take(&mut self) -> PyResult<Open> {
+        self.there()?;
+        match std::mem::replace(&mut self.0, Proposed::UsedUp) {
+            Proposed::Open(proposal) => Ok(proposal),
+            Proposed::Committed(_) | Proposed::UsedUp => Err(errors::numerics("the proposal is used up")),
+        }
     }
 }
 
 #[pymethods]
 impl Proposal {
-    /// The update.
+    /// The update, also after a commit.
     #[getter]
     fn update(&self) -> PyResult<Update> {
+        if let Proposed::Committed(update) = &self.0 {
+            return Ok(update.clone());
+        }
         Ok(by_type!(self.there()?, proposal => proposal.update().clone().into()))
     }
 
@@ -312,17 +349,18 @@ impl Proposal {
 
     /// The same proposal with its update times a factor. This one is used up.
     fn scaled(&mut self, factor: f64) -> PyResult<Self> {
-        let scaled = match self.0.take().ok_or_else(Self::used)? {
+        let scaled = match self.take()? {
             ByType::F32(proposal) => ByType::F32(proposal.scaled(factor).or_raise()?),
             ByType::F64(proposal) => ByType::F64(proposal.scaled(factor).or_raise()?),
         };
-        Ok(Self(Some(scaled)))
+        Ok(Self(Proposed::Open(scaled)))
     }
 
     fn __repr__(&self) -> String {
         match &self.0 {
-            None => "Proposal(used up)".to_owned(),
-            Some(proposal) => {
+            Proposed::Committed(_) => "Proposal(committed)".to_owned(),
+            Proposed::UsedUp => "Proposal(used up)".to_owned(),
+            Proposed::Open(proposal) => {
                 format!("Proposal({})", by_type!(proposal, one => Update::from(one.update().clone()).shown()))
             }
         }

@@ -24,6 +24,11 @@ pub fn model(message: impl Into<String>) -> PyErr {
     classes::ModelError::new_err(message.into())
 }
 
+/// An exception about a session.
+pub fn session(message: impl Into<String>) -> PyErr {
+    classes::SessionError::new_err(message.into())
+}
+
 /// What becomes an exception.
 pub trait IntoException {
     fn into_exception(self) -> PyErr;

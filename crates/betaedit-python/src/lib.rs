@@ -51,6 +51,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     method::add_functions(module)?;
     metrics::add_functions(module)?;
     adapter::add_functions(module)?;
+    session::add_functions(module)?;
     files::add_functions(module)?;
     shipped::add_functions(module)
 }

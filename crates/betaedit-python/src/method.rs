@@ -38,7 +38,7 @@ impl Method {
 impl Method {
     #[new]
     #[pyo3(signature = (name, hyperparameters = None))]
-    fn new(name: &str, hyperparameters: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    pub fn new(name: &str, hyperparameters: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let entry = editor::method(name).or_raise()?;
         let given: Map<String, Value> = match hyperparameters {
             Some(given) => settings::from_python("hyperparameters", given)?,

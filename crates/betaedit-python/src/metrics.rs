@@ -100,7 +100,7 @@ fn interference<'py>(py: Python<'py>, updates: Vec<Py<Update>>, threads: usize) 
 /// Leakage and drift of the sum of all updates of a weight, kept up to date.
 ///
 /// `RunningTotal(moment, d_out, stride=1)`: measured at every `stride`-th update. Holds the total, d_out x d_in in float64.
-#[pyclass(module = "betaedit")]
+#[pyclass(module = "betaedit.metrics")]
 pub struct RunningTotal(metrics::RunningTotal);
 
 #[pymethods]
@@ -142,7 +142,7 @@ impl RunningTotal {
 /// How well past edits still hold: their goals relative to the unedited weight.
 ///
 /// `Retention(d_in, d_out)`.
-#[pyclass(module = "betaedit")]
+#[pyclass(module = "betaedit.metrics")]
 pub struct Retention(metrics::Retention);
 
 #[pymethods]

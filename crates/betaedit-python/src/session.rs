@@ -9,7 +9,7 @@ use betaedit_core::restraint::KnownRestraint;
 use betaedit_core::session::{self, Consolidation, EditId, Guards, Outcome, Progress, Rejection, SessionBuilder};
 use numpy::PyArray2;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBool, PyDict};
 
 use crate::adapter::{PythonAdapter, raised_from};
 use crate::arrays::{ByType, Matrix, by_type, par, to_python};
@@ -23,7 +23,7 @@ use crate::spectrum::{KeyStatistics, Spectrum};
 /// Edits the layers of one model through an adapter: every batch is written as a whole or not at all.
 ///
 /// `Session(adapter, method, {layer: statistics})`. adapter: an object with the methods of `betaedit.Adapter`. Statistics are
-/// `KeyStatistics`, or a `SecondMoment`, which is decomposed. With `directory`, the session continues there after a crash.
+/// `KeyStatistics`, or a `SecondMoment`, which is decomposed. method: a `Method`, or its name. With `directory`, the session continues there after a crash.
 ///
 /// dtype: of keys and weights, "float32". guards: limits, such as `{"relative_drift": 0.1}`. conflicts: "report", "reject", "merge" or
 /// "last-wins". share: "even" or "square-root". restraint: `{"rect": {"kept": 0.2}}` or `{"prune": {}}`. random_keys: d_in x m a layer.
@@ -39,7 +39,13 @@ fn statistics(py: Python<'_>, given: &Bound<'_, PyAny>, threads: usize) -> PyRes
     if let Ok(known) = given.cast::<KeyStatistics>() {
         return Ok(known.get().0.clone());
     }
-    let moment = given.cast::<SecondMoment>()?.get();
+    let Ok(moment) = given.cast::<SecondMoment>() else {
+        let kind = given.get_type().name()?;
+        return Err(errors::numerics(format!(
+            "statistics of a layer are a `KeyStatistics` or a `SecondMoment`, not a `{kind}`"
+        )));
+    };
+    let moment = moment.get();
     let of = moment.now();
     let decomposed = Arc::clone(&of);
     let spectrum: Spectrum = crate::working::watched(py, None, move |watch| {
@@ -93,8 +99,24 @@ fn described<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyD
     Ok(dict)
 }
 
-fn ids(numbers: Vec<u64>) -> Vec<EditId> {
-    numbers.into_iter().map(EditId).collect()
+/// The number of an edit, or those of several.
+fn ids(given: &Bound<'_, PyAny>) -> PyResult<Vec<EditId>> {
+    let numbers = match given.extract::<u64>() {
+        Ok(number) if !given.is_instance_of::<PyBool>() => Some(vec![number]),
+        _ => given.extract::<Vec<u64>>().ok(),
+    };
+    match numbers {
+        Some(numbers) => Ok(numbers.into_iter().map(EditId).collect()),
+        None => Err(errors::session(format!("{} names no edit: expected the `id` of one, or several", given.repr()?))),
+    }
+}
+
+/// A method, or its name in the table of methods.
+fn method(given: &Bound<'_, PyAny>) -> PyResult<AnyMethod> {
+    match given.extract::<String>() {
+        Ok(name) => Ok(Method::new(&name, None)?.any()),
+        Err(_) => Ok(given.cast::<Method>()?.get().any()),
+    }
 }
 
 #[pymethods]
@@ -107,7 +129,7 @@ impl Session {
     fn new(
         py: Python<'_>,
         adapter: &Bound<'_, PyAny>,
-        method: &Method,
+        method: &Bound<'_, PyAny>,
         layers: BTreeMap<usize, Bound<'_, PyAny>>,
         dtype: Option<&Bound<'_, PyAny>>,
         directory: Option<PathBuf>,
@@ -124,7 +146,7 @@ impl Session {
         observer: Option<Py<PyAny>>,
         threads: usize,
     ) -> PyResult<Self> {
-        let mut builder: SessionBuilder<AnyMethod> = SessionBuilder::new(method.any());
+        let mut builder: SessionBuilder<AnyMethod> = SessionBuilder::new(self::method(method)?);
         for (layer, given) in &layers {
             builder = builder.layer(*layer, statistics(py, given, threads)?);
         }
@@ -188,17 +210,17 @@ impl Session {
     fn replace<'py>(
         &mut self,
         py: Python<'py>,
-        old: Vec<u64>,
+        old: &Bound<'py, PyAny>,
         requests: Vec<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let old = ids(old);
+        let old = self::ids(old)?;
         let outcome = self.run(py, |one| one.replace(&old, &requests), |one| one.replace(&old, &requests))?;
         described(py, &outcome)
     }
 
-    /// Takes edits out of the model. The others stay, as if these had never been made.
-    fn undo<'py>(&mut self, py: Python<'py>, ids: Vec<u64>) -> PyResult<Bound<'py, PyAny>> {
-        let ids = self::ids(ids);
+    /// Takes edits out of the model. The others stay, as if these had never been made. ids: one, or several.
+    fn undo<'py>(&mut self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let ids = self::ids(ids)?;
         let undone = self.run(py, |one| one.undo(&ids), |one| one.undo(&ids))?;
         settings::to_python(py, &undone)
     }
@@ -284,6 +306,16 @@ impl Session {
         let layers: Vec<usize> = by_type!(&self.0, session => session.states().map(|(layer, _)| layer).collect());
         format!("Session(layers={layers:?}, {} edits of {} requests)", self.applied(), self.processed())
     }
+}
+
+/// Refuses guards that a session would refuse.
+#[pyfunction]
+fn _check_guards(guards: &Bound<'_, PyAny>) -> PyResult<()> {
+    settings::from_python::<Guards>("guards", guards).map(drop)
+}
+
+pub fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(_check_guards, module)?)
 }
 
 impl Session {

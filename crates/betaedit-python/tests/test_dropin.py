@@ -46,5 +46,22 @@ def test_the_updates_are_those_of_the_program(problem, kind, dtype):
 
 
 def test_what_is_no_projector_is_refused(problem):
-    with pytest.raises(betaedit.NumericsError):
+    with pytest.raises(betaedit.NumericsError, match="eigenvalues"):
         Solver.from_projector(0.5 * np.eye(4))
+    with pytest.raises(betaedit.NumericsError, match="eigenvalues"):
+        Solver.from_projector(problem.C)
+    with pytest.raises(betaedit.NumericsError, match="no direction"):
+        Solver.from_projector(np.zeros((4, 4)))
+    with pytest.raises(betaedit.NumericsError, match="from_projector"):
+        Solver(np.eye(4))
+    with pytest.raises(betaedit.NumericsError, match="not symmetric"):
+        Solver.from_projector(np.triu(np.ones((4, 4))))
+    with pytest.raises(betaedit.NumericsError, match="not symmetric"):
+        Solver.from_projector(np.full((4, 4), np.nan))
+    with pytest.raises(betaedit.NumericsError, match="expected d_in x d_in"):
+        Solver.from_projector(np.ones((4, 3)))
+    solver = Solver.from_projector(np.eye(problem.d_in))
+    with pytest.raises(betaedit.NumericsError, match=f"expected {problem.d_in} x n"):
+        solver.solve(problem.keys.T, problem.residuals)
+    with pytest.raises(betaedit.NumericsError, match=f"expected d_out x {problem.keys.shape[1]}"):
+        solver.solve(problem.keys, problem.residuals.T)

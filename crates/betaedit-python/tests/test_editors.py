@@ -46,6 +46,20 @@ def test_betaedit_is_its_dense_solve(problem):
         H = H + K @ K.T
 
 
+def test_hyperparameters_out_of_range_are_refused():
+    for wrong, says in (
+        (lambda: BetaEdit(threshold=-1.0), "threshold"),
+        (lambda: AlphaEdit(threshold={"kept-energy": 2.0}), "threshold"),
+        (lambda: betaedit.NullSpace("memit", threshold={"directions": 0}), "threshold"),
+        (lambda: betaedit.NullSpace(Memit()), "name of a method"),
+        (lambda: betaedit.SimIe(Memit()), "name of a method"),
+        (lambda: BetaEdit(lambda1=float("nan")), "lambda1 is nan"),
+        (lambda: Memit(lambda_=float("inf")), "lambda is inf"),
+    ):
+        with pytest.raises(NumericsError, match=says):
+            wrong()
+
+
 def test_emmet_meets_its_residuals(problem):
     K, R = problem.keys, problem.residuals
     update = Emmet(lambda_=1.0, slack=(0.0, 0.0)).editor(problem.spectrum).edit(K, R)
@@ -75,16 +89,22 @@ def test_a_proposal_leaves_no_trace_until_it_is_committed(problem):
     editor = AlphaEdit(history="absorbed").editor(problem.spectrum)
     K, R = problem.keys[:, :1], problem.residuals[:, :1]
     first, again = editor.propose(K, R), editor.propose(K, R)
-    same(first.update.to_dense(), again.update.to_dense(), 1e-15)
+    dense = again.update.to_dense()
+    same(first.update.to_dense(), dense, 1e-15)
     assert 0 < first.gains[0]
     editor.commit(first)
     with pytest.raises(NumericsError, match="state|again"):
         editor.commit(again)
     with pytest.raises(NumericsError, match="committed already"):
         editor.commit(first)
+    same(first.update.to_dense(), dense, 1e-15)
     half = editor.propose(K, R)
     full = half.update.frobenius_norm
     assert abs(half.scaled(0.5).update.frobenius_norm - 0.5 * full) < 1e-12
+    with pytest.raises(NumericsError, match="used up"):
+        editor.commit(half)
+    with pytest.raises(NumericsError, match="`keys` is 6 x 24, expected 24 x n"):
+        editor.propose(problem.keys.T, problem.residuals.T)
     assert editor.state["edits"] == 1
 
 

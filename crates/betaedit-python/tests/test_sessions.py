@@ -62,6 +62,26 @@ def test_an_adapter_is_checked(rng):
 
     with pytest.raises(ModelError, match="layer 0"):
         betaedit.check_adapter(Forgetful(rng), requests(rng, 2), dtype="float64")
+    with pytest.raises(ModelError, match="`list` is no adapter: it has no `layers`, `weight_shape`"):
+        betaedit.check_adapter([], [])
+
+
+def test_a_method_is_named_and_an_edit_numbered(rng):
+    adapter = Linear(rng)
+    session = opened(adapter, method="memit-h")
+    session.edit(requests(rng, 2))
+    for wrong in ("0", -1, 1.0, None, True):
+        with pytest.raises(betaedit.SessionError, match="names no edit"):
+            session.undo(wrong)
+    session.undo(0)
+    assert session.replace(1, requests(rng, 1))["applied"]
+    assert (session.applied, session.holds(2)) == (1, True)
+    with pytest.raises(NumericsError, match="memit-h"):
+        opened(adapter, method="memit-g")
+    with pytest.raises(TypeError):
+        opened(adapter, method=3)
+    with pytest.raises(NumericsError, match="`KeyStatistics` or a `SecondMoment`, not a `ndarray`"):
+        Session(adapter, "memit", dict.fromkeys(adapter.layers, np.eye(8)))
 
 
 def test_batches_are_written_and_undone(rng):

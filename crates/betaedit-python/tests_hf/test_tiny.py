@@ -158,6 +158,41 @@ def test_a_session_goes_on_in_its_directory(tmp_path):
     editor.undo(done[1])
     assert editor.session.applied == 1
     editor.close()
+    with pytest.raises(betaedit.SessionError, match="edits the layers"):
+        Editor(again.model, again.tokenizer, [1], **settings)
+
+
+def test_a_model_has_the_edits_of_one_editor(tiny):
+    editor = tiny.editor()
+    editor.edit(FACTS[:1])
+    with pytest.raises(betaedit.SessionError, match="another `Editor` has 1 edits"):
+        tiny.editor()
+    editor.restore()
+    other = tiny.editor()
+    other.edit(FACTS[:1])
+    with pytest.raises(betaedit.SessionError, match="another `Editor`"):
+        editor.edit(FACTS[1:2])
+    with pytest.raises(betaedit.SessionError, match="another `Editor`"):
+        editor.restore()
+    written = editor.layout.down(2).weight.clone()
+    other.close()
+    with pytest.raises(betaedit.SessionError, match="was closed"):
+        other.edit(FACTS[1:2])
+    # It builds on the edited model.
+    third = tiny.editor()
+    (done,) = third.edit(FACTS[1:2])
+    assert done.applied
+    third.undo(done)
+    assert torch.equal(editor.layout.down(2).weight, written)
+
+
+def test_an_edit_that_its_batch_contradicts_is_not_written(tiny):
+    editor = tiny.editor(conflicts="last-wins")
+    first, second = editor.edit([FACTS[0], dict(FACTS[0], target="Rome")], batch=2)
+    assert (first.applied, second.applied) == (False, True)
+    assert "contradicts" in first.reason
+    assert not editor.session.holds(first.id)
+    assert second.conflicts
 
 
 def test_edits_are_consolidated(tiny):
@@ -197,6 +232,8 @@ def test_what_cannot_be_done_is_refused(tiny):
         lambda: Request.of({"subject": "Paris", "prompt": "{} is in", "target": "Spain", "target_new": "Italy"}),
         lambda: Editor(tiny.model, tiny.tokenizer, layers="1"),
         lambda: Editor(tiny.model, tiny.tokenizer, module="model.layers.{}.mlp.up"),
+        lambda: Editor(tiny.model, tiny.tokenizer, module="model.layers.{}.mlp.up_proj"),
+        lambda: Editor(tiny.model, tiny.tokenizer, module="model.layers.{}.mlp.act_fn"),
         lambda: Editor(tiny.tokenizer, tiny.model),
         lambda: Editor(tiny.model.model, tiny.tokenizer),
         lambda: Editor(tiny.model, tiny.model),
@@ -204,13 +241,43 @@ def test_what_cannot_be_done_is_refused(tiny):
     ):
         with pytest.raises(ModelError):
             wrong()
+    editor = tiny.editor()
     for wrong, says in (
         (lambda: tiny.editor(search={"step_count": 40}), "steps"),
+        (lambda: tiny.editor(search={"step": "a"}), "step is 'a'"),
+        (lambda: tiny.editor(search=40), "search is 40"),
         (lambda: tiny.editor(surroundings={"contrasts": 0}), "contrast_weight"),
+        (lambda: tiny.editor(surroundings={"contrast": -1}), "contrast is -1"),
+        (lambda: tiny.editor(surroundings={"places": ["plain"]}), "a dictionary of some"),
         (lambda: tiny.editor(method=betaedit.AlphaEdit()), "by its name"),
+        (lambda: tiny.editor(method=betaedit.AlphaEdit), "method is"),
+        (lambda: tiny.editor(hyperparameters=[1]), "hyperparameters is"),
+        (lambda: tiny.editor(hyperparameters={"threshold": -1.0}), "threshold"),
         (lambda: tiny.editor(conflicts="ask"), "last-wins"),
-        (lambda: tiny.editor().edit(FACTS, batch=0), "batch is 0"),
-        (lambda: tiny.editor().collect(tokens=0), "tokens is 0"),
+        (lambda: tiny.editor(guards={"relative_drif": 1.0}), "guards"),
+        (lambda: tiny.editor(contexts="some text"), "list of texts"),
+        (lambda: tiny.editor(contexts=-1), "contexts is -1"),
+        (lambda: tiny.editor(context_length=0), "context_length is 0"),
+        (lambda: tiny.editor(seed="a"), "seed is 'a'"),
+        (lambda: tiny.editor(threads=-1), "threads is -1"),
+        (lambda: tiny.editor(sensitivity=-1), "sensitivity is -1"),
+        (lambda: tiny.editor(consolidate_every="a"), "consolidate_every is 'a'"),
+        (lambda: editor.edit(FACTS, batch=0), "batch is 0"),
+        (lambda: editor.edit(None), "facts is None"),
+        (lambda: editor.edit(FACTS, targets=[]), "targets is"),
+        (lambda: editor.edit(FACTS, progress=3), "progress is 3"),
+        (lambda: editor.edit([dict(FACTS[0], target={"text": "Rome"})]), "as `str`"),
+        (lambda: editor.evaluate([dict(FACTS[0], paraphrase_prompts=3)]), "paraphrases"),
+        (lambda: editor.perplexity(""), "0 tokens"),
+        (lambda: editor.perplexity(["a text of words"]), "one text"),
+        (lambda: editor.perplexity(tokens=-3), "tokens is -3"),
+        (lambda: editor.updates(rank=0), "rank is 0"),
+        (lambda: editor.undo("0"), "names no edit"),
+        (lambda: editor.save_pretrained(__file__), "is a file"),
+        (lambda: editor.collect(tokens=0), "tokens is 0"),
+        (lambda: editor.collect([1, 2]), "list of texts"),
+        (lambda: editor.collect({"a": "b"}), "list of texts"),
+        (lambda: editor.collect(gradients_over=-1), "gradients_over is -1"),
     ):
         with pytest.raises(betaedit.Error, match=says):
             wrong()

@@ -56,7 +56,8 @@ impl Method for AlphaEdit {
     }
 
     fn check(&self) -> Result<()> {
-        validate::non_negative("lambda2", self.lambda2)
+        validate::non_negative("lambda2", self.lambda2)?;
+        self.threshold.check()
     }
 
     fn recipe(&self) -> Recipe {

@@ -77,7 +77,9 @@ impl Method for BetaEdit {
 
     fn check(&self) -> Result<()> {
         validate::non_negative("lambda1", self.lambda1)?;
-        validate::non_negative("lambda2", self.lambda2)
+        validate::non_negative("lambda2", self.lambda2)?;
+        self.threshold.check()?;
+        self.refresh.map_or(Ok(()), |refresh| refresh.check())
     }
 
     fn recipe(&self) -> Recipe {

@@ -64,7 +64,9 @@ impl<M: Method> Method for NullSpace<M> {
     }
 
     fn check(&self) -> Result<()> {
-        self.method.check()
+        self.method.check()?;
+        self.threshold.check()?;
+        self.refresh.map_or(Ok(()), |refresh| refresh.check())
     }
 
     fn recipe(&self) -> Recipe {

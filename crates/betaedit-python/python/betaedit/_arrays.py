@@ -19,6 +19,8 @@ def _on_the_cpu(values):
 
 def as_array(values):
     """An array of float32 or float64 in C or Fortran order, without a copy where the layout allows."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise NumericsError("an array with masked numbers: fill them, or leave them out")
     values = _on_the_cpu(values)
     if not hasattr(values, "__array__") and hasattr(values, "__dlpack__"):
         array = np.from_dlpack(values)

@@ -25,6 +25,8 @@ class Solver:
     """
 
     def __init__(self, projector, l2=10.0, *, dtype="float64", threads=0):
+        if not isinstance(projector, Projector):
+            raise NumericsError("`Solver` takes a `Projector`: make it from matrices by `Solver.from_statistics` or `Solver.from_projector`")
         threshold = projector.threshold if np.isfinite(projector.threshold) else {"directions": projector.kept}
         self.editor = AlphaEdit(lambda2=l2, threshold=threshold).editor(projector.spectrum, dtype=dtype, threads=threads)
         if self.editor.projector.kept != projector.kept:
@@ -50,12 +52,19 @@ class Solver:
     def from_projector(cls, P, l2=10.0, *, dtype="float64", threads=0):
         """From a dense projector, d_in x d_in, such as a layer of `null_space_project.pt`."""
         P = np.asarray(as_array(P), dtype=np.float64)
+        if P.ndim != 2 or len(P) != P.shape[1]:
+            raise NumericsError(f"the projector is {_shape(P)}, expected d_in x d_in")
+        if not np.linalg.norm(P - P.T) <= 1e-3 * np.linalg.norm(P):
+            raise NumericsError("the matrix is no orthogonal projector: it is not symmetric, or has numbers that are not finite")
         P = 0.5 * (P + P.T)
+        # A projector is its own square; one column with all of a matrix's directions in it shows it.
+        z = P @ np.random.default_rng(0).standard_normal(len(P))
+        if np.linalg.norm(P @ z - z) > 1e-3 * np.linalg.norm(z):
+            raise NumericsError("the matrix is no orthogonal projector: its eigenvalues are not 0 and 1")
+        if not z.any():
+            raise NumericsError("the projector is zero: no direction may be edited")
         # Directions that are kept have the eigenvalue 0 of I - P, the others 1.
         spectrum = Spectrum.from_matrix(np.eye(len(P)) - P, threads=threads)
-        values = spectrum.values
-        if np.abs(values - np.round(values)).max() > 1e-3:
-            raise NumericsError("the matrix is no orthogonal projector: its eigenvalues are not 0 and 1")
         return cls(Projector(spectrum, 0.5), l2, dtype=dtype, threads=threads)
 
     def solve(self, keys, residuals):
@@ -66,14 +75,24 @@ class Solver:
         update = self.propose(keys, residuals)
         if not hasattr(residuals, "detach"):
             return update.right.T @ update.left.T
-        # The product is made where the weight is: two thin factors travel, and not a matrix.
+        # The product is made where the weight is: two thin factors travel, and not a matrix. Whole numbers become those of the solver.
+        residuals = residuals if residuals.is_floating_point() else residuals.float()
         left, right = residuals.new_tensor(update.left), residuals.new_tensor(update.right)
         return right.T @ left.T
 
     def propose(self, keys, residuals):
         """The update as an `Update` of rank n, d_out x d_in."""
+        d_in = self.editor.d_in
+        if len(keys.shape) != 2 or keys.shape[0] != d_in:
+            raise NumericsError(f"`layer_ks` is {_shape(keys)}, expected {d_in} x n: a column an edit")
+        if len(residuals.shape) != 2 or residuals.shape[1] != keys.shape[1]:
+            raise NumericsError(f"`resid` is {_shape(residuals)}, expected d_out x {keys.shape[1]}: a column an edit")
         return self.editor.propose(keys, residuals).update
 
     def remember(self, keys):
         """Protects keys from now on: `cache_c += layer_ks @ layer_ks.T`. keys: d_in x n."""
         self.editor.protect(keys)
+
+
+def _shape(matrix):
+    return " x ".join(map(str, matrix.shape))

@@ -5,6 +5,8 @@ A threshold is a number (an absolute eigenvalue), or `{"relative-to-largest": x}
 `nested` and `{"full": {"sum": {"weight": 1.0}}}`.
 """
 
+from math import isfinite
+
 from ._core import Method
 from .errors import NumericsError
 
@@ -13,6 +15,8 @@ __all__ = ["AlphaEdit", "BetaEdit", "Emmet", "Encore", "Memit", "NullSpace", "Pm
 
 def _plain(name, value):
     """A hyperparameter in the form that files have."""
+    if isinstance(value, float) and not isfinite(value):
+        raise NumericsError(f"{name} is {value}: expected a finite number")
     if name == "threshold" and isinstance(value, (int, float)):
         return {"absolute": float(value)}
     pairs = {"slack": ("single", "batch"), "anchors": ("mu", "nu")}
@@ -25,6 +29,12 @@ def _given(**hyperparameters):
     """Those that were given, under their own names: `lambda` is a word of Python."""
     named = {name.rstrip("_"): value for name, value in hyperparameters.items()}
     return {name: _plain(name, value) for name, value in named.items() if value is not None}
+
+
+def _name(name):
+    if not isinstance(name, str):
+        raise NumericsError(f"{name!r:.60}: expected the name of a method, as `memit`, and its hyperparameters beside it")
+    return name
 
 
 def _with_history(name, history):
@@ -59,14 +69,17 @@ class Memit(Method):
 
 
 class AlphaEdit(Method):
-    """AlphaEdit: the null space of `C`, with the ridge `lambda2`. history: "ignored" or "absorbed"."""
+    """AlphaEdit: the null space of `C`, with the ridge `lambda2`. history: "ignored" or "absorbed". threshold: see `betaedit.methods`."""
 
     def __new__(cls, *, lambda2=None, threshold=None, history="ignored"):
         return super().__new__(cls, _with_history("alphaedit", history), _given(lambda2=lambda2, threshold=threshold))
 
 
 class BetaEdit(Method):
-    """BetaEdit: the null space refreshed over past keys, leakage penalised. penalty: "kept" or "dropped"."""
+    """BetaEdit: the null space refreshed over past keys, leakage penalised. penalty: "kept" or "dropped".
+
+    threshold, refresh: see `betaedit.methods`.
+    """
 
     def __new__(cls, *, lambda1=None, lambda2=None, threshold=None, refresh=None, penalty=None):
         given = _given(lambda1=lambda1, lambda2=lambda2, threshold=threshold, refresh=refresh, penalty=penalty)
@@ -105,11 +118,11 @@ class NullSpace(Method):
     """A method with history through the null space: `NullSpace("memit")` is memit-ns. Hyperparameters are those of both."""
 
     def __new__(cls, name, **hyperparameters):
-        return super().__new__(cls, f"{name}-ns", _given(**hyperparameters))
+        return super().__new__(cls, f"{_name(name)}-ns", _given(**hyperparameters))
 
 
 class SimIe(Method):
     """SimIE: an ideal editor that learns from a method: `SimIe("memit-h")`. Without a name, from EMMET."""
 
     def __new__(cls, name=None, **hyperparameters):
-        return super().__new__(cls, f"simie-{name}" if name else "simie", _given(**hyperparameters))
+        return super().__new__(cls, f"simie-{_name(name)}" if name else "simie", _given(**hyperparameters))

@@ -2,14 +2,19 @@
 
 import json
 import os
+import weakref
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 
-from .. import KeyStatistics, Session, Spectrum, Statistics, Update, shipped
-from ..errors import ModelError, NumericsError, SessionError
+from .. import KeyStatistics, Method, Session, Spectrum, Statistics, Update, shipped
+from .._checks import function, number, one_of, whole
+from .._checks import texts as _texts
+from .._core import _check_guards
+from ..errors import FileError, ModelError, NumericsError, SessionError
 from ..files import read_spectrum, write_lora, write_spectrum
 from ..methods import method as method_by_name
 from .adapter import ModelAdapter
@@ -25,18 +30,21 @@ from .target import TargetSearch, sensitivity
 _SMALL = 1600
 #: How generated contexts begin, in turn.
 _BEGINNINGS = ("The", "Therefore", "Because", "I", "You")
+#: The editor whose session a model has: each takes the matrices that it finds for the unedited ones, or puts back those it keeps.
+_OWNERS = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Written:
     """What became of one fact. id: for `undo`. applied: it is written; whether the model says it, `evaluate` tells. reason: why it is not.
-    layers: what was done to each layer, as dictionaries: see `betaedit.Session.edit`."""
+    layers: what was done to each layer, as dictionaries: see `betaedit.Session.edit`. conflicts: the edits that its batch contradicts."""
 
     request: Request
     id: int
     applied: bool
     reason: "str | None"
     layers: list = field(repr=False)
+    conflicts: list = field(default_factory=list, repr=False)
 
 
 class Editor:
@@ -50,8 +58,8 @@ class Editor:
     depth. method: a name in the table of methods, with `hyperparameters`, or a `Method`. module: the name of the edited modules, with `{}`
     for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings,
     as objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
-    directory: keeps the session there, to go on after the program has ended: give the same settings and statistics again, and the edits are
-    in the model as soon as the statistics are there. guards, conflicts: as of `betaedit.Session`. at_rest: a folder
+    directory: keeps the session there, to go on after the program has ended: give the same layers, method and statistics again, and the
+    edits are in the model as soon as the statistics are there; contexts are those of the directory. guards, conflicts: as of `betaedit.Session`. at_rest: a folder
     on a disk for statistics and states of layers between their turns: for large models, of which one layer is in memory at a time.
 
     Weights that are not float32 (bf16, f16) keep a float32 copy of the edited matrices. The model may be spread over devices.
@@ -62,9 +70,15 @@ class Editor:
         seed=0, search=None, surroundings=None, sensitivity=0.5, consolidate_every=None, directory=None, guards=None,
         conflicts="report", at_rest=None, threads=0,
     ):  # fmt: skip
-        self.model, self.tokenizer, self.threads, self._at_rest = model, tokenizer, threads, at_rest
+        self.model, self.tokenizer, self._at_rest, self._session, self._closed = model, tokenizer, at_rest, None, False
+        self.threads, self._exponent = whole("threads", threads), number("sensitivity", sensitivity)
+        if consolidate_every is not None:
+            whole("consolidate_every", consolidate_every)
+        if guards is not None:
+            _check_guards(guards)
         self.layout = Layout.of(model, module)
         _check_tokenizer(tokenizer, model)
+        self._owns()
         self.encoder = Encoder(tokenizer)
         self.layers = _numbers(layers) if layers is not None else self.layout.usual_layers()
         self.method = self._method(method, hyperparameters)
@@ -72,25 +86,28 @@ class Editor:
             raise SessionError(f"conflicts `{conflicts}`: expected one of {', '.join(_CONFLICTS)}")
         if at_rest:
             os.makedirs(at_rest, exist_ok=True)
-        search = {} if search is None else search
+        search = one_of("search", {} if search is None else search, (dict, TargetSearch), "a dictionary, or a `TargetSearch`")
         if isinstance(search, dict):
             behind, halved = self.layout.norm_behind, self.method.name.startswith("pmet")
             site = "pmet" if halved else "mlp" if behind else "block"
             search = _made(TargetSearch, "search", {"site": site, **search})
         self._directory, self._guards, self._conflicts = directory, guards, conflicts
         contexts = self._contexts(contexts, context_length, seed)
-        if not isinstance(surroundings, Surroundings):
-            surroundings = _made(Surroundings, "surroundings", {"contexts": contexts, **(surroundings or {})})
+        surroundings = {} if surroundings is None else surroundings
+        one_of("surroundings", surroundings, (dict, Surroundings), "a dictionary, or `Surroundings`")
+        if isinstance(surroundings, dict):
+            surroundings = _made(Surroundings, "surroundings", {"contexts": contexts, **surroundings})
         self.consolidate_every = consolidate_every if consolidate_every is not None else 100 * (self.method.name == "betaedit")
         self.runtime = ModelAdapter(self.layout, self.encoder, self.layers, surroundings, search)
-        self._exponent, self._statistics, self._gradients, self._session = sensitivity, None, None, None
+        self._statistics, self._gradients = None, None
 
     def _method(self, method, hyperparameters):
+        one_of("method", method, (str, Method), "a name, or a method as `betaedit.AlphaEdit()`")
         if not isinstance(method, str):
             if hyperparameters:
                 raise NumericsError("`hyperparameters` are for a method that is given by its name: give them to the method itself")
             return method
-        given = dict(hyperparameters or {})
+        given = dict(one_of("hyperparameters", hyperparameters or {}, dict, "a dictionary"))
         small = self.layout.hidden < _SMALL
         lambda1 = given.get("lambda1", 600.0 if small else 3000.0)
         refresh = {"every": {"edits": 1000, "rule": {"full": {"mean": {"lambda1": lambda1}}}}}
@@ -102,17 +119,23 @@ class Editor:
         return method_by_name(method, **{**{name: value for name, value in usual.items() if name in takes}, **given})
 
     def _contexts(self, contexts, length, seed):
-        """Texts to put before prompts: given, those of the session in the directory, or generated by the model."""
-        kept = os.path.join(self._directory, "contexts.json") if self._directory else None
+        """Texts to put before prompts: those of the session in the directory, given, or generated by the model."""
+        generate = isinstance(contexts, (int, float))
+        contexts = whole("contexts", contexts) if generate else _texts("contexts", contexts)
+        length, seed = whole("context_length", length, 1), whole("seed", seed)
+        kept = os.path.join(self._directory, "editor.json") if self._directory else None
         if kept and os.path.exists(kept):
             with open(kept, encoding="utf-8") as file:
-                return json.load(file)
-        texts = self._generated(contexts, length, seed) if isinstance(contexts, int) else list(contexts)
+                begun = json.load(file)
+            if begun["layers"] != self.layers:
+                raise SessionError(f"the session in `{self._directory}` edits the layers {begun['layers']}, not {self.layers}")
+            return begun["contexts"]
+        contexts = self._generated(contexts, length, seed) if generate else contexts
         if kept:
             os.makedirs(self._directory, exist_ok=True)
             with open(kept, "w", encoding="utf-8") as file:
-                json.dump(texts, file)
-        return texts
+                json.dump({"layers": self.layers, "contexts": contexts}, file)
+        return contexts
 
     @torch.no_grad()
     def _generated(self, count, length, seed):
@@ -153,17 +176,22 @@ class Editor:
         0 for none. progress: called with (what, tokens so far, tokens in all).
         """
         self._untouched("collect statistics")
-        texts = [shipped.statistics_text()] if texts is None else [texts] if isinstance(texts, str) else list(texts)
-        chats = share_in_chats(self.encoder) if chats is None else chats
-        if tokens is None:
+        read = [shipped.statistics_text()] if texts is None else [texts] if isinstance(texts, str) else _texts("texts", texts)
+        chats = share_in_chats(self.encoder) if chats is None else number("chats", chats)
+        function("progress", progress)
+        if gradients_over is not None:
+            whole("gradients_over", gradients_over)
+        if tokens is not None:
+            whole("tokens", tokens, 1)
+        else:
             tokens = int(np.ceil(10 * max(self.layout.shape(layer)[1] for layer in self.layers) / (1 - chats)))
         tell = progress or (lambda *_: None)
-        read = lambda: windows(self.layout, self.encoder, texts, chats)  # noqa: E731
-        found, _ = moments(self.layout, self.layers, read(), tokens, lambda done: tell("keys", min(done, tokens), tokens))
+        again = lambda: windows(self.layout, self.encoder, read, chats)  # noqa: E731
+        found, _ = moments(self.layout, self.layers, again(), tokens, lambda done: tell("keys", min(done, tokens), tokens))
         wanted = 10 * self.layout.hidden if gradients_over is None else gradients_over
         sensed = None
         if wanted and self._exponent:
-            sensed = gradients(self.layout, self.layers, read(), wanted, lambda done: tell("gradients", min(done, wanted), wanted))
+            sensed = gradients(self.layout, self.layers, again(), wanted, lambda done: tell("gradients", min(done, wanted), wanted))
         self.use(found, sensed)
         return self
 
@@ -249,6 +277,9 @@ class Editor:
     def session(self):
         """The session that the edits are written in: its state, gauges, report. It is opened when it is first needed, and the edits that are in
         its directory are in the model from then on."""
+        self._owns()
+        if self._closed:
+            raise SessionError("the editor was closed: make a new one, for the model as it is now")
         if self._session is None:
             self._collected()
             self._session = Session(
@@ -258,18 +289,31 @@ class Editor:
             )  # fmt: skip
         return self._session
 
+    def _owns(self):
+        """Refuses a model that has another editor's edits. A closed one's belong to the model."""
+        owner = _OWNERS.get(self.model, lambda: None)()
+        edits = 0 if owner in (None, self) or owner._session is None else owner._session.applied
+        if edits:
+            problem = f"another `Editor` has {edits} edits in this model"
+            raise SessionError(f"{problem}: go on with it, `restore` the model by it, or `close` it to build on the edited model")
+        _OWNERS[self.model] = weakref.ref(self)
+
     def edit(self, facts, *, batch=1, token="subject-last", targets=None, progress=None):
         """Writes facts, `batch` at a time, each batch as a whole or not at all. Returns a `Written` for each fact.
 
         Facts that the tokenizer or the model cannot take raise before the first is written.
 
+        What `progress` raises ends the call; the batches before it are written.
+
         facts: dictionaries with `subject`, `prompt` (with `{}` for the subject) and `target` (or `target_new`), (subject, prompt, target)s,
         or `Request`s. token: where they are written, "subject-last" or "prompt-last". targets: known ones, from `betaedit.ray`. progress:
         called with each `Written`, after its batch.
         """
-        if batch < 1:
-            raise NumericsError(f"batch is {batch}: expected 1 or more")
-        requests = [Request.of(fact, token) for fact in ([facts] if isinstance(facts, (dict, Request)) else facts)]
+        whole("batch", batch, 1)
+        function("progress", progress)
+        one_of("targets", {} if targets is None else targets, dict, "a dictionary of requests and their targets")
+        facts = [facts] if isinstance(facts, (dict, Request)) else facts
+        requests = [Request.of(fact, token) for fact in one_of("facts", facts, Iterable, "a list of facts")]
         session, done = self.session, []
         for request in requests:
             self.runtime.check(request)
@@ -278,8 +322,13 @@ class Editor:
         for at in range(0, len(requests), batch):
             part = requests[at : at + batch]
             outcome = session.edit(part)
-            for request, number in zip(part, outcome["ids"], strict=True):
-                one = Written(request, number, outcome["applied"], outcome.get("reason"), outcome.get("layers", []))
+            for request, id in zip(part, outcome["ids"], strict=True):
+                reason, found = outcome.get("reason"), outcome.get("conflicts", [])
+                # A later edit of the batch may have replaced it.
+                holds = outcome["applied"] and session.holds(id)
+                if outcome["applied"] and not holds:
+                    reason = "another edit of its batch contradicts it and stays"
+                one = Written(request, id, holds, reason, outcome.get("layers", []), found)
                 done.append(one)
                 if progress is not None:
                     progress(one)
@@ -291,7 +340,7 @@ class Editor:
         """Takes edits out of the model: `id`s, what `edit` returned, or lists of these. When none is left, the model has the bits it had before
         the first. Returns what `betaedit.Session.undo` does. Edits that were consolidated are derived anew, which takes
         as long as `consolidate`."""
-        ids = [one for given in ids for one in ([given] if isinstance(given, (int, Written)) else given)]
+        ids = [one for given in ids for one in (given if isinstance(given, (list, tuple)) else [given])]
         undone = self.session.undo([one.id if isinstance(one, Written) else one for one in ids])
         if self.session.applied == 0:
             self.runtime.restore()
@@ -300,12 +349,13 @@ class Editor:
     def restore(self):
         """Takes all edits out and puts the unedited matrices back, bit for bit. A session in a directory keeps its edits: with the next use of
         `session`, they are in the model again."""
+        self._owns()
         self.runtime.restore()
         self._session = None
 
     def close(self):
-        """Closes the session. The edits stay in the model; a session in a directory may be opened by another editor."""
-        self._session = None
+        """Closes the editor. Its edits stay in the model, as part of it; a session in a directory may be opened by another editor."""
+        self._session, self._closed = None, True
 
     def consolidate(self):
         """Derives the weights anew from the unedited ones and all edits, in one solve for each layer."""
@@ -313,16 +363,21 @@ class Editor:
 
     def evaluate(self, facts):
         """Rates of the model's answers to facts: see `betaedit.hf.evaluate`."""
-        return evaluate(self.layout, self.encoder, list(facts))
+        facts = [facts] if isinstance(facts, (dict, Request)) else facts
+        return evaluate(self.layout, self.encoder, list(one_of("facts", facts, Iterable, "a list of facts")))
 
     def perplexity(self, text=None, tokens=4096):
         """The perplexity of a text, by default the shipped one that is not in the statistics."""
+        whole("tokens", tokens, 2)
+        one_of("text", "" if text is None else text, str, "one text")
         return perplexity(self.layout, self.encoder, shipped.held_out_text() if text is None else text, tokens)
 
     # What is written.
 
     def save_pretrained(self, folder):
         """Writes the edited model and the tokenizer, as `from_pretrained` reads them."""
+        if os.path.isfile(folder):
+            raise FileError(f"{folder}: is a file, expected a folder")
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -330,6 +385,8 @@ class Editor:
     def updates(self, *, rank=None, tolerance=1e-5):
         """All edits together, by the names of the edited parameters: an `Update` for each, of the smallest rank that misses at most the
         share `tolerance` of its norm, or of at most `rank`."""
+        if rank is not None:
+            whole("rank", rank, 1)
         found = {}
         for layer in self.layers:
             before = self.runtime.unedited[layer].float()

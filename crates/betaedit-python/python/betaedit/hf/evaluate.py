@@ -1,5 +1,7 @@
 """What a model says at the prompts of facts."""
 
+from collections.abc import Iterable
+
 import torch
 
 from ..errors import ModelError
@@ -25,6 +27,8 @@ def evaluate(layout, encoder, facts):
         truth = fact.get("target_true")
         truth = truth["str"] if isinstance(truth, dict) else truth
         for name, prompts in (("efficacy", [request.text()]), ("generality", fact.get("paraphrase_prompts", []))):
+            if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+                raise ModelError(f"the paraphrases of a fact are {prompts!r:.60}: expected a list of texts")
             for prompt in prompts:
                 _ask(queries, meaning, name, prompt, request.target, truth)
         for near in fact.get("neighborhood_prompts", []):
@@ -93,6 +97,8 @@ def _score_part(layout, encoded):
 def perplexity(layout, encoder, text, tokens=4096):
     """The perplexity of a text's first tokens, in windows of 256."""
     own = encoder.bare(text)[:tokens]
+    if len(own) < 2:
+        raise ModelError(f"the text has {len(own)} tokens: the perplexity of 2 or more is measured")
     size = min(256, layout.context) - max(len(encoder.start), 1)
     begins = encoder.start or [encoder.tokenizer.bos_token_id or encoder.tokenizer.eos_token_id or own[0]]
     loss = count = 0

@@ -45,7 +45,7 @@ class Layout:
             except AttributeError as error:
                 names = ", ".join(name for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList))
                 inside = "the model has the lists of blocks"
-                raise ModelError(f"module `{module}`: {error}; {inside} {names}, and in a block, see `print(model)`") from error
+                raise ModelError(f"module `{module}`: {error}; {inside} {names}; `print(model)` shows what is in a block") from error
         layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
         for name, part in model.named_modules():
             if isinstance(part, torch.nn.ModuleList) and len(part) == layers:
@@ -59,8 +59,14 @@ class Layout:
     def checked(self):
         for layer in range(len(self.blocks)):
             weight = getattr(self.down(layer), "weight", None)
-            if weight is None or weight.ndim != 2 or not weight.is_floating_point():
-                raise ModelError(f"`{self.module(layer)}` has no matrix of floating point numbers: load the model without quantization")
+            if weight is None or weight.ndim != 2:
+                raise ModelError(f"`{self.module(layer)}` has no matrix: it is no output projection of an MLP")
+            if not weight.is_floating_point():
+                raise ModelError(f"the matrix of `{self.module(layer)}` has no floating point numbers: load the model without quantization")
+            width = self.model.get_input_embeddings().weight.shape[1]
+            if self.shape(layer)[0] != getattr(self.model.config.get_text_config(), "hidden_size", width):
+                outputs = self.shape(layer)[0]
+                raise ModelError(f"`{self.module(layer)}` has {outputs} outputs: the output projection of an MLP has those of the hidden state")
         return self
 
     def module(self, layer):

@@ -49,7 +49,9 @@ class Request:
             if len(named) == 2 and target != fact["target"]:
                 raise ModelError(f"a fact has two targets: `target_new` is {target!r}, `target` is {fact['target']!r}")
             if isinstance(target, dict):
-                target = target.get("str")
+                if "str" not in target:
+                    raise ModelError(f"a fact's {named[0]} is {target!r:.60}: expected a text, or a dictionary with it as `str`")
+                target = target["str"]
             return cls(fact["subject"], fact["prompt"], target, token)
         if not isinstance(fact, (tuple, list)) or len(fact) != 3:
             raise ModelError(f"{fact!r} is no fact: expected a dictionary, or (subject, prompt, target)")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from .._checks import number, whole
 from ..errors import ModelError
 from .request import in_answer, in_question, in_text
 
@@ -26,8 +27,11 @@ class Surroundings:
 
     def __post_init__(self):
         known = ("plain", "context", "user", "answer")
-        if not self.places or any(place not in known or not weight > 0 for place, weight in self.places.items()):
-            raise ModelError(f"places {self.places}: expected some of {', '.join(known)}, with positive weights")
+        named = isinstance(self.places, dict) and len(self.places) > 0 and all(place in known for place in self.places)
+        if not named or not all(number("the weight of a place", weight) > 0 for weight in self.places.values()):
+            raise ModelError(f"places {self.places}: expected a dictionary of some of {', '.join(known)}, with positive weights")
+        whole("contrast", self.contrast)
+        number("contrast_weight", self.contrast_weight)
         if self.keys not in ("each", "mean"):
             raise ModelError(f"keys `{self.keys}`: expected each or mean")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import NumericsError, Spectrum
+from .._checks import number, whole
 from ..errors import ModelError
 from .forward import at_rest, call, first_of, hooked, learn_returns, padded, passed_over, with_first
 from .request import Request, prompt_tokens
@@ -50,12 +51,13 @@ class TargetSearch:
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise NumericsError(f"{name} `{getattr(self, name)}`: expected one of {', '.join(known)}")
-        for name in ("steps", "step", "rate", "clamp"):
-            if not getattr(self, name) > 0:
+        for name in ("step", "rate", "clamp"):
+            if not number(name, getattr(self, name)) > 0:
                 raise NumericsError(f"{name} is {getattr(self, name)}: expected a positive number")
-        for name in ("decay", "divergence", "naming", "enough", "margin", "contexts"):
-            if not getattr(self, name) >= 0:
-                raise NumericsError(f"{name} is {getattr(self, name)}: expected 0 or more")
+        for name in ("decay", "divergence", "naming", "enough", "margin"):
+            number(name, getattr(self, name))
+        whole("steps", self.steps, 1)
+        whole("contexts", self.contexts)
 
     def asked(self, encoder, surroundings, request):
         """A request in the places of a search."""
