@@ -309,14 +309,20 @@ impl Projector {
     }
 
     /// `|P - P'|_F² = r + r' - 2 tr(P P')`: how many directions, counted with their angles, differ between two
-    /// projectors. Cost: `2 d_in r r'` flops.
+    /// projectors. Cost: `2 d_in r r'` flops, or `2 d_in (d_in - r) (d_in - r')` if these are fewer.
     ///
     /// # Errors
     /// Projectors of different spaces.
     pub fn distance_squared(&self, other: &Self, par: Par) -> Result<f64> {
         validate::shape("other", other.spectrum.vectors(), self.dim(), self.dim())?;
-        let overlap = linalg::product(self.basis().transpose(), other.basis(), par).squared_norm_l2();
-        Ok((self.kept as f64 + other.kept as f64 - 2.0 * overlap).max(0.0))
+        // The projectors on what is left out are as far apart.
+        let left_out = self.kept + other.kept > self.dim();
+        let [A, B] = [self, other].map(|one| match left_out {
+            true => one.spectrum.vectors().subcols(one.kept, one.dim() - one.kept),
+            false => one.basis(),
+        });
+        let overlap = linalg::product(A.transpose(), B, par).squared_norm_l2();
+        Ok(((A.ncols() + B.ncols()) as f64 - 2.0 * overlap).max(0.0))
     }
 }
 

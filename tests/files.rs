@@ -342,3 +342,40 @@ fn a_compressed_update_is_the_nearest_of_its_rank_and_says_how_near() {
         assert!(matches!(refused, Err(NumericsError::Parameter { parameter: "tolerance", .. })));
     }
 }
+
+#[test]
+fn a_matrix_becomes_an_update_of_its_rank() {
+    for (d_out, d_in, n) in [(30, 50, 3), (50, 30, 12), (9, 9, 9), (300, 200, 60), (1, 7, 1)] {
+        let entry = |i: usize, j: usize| ((i * 31 + j * 17 + i * j) as f64).sin() * 0.7_f64.powi((j % 12) as i32);
+        let whole = Mat::from_fn(d_out, n, entry) * Mat::from_fn(n, d_in, |i, j| entry(j + 2, i));
+        let svd = nalgebra::DMatrix::from_fn(d_out, d_in, |i, j| whole[(i, j)]).singular_values();
+        let mut values: Vec<f64> = svd.iter().copied().collect();
+        values.sort_by(|a, b| b.total_cmp(a));
+        let tail = |rank: usize| values[rank..].iter().map(|s| s * s).sum::<f64>().sqrt();
+        let norm = whole.norm_l2();
+        for tolerance in [1e-6, 1e-3, 0.2] {
+            let Compressed { update, error: bound, .. } = Update::from_dense(whole.as_ref(), tolerance, SEQ).unwrap();
+            let error = (update.to_dense(SEQ) - &whole).norm_l2();
+            assert!(error <= bound && bound <= tolerance * norm * (1.0 + 1e-9), "{error:e} {bound:e}");
+            // At most a tenth is left unused.
+            assert!(
+                update.rank() == 1 || tail(update.rank() - 1) > 0.89 * tolerance * norm,
+                "{} of {n}",
+                update.rank()
+            );
+
+            let single = Mat::from_fn(d_out, d_in, |i, j| whole[(i, j)] as f32);
+            let Compressed { update, error: bound, .. } = Update::from_dense(single.as_ref(), tolerance, SEQ).unwrap();
+            let found = update.cast::<f64>().unwrap().to_dense(SEQ);
+            let error = (found - Mat::from_fn(d_out, d_in, |i, j| f64::from(single[(i, j)]))).norm_l2();
+            assert!(error <= bound && bound <= (tolerance + 1e-5) * norm, "{error:e} {bound:e}");
+        }
+    }
+    let zero = Update::from_dense(Mat::<f32>::zeros(4, 5).as_ref(), 1e-6, SEQ).unwrap();
+    assert_eq!((zero.update.rank(), zero.error, zero.update.frobenius_norm()), (1, 0.0, 0.0));
+    for wrong in [0.0, 1e-7, 1.1, f64::NAN] {
+        assert!(Update::from_dense(Mat::<f64>::identity(3, 3).as_ref(), wrong, SEQ).is_err());
+    }
+    assert!(Update::from_dense(Mat::<f64>::zeros(0, 3).as_ref(), 0.1, SEQ).is_err());
+    assert!(Update::from_dense(Mat::<f64>::full(2, 2, f64::INFINITY).as_ref(), 0.1, SEQ).is_err());
+}

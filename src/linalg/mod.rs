@@ -4,6 +4,7 @@ pub(crate) mod cholesky;
 pub(crate) mod lanczos;
 pub(crate) mod memory;
 pub(crate) mod product;
+pub(crate) mod range;
 pub(crate) mod svd;
 pub(crate) mod symmetric;
 pub(crate) mod tolerance;

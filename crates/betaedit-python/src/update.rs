@@ -237,6 +237,16 @@ impl Update {
         }
     }
 
+    /// The update of about the smallest rank that is within a share `tolerance` of a matrix, d_out x d_in, and the norm of what is lost.
+    #[staticmethod]
+    #[pyo3(signature = (matrix, *, tolerance = 1e-6, threads = 0))]
+    fn from_dense(py: Python<'_>, matrix: Matrix<'_>, tolerance: f64, threads: usize) -> PyResult<(Self, f64)> {
+        by_type!(matrix.view()?, matrix => {
+            let found = py.detach(|| betaedit_core::Update::from_dense(matrix, tolerance, par(threads))).or_raise()?;
+            Ok((found.update.into(), found.error))
+        })
+    }
+
     /// The nearest update of a smaller rank, and the norm of what is lost. Give `rank`, or `tolerance` as a share of the norm.
     #[pyo3(signature = (*, rank = None, tolerance = None, threads = 0))]
     fn compressed(

@@ -60,6 +60,23 @@ def test_hyperparameters_out_of_range_are_refused():
             wrong()
 
 
+def test_a_sum_of_edits_is_an_update_of_its_rank(rng):
+    left, right = rng.standard_normal((50, 7)), rng.standard_normal((7, 80))
+    for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-6)):
+        whole = (left @ right).astype(dtype)
+        for layout in (whole, np.asfortranarray(whole)):
+            update, error = Update.from_dense(layout)
+            assert (update.rank, update.shape, update.left.dtype) == (7, (50, 80), dtype)
+            assert np.linalg.norm(update.to_dense() - whole) <= max(error, bound * np.linalg.norm(whole))
+    singular = np.linalg.svd(left @ right, compute_uv=False)
+    update, error = Update.from_dense(left @ right, tolerance=0.5)
+    missing = np.linalg.norm(singular[update.rank :])
+    assert missing <= 0.5 * np.linalg.norm(singular) < np.linalg.norm(singular[update.rank - 1 :]) * 1.2
+    assert abs(np.linalg.norm(update.to_dense() - left @ right) - missing) < 1e-9
+    with pytest.raises(NumericsError, match="tolerance"):
+        Update.from_dense(left @ right, tolerance=1e-9)
+
+
 def test_emmet_meets_its_residuals(problem):
     K, R = problem.keys, problem.residuals
     update = Emmet(lambda_=1.0, slack=(0.0, 0.0)).editor(problem.spectrum).edit(K, R)

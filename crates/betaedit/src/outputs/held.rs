@@ -6,7 +6,6 @@ use betaedit_core::Adapter;
 use betaedit_core::Update;
 use betaedit_core::faer::Mat;
 use betaedit_core::llm::Request;
-use betaedit_core::update::Compression;
 
 use crate::run::Run;
 use crate::terminal::{Done, Terminal};
@@ -31,8 +30,7 @@ pub fn totals(run: &Run, terminal: Terminal) -> Done<Totals> {
     let mut totals = Totals::new();
     for layer in edited(run)? {
         let total = run.session.total(layer)?.ok_or("the session keeps no totals")?;
-        let whole = Update::from_factors(Mat::identity(total.nrows(), total.nrows()), total)?;
-        totals.insert(layer, whole.compressed(Compression::Tolerance(ROUNDING), terminal.par)?.update);
+        totals.insert(layer, Update::from_dense(total.as_ref(), ROUNDING, terminal.par)?.update);
     }
     Ok(totals)
 }

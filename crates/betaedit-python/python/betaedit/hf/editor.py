@@ -394,13 +394,9 @@ class Editor:
             delta = (now - before).T if self.layout.inputs_first else now - before
             if not delta.any():
                 continue
-            left, values, right = torch.linalg.svd(delta.double(), full_matrices=False)
-            # What a cut to each rank drops.
-            dropped = values.square().flip(0).cumsum(0).flip(0).sqrt()
-            kept = max(int((dropped > tolerance * dropped[0]).sum()), 1) if rank is None else min(rank, len(values))
-            root = values[:kept].sqrt()
-            factors = (left[:, :kept] * root).float().numpy(), (root[:, None] * right[:kept]).float().numpy()
-            found[f"{self.layout.module(layer)}.weight"] = Update(*factors)
+            update, _ = Update.from_dense(delta.numpy(), tolerance=tolerance if rank is None else 1e-6, threads=self.threads)
+            update = update if rank is None else update.compressed(rank=rank, threads=self.threads)[0]
+            found[f"{self.layout.module(layer)}.weight"] = update
         return found
 
     def adapter(self, folder, *, rank=None, tolerance=1e-5):
