@@ -1,7 +1,7 @@
 //! Statistics, spectra, projectors, deltas and adapters as files, read back by the format's own library.
 
 use betaedit_core::error::{FileError, NumericsError};
-use betaedit_core::faer::{Mat, MatRef, Par};
+use betaedit_core::faer::{Mat, MatRef, Par, Scale};
 use betaedit_core::format::{Fingerprint, Precision, Statistics, Updates, delta, lora, spectrum};
 use betaedit_core::projector::ProjectorBuilder;
 use betaedit_core::update::Compressed;
@@ -371,6 +371,18 @@ fn a_matrix_becomes_an_update_of_its_rank() {
             assert!(error <= bound && bound <= (tolerance + 1e-5) * norm, "{error:e} {bound:e}");
         }
     }
+    // Rows of zeros, and numbers near the ends of the range.
+    let rows = Mat::from_fn(60, 90, |i, j| if i % 3 == 0 { ((i * j) as f64).cos() } else { 0.0 });
+    for scale in [1e-140, 1.0, 1e145] {
+        let D = &rows * Scale(scale);
+        let found = Update::from_dense(D.as_ref(), 1e-6, SEQ).unwrap();
+        assert_eq!(found.update.rank(), 20);
+        assert!((found.update.to_dense(SEQ) - &D).norm_l2() <= 1e-6 * D.norm_l2());
+    }
+    let large = Mat::<f32>::full(100, 100, 2e36);
+    let found = Update::from_dense(large.as_ref(), 1e-6, SEQ).unwrap().update;
+    assert!(distance(found.to_dense(SEQ).as_ref(), large.as_ref()) < 1e-5);
+    assert!(Update::from_dense(Mat::<f64>::full(100, 100, 1e308).as_ref(), 1e-6, SEQ).is_err());
     let zero = Update::from_dense(Mat::<f32>::zeros(4, 5).as_ref(), 1e-6, SEQ).unwrap();
     assert_eq!((zero.update.rank(), zero.error, zero.update.frobenius_norm()), (1, 0.0, 0.0));
     for wrong in [0.0, 1e-7, 1.1, f64::NAN] {

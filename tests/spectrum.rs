@@ -70,6 +70,20 @@ fn every_family_at_every_size_reconstructs() {
     }
 }
 
+/// Also where the matrix has several panels.
+#[test]
+fn a_matrix_is_made_of_its_spectrum() {
+    for n in [255, 256, 257, 600] {
+        let A = Mat::from_fn(n, n, |i, j| 1.0 / (1.0 + i.abs_diff(j) as f64));
+        let spectrum = Spectrum::from_matrix(A.as_ref(), Par::rayon(0)).unwrap();
+        for par in [Par::Seq, Par::rayon(2)] {
+            let made = spectrum.to_matrix(par);
+            assert!(distance(made.as_ref(), A.as_ref()) < 1e-12, "{n}");
+            assert_eq!(made, made.transpose());
+        }
+    }
+}
+
 #[test]
 fn eigenvalues_agree_with_nalgebra() {
     for n in [5, 40, 130] {

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Result as Computed;
-use faer::Par;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::block::{Frame, TokenBatch, select};
+use super::block::{TokenBatch, select};
 use super::failed;
 use super::model::Model;
 use super::ops::{Past, likeliest, with_rows};
-use super::shares::by_thread;
 use crate::error::Result;
 
 /// How the next token is chosen.
@@ -77,9 +75,8 @@ impl Model {
         sampler: &mut Sampler,
         ends: &[u32],
     ) -> Result<Vec<u32>> {
-        self.check_tokens(tokens)?;
-        let continued = self.continue_each(&[(tokens, count)], |logits| sampler.choose(logits), ends, self.par);
-        Ok(continued.map_err(failed)?.swap_remove(0))
+        let prompts = [(tokens, count)];
+        Ok(self.run_generation(&prompts, |logits| sampler.choose(logits), ends)?.swap_remove(0))
     }
 
     /// The most probable continuation of each of some sequences (greedy decoding), all computed together.
@@ -90,9 +87,17 @@ impl Model {
     /// # Errors
     /// As [`generate`](Self::generate).
     pub fn generate_each(&self, prompts: &[(&[u32], usize)], ends: &[u32]) -> Result<Vec<Vec<u32>>> {
+        self.run_generation(prompts, likeliest, ends)
+    }
+
+    fn run_generation(
+        &self,
+        prompts: &[(&[u32], usize)],
+        choose: impl FnMut(&[f32]) -> u32,
+        ends: &[u32],
+    ) -> Result<Vec<Vec<u32>>> {
         prompts.iter().try_for_each(|(tokens, _)| self.check_tokens(tokens))?;
-        let continued = by_thread(prompts, self.par, |prompts, par| self.continue_each(prompts, likeliest, ends, par));
-        Ok(continued.map_err(failed)?.concat())
+        self.continue_each(prompts, choose, ends).map_err(failed)
     }
 
     fn continue_each(
@@ -100,9 +105,7 @@ impl Model {
         prompts: &[(&[u32], usize)],
         mut choose: impl FnMut(&[f32]) -> u32,
         ends: &[u32],
-        par: Par,
     ) -> Computed<Vec<Vec<u32>>> {
-        let frame = Frame { par, ..self.frame() };
         let mut generated = vec![vec![]; prompts.len()];
         let room = |tokens: &[u32], count: usize| count.min(self.config.context - tokens.len());
         let goes_on = prompts.iter().enumerate().filter(|(_, (tokens, count))| room(tokens, *count) > 0);
@@ -115,12 +118,12 @@ impl Model {
             let tokens: Vec<u32> = open.iter().flat_map(|(_, new, _)| new.iter().copied()).collect();
             let mut x = self.embed(&tokens, &batch)?;
             for (block, past) in self.blocks.iter().zip(&mut past) {
-                let opened = block.open(frame, &x, &batch, past.clone())?;
+                let opened = block.open(self.frame(), &x, &batch, past.clone())?;
                 *past = opened.extended(&batch, past, &lengths)?;
-                x = block.close(&opened, par)?;
+                x = block.close(&opened, self.par)?;
             }
             let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
-            let chosen: Vec<u32> = with_rows([&self.logits(&select(&x, &last)?, par)?], |[logits]| {
+            let chosen: Vec<u32> = with_rows([&self.logits(&select(&x, &last)?, self.par)?], |[logits]| {
                 logits.iter().map(&mut choose).collect()
             })?;
             let mut kept = vec![];

@@ -147,7 +147,11 @@ impl fmt::Display for Violation {
 }
 
 impl Guards {
-    pub(super) fn check(&self) -> Result<()> {
+    /// Checks that all limits are in range. A session does this when it is opened.
+    ///
+    /// # Errors
+    /// A limit that is negative or not finite, or a share above 1.
+    pub fn check(&self) -> Result<()> {
         let limits = [
             ("update_norm", self.update_norm),
             ("relative_update_norm", self.relative_update_norm),

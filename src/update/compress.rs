@@ -69,7 +69,8 @@ impl<T: Scalar> Update<T> {
     /// * `tolerance`: from 1e-6 to 1
     ///
     /// # Errors
-    /// An empty matrix, NaN or infinity, a tolerance out of range, or a decomposition that fails its verification.
+    /// An empty matrix, NaN or infinity, a tolerance out of range, a norm beyond the range of numbers, not enough memory, or a decomposition
+    /// that fails its verification.
     ///
     /// # Examples
     /// ```
@@ -90,12 +91,15 @@ impl<T: Scalar> Update<T> {
         }
         // A tenth is for the range, the rest for the cut.
         let range = range_of(matrix, 0.1 * tolerance, par)?;
-        let whole = Update::from_factors(range.basis, range.within * Scale(range.scale))?;
-        let Compressed { update, error } = whole.compressed(Compression::Tolerance(0.9 * tolerance), par)?;
-        let rounding = T::EPSILON * update.left().norm_l2() * update.right().norm_l2();
-        let error = error + range.scale * range.missing + rounding;
+        let unit = Update::from_factors(range.basis, range.within)?;
+        let Compressed { update: unit, error } = unit.compressed(Compression::Tolerance(0.9 * tolerance), par)?;
+        let rounding = T::EPSILON * unit.left().norm_l2() * unit.right().norm_l2();
+        let error = (error + range.missing + rounding) * range.scale;
         validate::in_range("the error of the compression", &[error])?;
-        Ok(Compressed { update: update.cast()?, error })
+        // Both factors have a share of the scale, as they have of the singular values.
+        let of_left = linalg::power_of_two(range.scale.sqrt());
+        let (left, right) = (unit.left() * Scale(of_left), unit.right() * Scale(range.scale / of_left));
+        Ok(Compressed { update: Update::from_factors(left, right)?.cast()?, error })
     }
 
     /// The nearest update of a smaller rank.

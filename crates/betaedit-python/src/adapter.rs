@@ -30,6 +30,21 @@ pub struct PythonAdapter<T> {
 const REQUIRED: [&str; 7] =
     ["layers", "weight_shape", "keys", "residuals", "read_weight", "write_weight", "fingerprint"];
 
+/// Refuses what lacks a part of an adapter.
+pub fn check_methods(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut missing = vec![];
+    for name in REQUIRED {
+        if !object.hasattr(name)? {
+            missing.push(name);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (kind, missing) = (object.get_type().name()?, missing.join("`, `"));
+    Err(errors::model(format!("`{kind}` is no adapter: it has no `{missing}`; see `betaedit.Adapter`")))
+}
+
 /// The methods that have a default.
 const OPTIONAL: [&str; 8] =
     ["companions", "subject", "encode", "decode", "find_targets", "hold_targets", "release_targets", "apply"];
@@ -39,18 +54,7 @@ where
     betaedit_core::Update<T>: Into<Update>,
 {
     pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let mut missing = vec![];
-        for name in REQUIRED {
-            if !object.hasattr(name)? {
-                missing.push(name);
-            }
-        }
-        if !missing.is_empty() {
-            let (kind, missing) = (object.get_type().name()?, missing.join("`, `"));
-            return Err(errors::model(format!(
-                "`{kind}` is no adapter: it has no `{missing}`; see `betaedit.Adapter`"
-            )));
-        }
+        check_methods(object)?;
         let layers = object.getattr("layers")?;
         let layers = if layers.is_callable() { layers.call0()? } else { layers };
         let mut has = vec![];

@@ -114,13 +114,18 @@ impl Editor {
     }
 
     /// Records a proposal of this editor in its present state. The proposal is used up, its update stays. The caller applies that to the
-    /// weight.
+    /// weight. A proposal that is refused because the state has changed is used up, too.
     fn commit(&mut self, py: Python<'_>, proposal: &mut Proposal) -> PyResult<()> {
         let update = proposal.update()?;
+        let other_type = || errors::numerics("the proposal is that of an editor of another number type");
+        match (&self.inner, proposal.there()?) {
+            (ByType::F32(_), ByType::F32(_)) | (ByType::F64(_), ByType::F64(_)) => {}
+            _ => return Err(other_type()),
+        }
         match (&mut self.inner, proposal.take()?) {
             (ByType::F32(editor), ByType::F32(one)) => py.detach(|| editor.commit(one)).or_raise(),
             (ByType::F64(editor), ByType::F64(one)) => py.detach(|| editor.commit(one)).or_raise(),
-            _ => Err(errors::numerics("the proposal is that of an editor of another number type")),
+            _ => Err(other_type()),
         }?;
         proposal.0 = Proposed::Committed(update);
         Ok(())
@@ -349,6 +354,9 @@ impl Proposal {
 
     /// The same proposal with its update times a factor. This one is used up.
     fn scaled(&mut self, factor: f64) -> PyResult<Self> {
+        if !factor.is_finite() {
+            return Err(errors::numerics(format!("factor is {factor}: expected a finite number")));
+        }
         let scaled = match self.take()? {
             ByType::F32(proposal) => ByType::F32(proposal.scaled(factor).or_raise()?),
             ByType::F64(proposal) => ByType::F64(proposal.scaled(factor).or_raise()?),

@@ -11,7 +11,7 @@ use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict};
 
-use crate::adapter::{PythonAdapter, raised_from};
+use crate::adapter::{self, PythonAdapter, raised_from};
 use crate::arrays::{ByType, Matrix, by_type, par, to_python};
 use crate::editor::is_single;
 use crate::errors::{self, IntoException, OrRaise};
@@ -90,6 +90,9 @@ fn described<'py>(py: Python<'py>, outcome: &Outcome) -> PyResult<Bound<'py, PyD
                 _ => "failed",
             };
             dict.set_item("kind", kind)?;
+            if let Rejection::Conflict(conflict) = reason {
+                dict.set_item("conflicts", [settings::to_python(py, conflict)?])?;
+            }
             dict
         }
         _ => PyDict::new(py),
@@ -146,10 +149,9 @@ impl Session {
         observer: Option<Py<PyAny>>,
         threads: usize,
     ) -> PyResult<Self> {
+        adapter::check_methods(adapter)?;
+        let single = dtype.map(is_single).transpose()?.unwrap_or(true);
         let mut builder: SessionBuilder<AnyMethod> = SessionBuilder::new(self::method(method)?);
-        for (layer, given) in &layers {
-            builder = builder.layer(*layer, statistics(py, given, threads)?);
-        }
         for (layer, keys) in random_keys.into_iter().flatten() {
             builder = builder.random_keys(layer, Arc::new(keys.to_mat()?));
         }
@@ -157,6 +159,7 @@ impl Session {
             builder = builder.gradients(layer, gradients.get().now());
         }
         if let Some(guards) = guards {
+            _check_guards(guards)?;
             builder = builder.guards(settings::from_python::<Guards>("guards", guards)?);
         }
         if let Some(share) = share {
@@ -184,6 +187,10 @@ impl Session {
         if !gauges {
             builder = builder.without_gauges();
         }
+        // Last, because a decomposition may take minutes.
+        for (layer, given) in &layers {
+            builder = builder.layer(*layer, statistics(py, given, threads)?);
+        }
         macro_rules! open {
             ($scalar:ty) => {{
                 let adapter = PythonAdapter::<$scalar>::new(adapter)?;
@@ -193,7 +200,7 @@ impl Session {
                 })?
             }};
         }
-        Ok(Self(match dtype.map(is_single).transpose()?.unwrap_or(true) {
+        Ok(Self(match single {
             true => ByType::F32(open!(f32)),
             false => ByType::F64(open!(f64)),
         }))
@@ -311,7 +318,7 @@ impl Session {
 /// Refuses guards that a session would refuse.
 #[pyfunction]
 fn _check_guards(guards: &Bound<'_, PyAny>) -> PyResult<()> {
-    settings::from_python::<Guards>("guards", guards).map(drop)
+    settings::from_python::<Guards>("guards", guards)?.check().or_raise()
 }
 
 pub fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {

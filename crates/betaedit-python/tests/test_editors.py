@@ -120,6 +120,13 @@ def test_a_proposal_leaves_no_trace_until_it_is_committed(problem):
     assert abs(half.scaled(0.5).update.frobenius_norm - 0.5 * full) < 1e-12
     with pytest.raises(NumericsError, match="used up"):
         editor.commit(half)
+    single, double = (AlphaEdit().editor(problem.spectrum, dtype=dtype) for dtype in ("float32", "float64"))
+    other = double.propose(K, R)
+    with pytest.raises(NumericsError, match="another number type"):
+        single.commit(other)
+    with pytest.raises(NumericsError, match="factor is NaN"):
+        other.scaled(float("nan"))
+    double.commit(other)
     with pytest.raises(NumericsError, match="`keys` is 6 x 24, expected 24 x n"):
         editor.propose(problem.keys.T, problem.residuals.T)
     assert editor.state["edits"] == 1

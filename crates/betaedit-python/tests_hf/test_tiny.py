@@ -184,6 +184,26 @@ def test_a_model_has_the_edits_of_one_editor(tiny):
     assert done.applied
     third.undo(done)
     assert torch.equal(editor.layout.down(2).weight, written)
+    # What was made before these edits would take them out.
+    for refused in (lambda: editor.edit(FACTS[1:2]), editor.restore, lambda: editor.collect(tokens=600)):
+        with pytest.raises(betaedit.SessionError, match="was edited since"):
+            refused()
+    for refused in (other.restore, lambda: other.collect(tokens=600)):
+        with pytest.raises(betaedit.SessionError, match="was closed"):
+            refused()
+
+
+def test_a_refused_editor_leaves_its_directory_alone(tiny, tmp_path):
+    for wrong in ({"layers": [99]}, {"surroundings": {"contrast": -1}}):
+        with pytest.raises(betaedit.Error):
+            Editor(tiny.model, tiny.tokenizer, **{"layers": [1, 2], "contexts": [], "directory": tmp_path / "run", **wrong})
+        assert not (tmp_path / "run").exists()
+    editor = Editor(tiny.model, tiny.tokenizer, (layer for layer in (1, 2)), contexts=["A text"], directory=tmp_path / "run")
+    assert editor.layers == [1, 2]
+    assert Editor(tiny.model, tiny.tokenizer, [1, 2], directory=tmp_path / "run").contexts == ["A text"]
+    (tmp_path / "run" / "editor.json").write_text("{")
+    with pytest.raises(betaedit.FileError, match="damaged"):
+        Editor(tiny.model, tiny.tokenizer, [1, 2], directory=tmp_path / "run")
 
 
 def test_an_edit_that_its_batch_contradicts_is_not_written(tiny):
@@ -193,6 +213,13 @@ def test_an_edit_that_its_batch_contradicts_is_not_written(tiny):
     assert "contradicts" in first.reason
     assert not editor.session.holds(first.id)
     assert second.conflicts
+    editor.undo(one for one in [second])
+    editor.restore()
+    editor = tiny.editor(conflicts="reject")
+    editor.edit([FACTS[0]])
+    (refused,) = editor.edit([dict(FACTS[0], target="Rome")])
+    assert not refused.applied
+    assert refused.conflicts[0]["with"] == 0
 
 
 def test_edits_are_consolidated(tiny):
@@ -268,6 +295,12 @@ def test_what_cannot_be_done_is_refused(tiny):
         (lambda: editor.edit(FACTS, progress=3), "progress is 3"),
         (lambda: editor.edit([dict(FACTS[0], target={"text": "Rome"})]), "as `str`"),
         (lambda: editor.evaluate([dict(FACTS[0], paraphrase_prompts=3)]), "paraphrases"),
+        (lambda: editor.evaluate([dict(FACTS[0], neighborhood_prompts="It is")]), "neighborhood"),
+        (lambda: editor.collect(chats=1), "below 1"),
+        (lambda: tiny.editor(guards={"relative_drift": -1.0}), "relative_drift"),
+        (lambda: tiny.editor(guards={"leakage": float("nan")}), "leakage is nan"),
+        (lambda: tiny.editor(surroundings={"places": {"plain": 0}}), "weight of plain is 0"),
+        (lambda: editor.updates(tolerance=0), "tolerance is 0"),
         (lambda: editor.perplexity(""), "0 tokens"),
         (lambda: editor.perplexity(["a text of words"]), "one text"),
         (lambda: editor.perplexity(tokens=-3), "tokens is -3"),

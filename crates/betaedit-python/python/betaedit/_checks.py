@@ -19,6 +19,13 @@ def number(name, value):
     return float(value)
 
 
+def positive(name, value):
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < float("inf"):
+        raise NumericsError(f"{name} is {value!r}: expected a positive number")
+    return float(value)
+
+
 def texts(name, values):
     """A list of texts."""
     found = None if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__") else list(values)

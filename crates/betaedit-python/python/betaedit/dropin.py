@@ -65,6 +65,9 @@ class Solver:
             raise NumericsError("the projector is zero: no direction may be edited")
         # Directions that are kept have the eigenvalue 0 of I - P, the others 1.
         spectrum = Spectrum.from_matrix(np.eye(len(P)) - P, threads=threads)
+        values = spectrum.values
+        if np.abs(values - np.round(values)).max() > 1e-3:
+            raise NumericsError("the matrix is no orthogonal projector: its eigenvalues are not 0 and 1")
         return cls(Projector(spectrum, 0.5), l2, dtype=dtype, threads=threads)
 
     def solve(self, keys, residuals):
@@ -83,6 +86,7 @@ class Solver:
     def propose(self, keys, residuals):
         """The update as an `Update` of rank n, d_out x d_in."""
         d_in = self.editor.d_in
+        keys, residuals = (one if hasattr(one, "shape") else as_array(one) for one in (keys, residuals))
         if len(keys.shape) != 2 or keys.shape[0] != d_in:
             raise NumericsError(f"`layer_ks` is {_shape(keys)}, expected {d_in} x n: a column an edit")
         if len(residuals.shape) != 2 or residuals.shape[1] != keys.shape[1]:

@@ -100,6 +100,10 @@ class ModelAdapter(Adapter):
         to = self._weight(layer)
         to.copy_(weight.to(to.device, to.dtype))
 
+    def is_unedited(self):
+        """Whether the model has the matrices that it had at first."""
+        return all(torch.equal(self._weight(layer).cpu(), weight) for layer, weight in self.unedited.items())
+
     @torch.no_grad()
     def restore(self):
         """Puts the unedited matrices back, bit for bit."""

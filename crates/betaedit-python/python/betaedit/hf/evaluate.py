@@ -27,11 +27,9 @@ def evaluate(layout, encoder, facts):
         truth = fact.get("target_true")
         truth = truth["str"] if isinstance(truth, dict) else truth
         for name, prompts in (("efficacy", [request.text()]), ("generality", fact.get("paraphrase_prompts", []))):
-            if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-                raise ModelError(f"the paraphrases of a fact are {prompts!r:.60}: expected a list of texts")
-            for prompt in prompts:
+            for prompt in _list("paraphrases", prompts):
                 _ask(queries, meaning, name, prompt, request.target, truth)
-        for near in fact.get("neighborhood_prompts", []):
+        for near in _list("neighborhood prompts", fact.get("neighborhood_prompts", [])):
             prompt, wanted = (near["prompt"], near["target_true"]) if isinstance(near, dict) else (near, truth)
             if wanted is not None:
                 _ask(queries, meaning, "specificity", prompt, wanted, request.target)
@@ -43,6 +41,12 @@ def evaluate(layout, encoder, facts):
         rates[name] = sum(said) / len(said) if said else None
         rates[f"{name}_prob"] = sum(won) / len(won) if won else None
     return rates
+
+
+def _list(what, prompts):
+    if isinstance(prompts, (str, dict)) or not isinstance(prompts, Iterable):
+        raise ModelError(f"the {what} of a fact are {prompts!r:.60}: expected a list")
+    return prompts
 
 
 def _ask(queries, meaning, name, prompt, wanted, rival):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .._checks import number, whole
+from .._checks import number, positive, whole
 from ..errors import ModelError
 from .request import in_answer, in_question, in_text
 
@@ -28,8 +28,10 @@ class Surroundings:
     def __post_init__(self):
         known = ("plain", "context", "user", "answer")
         named = isinstance(self.places, dict) and len(self.places) > 0 and all(place in known for place in self.places)
-        if not named or not all(number("the weight of a place", weight) > 0 for weight in self.places.values()):
-            raise ModelError(f"places {self.places}: expected a dictionary of some of {', '.join(known)}, with positive weights")
+        if not named:
+            raise ModelError(f"places {self.places}: expected a dictionary of some of {', '.join(known)}, with their weights")
+        for place, weight in self.places.items():
+            positive(f"the weight of {place}", weight)
         whole("contrast", self.contrast)
         number("contrast_weight", self.contrast_weight)
         if self.keys not in ("each", "mean"):

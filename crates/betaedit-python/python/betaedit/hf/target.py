@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import NumericsError, Spectrum
-from .._checks import number, whole
+from .._checks import number, positive, whole
 from ..errors import ModelError
 from .forward import at_rest, call, first_of, hooked, learn_returns, padded, passed_over, with_first
 from .request import Request, prompt_tokens
@@ -52,8 +52,7 @@ class TargetSearch:
             if getattr(self, name) not in known:
                 raise NumericsError(f"{name} `{getattr(self, name)}`: expected one of {', '.join(known)}")
         for name in ("step", "rate", "clamp"):
-            if not number(name, getattr(self, name)) > 0:
-                raise NumericsError(f"{name} is {getattr(self, name)}: expected a positive number")
+            positive(name, getattr(self, name))
         for name in ("decay", "divergence", "naming", "enough", "margin"):
             number(name, getattr(self, name))
         whole("steps", self.steps, 1)
