@@ -70,7 +70,6 @@ fn every_family_at_every_size_reconstructs() {
     }
 }
 
-/// Also where the matrix has several panels.
 #[test]
 fn a_matrix_is_made_of_its_spectrum() {
     for n in [255, 256, 257, 600] {

@@ -11,7 +11,7 @@ pub use watch::{DecompositionProgress, DecompositionStage};
 use std::ops::ControlFlow;
 
 use faer::linalg::evd::EvdError;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Mat, MatRef, Par};
 
 use verification::probes;
 use watch::Watch;
@@ -312,26 +312,16 @@ impl Spectrum {
         self.orthogonality
     }
 
-    /// The matrix itself, `U diag(s) Uᵀ`. Cost: `d³` flops and two `d x d` matrices.
+    /// The matrix itself, `U diag(s) Uᵀ`. Cost: `2 d³` flops and two `d x d` matrices.
     #[must_use]
     pub fn to_matrix(&self, par: Par) -> Mat<f64> {
         let n = self.dim();
         let root = Mat::from_fn(n, n, |i, j| self.vectors[(i, j)] * self.values[j].sqrt());
         let mut matrix = Mat::zeros(n, n);
-        // The lower triangle, panel by panel. The right-hand sides lie in columns, as the kernel reads them.
-        for first in (0..n).step_by(PANEL) {
-            let (rest, width) = (n - first, PANEL.min(n - first));
-            let right = root.subrows(first, width).transpose().to_owned();
-            let panel = matrix.as_mut().submatrix_mut(first, first, rest, width);
-            linalg::matmul(panel, Accum::Replace, root.subrows(first, rest), right.as_ref(), 1.0, par);
-        }
-        linalg::mirror(matrix.as_mut());
+        linalg::add_self_outer(matrix.as_mut(), root.as_ref(), 1.0, par);
         matrix
     }
 }
-
-/// Columns of a panel.
-const PANEL: usize = 256;
 
 /// A watch that never breaks.
 fn unwatched(_: DecompositionProgress) -> ControlFlow<()> {
