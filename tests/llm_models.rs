@@ -182,7 +182,7 @@ fn a_directory_that_is_not_in_order_is_refused_by_name() {
     };
     assert!(
         changed(r#""model_type": "llama""#, r#""model_type": "mamba""#)
-            .contains("`model_type` is mamba, choose one of: llama")
+            .contains("`model_type` is mamba, choose one of: llama, mistral")
     );
     assert!(changed(r#""hidden_act": "silu""#, r#""hidden_act": "tanh""#).contains("`hidden_act` is tanh"));
     assert!(changed(r#""rope_type": "default""#, r#""rope_type": "mrope""#).contains("`mrope` is not supported"));

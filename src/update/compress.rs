@@ -63,7 +63,7 @@ impl<T: Scalar> Update<T> {
     ///
     /// A basis of the range of `D` grows by products with random vectors until it holds `D` (Halko, Martinsson, Tropp, "Finding structure
     /// with randomness", SIAM Review 2011, algorithm 4.2, with the error measured and not estimated); what it holds is
-    /// [compressed](Self::compressed). The result is the same in every run. Cost: about `8 d_out d_in r` flops for rank `r`.
+    /// [compressed](Self::compressed). The result is the same in every run. Cost: at most about `12 d_out d_in r` flops for rank `r`.
     ///
     /// * `matrix`: `d_out x d_in`
     /// * `tolerance`: from 1e-6 to 1

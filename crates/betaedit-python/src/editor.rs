@@ -117,16 +117,14 @@ impl Editor {
     /// weight. A proposal that is refused because the state has changed is used up, too.
     fn commit(&mut self, py: Python<'_>, proposal: &mut Proposal) -> PyResult<()> {
         let update = proposal.update()?;
-        let other_type = || errors::numerics("the proposal is that of an editor of another number type");
-        match (&self.inner, proposal.there()?) {
-            (ByType::F32(_), ByType::F32(_)) | (ByType::F64(_), ByType::F64(_)) => {}
-            _ => return Err(other_type()),
-        }
         match (&mut self.inner, proposal.take()?) {
-            (ByType::F32(editor), ByType::F32(one)) => py.detach(|| editor.commit(one)).or_raise(),
-            (ByType::F64(editor), ByType::F64(one)) => py.detach(|| editor.commit(one)).or_raise(),
-            _ => Err(other_type()),
-        }?;
+            (ByType::F32(editor), ByType::F32(one)) => py.detach(|| editor.commit(one)).or_raise()?,
+            (ByType::F64(editor), ByType::F64(one)) => py.detach(|| editor.commit(one)).or_raise()?,
+            (_, other) => {
+                proposal.0 = Proposed::Open(other);
+                return Err(errors::numerics("the proposal is that of an editor of another number type"));
+            }
+        }
         proposal.0 = Proposed::Committed(update);
         Ok(())
     }
@@ -311,20 +309,32 @@ enum Proposed {
     UsedUp,
 }
 
+impl Proposed {
+    /// Why nothing can be done with it.
+    fn refused(&self) -> PyErr {
+        errors::numerics(match self {
+            Self::Committed(_) => "the proposal was committed already",
+            _ => "the proposal is used up: it was scaled, or its commit failed",
+        })
+    }
+}
+
 impl Proposal {
     fn there(&self) -> PyResult<&Open> {
         match &self.0 {
             Proposed::Open(proposal) => Ok(proposal),
-            Proposed::Committed(_) => Err(errors::numerics("the proposal was committed already")),
-            Proposed::UsedUp => Err(errors::numerics("the proposal is used up: it was scaled, or its commit failed")),
+            other => Err(other.refused()),
         }
     }
 
     fn take(&mut self) -> PyResult<Open> {
-        self.there()?;
         match std::mem::replace(&mut self.0, Proposed::UsedUp) {
             Proposed::Open(proposal) => Ok(proposal),
-            Proposed::Committed(_) | Proposed::UsedUp => Err(errors::numerics("the proposal is used up")),
+            other => {
+                let refused = other.refused();
+                self.0 = other;
+                Err(refused)
+            }
         }
     }
 }

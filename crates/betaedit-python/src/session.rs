@@ -23,7 +23,8 @@ use crate::spectrum::{KeyStatistics, Spectrum};
 /// Edits the layers of one model through an adapter: every batch is written as a whole or not at all.
 ///
 /// `Session(adapter, method, {layer: statistics})`. adapter: an object with the methods of `betaedit.Adapter`. Statistics are
-/// `KeyStatistics`, or a `SecondMoment`, which is decomposed. method: a `Method`, or its name. With `directory`, the session continues there after a crash.
+/// `KeyStatistics`, or a `SecondMoment`, which is decomposed. method: a `Method`, or its name. With `directory`, the session continues
+/// there after a crash.
 ///
 /// dtype: of keys and weights, "float32". guards: limits, such as `{"relative_drift": 0.1}`. conflicts: "report", "reject", "merge" or
 /// "last-wins". share: "even" or "square-root". restraint: `{"rect": {"kept": 0.2}}` or `{"prune": {}}`. random_keys: d_in x m a layer.
@@ -159,8 +160,7 @@ impl Session {
             builder = builder.gradients(layer, gradients.get().now());
         }
         if let Some(guards) = guards {
-            _check_guards(guards)?;
-            builder = builder.guards(settings::from_python::<Guards>("guards", guards)?);
+            builder = builder.guards(self::guards(guards)?);
         }
         if let Some(share) = share {
             builder = builder.share(settings::from_python::<Share>("share", share)?);
@@ -315,10 +315,17 @@ impl Session {
     }
 }
 
+/// Guards in range.
+fn guards(given: &Bound<'_, PyAny>) -> PyResult<Guards> {
+    let guards: Guards = settings::from_python("guards", given)?;
+    guards.check().or_raise()?;
+    Ok(guards)
+}
+
 /// Refuses guards that a session would refuse.
 #[pyfunction]
 fn _check_guards(guards: &Bound<'_, PyAny>) -> PyResult<()> {
-    settings::from_python::<Guards>("guards", guards)?.check().or_raise()
+    self::guards(guards).map(drop)
 }
 
 pub fn add_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -12,16 +12,20 @@ def whole(name, value, least=0):
     return int(value)
 
 
+def _is_number(value):
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
 def number(name, value):
     """A finite number that is not negative."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < float("inf"):
+    if not _is_number(value) or not 0 <= value < float("inf"):
         raise NumericsError(f"{name} is {value!r}: expected a number of 0 or more")
     return float(value)
 
 
 def positive(name, value):
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < float("inf"):
+    if not _is_number(value) or not 0 < value < float("inf"):
         raise NumericsError(f"{name} is {value!r}: expected a positive number")
     return float(value)
 
@@ -34,7 +38,7 @@ def texts(name, values):
     return found
 
 
-def one_of(name, value, kind, what):
+def of_kind(name, value, kind, what):
     """A value of a kind."""
     if not isinstance(value, kind):
         raise NumericsError(f"{name} is {value!r:.60}: expected {what}")

@@ -57,17 +57,17 @@ class Solver:
         if not np.linalg.norm(P - P.T) <= 1e-3 * np.linalg.norm(P):
             raise NumericsError("the matrix is no orthogonal projector: it is not symmetric, or has numbers that are not finite")
         P = 0.5 * (P + P.T)
-        # A projector is its own square; one column with all of a matrix's directions in it shows it.
-        z = P @ np.random.default_rng(0).standard_normal(len(P))
-        if np.linalg.norm(P @ z - z) > 1e-3 * np.linalg.norm(z):
-            raise NumericsError("the matrix is no orthogonal projector: its eigenvalues are not 0 and 1")
-        if not z.any():
-            raise NumericsError("the projector is zero: no direction may be edited")
+        no_projector = "the matrix is no orthogonal projector: its eigenvalues are not 0 and 1"
         # Directions that are kept have the eigenvalue 0 of I - P, the others 1.
-        spectrum = Spectrum.from_matrix(np.eye(len(P)) - P, threads=threads)
+        try:
+            spectrum = Spectrum.from_matrix(np.eye(len(P)) - P, threads=threads)
+        except NumericsError as error:
+            raise NumericsError(f"{no_projector} ({error})") from error
         values = spectrum.values
         if np.abs(values - np.round(values)).max() > 1e-3:
-            raise NumericsError("the matrix is no orthogonal projector: its eigenvalues are not 0 and 1")
+            raise NumericsError(no_projector)
+        if values[0] > 0.5:
+            raise NumericsError("the projector is zero: no direction may be edited")
         return cls(Projector(spectrum, 0.5), l2, dtype=dtype, threads=threads)
 
     def solve(self, keys, residuals):

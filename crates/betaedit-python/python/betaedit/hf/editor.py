@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import KeyStatistics, Method, Session, Spectrum, Statistics, Update, shipped
-from .._checks import function, number, one_of, whole
+from .._checks import function, number, of_kind, whole
 from .._checks import texts as _texts
 from .._core import _check_guards
 from ..errors import FileError, ModelError, NumericsError, SessionError
@@ -57,8 +57,9 @@ class Editor:
     for the number, if they are not found. contexts: texts to put before prompts, or how many to generate. search, surroundings: settings,
     as objects or dictionaries. consolidate_every: from how many edits on the weights are derived anew from all of them; 0 = never.
     directory: keeps the session there, to go on after the program has ended: give the same layers, method and statistics again, and the
-    edits are in the model as soon as the statistics are there; contexts are those of the directory. guards, conflicts: as of `betaedit.Session`. at_rest: a folder
-    on a disk for statistics and states of layers between their turns: for large models, of which one layer is in memory at a time.
+    edits are in the model as soon as the statistics are there; contexts are those of the directory. guards, conflicts: as of
+    `betaedit.Session`. at_rest: a folder on a disk for statistics and states of layers between their turns: for large models, of which one
+    layer is in memory at a time.
 
     Weights that are not float32 (bf16, f16) keep a float32 copy of the edited matrices. The model may be spread over devices.
     """
@@ -84,7 +85,7 @@ class Editor:
             raise SessionError(f"conflicts `{conflicts}`: expected one of {', '.join(_CONFLICTS)}")
         if at_rest:
             os.makedirs(at_rest, exist_ok=True)
-        search = one_of("search", {} if search is None else search, (dict, TargetSearch), "a dictionary, or a `TargetSearch`")
+        search = of_kind("search", {} if search is None else search, (dict, TargetSearch), "a dictionary, or a `TargetSearch`")
         if isinstance(search, dict):
             behind, halved = self.layout.norm_behind, self.method.name.startswith("pmet")
             site = "pmet" if halved else "mlp" if behind else "block"
@@ -92,7 +93,7 @@ class Editor:
         self._directory, self._guards, self._conflicts = directory, guards, conflicts
         contexts = self._contexts(contexts, context_length, seed)
         surroundings = {} if surroundings is None else surroundings
-        one_of("surroundings", surroundings, (dict, Surroundings), "a dictionary, or `Surroundings`")
+        of_kind("surroundings", surroundings, (dict, Surroundings), "a dictionary, or `Surroundings`")
         if isinstance(surroundings, dict):
             surroundings = _made(Surroundings, "surroundings", {"contexts": contexts, **surroundings})
         self.consolidate_every = consolidate_every if consolidate_every is not None else 100 * (self.method.name == "betaedit")
@@ -102,12 +103,12 @@ class Editor:
         write_begun(self._directory, self.layers, self.contexts)
 
     def _method(self, method, hyperparameters):
-        one_of("method", method, (str, Method), "a name, or a method as `betaedit.AlphaEdit()`")
+        of_kind("method", method, (str, Method), "a name, or a method as `betaedit.AlphaEdit()`")
         if not isinstance(method, str):
             if hyperparameters:
                 raise NumericsError("`hyperparameters` are for a method that is given by its name: give them to the method itself")
             return method
-        given = dict(one_of("hyperparameters", hyperparameters or {}, dict, "a dictionary"))
+        given = dict(of_kind("hyperparameters", hyperparameters or {}, dict, "a dictionary"))
         small = self.layout.hidden < _SMALL
         lambda1 = given.get("lambda1", 600.0 if small else 3000.0)
         refresh = {"every": {"edits": 1000, "rule": {"full": {"mean": {"lambda1": lambda1}}}}}
@@ -276,7 +277,7 @@ class Editor:
 
         Facts that the tokenizer or the model cannot take raise before the first is written.
 
-        What `progress` raises ends the call; the batches before it are written.
+        What `progress` raises ends the call; the batches that it was told of are written.
 
         facts: dictionaries with `subject`, `prompt` (with `{}` for the subject) and `target` (or `target_new`), (subject, prompt, target)s,
         or `Request`s. token: where they are written, "subject-last" or "prompt-last". targets: known ones, from `betaedit.ray`. progress:
@@ -284,9 +285,9 @@ class Editor:
         """
         whole("batch", batch, 1)
         function("progress", progress)
-        one_of("targets", {} if targets is None else targets, dict, "a dictionary of requests and their targets")
+        of_kind("targets", {} if targets is None else targets, dict, "a dictionary of requests and their targets")
         facts = [facts] if isinstance(facts, (dict, Request)) else facts
-        requests = [Request.of(fact, token) for fact in one_of("facts", facts, Iterable, "a list of facts")]
+        requests = [Request.of(fact, token) for fact in of_kind("facts", facts, Iterable, "a list of facts")]
         session, done = self.session, []
         for request in requests:
             self.runtime.check(request)
@@ -328,7 +329,7 @@ class Editor:
         self._session = None
 
     def close(self):
-        """Closes the editor. Its edits stay in the model, as part of it; a session in a directory may be opened by another editor."""
+        """Closes the editor. Its edits stay in the model, as part of it. Another editor can open its directory, on the unedited model."""
         self._session, self._closed = None, True
 
     def consolidate(self):
@@ -338,12 +339,12 @@ class Editor:
     def evaluate(self, facts):
         """Rates of the model's answers to facts: see `betaedit.hf.evaluate`."""
         facts = [facts] if isinstance(facts, (dict, Request)) else facts
-        return evaluate(self.layout, self.encoder, list(one_of("facts", facts, Iterable, "a list of facts")))
+        return evaluate(self.layout, self.encoder, list(of_kind("facts", facts, Iterable, "a list of facts")))
 
     def perplexity(self, text=None, tokens=4096):
         """The perplexity of a text, by default the shipped one that is not in the statistics."""
         whole("tokens", tokens, 2)
-        one_of("text", "" if text is None else text, str, "one text")
+        of_kind("text", "" if text is None else text, str, "one text")
         return perplexity(self.layout, self.encoder, shipped.held_out_text() if text is None else text, tokens)
 
     # What is written.

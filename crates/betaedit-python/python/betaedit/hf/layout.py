@@ -57,15 +57,16 @@ class Layout:
         raise ModelError(f"the output projections of the model's MLPs were not found: {advice}")
 
     def checked(self):
+        width = self.model.get_input_embeddings().weight.shape[1]
+        hidden = getattr(self.model.config.get_text_config(), "hidden_size", width)
         for layer in range(len(self.blocks)):
             weight = getattr(self.down(layer), "weight", None)
             if weight is None or weight.ndim != 2:
                 raise ModelError(f"`{self.module(layer)}` has no matrix: it is no output projection of an MLP")
             if not weight.is_floating_point():
                 raise ModelError(f"the matrix of `{self.module(layer)}` has no floating point numbers: load the model without quantization")
-            width = self.model.get_input_embeddings().weight.shape[1]
-            if self.shape(layer)[0] != getattr(self.model.config.get_text_config(), "hidden_size", width):
-                outputs = self.shape(layer)[0]
+            outputs = self.shape(layer)[0]
+            if outputs != hidden:
                 raise ModelError(f"`{self.module(layer)}` has {outputs} outputs: the output projection of an MLP has those of the hidden state")
         return self
 
