@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use betaedit_core::Error;
 use betaedit_core::error::FileError;
 use betaedit_core::faer::{Mat, MatRef, Par};
-use betaedit_core::llm::{BlockNorms, Model, Site, TargetSearch, Tokenizer};
+use betaedit_core::llm::{BlockNorms, Model, Sampler, Site, TargetSearch, Tokenizer};
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -255,4 +255,27 @@ fn a_sliding_window_hides_what_is_before_it() {
 
     let all = windowed(Value::Null).trace(&tokens).unwrap().logits;
     assert_eq!(windowed(tokens.len().into()).trace(&tokens).unwrap().logits, all);
+}
+
+/// Prompts of which all begin alike, up to where one of them ends, and prompts that do not.
+#[test]
+fn answers_together_are_those_of_each_alone() {
+    for family in FAMILIES {
+        let (model, _) = open(family);
+        let tokens = Expected::of(family).tokens;
+        let (one, other) = (&tokens[..], [&tokens[..2], &tokens[3..]].concat());
+        for prompts in [
+            vec![(one, 4), (&other[..], 6), (&tokens[..3], 1)],
+            vec![(one, 3), (one, 5)],
+            vec![(one, 3), (&tokens[..1], 3)],
+            vec![(one, 3), (&tokens[1..], 3)],
+            vec![(one, 0), (&other[..], 2), (&tokens[..4], 2)],
+        ] {
+            let together = model.generate_each(&prompts, &[]).unwrap();
+            for ((prompt, count), found) in prompts.iter().zip(together) {
+                assert_eq!(found.len(), *count, "{family}");
+                assert_eq!(found, model.generate(prompt, *count, &mut Sampler::Greedy).unwrap(), "{family}");
+            }
+        }
+    }
 }

@@ -267,4 +267,4 @@ impl Model {
 }
 
 /// Rows of logits that are held at once.
-const LOGITS: usize = 128;
+const LOGITS: usize = 64;

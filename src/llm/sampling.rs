@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Result as Computed;
+use candle_core::{Result as Computed, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -112,16 +112,19 @@ impl Model {
         // The sequences that go on: their number, the tokens that are not in the past yet, and the number of those that are.
         let mut open: Vec<(usize, Vec<u32>, usize)> = goes_on.map(|(i, (tokens, _))| (i, tokens.to_vec(), 0)).collect();
         let mut past: Vec<Vec<Arc<Past>>> = vec![vec![Arc::default(); open.len()]; self.blocks.len()];
-        while !open.is_empty() {
-            let batch = TokenBatch::new(&self.config, open.iter().map(|(_, new, seen)| (*seen, new.len())));
-            let lengths: Vec<usize> = open.iter().map(|(_, new, _)| new.len()).collect();
-            let tokens: Vec<u32> = open.iter().flat_map(|(_, new, _)| new.iter().copied()).collect();
-            let mut x = self.embed(&tokens, &batch)?;
-            for (block, past) in self.blocks.iter().zip(&mut past) {
-                let opened = block.open(self.frame(), &x, &batch, past.clone())?;
-                *past = opened.extended(&batch, past, &lengths)?;
-                x = block.close(&opened, self.par)?;
+        // What all begin with, such as the frame of a chat, is run once.
+        let common = common_start(open.iter().map(|(_, tokens, _)| &tokens[..]));
+        if open.len() > 1 && common > 0 {
+            let mut of_start = vec![vec![Arc::default()]; self.blocks.len()];
+            self.run_on(&[(&open[0].1[..common], 0)], &mut of_start)?;
+            past = of_start.iter().map(|past| vec![past[0].clone(); open.len()]).collect();
+            for (_, new, seen) in &mut open {
+                *seen = new.drain(..common).count();
             }
+        }
+        while !open.is_empty() {
+            let inputs: Vec<(&[u32], usize)> = open.iter().map(|(_, new, seen)| (&new[..], *seen)).collect();
+            let (x, batch) = self.run_on(&inputs, &mut past)?;
             let last: Vec<usize> = batch.spans.iter().map(|span| span.rows.end - 1).collect();
             let chosen: Vec<u32> = with_rows([&self.logits(&select(&x, &last)?, self.par)?], |[logits]| {
                 logits.iter().map(&mut choose).collect()
@@ -142,6 +145,29 @@ impl Model {
         }
         Ok(generated)
     }
+
+    /// Runs new tokens of some sequences, behind those that are in the past, which they join. Returns the last block's output.
+    fn run_on(&self, inputs: &[(&[u32], usize)], past: &mut [Vec<Arc<Past>>]) -> Computed<(Tensor, TokenBatch)> {
+        let batch = TokenBatch::new(&self.config, inputs.iter().map(|(new, seen)| (*seen, new.len())));
+        let lengths: Vec<usize> = inputs.iter().map(|(new, _)| new.len()).collect();
+        let tokens: Vec<u32> = inputs.iter().flat_map(|(new, _)| new.iter().copied()).collect();
+        let mut x = self.embed(&tokens, &batch)?;
+        for (block, past) in self.blocks.iter().zip(past) {
+            let opened = block.open(self.frame(), &x, &batch, past.clone())?;
+            *past = opened.extended(&batch, std::mem::take(past), &lengths)?;
+            x = block.close(&opened, self.par)?;
+        }
+        Ok((x, batch))
+    }
+}
+
+/// The number of tokens that all sequences begin with. The last token of a sequence is not among them.
+fn common_start<'a>(mut sequences: impl Iterator<Item = &'a [u32]>) -> usize {
+    let Some((_, first)) = sequences.next().and_then(<[u32]>::split_last) else { return 0 };
+    sequences.fold(first.len(), |common, tokens| {
+        let alike = first[..common].iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        alike.min(tokens.len().saturating_sub(1))
+    })
 }
 
 /// Keeps the items that are marked.

@@ -26,7 +26,7 @@ pub struct Scoring<'a> {
 }
 
 /// Sequences that are run at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 
 /// Answers that are generated at once: each adds little to a pass over the weights.
 const GENERATED_AT_ONCE: usize = 32;
@@ -34,8 +34,8 @@ const GENERATED_AT_ONCE: usize = 32;
 /// Tokens in a piece of text whose perplexity is measured.
 const PIECE: usize = 256;
 
-/// Pieces that are run at once.
-const PIECES_AT_ONCE: usize = 4;
+/// Pieces that are added at once, until there are enough tokens.
+const PIECES_ADDED: usize = 4;
 
 impl<'a> Scoring<'a> {
     /// Scores with a model.
@@ -51,7 +51,8 @@ impl<'a> Scoring<'a> {
     /// Any failure of the model or the tokenizer.
     pub fn measure_perplexity(&self, text: &str, tokens: u64) -> Result<Perplexity> {
         let mut perplexity = Perplexity::default();
-        for pieces in self.pieces(text, tokens)?.chunks(PIECES_AT_ONCE) {
+        // A piece a thread.
+        for pieces in self.pieces(text, tokens)?.chunks(self.model.par.degree().max(1)) {
             let sequences: Vec<(&[u32], usize)> = pieces.iter().map(|piece| (&piece[..], 1)).collect();
             for Continuation { log_probabilities, .. } in self.model.score_continuations(&sequences)? {
                 perplexity.observe(log_probabilities.into_iter().map(f64::from));
@@ -74,7 +75,7 @@ impl<'a> Scoring<'a> {
         let mut pieces = self.tokenizer.windows_behind_a_start(text, PIECE.min(self.model.config().context))?;
         pieces.retain(|piece| piece.len() > 1);
         let (mut taken, mut scored) = (0, 0);
-        for pieces in pieces.chunks(PIECES_AT_ONCE) {
+        for pieces in pieces.chunks(PIECES_ADDED) {
             if scored >= tokens {
                 break;
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use faer::Mat;
 
 use super::layer::Layer;
-use super::rest::{Rest, Whereabouts};
+use super::rest::{Lasting, Rest, Whereabouts};
 use crate::editor::Editor;
 use crate::error::{NumericsError, Result};
 use crate::scalar::Scalar;
@@ -26,13 +26,28 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         self.rest = Some(rest);
     }
 
+    /// Puts the matrices away until the layer's next turn, and forgets the weight from before the last batch.
+    pub(super) fn lie_down_once(&mut self, directory: &Path) -> Result<()> {
+        if self.rest.is_none() {
+            self.rest = Some(Rest::new(directory, Lasting::Once)?);
+        }
+        self.lie_down();
+        self.forget_before();
+        // Written or not: what is in memory now stays there.
+        self.rest = self.rest.take().filter(|rest| rest.lasting == Lasting::Always || rest.place == Whereabouts::File);
+        Ok(())
+    }
+
     /// Brings the matrices back.
-    fn get_up(&mut self) -> Result<()> {
+    pub(super) fn get_up(&mut self) -> Result<()> {
         let Some(mut rest) = self.rest.take() else { return Ok(()) };
         let read = match rest.place {
             Whereabouts::File => self.read_from(&rest.file),
             Whereabouts::Memory | Whereabouts::Both => Ok(()),
         };
+        if read.is_ok() && rest.lasting == Lasting::Once {
+            return Ok(());
+        }
         if read.is_ok() && rest.place == Whereabouts::File {
             rest.place = Whereabouts::Both;
         }
@@ -70,7 +85,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     pub(super) fn total(&self) -> Result<Option<Mat<f64>>> {
         let (d_out, d_in) = self.shape();
         match (self.total_here(), &self.rest) {
-            (Some(_), Some(Rest { file, place: Whereabouts::File })) => {
+            (Some(_), Some(Rest { file, place: Whereabouts::File, .. })) => {
                 let total = file.read(|from| bytes::read_matrix(from, d_out, d_in));
                 Ok(Some(total.map_err(NumericsError::AtRest)?))
             }
@@ -78,11 +93,11 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
         }
     }
 
-    /// A copy of the matrices in a file of its own; `None` for a layer that does not rest.
+    /// A copy of the matrices in a file of its own; `None` for a layer that does not rest, whose matrices are in memory then.
     pub(super) fn copied(&mut self, directory: Option<&Path>) -> Result<Option<Rest>> {
-        let Some(directory) = directory else { return Ok(None) };
         self.get_up()?;
-        let mut copy = Rest::new(directory)?;
+        let Some(directory) = directory else { return Ok(None) };
+        let mut copy = Rest::new(directory, Lasting::Always)?;
         self.write_to(&mut copy.file)?;
         copy.place = Whereabouts::File;
         Ok(Some(copy))

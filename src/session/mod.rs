@@ -67,7 +67,7 @@ pub use report::{Point, Report};
 pub use store::Recovery;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use faer::Par;
@@ -194,6 +194,20 @@ impl<A: Adapter, E: Editor<A::Scalar> + Clone> Session<A, E> {
     /// A layer [at rest](SessionBuilder::layers_at_rest) that cannot be read.
     pub fn total(&self, layer: usize) -> Result<Option<faer::Mat<f64>>> {
         self.layers.iter().find(|one| one.number == layer).map_or(Ok(None), Layer::total)
+    }
+
+    /// Puts the editors' matrices and the total changes on disk until they are needed again, in files without names that are gone with the
+    /// process: for work between edits that needs memory, such as a measurement of the model. Everything is the same to the last bit
+    /// afterwards. What cannot be written stays in memory, as does everything of layers that [rest](SessionBuilder::layers_at_rest) anyway.
+    ///
+    /// Cost: all of it is written once, and each layer is read once at its next turn.
+    ///
+    /// * `directory`: of the files, for example the session's own
+    ///
+    /// # Errors
+    /// A directory in which no file can be made.
+    pub fn put_away(&mut self, directory: impl AsRef<Path>) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| layer.lie_down_once(directory.as_ref()))
     }
 
     /// Why the last snapshot could not be written, if it failed. No edit is lost: the journal has every batch. The session tries

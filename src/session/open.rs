@@ -18,7 +18,7 @@ use super::method::{LayerStatistics, SessionMethod};
 use super::open_error::OpenError;
 use super::record::Record;
 use super::report::Report;
-use super::rest::Rest;
+use super::rest::{Lasting, Rest};
 use super::store::{Recovery, Store};
 use super::transaction::{self, guarded, guarded_editor};
 use crate::adapter::Adapter;
@@ -201,7 +201,7 @@ impl<M, R> SessionBuilder<M, R> {
                 );
             }
             let mut layer = Layer::new(statistics.clone(), editor, weight, self.gauged, restraint.cloned(), par)?;
-            layer.rest = self.rest_in.as_deref().map(Rest::new).transpose()?;
+            layer.rest = self.rest_in.as_deref().map(|directory| Rest::new(directory, Lasting::Always)).transpose()?;
             layer.lie_down();
             Ok(layer)
         };

@@ -9,6 +9,16 @@ use crate::util::scratch::Scratch;
 pub(super) struct Rest {
     pub(super) file: Scratch,
     pub(super) place: Whereabouts,
+    pub(super) lasting: Lasting,
+}
+
+/// How often a layer lies down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// After each of its turns.
+    Always,
+    /// Until its next turn.
+    Once,
 }
 
 /// Where the matrices are.
@@ -22,8 +32,8 @@ pub(super) enum Whereabouts {
 }
 
 impl Rest {
-    pub(super) fn new(directory: &Path) -> Result<Self> {
+    pub(super) fn new(directory: &Path, lasting: Lasting) -> Result<Self> {
         let file = Scratch::new(directory).map_err(NumericsError::AtRest)?;
-        Ok(Self { file, place: Whereabouts::Memory })
+        Ok(Self { file, place: Whereabouts::Memory, lasting })
     }
 }

@@ -54,6 +54,49 @@ fn a_session_whose_layers_rest_is_bit_for_bit_one_in_memory() {
     }
 }
 
+/// Put away before everything that a session does, and before what only reads.
+#[test]
+fn a_session_that_is_put_away_goes_on_with_the_same_bits() {
+    for refresh in refreshes() {
+        let (folder, stream, more) = (Folder::new("put-away"), facts(61, 14), facts(62, 3));
+        let open =
+            || builder(3, recipe(refresh)).directory(folder.path()).snapshot_every(5).open(Stack::new(3), Par::Seq);
+        let mut reference = builder(3, recipe(refresh)).open(Stack::new(3), Par::Seq).unwrap();
+        let mut session = open().unwrap();
+        let away = |session: &mut Session<Stack>| session.put_away(std::env::temp_dir()).unwrap();
+        for (i, batch) in stream.chunks(3).enumerate() {
+            away(&mut session);
+            same(&session, &reference, &format!("{refresh:?}, put away before batch {i}"));
+            let outcomes = [&mut session, &mut reference].map(|session| format!("{:?}", session.edit(batch).unwrap()));
+            assert_eq!(outcomes[0], outcomes[1], "{refresh:?}, batch {i}");
+            away(&mut session);
+            match i {
+                1 => assert_eq!(session.undo(&[EditId(2)]).unwrap(), reference.undo(&[EditId(2)]).unwrap()),
+                2 => {
+                    let settings = Consolidation::default().with_passes(1);
+                    assert_eq!(session.consolidate(&settings).unwrap(), reference.consolidate(&settings).unwrap());
+                }
+                3 => {
+                    for session in [&mut session, &mut reference] {
+                        session.replace(&[EditId(4)], &more).unwrap().applied().unwrap();
+                    }
+                    away(&mut session);
+                    session.snapshot().unwrap();
+                    drop(session);
+                    session = open().unwrap();
+                }
+                _ => {}
+            }
+            same(&session, &reference, &format!("{refresh:?}, after batch {i}"));
+        }
+        let outcomes = [&mut session, &mut reference].map(|session| format!("{:?}", session.edit(&more).unwrap()));
+        assert_eq!(outcomes[0], outcomes[1]);
+        let error = session.put_away(std::env::temp_dir().join("betaedit-nowhere")).unwrap_err().to_string();
+        assert!(error.contains("betaedit-nowhere"), "{error}");
+        same(&session, &reference, "where nothing can be put away");
+    }
+}
+
 /// Every kind of state that an editor has.
 #[test]
 fn a_proposal_made_before_its_editor_rested_is_still_good() {

@@ -121,6 +121,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
         probes: arguments.probes.setting(),
         unedited: true,
     };
+    run.make_room(measured);
     let before = Before::of(&run, directory, measured, terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
@@ -133,6 +134,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
         run.session.snapshot()?;
     }
     let seconds = seconds(&run, requests.len() - done, editing);
+    run.make_room(measured);
     let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
     let after = Scores::of(model, tokenizer, Measured { unedited: false, ..measured }, "after", terminal)?;
     let shown = sample(&facts, arguments.show);

@@ -19,6 +19,7 @@ use crate::files::{self, make_own, replace};
 use crate::found::{self, Found, state_of};
 use crate::gradients;
 use crate::rest;
+use crate::scores::Measured;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
 use crate::stored::{self, Start};
@@ -259,6 +260,13 @@ impl Run {
             found: Found::default(),
             consolidate_from: 0,
         })
+    }
+
+    /// Makes room for a measurement of the model: what edits need is on disk meanwhile. Where it cannot be, it stays in memory.
+    pub fn make_room(&mut self, measured: Measured<'_>) {
+        if !measured.is_empty() {
+            let _ = rest::scratch(self.directory.as_deref()).map(|scratch| self.session.put_away(scratch));
+        }
     }
 
     pub fn adapter(&self) -> &ModelAdapter {

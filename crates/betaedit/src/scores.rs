@@ -42,6 +42,13 @@ pub struct Measured<'a> {
     pub unedited: bool,
 }
 
+impl Measured<'_> {
+    /// Whether nothing is measured.
+    pub fn is_empty(&self) -> bool {
+        self.facts.is_empty() && self.known.is_empty() && self.text.is_none()
+    }
+}
+
 impl Scores {
     pub fn of(
         model: &Model,

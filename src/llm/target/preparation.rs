@@ -114,7 +114,7 @@ fn above(model: &Model, layer: usize, inputs: &Inputs<'_>, whole: &TokenBatch, o
     let (mut past, mut upper) = (vec![], select(output, &rows)?);
     for block in &model.blocks[layer + 1..] {
         let opened = block.open(model.frame(), &upper, &before, vec![])?;
-        past.push(opened.extended(&before, &[], &inputs.positions)?);
+        past.push(opened.extended(&before, vec![], &inputs.positions)?);
         upper = block.close(&opened, model.par)?;
     }
     let last = |anchor: &usize| before.spans[*anchor].rows.end - 1;
