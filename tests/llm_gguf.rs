@@ -131,6 +131,17 @@ fn entries_that_could_change_the_computation_are_refused_by_name() {
         let error = refusal(&path);
         assert!(error.contains(named), "{name}: {error}");
     }
+    // Experts, in a known architecture and in one of their own.
+    for (name, value) in
+        [("llama.expert_count", Value::U32(8)), ("general.architecture", Value::String("qwen2moe".into()))]
+    {
+        let (_directory, path) = changed("llama", |(entries, _)| {
+            set(entries, "qwen2moe.expert_count", Some(Value::U32(8)));
+            set(entries, name, Some(value));
+        });
+        let error = refusal(&path);
+        assert!(error.contains("one matrix holds what is edited"), "{name}: {error}");
+    }
     for name in ["tokenizer.ggml.pre", "tokenizer.ggml.token_type"] {
         let (_directory, path) = changed("llama", |(entries, _)| set(entries, name, None));
         let error = refusal(&path);

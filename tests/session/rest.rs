@@ -1,10 +1,10 @@
 //! Layers and statistics at rest: the same bits as in memory, whatever happens in a session.
 
-use betaedit_core::editor::{ClosedFormEditor, Editor, METHODS, NamedRecipe};
+use betaedit_core::editor::{ClosedFormEditor, Editor, METHODS, NamedRecipe, Recipe};
 use betaedit_core::error::NumericsError;
 use betaedit_core::faer::Par;
-use betaedit_core::session::{Consolidation, EditId, Session};
-use betaedit_core::{EditBatch, Method};
+use betaedit_core::session::{Consolidation, EditId, Session, SessionBuilder};
+use betaedit_core::{EditBatch, Method, Refresh};
 
 use super::durability::Folder;
 use super::family;
@@ -20,75 +20,65 @@ fn same(ours: &Session<Stack>, theirs: &Session<Stack>, what: &str) {
     }
 }
 
+/// Runs edits, an undo, a consolidation, a replacement and a new opening, and compares with a session in memory all along.
+///
+/// * `builder_of`: the session's
+/// * `pause`: what happens between them
+fn goes_as_in_memory(
+    refresh: Refresh,
+    builder_of: impl Fn(usize, Recipe) -> SessionBuilder<NamedRecipe>,
+    pause: impl Fn(&mut Session<Stack>),
+) -> (Folder, [Session<Stack>; 2]) {
+    let (folder, stream, more) = (Folder::new("rest"), facts(61, 14), facts(62, 3));
+    let open = || {
+        let builder = builder_of(3, recipe(refresh)).directory(folder.path()).snapshot_every(5);
+        builder.open(Stack::new(3), Par::Seq).unwrap()
+    };
+    let mut reference = builder(3, recipe(refresh)).open(Stack::new(3), Par::Seq).unwrap();
+    let mut session = open();
+    for (i, batch) in stream.chunks(3).enumerate() {
+        pause(&mut session);
+        same(&session, &reference, &format!("{refresh:?}, before batch {i}"));
+        let outcomes = [&mut session, &mut reference].map(|session| format!("{:?}", session.edit(batch).unwrap()));
+        assert_eq!(outcomes[0], outcomes[1], "{refresh:?}, batch {i}");
+        same(&session, &reference, &format!("{refresh:?}, batch {i}"));
+        pause(&mut session);
+        match i {
+            1 => assert_eq!(session.undo(&[EditId(2)]).unwrap(), reference.undo(&[EditId(2)]).unwrap()),
+            2 => {
+                let settings = Consolidation::default().with_passes(1);
+                assert_eq!(session.consolidate(&settings).unwrap(), reference.consolidate(&settings).unwrap());
+            }
+            3 => {
+                for session in [&mut session, &mut reference] {
+                    session.replace(&[EditId(4)], &more).unwrap().applied().unwrap();
+                }
+                pause(&mut session);
+                // As after a crash.
+                drop(session);
+                session = open();
+            }
+            _ => {}
+        }
+        same(&session, &reference, &format!("{refresh:?}, after batch {i}"));
+    }
+    (folder, [session, reference])
+}
+
 #[test]
 fn a_session_whose_layers_rest_is_bit_for_bit_one_in_memory() {
     for refresh in refreshes() {
-        let (folder, stream, more) = (Folder::new("rest"), facts(61, 14), facts(62, 3));
-        let resting = || {
-            resting_builder(3, recipe(refresh)).directory(folder.path()).snapshot_every(5).open(Stack::new(3), Par::Seq)
-        };
-        let mut reference = builder(3, recipe(refresh)).open(Stack::new(3), Par::Seq).unwrap();
-        let mut session = resting().unwrap();
-        for (i, batch) in stream.chunks(3).enumerate() {
-            let outcomes = [&mut session, &mut reference].map(|session| format!("{:?}", session.edit(batch).unwrap()));
-            assert_eq!(outcomes[0], outcomes[1], "{refresh:?}, batch {i}");
-            same(&session, &reference, &format!("{refresh:?}, batch {i}"));
-            match i {
-                1 => assert_eq!(session.undo(&[EditId(2)]).unwrap(), reference.undo(&[EditId(2)]).unwrap()),
-                2 => {
-                    let settings = Consolidation::default().with_passes(1);
-                    assert_eq!(session.consolidate(&settings).unwrap(), reference.consolidate(&settings).unwrap());
-                }
-                3 => {
-                    for session in [&mut session, &mut reference] {
-                        session.replace(&[EditId(4)], &more).unwrap().applied().unwrap();
-                    }
-                    // As after a crash.
-                    drop(session);
-                    session = resting().unwrap();
-                }
-                _ => {}
-            }
-            same(&session, &reference, &format!("{refresh:?}, after batch {i}"));
-        }
+        goes_as_in_memory(refresh, resting_builder, |_| {});
     }
 }
 
-/// Put away before everything that a session does, and before what only reads.
 #[test]
 fn a_session_that_is_put_away_goes_on_with_the_same_bits() {
     for refresh in refreshes() {
-        let (folder, stream, more) = (Folder::new("put-away"), facts(61, 14), facts(62, 3));
-        let open =
-            || builder(3, recipe(refresh)).directory(folder.path()).snapshot_every(5).open(Stack::new(3), Par::Seq);
-        let mut reference = builder(3, recipe(refresh)).open(Stack::new(3), Par::Seq).unwrap();
-        let mut session = open().unwrap();
-        let away = |session: &mut Session<Stack>| session.put_away(std::env::temp_dir()).unwrap();
-        for (i, batch) in stream.chunks(3).enumerate() {
-            away(&mut session);
-            same(&session, &reference, &format!("{refresh:?}, put away before batch {i}"));
-            let outcomes = [&mut session, &mut reference].map(|session| format!("{:?}", session.edit(batch).unwrap()));
-            assert_eq!(outcomes[0], outcomes[1], "{refresh:?}, batch {i}");
-            away(&mut session);
-            match i {
-                1 => assert_eq!(session.undo(&[EditId(2)]).unwrap(), reference.undo(&[EditId(2)]).unwrap()),
-                2 => {
-                    let settings = Consolidation::default().with_passes(1);
-                    assert_eq!(session.consolidate(&settings).unwrap(), reference.consolidate(&settings).unwrap());
-                }
-                3 => {
-                    for session in [&mut session, &mut reference] {
-                        session.replace(&[EditId(4)], &more).unwrap().applied().unwrap();
-                    }
-                    away(&mut session);
-                    session.snapshot().unwrap();
-                    drop(session);
-                    session = open().unwrap();
-                }
-                _ => {}
-            }
-            same(&session, &reference, &format!("{refresh:?}, after batch {i}"));
-        }
+        let (_folder, [mut session, mut reference]) =
+            goes_as_in_memory(refresh, builder, |session| session.put_away(std::env::temp_dir()).unwrap());
+        session.snapshot().unwrap();
+        let more = facts(64, 2);
         let outcomes = [&mut session, &mut reference].map(|session| format!("{:?}", session.edit(&more).unwrap()));
         assert_eq!(outcomes[0], outcomes[1]);
         let error = session.put_away(std::env::temp_dir().join("betaedit-nowhere")).unwrap_err().to_string();

@@ -264,9 +264,8 @@ impl Run {
 
     /// Makes room for a measurement of the model: what edits need is on disk meanwhile. Where it cannot be, it stays in memory.
     pub fn make_room(&mut self, measured: Measured<'_>) {
-        if !measured.is_empty() {
-            let _ = rest::scratch(self.directory.as_deref()).map(|scratch| self.session.put_away(scratch));
-        }
+        let scratch = rest::scratch(self.directory.as_deref()).ok().filter(|_| !measured.is_empty());
+        let _ = scratch.map(|scratch| self.session.put_away(scratch));
     }
 
     pub fn adapter(&self) -> &ModelAdapter {

@@ -201,14 +201,15 @@ impl ConfigFile {
     pub fn check_all_read(&self) -> Result<()> {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = self.json.as_object().into_iter().flatten();
-        let unread: Vec<String> = entries
-            .filter(|(name, value)| !read.contains(*name) && unread::may_matter(name, value))
-            .map(|(name, value)| format!("`{name}` is {}", unread::shown(value)))
-            .collect();
+        let unread: Vec<(&String, &Value)> =
+            entries.filter(|(name, value)| !read.contains(*name) && unread::may_matter(name, value)).collect();
         if unread.is_empty() {
             return Ok(());
         }
+        let experts = unread::experts(unread.iter().map(|(name, _)| name.as_str()));
+        let unread: Vec<String> =
+            unread.into_iter().map(|(name, value)| format!("`{name}` is {}", unread::shown(value))).collect();
         let advice = "this could change what the model computes, and is not supported for this kind of model; remove what does not apply";
-        Err(self.refuse(format!("{}: {advice}", unread.join(", "))))
+        Err(self.refuse(format!("{}: {advice}{experts}", unread.join(", "))))
     }
 }

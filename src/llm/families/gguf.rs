@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::quantized::gguf_file::Value;
 
 use super::layout::{AttentionNames, Name, TensorLayout};
+use super::unread::experts;
 use crate::error::{Error, Result};
 use crate::format::malformed;
 use crate::llm::config::{Config, NormKind, Pairing, Positions, Rotary, RotaryScaling, Sizes};
@@ -345,7 +346,8 @@ impl<'a> GgufMetadata<'a> {
         }
         unread.sort_unstable();
         let problem = "could change what the model computes, and is not supported for this architecture";
-        Err(self.refuse(format!("the metadata's `{}` {problem}", unread.join("`, `"))))
+        let experts = experts(unread.iter().copied());
+        Err(self.refuse(format!("the metadata's `{}` {problem}{experts}", unread.join("`, `"))))
     }
 }
 

@@ -53,6 +53,7 @@ pub use qwen2::Qwen2;
 pub use qwen3::Qwen3;
 pub use stablelm::StableLm;
 pub use starcoder2::StarCoder2;
+pub(super) use unread::experts;
 
 use super::config::Config;
 use crate::error::Result;

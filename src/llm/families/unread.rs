@@ -2,6 +2,15 @@
 
 use serde_json::Value;
 
+/// What is said of a model with experts, behind why it is refused.
+const EXPERTS: &str =
+    "; this model has experts: a token is in a few of many MLPs, and no one matrix holds what is edited";
+
+/// What to say if one of these entries is about experts.
+pub(in crate::llm) fn experts<'a>(mut names: impl Iterator<Item = &'a str>) -> &'static str {
+    if names.any(|name| name.contains("expert")) { EXPERTS } else { "" }
+}
+
 /// Parts of the names of entries that describe a computation.
 const COMPUTATION: [&str; 48] = [
     "scal",

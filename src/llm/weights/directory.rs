@@ -13,7 +13,7 @@ use crate::format::checkpoint::contents::{self, CONVERT};
 use crate::format::tensors::TensorFile;
 use crate::format::{Checkpoint, Precision, malformed};
 use crate::llm::config::Config;
-use crate::llm::families::{ConfigFile, Families, Family};
+use crate::llm::families::{ConfigFile, Families, Family, experts};
 
 /// Tensors in safetensors files.
 pub(super) struct Directory {
@@ -82,15 +82,11 @@ fn read<const N: usize, T>(
 
 /// What is known about a model of another type.
 fn hint(file: &ConfigFile) -> &'static str {
-    let has =
-        |part: &str| file.json().as_object().is_some_and(|entries| entries.keys().any(|name| name.contains(part)));
-    if has("expert") {
-        "; this model has experts: a token is in a few of many MLPs, and no one matrix holds what is edited"
-    } else if has("text_config") {
-        "; this model has a text model in it (`text_config`): save that alone, by its class in transformers"
-    } else {
-        ""
+    let names = || file.json().as_object().into_iter().flat_map(|entries| entries.keys().map(String::as_str));
+    if names().any(|name| name.contains("text_config")) {
+        return "; this model has a text model in it (`text_config`): save that alone, by its class in transformers";
     }
+    experts(names())
 }
 
 impl Source for Directory {

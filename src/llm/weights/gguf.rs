@@ -19,7 +19,7 @@ use crate::format::gguf::{header, parts};
 use crate::format::malformed;
 use crate::llm::config::{Config, Pairing};
 use crate::llm::families::{
-    AttentionNames, DIVISORS, Families, Family, Gains, GgufLayout, GgufMetadata, Name, TensorLayout, whole,
+    AttentionNames, DIVISORS, Families, Family, Gains, GgufLayout, GgufMetadata, Name, TensorLayout, experts, whole,
 };
 use crate::llm::numbers::StoredNumbers;
 use crate::llm::tokenizer::Tokenizer;
@@ -194,7 +194,8 @@ fn recognise(
     let found = families.by_architecture(architecture).and_then(|family| Some((family.clone(), family.gguf()?)));
     found.ok_or_else(|| {
         let known = families.architectures();
-        malformed(path, format!("the architecture is `{architecture}`, known in GGUF files are {known}"))
+        let experts = experts(entries.keys().map(String::as_str));
+        malformed(path, format!("the architecture is `{architecture}`, known in GGUF files are {known}{experts}"))
     })
 }
 
