@@ -114,7 +114,7 @@ impl Model {
         let mut past: Vec<Vec<Arc<Past>>> = vec![vec![Arc::default(); open.len()]; self.blocks.len()];
         // What all begin with, such as the frame of a chat, is run once.
         let common = common_start(open.iter().map(|(_, tokens, _)| &tokens[..]));
-        if open.len() > 1 && common > 0 {
+        if open.len().saturating_sub(1) * common >= WORTH_A_PASS {
             let mut of_start = vec![vec![Arc::default()]; self.blocks.len()];
             self.run_on(&[(&open[0].1[..common], 0)], &mut of_start)?;
             past = of_start.iter().map(|past| vec![past[0].clone(); open.len()]).collect();
@@ -160,6 +160,9 @@ impl Model {
         Ok((x, batch))
     }
 }
+
+/// Tokens that need not be run for which another pass over the weights is worth its time.
+const WORTH_A_PASS: usize = 16;
 
 /// The number of tokens that all sequences begin with. The last token of a sequence is not among them.
 fn common_start<'a>(mut sequences: impl Iterator<Item = &'a [u32]>) -> usize {
