@@ -315,10 +315,18 @@ pub(crate) struct NewTensor<'a, T: Scalar> {
 /// The rows of a tensor, in the layout of the file.
 enum NewRows<'a, T: Scalar> {
     There(MatRef<'a, T>),
-    /// Made when it is written, so that only one is in memory; as columns.
+    /// Made when they are written, so that only a panel of them is in memory.
     #[cfg(feature = "llm")]
-    Later(Box<dyn Fn() -> Mat<T> + 'a>),
+    Later(Box<MakeRows<'a, T>>),
 }
+
+/// Gives rows to the function that writes them, a panel after the other.
+#[cfg(feature = "llm")]
+type MakeRows<'a, T> = dyn Fn(&mut WriteRows<'_, T>) -> Result<()> + 'a;
+
+/// Writes the next rows.
+#[cfg(feature = "llm")]
+pub(crate) type WriteRows<'a, T> = dyn FnMut(MatRef<'_, T>) -> Result<()> + 'a;
 
 impl<'a, T: Scalar> NewTensor<'a, T> {
     pub(crate) fn matrix(name: impl Into<String>, rows: MatRef<'a, T>, precision: Precision) -> Self {
@@ -327,13 +335,13 @@ impl<'a, T: Scalar> NewTensor<'a, T> {
 
     /// A tensor of this shape that is made when it is written.
     ///
-    /// * `make`: the rows of the file, as columns
+    /// * `make`: gives the rows of the file, a panel after the other
     #[cfg(feature = "llm")]
     pub(crate) fn later(
         name: impl Into<String>,
         shape: Vec<usize>,
         precision: Precision,
-        make: impl Fn() -> Mat<T> + 'a,
+        make: impl Fn(&mut WriteRows<'_, T>) -> Result<()> + 'a,
     ) -> Self {
         Self { name: name.into(), shape, rows: NewRows::Later(Box::new(make)), precision }
     }
@@ -386,7 +394,7 @@ pub(crate) fn write<T: Scalar>(
         tensors.iter().try_for_each(|tensor| match &tensor.rows {
             NewRows::There(rows) => write_rows(*rows, tensor.precision),
             #[cfg(feature = "llm")]
-            NewRows::Later(make) => write_rows(make().transpose(), tensor.precision),
+            NewRows::Later(make) => make(&mut |rows| write_rows(rows, tensor.precision)),
         })
     })
 }

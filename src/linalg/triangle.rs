@@ -94,10 +94,6 @@ impl Triangle<f64> {
         Ok(triangle)
     }
 
-    pub(crate) fn dim(&self) -> usize {
-        self.dim
-    }
-
     /// `X <- X + alpha A Bᵀ`, for a symmetric product.
     pub(crate) fn add_product(&mut self, A: MatRef<'_, f64>, B: MatRef<'_, f64>, alpha: f64, par: Par) {
         if A.ncols() == 0 {

@@ -117,14 +117,6 @@ impl TokenBatch {
     }
 }
 
-/// Appends numbers, with room for an eighth more: doubling would leave half of the memory of many sequences unused.
-fn extend(numbers: &mut Vec<f32>, more: &[f32]) {
-    if numbers.capacity() < numbers.len() + more.len() {
-        numbers.reserve_exact(more.len().max(numbers.len() / 8));
-    }
-    numbers.extend_from_slice(more);
-}
-
 pub(super) fn positions(spans: &[Span]) -> impl Iterator<Item = usize> {
     spans.iter().flat_map(|span| span.start..span.start + span.rows.len())
 }
@@ -241,8 +233,7 @@ impl Opened {
             let extend = |(span, kept): (&Span, &usize)| {
                 let mut past = past.next().map_or_else(Past::default, Arc::unwrap_or_clone);
                 let part = span.rows.start * k.cols..(span.rows.start + kept) * k.cols;
-                extend(&mut past.keys, &k.numbers[part.clone()]);
-                extend(&mut past.values, &v.numbers[part]);
+                past.extend(&k.numbers[part.clone()], &v.numbers[part]);
                 Arc::new(past)
             };
             batch.spans.iter().zip(kept).map(extend).collect()

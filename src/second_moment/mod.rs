@@ -32,8 +32,8 @@ const SCALE_BOUND: (f64, f64) = (16.0, 1e4);
 /// The same type accumulates the keys of past edits (`H`, a sum) for a refresh of the projector.
 ///
 /// # Memory
-/// Nothing until the first key is counted or merged. Then the lower triangle of a `d_in x d_in` matrix of `f64`,
-/// `4 d_in²` bytes, and a block of 64 keys, for any number of tokens. While a batch is counted, up to 512 more keys.
+/// Nothing until the first key is counted or merged, then a block of 64 keys, and once that was full the lower triangle of a
+/// `d_in x d_in` matrix of `f64`, `4 d_in²` bytes, for any number of tokens. While a batch is counted, up to 512 more keys.
 ///
 /// # Long texts
 /// [`observe`](Self::observe) counts one batch and returns, so a loop over batches can show its progress, and stop
@@ -216,7 +216,7 @@ impl SecondMoment {
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + added])?;
         let tokens = self.tokens.ok_or(NumericsError::UnknownTokenCount { argument: "self" })?;
         let tokens = count(tokens, keys.ncols() as u64)?;
-        self.counted()?.add(keys, par);
+        self.counted()?.add(keys, par)?;
         self.tokens = Some(tokens);
         Ok(())
     }
@@ -235,7 +235,7 @@ impl SecondMoment {
         let tokens = count(ours, theirs)?;
         validate::in_range("the sum over all keys", &[self.trace_of_sum() + other.trace_of_sum()])?;
         if let Some(theirs) = &other.counted {
-            self.counted()?.merge(theirs);
+            self.counted()?.merge(theirs)?;
         }
         self.tokens = Some(tokens);
         Ok(())
@@ -257,7 +257,7 @@ impl SecondMoment {
     pub fn forget<T: Scalar>(&mut self, keys: MatRef<'_, T>, par: Par) -> Result<()> {
         let left = self.holds(keys)?;
         let K = crate::scalar::cast::<T, f64>(keys);
-        self.counted()?.sum.add_product(K.as_ref(), K.as_ref(), -1.0, par);
+        self.counted()?.sum()?.add_product(K.as_ref(), K.as_ref(), -1.0, par);
         self.tokens = Some(left);
         Ok(())
     }
@@ -288,9 +288,9 @@ impl SecondMoment {
         self.counted().map_err(bytes::out_of_memory)?.load(from)
     }
 
-    /// The sum of the keys, if any was counted.
+    /// The sum of the keys, if there is one.
     pub(crate) fn large(&mut self) -> Option<&mut dyn Large> {
-        self.counted.as_mut().map(|counted| &mut counted.sum as &mut dyn Large)
+        self.counted.as_mut()?.sum.as_mut().map(|sum| sum as &mut dyn Large)
     }
 
     /// As [`load`](Self::load), for statistics of any kind: a mean without a count too.
@@ -330,7 +330,7 @@ impl SecondMoment {
     /// `M <- M + scale sum k kᵀ` for a symmetric `M`, which stays exactly symmetric.
     pub(crate) fn add_to(&self, mut M: MatMut<'_, f64>, scale: f64, par: Par) {
         if let Some(counted) = &self.counted {
-            counted.sum.add_to(M.as_mut(), scale);
+            counted.sum.iter().for_each(|sum| sum.add_to(M.as_mut(), scale));
             linalg::add_self_outer(M, counted.waiting(), scale, par);
         }
     }

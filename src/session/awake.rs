@@ -39,7 +39,7 @@ impl<T: Scalar, E: Editor<T> + Clone> Layer<T, E> {
     }
 
     /// Brings the matrices back.
-    pub(super) fn get_up(&mut self) -> Result<()> {
+    fn get_up(&mut self) -> Result<()> {
         let Some(mut rest) = self.rest.take() else { return Ok(()) };
         let read = match rest.place {
             Whereabouts::File => self.read_from(&rest.file),

@@ -11,6 +11,7 @@ use crate::generated;
 use crate::outputs::Outputs;
 use crate::progress::Steps;
 use crate::report::write_json;
+use crate::rest;
 use crate::run::{Run, SessionArguments, check_beside};
 use crate::scores::{self, Measured, Scores};
 use crate::settings::named;
@@ -67,20 +68,19 @@ pub fn run(arguments: &Arguments, terminal: Terminal) -> Done {
         probes: None,
         unedited: false,
     };
-    let measure = |run: &mut Run, what| {
-        run.make_room(measured);
-        Scores::of(run.adapter().model(), run.adapter().tokenizer(), measured, what, terminal)
-    };
-    run.make_room(measured);
+    let measure =
+        |run: &Run, what| Scores::of(run.adapter().model(), run.adapter().tokenizer(), measured, what, terminal);
+    rest::make_room(&mut run.session, Some(session), measured);
     let unedited = Scores::of(&run.unedited, run.adapter().tokenizer(), measured, "unedited", terminal)?;
-    let before = measure(&mut run, "before")?;
+    let before = measure(&run, "before")?;
     let clock = Instant::now();
     let done = run
         .session
         .consolidate(&Consolidation::default().with_passes(arguments.passes).with_targets(arguments.targets))?;
     bar.finish_and_clear();
     let seconds = clock.elapsed().as_secs_f64();
-    let after = measure(&mut run, "after")?;
+    rest::make_room(&mut run.session, Some(session), measured);
+    let after = measure(&run, "after")?;
 
     terminal.say(format!("{} facts were consolidated in {seconds:.1} s", done.ids.len()));
     let columns = [("unedited", &unedited), ("before", &before), ("after", &after)];

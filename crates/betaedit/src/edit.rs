@@ -17,6 +17,7 @@ use crate::outputs::{OutputPlaces, Outputs};
 use crate::probes;
 use crate::progress::Follow;
 use crate::report::{self, Reports, Seconds};
+use crate::rest;
 use crate::run::{Entry, More, Run, check_beside};
 use crate::scores::{self, Measured, Scores, completion};
 use crate::settings::Settings;
@@ -121,7 +122,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
         probes: arguments.probes.setting(),
         unedited: true,
     };
-    run.make_room(measured);
+    rest::make_room(&mut run.session, directory, measured);
     let before = Before::of(&run, directory, measured, terminal)?;
     bar.set_length(run.session.processed() + (requests.len() - done) as u64);
     bar.reset();
@@ -134,7 +135,7 @@ pub fn edit(arguments: &Arguments, terminal: Terminal) -> Done<(Run, ExitCode)> 
         run.session.snapshot()?;
     }
     let seconds = seconds(&run, requests.len() - done, editing);
-    run.make_room(measured);
+    rest::make_room(&mut run.session, directory, measured);
     let (model, tokenizer) = (run.adapter().model(), run.adapter().tokenizer());
     let after = Scores::of(model, tokenizer, Measured { unedited: false, ..measured }, "after", terminal)?;
     let shown = sample(&facts, arguments.show);

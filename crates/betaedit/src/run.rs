@@ -19,7 +19,6 @@ use crate::files::{self, make_own, replace};
 use crate::found::{self, Found, state_of};
 use crate::gradients;
 use crate::rest;
-use crate::scores::Measured;
 use crate::settings::Plan;
 use crate::source::{open_model, setting};
 use crate::stored::{self, Start};
@@ -260,12 +259,6 @@ impl Run {
             found: Found::default(),
             consolidate_from: 0,
         })
-    }
-
-    /// Makes room for a measurement of the model: what edits need is on disk meanwhile. Where it cannot be, it stays in memory.
-    pub fn make_room(&mut self, measured: Measured<'_>) {
-        let scratch = rest::scratch(self.directory.as_deref()).ok().filter(|_| !measured.is_empty());
-        let _ = scratch.map(|scratch| self.session.put_away(scratch));
     }
 
     pub fn adapter(&self) -> &ModelAdapter {

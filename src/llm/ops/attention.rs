@@ -25,6 +25,18 @@ pub(in crate::llm) struct Past {
     pub(in crate::llm) values: Vec<f32>,
 }
 
+impl Past {
+    /// Appends rows, with room for an eighth more: doubling would leave half of the memory of many sequences unused.
+    pub(in crate::llm) fn extend(&mut self, keys: &[f32], values: &[f32]) {
+        for (numbers, more) in [(&mut self.keys, keys), (&mut self.values, values)] {
+            if numbers.capacity() < numbers.len() + more.len() {
+                numbers.reserve_exact(more.len().max(numbers.len() / 8));
+            }
+            numbers.extend_from_slice(more);
+        }
+    }
+}
+
 pub(in crate::llm) struct Attention {
     pub(in crate::llm) spans: Arc<[Span]>,
     /// One per span, `start` tokens long; empty if no span has a past.

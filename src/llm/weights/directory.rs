@@ -83,10 +83,12 @@ fn read<const N: usize, T>(
 /// What is known about a model of another type.
 fn hint(file: &ConfigFile) -> &'static str {
     let names = || file.json().as_object().into_iter().flat_map(|entries| entries.keys().map(String::as_str));
-    if names().any(|name| name.contains("text_config")) {
-        return "; this model has a text model in it (`text_config`): save that alone, by its class in transformers";
+    match experts(names()) {
+        "" if names().any(|name| name.contains("text_config")) => {
+            "; this model has a text model in it (`text_config`): save that alone, by its class in transformers"
+        }
+        said => said,
     }
-    experts(names())
 }
 
 impl Source for Directory {

@@ -1,13 +1,14 @@
 //! Models written to files.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
-use faer::{Mat, Par};
+use faer::{Mat, MatRef, Par};
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
-use crate::format::tensors::{self, NewTensor};
+use crate::format::tensors::{self, NewTensor, WriteRows};
 use crate::format::{Checkpoint, Precision, Rounding, malformed};
 use crate::llm::block::{Block, Linear};
 use crate::llm::config::{Bias, Biases};
@@ -17,6 +18,9 @@ use crate::llm::ops::{Normalize, Parameter};
 use crate::llm::tokenizer::Tokenizer;
 use crate::update::Orientation;
 use crate::util::atomic_file::{self, io_error};
+
+/// Rows that are widened at once.
+const PANEL: usize = 256;
 
 impl Model {
     /// Writes the model as edited so far, in `f32`, with its tokenizer, into a directory in the Hugging Face layout: `model.safetensors`,
@@ -219,30 +223,39 @@ impl<'a> Tensors<'a> {
             Orientation::OutputsByInputs => (outputs, inputs),
             Orientation::InputsByOutputs => (inputs, outputs),
         };
+        let share_of = move |part: &Parameter, group: usize| {
+            let share = part.shape().0 / groups;
+            group * share..(group + 1) * share
+        };
+        let in_turn = move |group| parts.clone().into_iter().map(move |part| (part, share_of(part, group)));
+        let shares: Vec<(&Parameter, Range<usize>)> = (0..groups).flat_map(in_turn).collect();
         let par = self.par;
-        let make = move || {
-            let mut columns = Mat::zeros(cols, rows);
-            let mut before = 0;
-            for part in &parts {
-                let share = part.shape().0 / groups;
-                for group in 0..groups {
-                    let start = group * (outputs / groups) + before;
-                    let place = match orientation {
-                        Orientation::OutputsByInputs => columns.as_mut().subcols_mut(start, share).transpose_mut(),
-                        Orientation::InputsByOutputs => columns.as_mut().subrows_mut(start, share),
-                    };
-                    part.copy_outputs_to(group * share..(group + 1) * share, place, par);
+        let make = move |write: &mut WriteRows<'_, f32>| match orientation {
+            Orientation::OutputsByInputs => shares.iter().try_for_each(|(part, share)| {
+                share.clone().step_by(PANEL).try_for_each(|start| {
+                    let outputs = start..share.end.min(start + PANEL);
+                    let mut columns = Mat::zeros(inputs, outputs.len());
+                    part.copy_outputs_to(outputs, columns.as_mut().transpose_mut(), par);
+                    write(columns.transpose())
+                })
+            }),
+            Orientation::InputsByOutputs => {
+                let mut columns = Mat::zeros(outputs, inputs);
+                let mut rest = columns.as_mut();
+                for (part, share) in &shares {
+                    let (place, behind) = rest.split_at_row_mut(share.len());
+                    part.copy_outputs_to(share.clone(), place, par);
+                    rest = behind;
                 }
-                before += share;
+                write(columns.transpose())
             }
-            columns
         };
         self.tensors.push(NewTensor::later(format!("{name}.weight"), vec![rows, cols], Precision::F32, make));
     }
 
     fn vector(&mut self, name: &str, numbers: Vec<f32>) {
         let length = numbers.len();
-        let make = move || Mat::from_fn(length, 1, |i, _| numbers[i]);
+        let make = move |write: &mut WriteRows<'_, f32>| write(MatRef::from_row_major_slice(&numbers, 1, length));
         self.tensors.push(NewTensor::later(name, vec![length], Precision::F32, make));
     }
 }
