@@ -11,7 +11,8 @@ use betaedit_core::engine::{Solution, Workspace};
 use betaedit_core::faer::{Mat, Par};
 use betaedit_core::projector::HistoryWeighting;
 use betaedit_core::{
-    BetaEdit, EditBatch, Editor, InverseGram, Method, Projector, Refresh, RefreshRule, Scalar, Spectrum, Threshold,
+    BetaEdit, EditBatch, Editor, InverseGram, Method, Projector, Refresh, RefreshRule, Scalar, SecondMoment, Spectrum,
+    Threshold,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -52,6 +53,26 @@ fn an_editor_keeps_at_most_so_many_matrices_beside_the_weight() {
             assert!(found < stated + 0.01, "{found:.3} of {stated}: {rule:?}");
         }
     }
+}
+
+/// Statistics hold a block of 64 keys until it is full, and then the triangle too.
+#[test]
+fn few_keys_are_kept_as_keys() {
+    let _turn = TURN.lock().unwrap();
+    let d = 512;
+    let keys = Mat::from_fn(d, 64, |i, t| ((i * 31 + t * 17) as f64).sin());
+    let kept = |n: usize| {
+        let before = Region::new(ALLOCATOR);
+        let mut moment = SecondMoment::new(d);
+        (0..n).for_each(|t| moment.observe(keys.subcols(t, 1), Par::Seq).unwrap());
+        let change = before.change();
+        let exact = keys.subcols(0, n) * keys.subcols(0, n).transpose();
+        assert!((moment.to_sum(Par::Seq).unwrap() - &exact).norm_l2() < 1e-12 * exact.norm_l2());
+        change.bytes_allocated - change.bytes_deallocated
+    };
+    kept(64);
+    let (block, triangle) = (8 * d * 64, 4 * d * (d + 256));
+    assert_eq!([kept(1), kept(63), kept(64)].map(|bytes| bytes / block), [1, 1, 1 + triangle / block]);
 }
 
 /// A full refresh forms `C` once, for the protected matrix and for `Q`, and not at all for `Q` where its weight is zero.

@@ -101,7 +101,8 @@ impl Counted {
     }
 
     pub(super) fn trace(&self) -> f64 {
-        self.sum.as_ref().map_or(0.0, Triangle::trace) + linalg::squared_column_norms(self.waiting()).iter().sum::<f64>()
+        self.sum.as_ref().map_or(0.0, Triangle::trace)
+            + linalg::squared_column_norms(self.waiting()).iter().sum::<f64>()
     }
 
     /// `sum k kᵀ X` for a `d_in x n` matrix `X`, into zeros.

@@ -5,7 +5,7 @@ each step as JSON, and fails if a step takes more memory than it may.
     rehearsal.py BETAEDIT TOKENIZER.gguf OUT [--shape NAME] [--bf16]
 
 BETAEDIT is the command, TOKENIZER.gguf a model whose tokenizer is borrowed. Needs numpy, gguf, safetensors, blake3, and disk: 70 GB for
-8B (100 GB with --bf16), most of it for statistics and for what lies at rest. Where the disk is full, layers stay in memory, and the command says so.
+8B (80 GB with --bf16), most of it for statistics and for what lies at rest. Where the disk is full, layers stay in memory, and the command says so.
 """
 
 import argparse
@@ -260,7 +260,7 @@ def main():
     parser.add_argument("tokenizer")
     parser.add_argument("out", type=Path)
     parser.add_argument("--shape", default="llama-3.1-8b", choices=SHAPES)
-    parser.add_argument("--bf16", action="store_true", help="collect statistics from bf16 shards as well, without the upper blocks")
+    parser.add_argument("--bf16", action="store_true", help="the same with bf16 shards, after the GGUF file")
     arguments = parser.parse_args()
     shape, out = SHAPES[arguments.shape], arguments.out
     *_, layers, limit = shape
@@ -268,15 +268,34 @@ def main():
     out.mkdir(parents=True)
     report = {"shape": arguments.shape}
 
-    model, stats, facts = out / "model.gguf", out / "stats", out / "facts.jsonl"
+    facts = out / "facts.jsonl"
+    facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS))
     began = time.time()
+    model = out / "model.gguf"
     write_gguf(model, shape, arguments.tokenizer)
     report["gguf"] = {"seconds": round(time.time() - began, 1), "gigabytes": round(model.stat().st_size / 1e9, 2)}
-    facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS))
+    report["gguf"] |= rehearse(arguments.betaedit, model, facts, layers, out / "of-gguf", ("--gguf-lora", "edits.gguf"))
+    if arguments.bf16:
+        model.unlink()
+        shutil.rmtree(out / "of-gguf")
+        shards = out / "bf16"
+        write_bf16(shards, shape, arguments.tokenizer)
+        report["bf16"] = rehearse(arguments.betaedit, shards, facts, layers, out / "of-bf16", ("--lora", "adapter"))
+    print(json.dumps(report, indent=1))
+    for name in [name for name in ("gguf", "bf16") if name in report]:
+        if report[name]["written"] != len(FACTS):
+            sys.exit(f"not all facts were written: {name}")
+    # The shards of 8B alone take 16 GB.
+    over = [step for step in ("stats", "edit") if report["gguf"][step]["peak_gib"] > limit]
+    if over:
+        sys.exit(f"more than {limit} GiB: {over}")
 
-    first = layers[0]
+
+def rehearse(betaedit, model, facts, layers, folder, adapter):
+    """Collects statistics of the first layer, makes up the others, and writes the facts and the adapter."""
+    stats, report, first = folder / "stats", {}, layers[0]
     collect = ["stats", "--layers", first, "--tokens", 400, "--chats", 0, "--gradients", 0]
-    report["stats"] = measured([arguments.betaedit, *collect, "--model", model, "--out", stats])
+    report["stats"] = measured([betaedit, *collect, "--model", model, "--out", stats])
     with open(stats / f"layer-{first:02}.statistics.safetensors", "rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         metadata, d = header["__metadata__"], header["sum"]["shape"][0]
@@ -286,25 +305,18 @@ def main():
     for layer in layers[1:]:
         make_up(stats, metadata["model"], metadata["text"], layer, d, trace)
 
-    adapter = out / "edits.gguf"
+    option, name = adapter
     report["edit"] = measured([
-        arguments.betaedit, "edit", "--model", model, "--facts", facts, "--stats", stats, "--layers", f"{first}-{layers[-1]}",
-        "--session", out / "session", "--eval-limit", 0, "--show", 0, "--gguf-lora", adapter, "--report", out / "report.json",
+        betaedit, "edit", "--model", model, "--facts", facts, "--stats", stats, "--layers", f"{first}-{layers[-1]}",
+        "--session", folder / "session", "--eval-limit", 0, "--show", 0, option, folder / name, "--report", folder / "report.json",
     ])  # fmt: skip
-    said = json.loads((out / "report.json").read_text())
+    said = json.loads((folder / "report.json").read_text())
     report["written"] = said["edits"] - said["rejected"]
     report["seconds_of_edits"] = said["seconds"]
-    report["adapter_megabytes"] = round(adapter.stat().st_size / 1e6, 1)
-
-    if arguments.bf16:
-        write_bf16(out / "bf16", shape, arguments.tokenizer)
-        report["stats_bf16"] = measured([arguments.betaedit, *collect, "--model", out / "bf16", "--out", out / "stats-bf16"])
-    print(json.dumps(report, indent=1))
-    if report["written"] != len(FACTS):
-        sys.exit("not all facts were written")
-    over = [step for step in ("stats", "edit", "stats_bf16") if report.get(step, {}).get("peak_gib", 0) > limit]
-    if over:
-        sys.exit(f"more than {limit} GiB: {over}")
+    written = folder / name
+    files = written.rglob("*.safetensors") if written.is_dir() else [written]
+    report["adapter_megabytes"] = round(sum(file.stat().st_size for file in files) / 1e6, 1)
+    return report
 
 
 main()
