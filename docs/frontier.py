@@ -26,12 +26,12 @@ def rows():
     text = (DOCS / "experiments.md").read_text().split(SECTION, 1)[1]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n\n")[2].splitlines()]
     head, _, *body = table
-    first = ""
+    before = ""
     for cells in body:
         row = dict(zip(head[1:], map(number, cells[1:])))
         name = cells[0].replace("`", "")
-        name = f"{first}, {name}" if name.startswith("then ") else name
-        first = name
+        name = f"{before}, {name}" if name.startswith("then ") else name
+        before = name
         if row["paraphrase"] is not None and row["plain"]:
             yield name, row
 
@@ -60,6 +60,8 @@ def panel(left, column, title, x_range, goal, side, points):
 
 def main():
     points, lines = list(rows()), []
+    if len(points) > len(COLORS):
+        raise SystemExit(f"{len(points)} rows, and {len(COLORS)} colors")
     for i, (column, title, *rest) in enumerate(PANELS):
         lines += panel(LEFT + i * (WIDTH + 60), column, title, *rest, points)
     lines.append(f'<text transform="translate(20 {TOP + HEIGHT / 2}) rotate(-90)" text-anchor="middle">paraphrases with the new answer, %</text>')
